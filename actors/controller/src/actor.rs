@@ -1,0 +1,228 @@
+//! Owns the lists of networks, sandboxes and drivers. Rank 5. Spawned by the engine's start; asks networks,
+//! sandboxes and services; emits the engine's events.
+//!
+//! | message | kind | answers with |
+//! |---|---|---|
+//! | CreateNetwork | command | NetworkSnapshot |
+//! | DeleteNetwork | command | () |
+//! | CreateSandbox | command | SandboxSnapshot |
+//! | DeleteSandbox | command | () |
+//! | JoinEndpoint | command | SandboxEndpoint |
+//! | LeaveEndpoint | command | () |
+//! | DeleteEndpoint | command | () |
+//! | StartChildren | command | () |
+//! | TakeDown | command | () |
+//! | RestoreNetwork | command | repairs |
+//! | RestoreSandbox | command | () |
+//! | Drain | command | () |
+//! | Shutdown | command | () |
+//! | CrashActor | command | () |
+//! | InspectEngine | query | EngineSnapshot |
+//! | ListDrivers | query | types |
+//! | StoreCounters | query | StoreStats |
+//! | ChildExited | event | |
+//! | Finished | outcome | |
+//!
+//! `startup.rs` begins, `networks.rs` and `sandboxes.rs` hold the commands, `supervise.rs` restarts what
+//! dies, `control.rs` has the rest.
+
+use std::collections::HashMap;
+
+use netloom_actor_network::{NetworkActor, NetworkDeps, NetworkEvent};
+use netloom_actor_sandbox::{SandboxActor, SandboxDeps};
+use netloom_actor_services::ipam::IpamActor;
+use netloom_actor_services::store::{Backend, StoreActor};
+use netloom_actor_services::{Services, panicked};
+use netloom_model::config::DefaultPool;
+use netloom_model::record::{NetworkRecord, SandboxRecord};
+use netloom_model::snapshot::{NetworkSnapshot, SandboxSnapshot};
+use netloom_model::{Error, EventKind, NetworkId, ObjectKind, Reason, Repair, Result, SandboxId};
+use netloom_runtime::{Actor, Cause, Cx, EventSink, OpCtx, Panicked, Reply, RestartBudget, messages, spawn};
+use rustc_hash::FxBuildHasher;
+
+use crate::children::{DriverChild, NetworkChild, NetworkChildren, Running, SandboxChild, SandboxChildren};
+use crate::directory::{Directory, DirectoryWriter};
+use crate::events::EventHub;
+use crate::message::{Child, ChildExited};
+
+#[path = "control.rs"]
+mod control;
+#[path = "networks.rs"]
+mod networks;
+#[path = "sandboxes.rs"]
+mod sandboxes;
+#[path = "startup.rs"]
+mod startup;
+#[path = "supervise.rs"]
+mod supervise;
+
+// === Actor ===
+
+/// The controller's actor.
+#[derive(Debug)]
+pub struct ControllerActor {
+    services: Services,
+    events: EventHub,
+    directory: DirectoryWriter,
+    networks: NetworkChildren,
+    sandboxes: SandboxChildren,
+    drivers: HashMap<String, DriverChild, FxBuildHasher>,
+    respawn: Respawn,
+    incarnations: u64,
+    in_flight: usize,
+    limit: usize,
+    stopping: bool,
+}
+
+/// What is needed to start the services again.
+#[derive(Debug)]
+pub(crate) struct Respawn {
+    pub(crate) backend: Backend,
+    pub(crate) default_pools: Vec<DefaultPool>,
+    pub(crate) ipam: (u64, RestartBudget),
+    pub(crate) store: (u64, RestartBudget),
+}
+
+impl Respawn {
+    pub(crate) fn new(backend: Backend, default_pools: Vec<DefaultPool>) -> Self {
+        let never = || (0, RestartBudget::default());
+        Self { backend, default_pools, ipam: never(), store: never() }
+    }
+}
+
+impl ControllerActor {
+    pub(crate) fn new(services: Services, events: EventHub, respawn: Respawn, limit: usize) -> Self {
+        Self {
+            services,
+            events,
+            directory: DirectoryWriter::new(),
+            networks: NetworkChildren::new(ObjectKind::Network),
+            sandboxes: SandboxChildren::new(ObjectKind::Sandbox),
+            drivers: HashMap::default(),
+            respawn,
+            incarnations: 0,
+            in_flight: 0,
+            limit,
+            stopping: false,
+        }
+    }
+
+    pub(crate) fn directory(&self) -> Directory {
+        self.directory.reader()
+    }
+
+    /// Lets a request in: the bound over all objects, and the end of the engine.
+    fn admit(&mut self) -> Result<()> {
+        if self.stopping {
+            return Err(Reason::ShuttingDown.into());
+        }
+        if self.in_flight >= self.limit {
+            return Err(Reason::Busy { what: "the engine".into(), limit: self.limit }.into());
+        }
+        Ok(())
+    }
+
+    /// Runs the slow half of a request; its outcome comes back as [`Finished`].
+    fn run<T: Send + 'static>(
+        &mut self,
+        op: &OpCtx,
+        work: impl Future<Output = Result<T>> + 'static,
+        outcome: impl FnOnce(Result<T>) -> Outcome + 'static,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        self.in_flight += 1;
+        cx.run(op, work, move |result: Result<Result<T>, Panicked>| {
+            Finished(outcome(result.unwrap_or_else(|cause| Err(panicked(&cause)))))
+        });
+    }
+
+    /// Starts an actor whose end the controller learns of.
+    fn start<A: Actor>(&mut self, actor: A, child: Child, cx: &Cx<'_, Self>) -> Running<A> {
+        self.incarnations += 1;
+        let (addr, tasks) = watch(actor, child, self.incarnations, cx);
+        Running { addr, tasks, incarnation: self.incarnations, budget: RestartBudget::default() }
+    }
+
+    fn network_actor(&self, record: NetworkRecord) -> Result<NetworkActor> {
+        let driver = self.drivers.get(&record.spec.driver).ok_or_else(|| {
+            let mut known: Vec<_> = self.drivers.keys().map(String::as_str).collect();
+            known.sort_unstable();
+            let query = format!("{} (known: {})", record.spec.driver, known.join(", "));
+            Error::not_found(ObjectKind::Driver, query)
+        })?;
+        let hub = self.events.clone();
+        let events = EventSink::new(move |op: &OpCtx, event: NetworkEvent| hub.emit(op, public(event)));
+        let deps = NetworkDeps {
+            services: self.services.clone(),
+            driver: driver.port.clone(),
+            capability: driver.capability,
+            events,
+        };
+        Ok(NetworkActor::new(record, deps))
+    }
+
+    fn sandbox_actor(&self, record: SandboxRecord) -> SandboxActor {
+        let networks = self.directory.reader().networks;
+        SandboxActor::new(record, SandboxDeps { services: self.services.clone(), networks })
+    }
+}
+
+/// Starts an actor and has its end told to the controller.
+fn watch<A: Actor>(
+    actor: A,
+    child: Child,
+    incarnation: u64,
+    cx: &Cx<'_, ControllerActor>,
+) -> (netloom_runtime::Addr<A>, netloom_runtime::TaskGroup) {
+    let me = cx.me();
+    spawn(actor, move |exit| {
+        let op = OpCtx::new(Cause::Event("child exited"), std::time::Duration::from_secs(30));
+        me.tell(&op, ChildExited { child, incarnation, exit });
+    })
+}
+
+/// A network's fact as the engine's.
+fn public(event: NetworkEvent) -> EventKind {
+    match event {
+        NetworkEvent::EndpointCreated { network, endpoint, name } => {
+            EventKind::EndpointCreated { network, endpoint, name }
+        }
+        NetworkEvent::EndpointAttached { network, endpoint, sandbox, ifname } => {
+            EventKind::EndpointAttached { network, endpoint, sandbox, ifname }
+        }
+        NetworkEvent::EndpointDetached { network, endpoint, sandbox } => {
+            EventKind::EndpointDetached { network, endpoint, sandbox }
+        }
+        NetworkEvent::EndpointDeleted { network, endpoint, name } => {
+            EventKind::EndpointDeleted { network, endpoint, name }
+        }
+    }
+}
+
+/// The slow half of a request ended.
+struct Finished(Outcome);
+
+messages! {
+    Finished => ();
+}
+
+/// What came of it, with what its second half needs.
+enum Outcome {
+    NetworkCreated(NetworkId, Result<NetworkSnapshot>, Reply<Result<NetworkSnapshot>>),
+    NetworkDeleted(NetworkId, Result<()>, Reply<Result<()>>),
+    NetworkRestored(NetworkId, Result<Vec<Repair>>, Reply<Result<Vec<Repair>>>),
+    NetworkRestarted(NetworkId, Result<supervise::Reread<NetworkRecord>>),
+    SandboxCreated(SandboxId, Result<SandboxSnapshot>, Reply<Result<SandboxSnapshot>>),
+    SandboxDeleted(SandboxId, Result<()>, Reply<Result<()>>),
+    SandboxRestored(SandboxId, Result<()>, Reply<Result<()>>),
+    SandboxRestarted(SandboxId, Result<supervise::Reread<SandboxRecord>>),
+    IpamRestarted(Result<netloom_runtime::Addr<IpamActor>>),
+    /// Answered by the work itself.
+    Done(Result<()>),
+}
+
+// === Lifecycle ===
+
+impl Actor for ControllerActor {
+    const KIND: &'static str = "controller";
+}

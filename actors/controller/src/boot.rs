@@ -1,0 +1,213 @@
+//! The engine's start: records, kernel, repairs, then the actors from the lowest rank up.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use netloom_actor_services::store::{Backend, Commit, EndIntent};
+use netloom_actor_services::{Quarantine, Services, answered};
+use netloom_drivers::Registration;
+use netloom_kernel::{Kernel, Netns, Op};
+use netloom_model::record::NetworkRecord;
+use netloom_model::{EngineConfig, Error, EventKind, Repair, Result};
+use netloom_runtime::{Addr, Cause, Janitor, Ledger, OpCtx, Port, SagaTools, TaskGroup, spawn};
+use netloom_store::{Finding, Intent, Key, Store};
+
+use crate::actor::{ControllerActor, Respawn};
+use crate::directory::Directory;
+use crate::events::EventHub;
+use crate::message::{RestoreNetwork, RestoreSandbox, StartChildren, TakeDown};
+use crate::reconcile::{self, Inventory, Plan, Records};
+
+/// Everything an engine is started from.
+pub struct BootInput {
+    /// Its configuration, validated.
+    pub config: EngineConfig,
+    /// The kernel.
+    pub kernel: Arc<dyn Kernel>,
+    /// The store, opened.
+    pub store: Box<dyn Store>,
+    /// Whether the store blocks, and so needs a thread of its own.
+    pub store_blocks: bool,
+    /// What was found when it was opened.
+    pub findings: Vec<Finding>,
+    /// The drivers.
+    pub drivers: Vec<Registration>,
+    /// Where events go.
+    pub events: EventHub,
+}
+
+impl fmt::Debug for BootInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BootInput").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// An engine that runs.
+#[derive(Debug)]
+pub struct Booted {
+    /// Its controller.
+    pub controller: Addr<ControllerActor>,
+    /// What is where.
+    pub directory: Directory,
+    /// Operations in flight.
+    pub ledger: Ledger,
+    /// What had to be put right.
+    pub repairs: Vec<Repair>,
+}
+
+/// Starts an engine on this engine thread.
+///
+/// # Errors
+/// When the store cannot be read or the kernel does not answer. A single object that cannot be restored
+/// does not fail the start: it is out of service, visibly.
+pub async fn boot(input: BootInput) -> Result<Booted> {
+    let BootInput { config, kernel, mut store, store_blocks, findings, drivers, events } = input;
+    let op = OpCtx::new(Cause::Start, config.timeouts.operation.max(Duration::from_secs(60)));
+    // No actor runs yet on this thread, so reading the store blocks nobody.
+    let raw = store.load().map_err(Error::from)?;
+    let intents = store.open_intents().map_err(Error::from)?;
+    let plan = make_plan(&*kernel, raw, &intents, &config.instance, &op).await?;
+
+    let backend = if store_blocks {
+        Backend::threaded(store)
+            .map_err(|error| Error::internal(format!("cannot start the store's thread: {error}")))?
+    } else {
+        Backend::in_place(store)
+    };
+    let (controller, services, directory) =
+        start_actors(&config, kernel, backend, drivers, &events, &op).await?;
+
+    let mut repairs: Vec<_> = findings.into_iter().map(set_aside).collect();
+    repairs.extend(apply(&controller, &services, plan, &op).await?);
+    for repair in &repairs {
+        tracing::warn!(%repair, "repaired at start");
+        events.emit(&op, EventKind::Repaired(repair.clone()));
+    }
+    Ok(Booted { controller, directory, ledger: services.tools.ledger.clone(), repairs })
+}
+
+fn set_aside(finding: Finding) -> Repair {
+    Repair::StoreSetAside { path: finding.path.display().to_string(), why: finding.why }
+}
+
+async fn make_plan(
+    kernel: &dyn Kernel,
+    raw: Vec<(Key, Vec<u8>)>,
+    intents: &[Intent],
+    instance: &str,
+    op: &OpCtx,
+) -> Result<Plan> {
+    let deadline = op.deadline_std();
+    let links = kernel.links(Netns::Host, deadline).await?;
+    let namespaces = kernel.namespaces(deadline).await?;
+    Ok(reconcile::plan(Records::decode(raw), intents, &Inventory { links, namespaces }, instance))
+}
+
+async fn start_actors(
+    config: &EngineConfig,
+    kernel: Arc<dyn Kernel>,
+    backend: Backend,
+    drivers: Vec<Registration>,
+    events: &EventHub,
+    op: &OpCtx,
+) -> Result<(Addr<ControllerActor>, Services, Directory)> {
+    let (hub, start) = (events.clone(), op.clone());
+    let janitor = Janitor::new(move |what, found| {
+        let what = what.to_owned();
+        hub.emit(&start, if found { EventKind::LeakFound { what } } else { EventKind::LeakCleared { what } });
+    });
+    let services = Services {
+        store: Port::vacant(),
+        ipam: Port::vacant(),
+        kernel,
+        tools: SagaTools { ledger: Ledger::default(), janitor },
+        quarantine: Quarantine::default(),
+        reaping: TaskGroup::default(),
+        instance: config.instance.as_str().into(),
+        waiting_per_object: config.limits.waiting_per_object,
+        operation_timeout: config.timeouts.operation,
+    };
+    let respawn = Respawn::new(backend, config.default_pools.clone());
+    let limit = config.limits.operations;
+    let controller = ControllerActor::new(services.clone(), events.clone(), respawn, limit);
+    let directory = controller.directory();
+    let (controller, _) = spawn(controller, |exit| tracing::debug!(?exit, "the controller ended"));
+    answered(op, "the controller", controller.ask(op, StartChildren(drivers)).await)?;
+    Ok((controller, services, directory))
+}
+
+/// Carries the plan out.
+async fn apply(
+    controller: &Addr<ControllerActor>,
+    services: &Services,
+    plan: Plan,
+    op: &OpCtx,
+) -> Result<Vec<Repair>> {
+    let Plan { records, changes, links, namespaces, take_down, ended, mut repairs } = plan;
+    if !changes.is_empty() {
+        answered(op, "the store", services.store.ask(op, Commit(changes)).await)?;
+    }
+    remove(services, links, namespaces, op).await;
+    for record in take_down {
+        take_down_network(controller, record, op).await;
+    }
+    let networks = records.networks.keys().filter_map(|id| records.network(*id));
+    let restored = join_all(networks.map(|(r, e)| controller.ask(op, RestoreNetwork(r, e)))).await;
+    for outcome in restored {
+        // A network that cannot be restored is out of service; the controller has told so.
+        repairs.extend(answered(op, "the controller", outcome).unwrap_or_default());
+    }
+    let sandboxes = records.sandboxes.keys().filter_map(|id| records.sandbox(*id));
+    for outcome in join_all(sandboxes.map(|(r, m)| controller.ask(op, RestoreSandbox(r, m)))).await {
+        answered(op, "the controller", outcome)?;
+    }
+    for intent in ended {
+        answered(op, "the store", services.store.ask(op, EndIntent(intent)).await)?;
+    }
+    Ok(repairs)
+}
+
+/// Removes what is ours and belongs to nobody. Links are cut off before anything is handed out again; their
+/// deletion may end behind the start's back.
+async fn remove(
+    services: &Services,
+    links: Vec<(netloom_model::IfName, netloom_kernel::LinkTag)>,
+    namespaces: Vec<netloom_model::NetnsName>,
+    op: &OpCtx,
+) {
+    let cut = links.iter().map(|(name, _)| Op::CutLink { name: *name }).collect();
+    for outcome in services.kernel.execute(cut, op.deadline_std()).await {
+        if let Err(error) = outcome.or_else(|e| if e.already_gone() { Ok(()) } else { Err(e) }) {
+            tracing::warn!(%error, "cannot cut off a link that belongs to nobody");
+        }
+    }
+    let mut ops: Vec<_> = namespaces.into_iter().map(|name| Op::DeleteNetns { name }).collect();
+    ops.extend(links.into_iter().map(|(name, tag)| Op::DeleteLink { name, tag: Some(tag) }));
+    // One call for each, so that deletions are gathered and one failure is told by itself.
+    let removals = ops.into_iter().map(|removal| {
+        let kernel = services.kernel.clone();
+        let deadline = op.deadline_std();
+        async move {
+            for outcome in kernel.execute(vec![removal], deadline).await {
+                if let Err(error) = outcome.or_else(|e| if e.already_gone() { Ok(()) } else { Err(e) }) {
+                    tracing::warn!(%error, "cannot remove what belongs to nobody; the next start tries again");
+                }
+            }
+        }
+    });
+    let removals = join_all(removals);
+    services.reaping.spawn(async move {
+        removals.await;
+    });
+}
+
+/// A network that was never committed, or half deleted: made known to its driver, then deleted there.
+async fn take_down_network(controller: &Addr<ControllerActor>, record: NetworkRecord, op: &OpCtx) {
+    let object = format!("network {:?} ({})", record.spec.name, record.id.short());
+    let outcome = answered(op, "the controller", controller.ask(op, TakeDown(record)).await);
+    if let Err(error) = outcome {
+        tracing::warn!(%error, object, "cannot take down what is left of a network");
+    }
+}

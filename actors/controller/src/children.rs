@@ -1,0 +1,105 @@
+//! What the controller started: which incarnation runs, and how many restarts are left.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
+
+use netloom_actor_driver::DriverActor;
+use netloom_actor_network::NetworkActor;
+use netloom_actor_sandbox::SandboxActor;
+use netloom_drivers::{Capability, Registration};
+use netloom_model::{Holder, NetworkId, ObjectKind, SandboxId};
+use netloom_runtime::{Actor, Addr, Port, RestartBudget, TaskGroup};
+use rustc_hash::FxBuildHasher;
+
+/// An actor that runs, or one that is being started again.
+#[derive(Debug)]
+pub(crate) struct Running<A: Actor> {
+    /// Its address.
+    pub(crate) addr: Addr<A>,
+    /// Its tasks: they outlive it, and a restart waits for them.
+    pub(crate) tasks: TaskGroup,
+    /// Which incarnation it is, over all actors.
+    pub(crate) incarnation: u64,
+    /// Restarts left.
+    pub(crate) budget: RestartBudget,
+}
+
+/// A network.
+#[derive(Debug)]
+pub(crate) struct NetworkChild {
+    pub(crate) name: String,
+    pub(crate) driver: String,
+    pub(crate) running: Running<NetworkActor>,
+}
+
+/// A sandbox.
+#[derive(Debug)]
+pub(crate) struct SandboxChild {
+    pub(crate) container_id: String,
+    pub(crate) running: Running<SandboxActor>,
+}
+
+/// A driver.
+#[derive(Debug)]
+pub(crate) struct DriverChild {
+    pub(crate) registration: Registration,
+    pub(crate) capability: Capability,
+    pub(crate) port: Port<DriverActor>,
+    pub(crate) incarnation: u64,
+    pub(crate) budget: RestartBudget,
+}
+
+type Map<K, V> = HashMap<K, V, FxBuildHasher>;
+
+/// A list with unique names: networks by name, sandboxes by container.
+pub(crate) struct Named<K, V> {
+    kind: ObjectKind,
+    by_id: Map<K, V>,
+    by_name: Map<String, K>,
+}
+
+impl<K, V> fmt::Debug for Named<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}s", self.by_id.len(), self.kind)
+    }
+}
+
+impl<K: Copy + Eq + Hash + fmt::Display, V> Named<K, V> {
+    pub(crate) fn new(kind: ObjectKind) -> Self {
+        Self { kind, by_id: Map::default(), by_name: Map::default() }
+    }
+
+    /// Who has this name.
+    pub(crate) fn named(&self, name: &str) -> Option<Holder> {
+        self.by_name.get(name).map(|id| Holder::new(self.kind, id, name))
+    }
+
+    pub(crate) fn insert(&mut self, id: K, name: &str, value: V) {
+        self.by_name.insert(name.to_owned(), id);
+        self.by_id.insert(id, value);
+    }
+
+    pub(crate) fn remove(&mut self, id: K, name: impl Fn(&V) -> &str) -> Option<V> {
+        let value = self.by_id.remove(&id)?;
+        self.by_name.remove(name(&value));
+        Some(value)
+    }
+
+    pub(crate) fn get(&self, id: K) -> Option<&V> {
+        self.by_id.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: K) -> Option<&mut V> {
+        self.by_id.get_mut(&id)
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.by_id.values()
+    }
+}
+
+/// Networks by name.
+pub(crate) type NetworkChildren = Named<NetworkId, NetworkChild>;
+/// Sandboxes by container.
+pub(crate) type SandboxChildren = Named<SandboxId, SandboxChild>;

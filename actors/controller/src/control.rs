@@ -1,0 +1,160 @@
+//! Outcomes, and what is not about one object: inspection, draining, the end.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use netloom_actor_network::InspectNetwork;
+use netloom_actor_sandbox::InspectSandbox;
+use netloom_actor_services::answered;
+use netloom_actor_services::store::{StoreStats, StoreStatsQuery};
+use netloom_model::OpId;
+use netloom_model::snapshot::{EngineSnapshot, OperationSnapshot};
+use netloom_runtime::{Crash, Handle, Ledger};
+
+use super::*;
+use crate::message::{
+    CrashActor, Drain, InspectEngine, ListDrivers, Shutdown, ShutdownMode, StoreCounters, Victim,
+};
+
+// === Outcomes ===
+
+impl Handle<Finished> for ControllerActor {
+    fn handle(&mut self, op: OpCtx, Finished(outcome): Finished, _: Reply<()>, cx: &mut Cx<'_, Self>) {
+        self.in_flight -= 1;
+        match outcome {
+            Outcome::NetworkCreated(id, result, reply) => reply.send(self.network_created(&op, id, result)),
+            Outcome::NetworkDeleted(id, result, reply) => reply.send(self.network_deleted(&op, id, result)),
+            Outcome::NetworkRestored(id, result, reply) => reply.send(self.network_restored(&op, id, result)),
+            Outcome::NetworkRestarted(id, result) => self.network_reread(&op, id, result, cx),
+            Outcome::SandboxCreated(id, result, reply) => reply.send(self.sandbox_created(&op, id, result)),
+            Outcome::SandboxDeleted(id, result, reply) => reply.send(self.sandbox_deleted(&op, id, result)),
+            Outcome::SandboxRestored(id, result, reply) => reply.send(self.sandbox_restored(id, result)),
+            Outcome::SandboxRestarted(id, result) => self.sandbox_reread(&op, id, result, cx),
+            Outcome::IpamRestarted(result) => self.ipam_restarted(&op, result),
+            Outcome::Done(result) => {
+                if let Err(error) = result {
+                    tracing::error!(%error, "a restarted actor could not be brought into service");
+                }
+            }
+        }
+    }
+}
+
+// === Queries ===
+
+impl Handle<InspectEngine> for ControllerActor {
+    fn handle(&mut self, op: OpCtx, _: InspectEngine, reply: Reply<EngineSnapshot>, cx: &mut Cx<'_, Self>) {
+        let networks: Vec<_> =
+            self.networks.values().map(|child| child.running.addr.ask(&op, InspectNetwork)).collect();
+        let sandboxes: Vec<_> =
+            self.sandboxes.values().map(|child| child.running.addr.ask(&op, InspectSandbox)).collect();
+        let operations = operations(&self.services.tools.ledger);
+        let leaks = self.services.tools.janitor.leaks();
+        let reaping = self.services.reaping.running();
+        cx.tasks().spawn(async move {
+            // An actor that is being started again is missing from the picture.
+            let mut networks: Vec<_> = join_all(networks).await.into_iter().flatten().collect();
+            networks.sort_by(|a, b| a.name.cmp(&b.name));
+            let mut sandboxes: Vec<_> = join_all(sandboxes).await.into_iter().flatten().collect();
+            sandboxes.sort_by(|a, b| a.container_id.cmp(&b.container_id));
+            reply.send(EngineSnapshot { networks, sandboxes, operations, leaks, reaping });
+        });
+    }
+}
+
+fn operations(ledger: &Ledger) -> Vec<OperationSnapshot> {
+    let now = tokio::time::Instant::now();
+    let shown = |view: netloom_runtime::OperationView| OperationSnapshot {
+        id: OpId(view.id),
+        verb: view.verb.to_owned(),
+        object: view.object,
+        step: view.step.to_owned(),
+        running_for: now.saturating_duration_since(view.since),
+    };
+    ledger.list().into_iter().map(shown).collect()
+}
+
+impl Handle<ListDrivers> for ControllerActor {
+    fn handle(&mut self, _: OpCtx, _: ListDrivers, reply: Reply<Vec<String>>, _: &mut Cx<'_, Self>) {
+        let mut kinds: Vec<_> = self.drivers.keys().cloned().collect();
+        kinds.sort_unstable();
+        reply.send(kinds);
+    }
+}
+
+impl Handle<StoreCounters> for ControllerActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        _: StoreCounters,
+        reply: Reply<Result<StoreStats>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let asked = self.services.store.ask(&op, StoreStatsQuery);
+        cx.tasks().spawn(async move { reply.send(answered(&op, "the store", asked.await.map(Ok))) });
+    }
+}
+
+// === Control ===
+
+impl Handle<Drain> for ControllerActor {
+    fn handle(&mut self, op: OpCtx, _: Drain, reply: Reply<()>, cx: &mut Cx<'_, Self>) {
+        let reaping = self.services.reaping.clone();
+        cx.tasks().spawn(async move {
+            // Past the deadline the asker has its answer already: a timeout.
+            if tokio::time::timeout_at(op.deadline, reaping.idle()).await.is_ok() {
+                reply.send(());
+            }
+        });
+    }
+}
+
+impl Handle<Shutdown> for ControllerActor {
+    fn handle(&mut self, op: OpCtx, Shutdown(mode): Shutdown, reply: Reply<()>, cx: &mut Cx<'_, Self>) {
+        self.stopping = true;
+        let (ledger, reaping) = (self.services.tools.ledger.clone(), self.services.reaping.clone());
+        if mode == ShutdownMode::Immediate {
+            ledger.cancel_all();
+        }
+        cx.tasks().spawn(async move {
+            let quiet = async {
+                while !ledger.is_empty() {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                if mode == ShutdownMode::Graceful {
+                    reaping.idle().await;
+                }
+            };
+            if tokio::time::timeout_at(op.deadline, quiet).await.is_err() {
+                // What is left unfinished is unwound or finished at the next start.
+                tracing::warn!(operations = ledger.len(), "stopping with operations in flight");
+            }
+            reply.send(());
+        });
+    }
+}
+
+impl Handle<CrashActor> for ControllerActor {
+    fn handle(&mut self, op: OpCtx, CrashActor(victim): CrashActor, reply: Reply<()>, _: &mut Cx<'_, Self>) {
+        match victim {
+            Victim::Network(id) => {
+                if let Some(child) = self.networks.get(id) {
+                    child.running.addr.tell(&op, Crash);
+                }
+            }
+            Victim::Sandbox(id) => {
+                if let Some(child) = self.sandboxes.get(id) {
+                    child.running.addr.tell(&op, Crash);
+                }
+            }
+            Victim::Driver(kind) => {
+                if let Some(driver) = self.drivers.get(&kind) {
+                    driver.port.tell(&op, Crash);
+                }
+            }
+            Victim::Ipam => self.services.ipam.tell(&op, Crash),
+            Victim::Store => self.services.store.tell(&op, Crash),
+        }
+        reply.send(());
+    }
+}

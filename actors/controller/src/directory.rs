@@ -1,0 +1,70 @@
+//! What is where: read by handles from any thread, written by the controller alone.
+
+use netloom_actor_network::{NetworkEntry, Networks};
+use netloom_actor_sandbox::{SandboxEntry, Sandboxes};
+use netloom_model::{NetworkId, SandboxId};
+use netloom_runtime::{ReadModel, ReadModelWriter};
+
+/// The reading half.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    /// Networks in service.
+    pub networks: Networks,
+    /// Their names.
+    pub network_names: ReadModel<String, NetworkId>,
+    /// Sandboxes in service.
+    pub sandboxes: Sandboxes,
+    /// Their containers.
+    pub containers: ReadModel<String, SandboxId>,
+}
+
+/// The writing half.
+#[derive(Debug)]
+pub(crate) struct DirectoryWriter {
+    networks: ReadModelWriter<NetworkId, NetworkEntry>,
+    network_names: ReadModelWriter<String, NetworkId>,
+    sandboxes: ReadModelWriter<SandboxId, SandboxEntry>,
+    containers: ReadModelWriter<String, SandboxId>,
+}
+
+impl DirectoryWriter {
+    pub(crate) fn new() -> Self {
+        Self {
+            networks: ReadModel::writer(),
+            network_names: ReadModel::writer(),
+            sandboxes: ReadModel::writer(),
+            containers: ReadModel::writer(),
+        }
+    }
+
+    pub(crate) fn reader(&self) -> Directory {
+        Directory {
+            networks: self.networks.reader(),
+            network_names: self.network_names.reader(),
+            sandboxes: self.sandboxes.reader(),
+            containers: self.containers.reader(),
+        }
+    }
+
+    pub(crate) fn publish_network(&mut self, entry: NetworkEntry) {
+        self.network_names.insert(entry.name.clone(), entry.id);
+        self.networks.insert(entry.id, entry);
+    }
+
+    pub(crate) fn withdraw_network(&mut self, id: NetworkId) {
+        if let Some(entry) = self.networks.remove(&id) {
+            self.network_names.remove(&entry.name);
+        }
+    }
+
+    pub(crate) fn publish_sandbox(&mut self, entry: SandboxEntry) {
+        self.containers.insert(entry.container_id.clone(), entry.id);
+        self.sandboxes.insert(entry.id, entry);
+    }
+
+    pub(crate) fn withdraw_sandbox(&mut self, id: SandboxId) {
+        if let Some(entry) = self.sandboxes.remove(&id) {
+            self.containers.remove(&entry.container_id);
+        }
+    }
+}

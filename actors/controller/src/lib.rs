@@ -1,0 +1,19 @@
+//! Rank 5: the controller. It owns the lists of networks, sandboxes and drivers, and restarts what dies.
+
+mod actor;
+mod boot;
+mod children;
+mod directory;
+mod events;
+mod message;
+pub mod reconcile;
+
+pub use actor::ControllerActor;
+pub use boot::{BootInput, Booted, boot};
+pub use directory::Directory;
+pub use events::{EventHub, EventStream, Missed};
+pub use message::{
+    CrashActor, CreateNetwork, CreateSandbox, DeleteEndpoint, DeleteNetwork, DeleteSandbox, Drain,
+    InspectEngine, JoinEndpoint, LeaveEndpoint, ListDrivers, Shutdown, ShutdownMode, StoreCounters, Victim,
+};
+pub use netloom_actor_services::store::StoreStats;

@@ -1,0 +1,189 @@
+//! What the controller can be asked.
+
+use netloom_actor_sandbox::Member;
+use netloom_drivers::Registration;
+use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
+use netloom_model::snapshot::{EngineSnapshot, NetworkSnapshot, SandboxEndpoint, SandboxSnapshot};
+use netloom_model::{
+    EndpointId, JoinSpec, NetworkId, NetworkSpec, ObjectKind, Repair, Result, SandboxId, SandboxSpec,
+};
+use netloom_runtime::{Exit, messages};
+
+use netloom_actor_services::store::StoreStats;
+
+/// Make a network. Its identifier is chosen by the caller, before the first effect.
+#[derive(Clone, Debug)]
+pub struct CreateNetwork {
+    /// Its identifier.
+    pub id: NetworkId,
+    /// What is asked for.
+    pub spec: NetworkSpec,
+}
+
+/// Delete a network.
+#[derive(Clone, Copy, Debug)]
+pub struct DeleteNetwork(pub NetworkId);
+
+/// Make a sandbox. Its identifier is chosen by the caller, before the first effect.
+#[derive(Clone, Debug)]
+pub struct CreateSandbox {
+    /// Its identifier.
+    pub id: SandboxId,
+    /// What is asked for.
+    pub spec: SandboxSpec,
+}
+
+/// Delete a sandbox; its endpoints leave first.
+#[derive(Clone, Copy, Debug)]
+pub struct DeleteSandbox(pub SandboxId);
+
+/// Plug an endpoint into a sandbox.
+#[derive(Clone, Copy, Debug)]
+pub struct JoinEndpoint {
+    /// The endpoint's network.
+    pub network: NetworkId,
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// The sandbox.
+    pub sandbox: SandboxId,
+    /// How it joins.
+    pub spec: JoinSpec,
+}
+
+/// Unplug an endpoint from a sandbox.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaveEndpoint {
+    /// The endpoint's network.
+    pub network: NetworkId,
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// The sandbox.
+    pub sandbox: SandboxId,
+}
+
+/// Delete an endpoint; with force it leaves its sandbox first.
+#[derive(Clone, Copy, Debug)]
+pub struct DeleteEndpoint {
+    /// Its network.
+    pub network: NetworkId,
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// Whether it may leave its sandbox.
+    pub force: bool,
+}
+
+/// Wait until the kernel has let go of everything that was deleted.
+#[derive(Clone, Copy, Debug)]
+pub struct Drain;
+
+/// How an engine stops.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ShutdownMode {
+    /// Operations in flight are carried out, and the kernel's clean-up is waited for.
+    Graceful,
+    /// Operations in flight stop at their next step and are undone.
+    Immediate,
+}
+
+/// Stop taking requests and end what is in flight. Networks and sandboxes stay as they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Shutdown(pub ShutdownMode);
+
+/// Everything at once.
+#[derive(Clone, Copy, Debug)]
+pub struct InspectEngine;
+
+/// The types of the registered drivers.
+#[derive(Clone, Copy, Debug)]
+pub struct ListDrivers;
+
+/// The store's counters.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreCounters;
+
+/// An actor to be made to panic.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Victim {
+    /// The actor of a network.
+    Network(NetworkId),
+    /// The actor of a sandbox.
+    Sandbox(SandboxId),
+    /// The actor of a driver.
+    Driver(String),
+    /// The IPAM service.
+    Ipam,
+    /// The store service.
+    Store,
+}
+
+/// Make an actor panic: fault injection for harnesses.
+#[derive(Clone, Debug)]
+pub struct CrashActor(pub Victim);
+
+/// Start the services and the drivers. The first message of every controller.
+#[derive(Debug)]
+pub(crate) struct StartChildren(pub(crate) Vec<Registration>);
+
+/// Have a driver remove what is left of a network.
+#[derive(Clone, Debug)]
+pub(crate) struct TakeDown(pub(crate) NetworkRecord);
+
+/// Bring a network back into service whose record was read at the start.
+#[derive(Clone, Debug)]
+pub(crate) struct RestoreNetwork(pub(crate) NetworkRecord, pub(crate) Vec<EndpointRecord>);
+
+/// Bring a sandbox back into service whose record was read at the start.
+#[derive(Clone, Debug)]
+pub(crate) struct RestoreSandbox(pub(crate) SandboxRecord, pub(crate) Vec<Member>);
+
+/// Who ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Child {
+    Network(NetworkId),
+    Sandbox(SandboxId),
+    Driver(String),
+    Ipam,
+    Store,
+}
+
+impl Child {
+    pub(crate) fn named(&self) -> (ObjectKind, String) {
+        match self {
+            Self::Network(id) => (ObjectKind::Network, id.to_string()),
+            Self::Sandbox(id) => (ObjectKind::Sandbox, id.to_string()),
+            Self::Driver(kind) => (ObjectKind::Driver, kind.clone()),
+            Self::Ipam => (ObjectKind::IpamDriver, "default".into()),
+            Self::Store => (ObjectKind::Controller, "store".into()),
+        }
+    }
+}
+
+/// An actor that the controller started has ended.
+#[derive(Clone, Debug)]
+pub(crate) struct ChildExited {
+    pub(crate) child: Child,
+    /// Which incarnation of it: a late report about an earlier one changes nothing.
+    pub(crate) incarnation: u64,
+    pub(crate) exit: Exit,
+}
+
+messages! {
+    CreateNetwork => Result<NetworkSnapshot>;
+    DeleteNetwork => Result<()>;
+    CreateSandbox => Result<SandboxSnapshot>;
+    DeleteSandbox => Result<()>;
+    JoinEndpoint => Result<SandboxEndpoint>;
+    LeaveEndpoint => Result<()>;
+    DeleteEndpoint => Result<()>;
+    Drain => ();
+    Shutdown => ();
+    InspectEngine => EngineSnapshot;
+    ListDrivers => Vec<String>;
+    StoreCounters => Result<StoreStats>;
+    CrashActor => ();
+    StartChildren => Result<()>;
+    TakeDown => Result<()>;
+    RestoreNetwork => Result<Vec<Repair>>;
+    RestoreSandbox => Result<()>;
+    ChildExited => ();
+}

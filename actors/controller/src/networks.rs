@@ -1,0 +1,163 @@
+//! Networks: created, restored, deleted.
+
+use netloom_actor_network::{
+    DeleteNetwork as DeleteInNetwork, Establish, InspectNetwork, NetworkEntry, Origin,
+};
+use netloom_actor_services::answered;
+use netloom_runtime::{Addr, Handle};
+
+use super::*;
+use crate::message::{CreateNetwork, DeleteNetwork, RestoreNetwork};
+
+impl ControllerActor {
+    fn begin_network(
+        &mut self,
+        id: NetworkId,
+        record: NetworkRecord,
+        cx: &Cx<'_, Self>,
+    ) -> Result<Addr<NetworkActor>> {
+        let name = record.spec.name.clone();
+        if let Some(holder) = self.networks.named(&name) {
+            return Err(Reason::NameTaken { name, holder }.into());
+        }
+        if let Some(child) = self.networks.get(id) {
+            let holder = netloom_model::Holder::new(ObjectKind::Network, id, &child.name);
+            return Err(Reason::IdTaken { id: id.to_string(), holder }.into());
+        }
+        let driver = record.spec.driver.clone();
+        let actor = self.network_actor(record)?;
+        let running = self.start(actor, Child::Network(id), cx);
+        let addr = running.addr.clone();
+        self.networks.insert(id, &name, NetworkChild { name: name.clone(), driver, running });
+        Ok(addr)
+    }
+
+    fn publish_network(&mut self, id: NetworkId) {
+        let Some(child) = self.networks.get(id) else { return };
+        let entry = NetworkEntry { id, name: child.name.clone(), addr: child.running.addr.clone() };
+        self.directory.publish_network(entry);
+    }
+
+    /// Forgets a network; its actor ends when the last address of it is gone.
+    fn forget_network(&mut self, id: NetworkId) -> Option<NetworkChild> {
+        self.directory.withdraw_network(id);
+        self.networks.remove(id, |child| &child.name)
+    }
+
+    pub(super) fn network_created(
+        &mut self,
+        op: &OpCtx,
+        id: NetworkId,
+        result: Result<NetworkSnapshot>,
+    ) -> Result<NetworkSnapshot> {
+        match result {
+            Ok(snapshot) => {
+                self.publish_network(id);
+                let name = snapshot.name.clone();
+                self.events.emit(op, EventKind::NetworkCreated { network: id, name });
+                Ok(snapshot)
+            }
+            Err(error) => {
+                self.forget_network(id);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn network_deleted(&mut self, op: &OpCtx, id: NetworkId, result: Result<()>) -> Result<()> {
+        result?;
+        if let Some(child) = self.forget_network(id) {
+            self.events.emit(op, EventKind::NetworkDeleted { network: id, name: child.name });
+        }
+        Ok(())
+    }
+
+    pub(super) fn network_restored(
+        &mut self,
+        op: &OpCtx,
+        id: NetworkId,
+        result: Result<Vec<Repair>>,
+    ) -> Result<Vec<Repair>> {
+        // Also one that could not be restored stays: visible, inspectable, deletable.
+        self.publish_network(id);
+        if let Err(error) = &result
+            && let Some(child) = self.networks.get(id)
+        {
+            let cause = error.to_string();
+            child.running.addr.tell(op, netloom_actor_network::MarkFailed(cause.clone()));
+            let (object, id) = (ObjectKind::Network, id.to_string());
+            self.events.emit(op, EventKind::ObjectFailed { object, id, cause });
+        }
+        result
+    }
+}
+
+impl Handle<CreateNetwork> for ControllerActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        CreateNetwork { id, spec }: CreateNetwork,
+        reply: Reply<Result<NetworkSnapshot>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let record = NetworkRecord { id, spec, v4: Vec::new(), v6: Vec::new(), deleting: false };
+        let begun = self
+            .admit()
+            .and_then(|()| record.spec.validate())
+            .and_then(|()| self.begin_network(id, record, cx));
+        let addr = match begun {
+            Ok(addr) => addr,
+            Err(refusal) => return reply.send(Err(refusal)),
+        };
+        let own = op.clone();
+        let work = async move {
+            answered(&own, "the network", addr.ask(&own, Establish(Origin::Fresh)).await)?;
+            answered(&own, "the network", addr.ask(&own, InspectNetwork).await.map(Ok))
+        };
+        self.run(&op, work, move |result| Outcome::NetworkCreated(id, result, reply), cx);
+    }
+}
+
+impl Handle<RestoreNetwork> for ControllerActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        RestoreNetwork(record, endpoints): RestoreNetwork,
+        reply: Reply<Result<Vec<Repair>>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let id = record.id;
+        let addr = match self.begin_network(id, record.clone(), cx) {
+            Ok(addr) => addr,
+            Err(refusal) => return reply.send(Err(refusal)),
+        };
+        let own = op.clone();
+        let work = async move {
+            let establish = Establish(Origin::FromStore(record, endpoints));
+            answered(&own, "the network", addr.ask(&own, establish).await)
+        };
+        self.run(&op, work, move |result| Outcome::NetworkRestored(id, result, reply), cx);
+    }
+}
+
+impl Handle<DeleteNetwork> for ControllerActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        DeleteNetwork(id): DeleteNetwork,
+        reply: Reply<Result<()>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let found = self.admit().and_then(|()| {
+            let child = self.networks.get(id).ok_or_else(|| Error::not_found(ObjectKind::Network, id))?;
+            Ok(child.running.addr.clone())
+        });
+        let addr = match found {
+            Ok(addr) => addr,
+            Err(refusal) => return reply.send(Err(refusal)),
+        };
+        let own = op.clone();
+        let work = async move { answered(&own, "the network", addr.ask(&own, DeleteInNetwork).await) };
+        self.run(&op, work, move |result| Outcome::NetworkDeleted(id, result, reply), cx);
+    }
+}

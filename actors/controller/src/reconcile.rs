@@ -1,0 +1,235 @@
+//! What a start has to do: a pure function of the records, the open intents, and what the kernel has.
+//!
+//! The records are the truth. A kernel object of ours that no record knows is removed; a record whose kernel
+//! object is gone is released; an intent that was never ended is undone or finished. Each is reported.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use netloom_actor_sandbox::Member;
+use netloom_kernel::{LinkTag, LinkView};
+use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
+use netloom_model::{EndpointId, IfName, NetnsName, NetworkId, OpId, Repair, SandboxId};
+use netloom_store::{Change, Intent, Key, RecordKind, decode, encode};
+
+/// The records of a store.
+#[derive(Clone, Debug, Default)]
+pub struct Records {
+    /// Networks.
+    pub networks: BTreeMap<NetworkId, NetworkRecord>,
+    /// Endpoints.
+    pub endpoints: BTreeMap<EndpointId, EndpointRecord>,
+    /// Sandboxes.
+    pub sandboxes: BTreeMap<SandboxId, SandboxRecord>,
+    /// Records that cannot be read, with the reason.
+    pub unreadable: Vec<(String, String)>,
+}
+
+impl Records {
+    /// Decodes what a store holds. A record that cannot be read is left where it is.
+    #[must_use]
+    pub fn decode(raw: Vec<(Key, Vec<u8>)>) -> Self {
+        let mut records = Self::default();
+        for (key, bytes) in raw {
+            let outcome = match key.kind {
+                RecordKind::Network => decode::<NetworkRecord>(&bytes).map(|record| {
+                    records.networks.insert(record.id, record);
+                }),
+                RecordKind::Endpoint => decode::<EndpointRecord>(&bytes).map(|record| {
+                    records.endpoints.insert(record.id, record);
+                }),
+                RecordKind::Sandbox => decode::<SandboxRecord>(&bytes).map(|record| {
+                    records.sandboxes.insert(record.id, record);
+                }),
+                RecordKind::Driver | RecordKind::Engine => Ok(()),
+            };
+            if let Err(error) = outcome {
+                records.unreadable.push((format!("{:?} {}", key.kind, key.id), error.to_string()));
+            }
+        }
+        records
+    }
+
+    /// A network with its endpoints.
+    #[must_use]
+    pub fn network(&self, id: NetworkId) -> Option<(NetworkRecord, Vec<EndpointRecord>)> {
+        let endpoints = self.endpoints.values().filter(|endpoint| endpoint.network == id).cloned().collect();
+        Some((self.networks.get(&id)?.clone(), endpoints))
+    }
+
+    /// A sandbox with what is plugged into it.
+    #[must_use]
+    pub fn sandbox(&self, id: SandboxId) -> Option<(SandboxRecord, Vec<Member>)> {
+        let inside =
+            |endpoint: &&EndpointRecord| endpoint.attachment.as_ref().is_some_and(|a| a.sandbox == id);
+        let members = self.endpoints.values().filter(inside).filter_map(|endpoint| {
+            let network = self.networks.get(&endpoint.network)?;
+            Member::recorded(endpoint, &network.spec.name)
+        });
+        Some((self.sandboxes.get(&id)?.clone(), members.collect()))
+    }
+}
+
+/// What the kernel has.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    /// Links of the host's namespace.
+    pub links: Vec<LinkView>,
+    /// Namespaces of ours.
+    pub namespaces: Vec<NetnsName>,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// The records as they are after the repairs.
+    pub records: Records,
+    /// The changes that make the store say so.
+    pub changes: Vec<Change>,
+    /// Links of ours to remove.
+    pub links: Vec<(IfName, LinkTag)>,
+    /// Namespaces of ours to remove.
+    pub namespaces: Vec<NetnsName>,
+    /// Networks to take down in their drivers: never committed, or half deleted.
+    pub take_down: Vec<NetworkRecord>,
+    /// Operations whose intents are dealt with.
+    pub ended: Vec<OpId>,
+    /// What to report.
+    pub repairs: Vec<Repair>,
+}
+
+/// Plans a start.
+#[must_use]
+pub fn plan(records: Records, intents: &[Intent], inventory: &Inventory, instance: &str) -> Plan {
+    let mut plan = Plan { records, ..Plan::default() };
+    for (record, why) in std::mem::take(&mut plan.records.unreadable) {
+        plan.repairs.push(Repair::RecordDropped { record, why });
+    }
+    plan.settle_intents(intents);
+    plan.release_lost_sandboxes(inventory);
+    plan.check_endpoints(inventory);
+    plan.sweep(inventory, instance);
+    plan
+}
+
+impl Plan {
+    fn settle_intents(&mut self, intents: &[Intent]) {
+        for intent in intents {
+            self.ended.push(intent.op);
+            let Ok(record) = serde_json::from_value::<NetworkRecord>(intent.detail.clone()) else {
+                let record = format!("intent {} of {}", intent.op, intent.verb);
+                self.repairs.push(Repair::RecordDropped { record, why: "unreadable".into() });
+                continue;
+            };
+            let object = format!("network {:?} ({})", record.spec.name, record.id.short());
+            match intent.verb.as_str() {
+                "delete_network" => {
+                    if self.records.networks.remove(&record.id).is_some() {
+                        self.delete(RecordKind::Network, record.id.as_str());
+                    }
+                    self.take_down.push(record);
+                    self.repairs.push(Repair::DeletionFinished { object });
+                }
+                // Committed, only the end of it is missing.
+                _ if self.records.networks.contains_key(&record.id) => {}
+                verb => {
+                    self.take_down.push(record);
+                    self.repairs.push(Repair::OperationUnwound { verb: verb.to_owned(), object });
+                }
+            }
+        }
+    }
+
+    /// A sandbox without its namespace is one whose machine was rebooted: nothing of it is left, and its
+    /// endpoints die with it, so that their addresses are free without any delete call.
+    fn release_lost_sandboxes(&mut self, inventory: &Inventory) {
+        let present: BTreeSet<_> = inventory.namespaces.iter().collect();
+        let lost: Vec<_> =
+            self.records.sandboxes.values().filter(|s| !present.contains(&s.netns)).map(|s| s.id).collect();
+        for sandbox in lost {
+            self.records.sandboxes.remove(&sandbox);
+            self.delete(RecordKind::Sandbox, sandbox.as_str());
+            let inside = |e: &&EndpointRecord| e.attachment.as_ref().is_some_and(|a| a.sandbox == sandbox);
+            let dead: Vec<_> = self.records.endpoints.values().filter(inside).map(|e| e.id).collect();
+            for endpoint in dead {
+                self.records.endpoints.remove(&endpoint);
+                self.delete(RecordKind::Endpoint, endpoint.as_str());
+            }
+            self.repairs.push(Repair::SandboxReleased { sandbox });
+        }
+    }
+
+    fn check_endpoints(&mut self, inventory: &Inventory) {
+        let links: HashMap<_, _> = inventory.links.iter().map(|link| (link.name, link)).collect();
+        let ids: Vec<_> = self.records.endpoints.keys().copied().collect();
+        for id in ids {
+            let Some(endpoint) = self.records.endpoints.get(&id) else { continue };
+            if !self.records.networks.contains_key(&endpoint.network) {
+                let record = format!("endpoint {:?} ({})", endpoint.name, id.short());
+                let why = format!("its network {} does not exist", endpoint.network.short());
+                self.records.endpoints.remove(&id);
+                self.delete(RecordKind::Endpoint, id.as_str());
+                self.repairs.push(Repair::RecordDropped { record, why });
+                continue;
+            }
+            let Some(attachment) = &endpoint.attachment else { continue };
+            let why = if !self.records.sandboxes.contains_key(&attachment.sandbox) {
+                format!("its sandbox {} does not exist", attachment.sandbox.short())
+            } else if let Some(link) = attachment.link.filter(|link| !links.contains_key(link)) {
+                format!("its link {link} is gone")
+            } else {
+                continue;
+            };
+            let mut record = endpoint.clone();
+            record.attachment = None;
+            let key = Key::new(RecordKind::Endpoint, id.as_str());
+            if let Ok(value) = encode(&record) {
+                self.changes.push(Change::Put { key, value });
+            }
+            self.records.endpoints.insert(id, record);
+            self.repairs.push(Repair::EndpointDetached { endpoint: id, why });
+        }
+    }
+
+    /// Finds what is ours and belongs to no record.
+    fn sweep(&mut self, inventory: &Inventory, instance: &str) {
+        let records = &self.records;
+        for link in &inventory.links {
+            let Some(tag) = link.tag().filter(|tag| tag.instance == instance) else { continue };
+            let known = match tag.kind.as_str() {
+                "network" => tag.id.parse().is_ok_and(|id: NetworkId| records.networks.contains_key(&id)),
+                "endpoint" => {
+                    let id = tag.id.parse::<EndpointId>().ok();
+                    let attachment = id.and_then(|id| records.endpoints.get(&id)?.attachment.as_ref());
+                    attachment.is_some_and(|attachment| attachment.link == Some(link.name))
+                }
+                // The mark of a driver that is not built in; its own business.
+                _ => true,
+            };
+            // A network that is taken down in its driver takes its device along.
+            let going = self.take_down.iter().any(|network| network.id.as_str() == tag.id);
+            if !known && !going {
+                let object = format!("link {} of {} {}", link.name, tag.kind, short(&tag.id));
+                self.repairs.push(Repair::KernelObjectRemoved { object });
+                self.links.push((link.name, tag));
+            }
+        }
+        let used: BTreeSet<_> = records.sandboxes.values().map(|sandbox| sandbox.netns).collect();
+        for netns in &inventory.namespaces {
+            if !used.contains(netns) {
+                self.repairs.push(Repair::KernelObjectRemoved { object: format!("namespace {netns}") });
+                self.namespaces.push(*netns);
+            }
+        }
+    }
+
+    fn delete(&mut self, kind: RecordKind, id: &str) {
+        self.changes.push(Change::Delete { key: Key::new(kind, id) });
+    }
+}
+
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests;

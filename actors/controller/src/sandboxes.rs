@@ -1,0 +1,255 @@
+//! Sandboxes: created, restored, deleted; endpoints plugged in and out.
+
+use netloom_actor_network::{DeleteEndpoint as DeleteInNetwork, InspectEndpoint};
+use netloom_actor_sandbox::{
+    DeleteSandbox as DeleteInSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, Origin,
+    SandboxEntry,
+};
+use netloom_actor_services::answered;
+use netloom_model::snapshot::SandboxEndpoint;
+use netloom_runtime::{Addr, Handle};
+
+use super::*;
+use crate::message::{
+    CreateSandbox, DeleteEndpoint, DeleteSandbox, JoinEndpoint, LeaveEndpoint, RestoreSandbox,
+};
+
+impl ControllerActor {
+    fn begin_sandbox(&mut self, record: SandboxRecord, cx: &Cx<'_, Self>) -> Result<Addr<SandboxActor>> {
+        let (id, container_id) = (record.id, record.spec.container_id.clone());
+        if let Some(holder) = self.sandboxes.named(&container_id) {
+            return Err(Reason::NameTaken { name: container_id, holder }.into());
+        }
+        if let Some(child) = self.sandboxes.get(id) {
+            let holder = netloom_model::Holder::new(ObjectKind::Sandbox, id, &child.container_id);
+            return Err(Reason::IdTaken { id: id.to_string(), holder }.into());
+        }
+        let actor = self.sandbox_actor(record);
+        let running = self.start(actor, Child::Sandbox(id), cx);
+        let addr = running.addr.clone();
+        let child = SandboxChild { container_id: container_id.clone(), running };
+        self.sandboxes.insert(id, &container_id, child);
+        Ok(addr)
+    }
+
+    fn publish_sandbox(&mut self, id: SandboxId) {
+        let Some(child) = self.sandboxes.get(id) else { return };
+        let (container_id, addr) = (child.container_id.clone(), child.running.addr.clone());
+        self.directory.publish_sandbox(SandboxEntry { id, container_id, addr });
+    }
+
+    fn forget_sandbox(&mut self, id: SandboxId) -> Option<SandboxChild> {
+        self.directory.withdraw_sandbox(id);
+        self.sandboxes.remove(id, |child| &child.container_id)
+    }
+
+    pub(super) fn sandbox_created(
+        &mut self,
+        op: &OpCtx,
+        id: SandboxId,
+        result: Result<SandboxSnapshot>,
+    ) -> Result<SandboxSnapshot> {
+        match result {
+            Ok(snapshot) => {
+                self.publish_sandbox(id);
+                let container_id = snapshot.container_id.clone();
+                self.events.emit(op, EventKind::SandboxCreated { sandbox: id, container_id });
+                Ok(snapshot)
+            }
+            Err(error) => {
+                self.forget_sandbox(id);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn sandbox_restored(&mut self, id: SandboxId, result: Result<()>) -> Result<()> {
+        self.publish_sandbox(id);
+        result
+    }
+
+    pub(super) fn sandbox_deleted(&mut self, op: &OpCtx, id: SandboxId, result: Result<()>) -> Result<()> {
+        result?;
+        if let Some(child) = self.forget_sandbox(id) {
+            let container_id = child.container_id;
+            self.events.emit(op, EventKind::SandboxDeleted { sandbox: id, container_id });
+        }
+        Ok(())
+    }
+
+    fn sandbox(&self, id: SandboxId) -> Result<Addr<SandboxActor>> {
+        let child = self.sandboxes.get(id).ok_or_else(|| Error::not_found(ObjectKind::Sandbox, id))?;
+        Ok(child.running.addr.clone())
+    }
+
+    fn network(&self, id: NetworkId) -> Result<Addr<NetworkActor>> {
+        let child = self.networks.get(id).ok_or_else(|| Error::not_found(ObjectKind::Network, id))?;
+        Ok(child.running.addr.clone())
+    }
+
+    /// Runs work that answers by itself.
+    fn serve<T: Send + 'static>(
+        &mut self,
+        op: &OpCtx,
+        reply: Reply<Result<T>>,
+        work: impl Future<Output = Result<T>> + 'static,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let work = async move {
+            reply.send(work.await);
+            Ok(())
+        };
+        self.run(op, work, Outcome::Done, cx);
+    }
+}
+
+impl Handle<CreateSandbox> for ControllerActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        CreateSandbox { id, spec }: CreateSandbox,
+        reply: Reply<Result<SandboxSnapshot>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let begun = self.admit().and_then(|()| spec.validate()).and_then(|()| {
+            let record = SandboxRecord { id, netns: id.short().parse()?, spec };
+            self.begin_sandbox(record, cx)
+        });
+        let addr = match begun {
+            Ok(addr) => addr,
+            Err(refusal) => return reply.send(Err(refusal)),
+        };
+        let own = op.clone();
+        let work = async move {
+            answered(&own, "the sandbox", addr.ask(&own, Establish(Origin::Fresh)).await)?;
+            answered(&own, "the sandbox", addr.ask(&own, InspectSandbox).await.map(Ok))
+        };
+        self.run(&op, work, move |result| Outcome::SandboxCreated(id, result, reply), cx);
+    }
+}
+
+impl Handle<RestoreSandbox> for ControllerActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        RestoreSandbox(record, members): RestoreSandbox,
+        reply: Reply<Result<()>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let id = record.id;
+        let addr = match self.begin_sandbox(record, cx) {
+            Ok(addr) => addr,
+            Err(refusal) => return reply.send(Err(refusal)),
+        };
+        let own = op.clone();
+        let work = async move {
+            let establish = Establish(Origin::Recorded(members));
+            answered(&own, "the sandbox", addr.ask(&own, establish).await)
+        };
+        self.run(&op, work, move |result| Outcome::SandboxRestored(id, result, reply), cx);
+    }
+}
+
+impl Handle<DeleteSandbox> for ControllerActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        DeleteSandbox(id): DeleteSandbox,
+        reply: Reply<Result<()>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let addr = match self.admit().and_then(|()| self.sandbox(id)) {
+            Ok(addr) => addr,
+            Err(refusal) => return reply.send(Err(refusal)),
+        };
+        let own = op.clone();
+        let work = async move { answered(&own, "the sandbox", addr.ask(&own, DeleteInSandbox).await) };
+        self.run(&op, work, move |result| Outcome::SandboxDeleted(id, result, reply), cx);
+    }
+}
+
+impl Handle<JoinEndpoint> for ControllerActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        JoinEndpoint { network, endpoint, sandbox, spec }: JoinEndpoint,
+        reply: Reply<Result<SandboxEndpoint>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let found = self.admit().and_then(|()| {
+            self.network(network)?;
+            self.sandbox(sandbox)
+        });
+        let addr = match found {
+            Ok(addr) => addr,
+            Err(refusal) => return reply.send(Err(refusal)),
+        };
+        let own = op.clone();
+        let work = async move {
+            let join = JoinSandbox { endpoint, network, spec };
+            answered(&own, "the sandbox", addr.ask(&own, join).await)
+        };
+        self.serve(&op, reply, work, cx);
+    }
+}
+
+impl Handle<LeaveEndpoint> for ControllerActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        LeaveEndpoint { network, endpoint, sandbox }: LeaveEndpoint,
+        reply: Reply<Result<()>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let found = self.admit().and_then(|()| {
+            let network = self.network(network)?;
+            Ok((network, self.sandbox(sandbox)?))
+        });
+        let (network_addr, addr) = match found {
+            Ok(found) => found,
+            Err(refusal) => return reply.send(Err(refusal)),
+        };
+        let own = op.clone();
+        let work = async move {
+            let left = addr.ask(&own, LeaveSandbox { endpoint, network }).await;
+            match answered(&own, "the sandbox", left) {
+                // The sandbox knows no name; the network does, and knows whether there is such an endpoint.
+                Err(error) if matches!(error.reason(), Reason::NotJoined { .. }) => {
+                    let known = network_addr.ask(&own, InspectEndpoint(endpoint)).await;
+                    let name = answered(&own, "the network", known)?.name;
+                    Err(Reason::NotJoined { endpoint, name, sandbox: Some(sandbox) }.into())
+                }
+                outcome => outcome,
+            }
+        };
+        self.serve(&op, reply, work, cx);
+    }
+}
+
+impl Handle<DeleteEndpoint> for ControllerActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        DeleteEndpoint { network, endpoint, force }: DeleteEndpoint,
+        reply: Reply<Result<()>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let addr = match self.admit().and_then(|()| self.network(network)) {
+            Ok(addr) => addr,
+            Err(refusal) => return reply.send(Err(refusal)),
+        };
+        let (own, sandboxes) = (op.clone(), self.directory().sandboxes);
+        let work = async move {
+            if force {
+                let known = addr.ask(&own, InspectEndpoint(endpoint)).await;
+                let sandbox = answered(&own, "the network", known)?.sandbox;
+                if let Some(sandbox) = sandbox.and_then(|id| sandboxes.get(&id)) {
+                    let left = sandbox.addr.ask(&own, LeaveSandbox { endpoint, network }).await;
+                    answered(&own, "the sandbox", left)?;
+                }
+            }
+            answered(&own, "the network", addr.ask(&own, DeleteInNetwork(endpoint)).await)
+        };
+        self.serve(&op, reply, work, cx);
+    }
+}

@@ -1,0 +1,12 @@
+//! Rank 2: one actor for each driver type. It turns messages into calls of a [`netloom_drivers::Driver`], and keeps the
+//! promise that the driver was given: what fails half-way is taken back before the answer goes out.
+
+mod actor;
+mod message;
+
+pub use actor::{DriverActor, DriverDeps};
+pub use message::{
+    CreateDriverEndpoint, CreateDriverNetwork, DeleteDriverEndpoint, DeleteDriverNetwork, Discovered,
+    InspectDriverEndpoint, JoinDriverEndpoint, LeaveDriverEndpoint, ProgramConnectivity, RevokeConnectivity,
+    TableChanged,
+};

@@ -1,0 +1,282 @@
+//! Owns one network and its endpoints. Rank 3. Spawned by the controller; asks the driver, IPAM and the
+//! store; emits [`NetworkEvent`].
+//!
+//! | message | kind | legal in phase | answers with |
+//! |---|---|---|---|
+//! | Establish | command | Creating | repairs |
+//! | CreateEndpoint | command | Active | EndpointSnapshot |
+//! | DeleteEndpoint | command | Active, Deleting, Failed | () |
+//! | AttachEndpoint | command | Active, Deleting, Failed | Attachment |
+//! | CommitAttachment | command | Active, Deleting, Failed | () |
+//! | AbandonAttachment | command | Active, Deleting, Failed | () |
+//! | DetachEndpoint | command | Active, Deleting, Failed | () |
+//! | ProgramEndpoint | command | Active, Deleting, Failed | () |
+//! | RevokeEndpoint | command | any | () |
+//! | DeleteNetwork | command | Active, Failed | () |
+//! | RestoreInDriver | command | Active | () |
+//! | MarkFailed | command | any | () |
+//! | InspectNetwork | query | any | NetworkSnapshot |
+//! | InspectEndpoint | query | any | EndpointSnapshot |
+//! | ListEndpoints | query | any | EndpointSnapshots |
+//! | EndpointInfo | query | any | OperInfo |
+//! | Finished | outcome | any | |
+//!
+//! Operations on one endpoint queue behind each other; `Establish`, `DeleteNetwork` and `RestoreInDriver`
+//! run alone. `commands.rs` starts operations, `outcomes.rs` ends them.
+
+use netloom_actor_driver::DriverActor;
+use netloom_actor_services::{Services, panicked};
+use netloom_drivers::Capability;
+use netloom_model::record::{EndpointRecord, NetworkRecord};
+use netloom_model::snapshot::{NetworkPhase, NetworkSnapshot};
+use netloom_model::{EndpointId, Error, Holder, ObjectKind, Reason, Result};
+use netloom_runtime::{Actor, Admission, Cx, EventSink, Gate, OpCtx, Panicked, Port, Reply, Scope, messages};
+
+use crate::endpoint::Endpoints;
+use crate::event::NetworkEvent;
+use crate::message::{
+    AbandonAttachment, AttachEndpoint, Attachment, CommitAttachment, CreateEndpoint, DeleteEndpoint,
+    DetachEndpoint, Origin, ProgramEndpoint,
+};
+use crate::phase::{self, NetworkCommand, Verdict};
+use crate::saga::{CreatedEndpoint, Established, World};
+
+#[path = "commands.rs"]
+mod commands;
+#[path = "outcomes.rs"]
+mod outcomes;
+
+// === Actor ===
+
+/// Everybody whom a network works with.
+#[derive(Clone, Debug)]
+pub struct NetworkDeps {
+    /// The services.
+    pub services: Services,
+    /// Its driver.
+    pub driver: Port<DriverActor>,
+    /// What that driver can do.
+    pub capability: Capability,
+    /// Where its facts go.
+    pub events: EventSink<NetworkEvent>,
+}
+
+/// The actor of one network.
+#[derive(Debug)]
+pub struct NetworkActor {
+    record: NetworkRecord,
+    phase: NetworkPhase,
+    failure: Option<String>,
+    endpoints: Endpoints,
+    gate: Gate<EndpointId, (OpCtx, Pending)>,
+    world: World,
+    deps: NetworkDeps,
+}
+
+impl NetworkActor {
+    /// An actor for a network that [`crate::Establish`] will bring into service. The record says what was
+    /// asked for; its pools are filled in by IPAM.
+    #[must_use]
+    pub fn new(record: NetworkRecord, deps: NetworkDeps) -> Self {
+        let world = World {
+            services: deps.services.clone(),
+            driver: deps.driver.clone(),
+            network: record.id,
+            needs_ipam: deps.capability.needs_ipam,
+        };
+        Self {
+            gate: Gate::new(deps.services.waiting_per_object),
+            record,
+            phase: NetworkPhase::Creating,
+            failure: None,
+            endpoints: Endpoints::default(),
+            world,
+            deps,
+        }
+    }
+
+    fn holder(&self) -> Holder {
+        Holder::new(ObjectKind::Network, self.record.id, &self.record.spec.name)
+    }
+
+    fn allows(&self, command: NetworkCommand) -> Result<()> {
+        match phase::network(self.phase, command) {
+            Verdict::Go | Verdict::Nothing => Ok(()),
+            Verdict::Refuse(_) if self.phase == NetworkPhase::Failed => {
+                let cause = self.failure.clone().unwrap_or_default();
+                Err(Reason::OutOfService { object: self.holder(), cause }.into())
+            }
+            Verdict::Refuse(phase) => Err(Reason::WrongPhase { object: self.holder(), phase }.into()),
+        }
+    }
+
+    fn snapshot(&self) -> NetworkSnapshot {
+        let NetworkRecord { id, spec, v4, v6, .. } = self.record.clone();
+        NetworkSnapshot {
+            id,
+            name: spec.name,
+            driver: spec.driver,
+            phase: self.phase,
+            failure: self.failure.clone(),
+            ipv6: spec.ipv6,
+            internal: spec.internal,
+            labels: spec.labels,
+            options: spec.options,
+            v4,
+            v6,
+            endpoints: self.endpoints.snapshots(),
+        }
+    }
+
+    /// Lets an operation in, or has it wait, or refuses it.
+    fn admit(&mut self, op: OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) {
+        let scope = pending.scope();
+        match self.gate.admit(scope, (op, pending)) {
+            Admission::Start((op, pending)) => self.start(op, pending, cx),
+            Admission::Queued => {}
+            Admission::Refused((_, pending)) => {
+                let what = self.holder().to_string();
+                pending.refuse(Reason::Busy { what, limit: self.gate.limit() }.into());
+            }
+        }
+    }
+
+    /// Ends an operation and starts those that waited for it.
+    fn release(&mut self, scope: Scope<EndpointId>, cx: &mut Cx<'_, Self>) {
+        for (op, pending) in self.gate.release(scope) {
+            self.start(op, pending, cx);
+        }
+    }
+
+    /// Runs the slow half of an operation; its outcome comes back as [`Finished`].
+    fn run<T: 'static>(
+        &self,
+        op: &OpCtx,
+        scope: Scope<EndpointId>,
+        work: impl Future<Output = Result<T>> + 'static,
+        outcome: impl FnOnce(Result<T>) -> Outcome + Send + 'static,
+        cx: &mut Cx<'_, Self>,
+    ) where
+        T: Send,
+    {
+        cx.run(op, work, move |result: Result<Result<T>, Panicked>| {
+            let result = result.unwrap_or_else(|cause| Err(panicked(&cause)));
+            Finished { scope, outcome: outcome(result) }
+        });
+    }
+}
+
+// === Operations ===
+
+/// An operation that waits or runs, with the place where its answer goes.
+#[derive(Debug)]
+enum Pending {
+    Establish(Box<Origin>, Reply<Result<Vec<netloom_model::Repair>>>),
+    CreateEndpoint(Box<CreateEndpoint>, Reply<Result<netloom_model::snapshot::EndpointSnapshot>>),
+    DeleteEndpoint(DeleteEndpoint, Reply<Result<()>>),
+    Attach(Box<AttachEndpoint>, Reply<Result<Attachment>>),
+    Commit(CommitAttachment, Reply<Result<()>>),
+    Abandon(AbandonAttachment, Reply<Result<()>>),
+    Detach(DetachEndpoint, Reply<Result<()>>),
+    Program(ProgramEndpoint, Reply<Result<()>>),
+    Delete(Reply<Result<()>>),
+    RestoreInDriver(Reply<Result<()>>),
+}
+
+impl Pending {
+    fn scope(&self) -> Scope<EndpointId> {
+        match self {
+            Self::CreateEndpoint(command, _) => Scope::One(command.endpoint),
+            Self::DeleteEndpoint(DeleteEndpoint(id), _)
+            | Self::Commit(CommitAttachment(id, _), _)
+            | Self::Abandon(AbandonAttachment(id, _), _)
+            | Self::Detach(DetachEndpoint(id, _), _)
+            | Self::Program(ProgramEndpoint(id, _), _) => Scope::One(*id),
+            Self::Attach(command, _) => Scope::One(command.endpoint),
+            Self::Establish(..) | Self::Delete(_) | Self::RestoreInDriver(_) => Scope::All,
+        }
+    }
+
+    fn refuse(self, error: Error) {
+        match self {
+            Self::Establish(_, reply) => reply.send(Err(error)),
+            Self::CreateEndpoint(_, reply) => reply.send(Err(error)),
+            Self::Attach(_, reply) => reply.send(Err(error)),
+            Self::DeleteEndpoint(_, reply)
+            | Self::Commit(_, reply)
+            | Self::Abandon(_, reply)
+            | Self::Detach(_, reply)
+            | Self::Program(_, reply)
+            | Self::Delete(reply)
+            | Self::RestoreInDriver(reply) => reply.send(Err(error)),
+        }
+    }
+}
+
+/// The slow half of an operation ended.
+struct Finished {
+    scope: Scope<EndpointId>,
+    outcome: Outcome,
+}
+
+messages! {
+    Finished => ();
+}
+
+/// What came of it, with what its second half needs.
+enum Outcome {
+    Established {
+        endpoints: Vec<EndpointRecord>,
+        result: Result<Established>,
+        reply: Reply<Result<Vec<netloom_model::Repair>>>,
+    },
+    EndpointCreated {
+        endpoint: EndpointId,
+        result: Result<CreatedEndpoint>,
+        reply: Reply<Result<netloom_model::snapshot::EndpointSnapshot>>,
+    },
+    EndpointDeleted {
+        endpoint: EndpointId,
+        result: Result<()>,
+        reply: Reply<Result<()>>,
+    },
+    Attached {
+        command: Box<AttachEndpoint>,
+        ifname: netloom_model::IfName,
+        result: Result<netloom_drivers::Joined>,
+        reply: Reply<Result<Attachment>>,
+    },
+    Committed {
+        endpoint: EndpointId,
+        result: Result<()>,
+        reply: Reply<Result<()>>,
+    },
+    Abandoned {
+        endpoint: EndpointId,
+        result: Result<()>,
+        reply: Reply<Result<()>>,
+    },
+    Detached {
+        command: DetachEndpoint,
+        result: Result<()>,
+        reply: Reply<Result<()>>,
+    },
+    Programmed {
+        result: Result<()>,
+        reply: Reply<Result<()>>,
+    },
+    Deleted {
+        result: Result<()>,
+        reply: Reply<Result<()>>,
+    },
+    RestoredInDriver {
+        result: Result<Established>,
+        reply: Reply<Result<()>>,
+    },
+}
+
+// === Lifecycle ===
+
+impl Actor for NetworkActor {
+    const KIND: &'static str = "network";
+}

@@ -1,0 +1,422 @@
+//! How a network's operations begin: checked, recorded, and their slow half started.
+
+use std::collections::HashMap;
+
+use netloom_actor_driver::{InspectDriverEndpoint, ProgramConnectivity, RevokeConnectivity};
+use netloom_actor_services::answered;
+use netloom_drivers::{ExternalConnectivity, Join, OperInfo};
+use netloom_model::IfName;
+use netloom_model::record::AttachmentRecord;
+use netloom_model::snapshot::{EndpointPhase, EndpointSnapshot};
+use netloom_runtime::Handle;
+
+use super::*;
+use crate::endpoint::Endpoint;
+use crate::message::{
+    DeleteNetwork, EndpointInfo, Establish, InspectEndpoint, InspectNetwork, ListEndpoints, MarkFailed,
+    RestoreInDriver, RevokeEndpoint,
+};
+use crate::phase::EndpointCommand;
+use crate::saga;
+
+impl NetworkActor {
+    /// The first half of an operation whose turn it is. What it checks may have changed while it waited.
+    pub(super) fn start(&mut self, op: OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) {
+        let scope = pending.scope();
+        let refused = match pending {
+            Pending::Establish(origin, reply) => self.establish(&op, *origin, reply, cx),
+            Pending::CreateEndpoint(command, reply) => self.create_endpoint(&op, *command, reply, cx),
+            Pending::DeleteEndpoint(command, reply) => self.delete_endpoint(&op, command, reply, cx),
+            Pending::Attach(command, reply) => self.attach(&op, command, reply, cx),
+            Pending::Commit(command, reply) => self.commit(&op, command, reply, cx),
+            Pending::Abandon(command, reply) => self.abandon(&op, command, reply, cx),
+            Pending::Detach(command, reply) => self.detach(&op, command, reply, cx),
+            Pending::Program(command, reply) => self.program(&op, command, reply, cx),
+            Pending::Delete(reply) => self.delete(&op, reply, cx),
+            Pending::RestoreInDriver(reply) => self.restore_in_driver(&op, reply, cx),
+        };
+        if let Err(answer) = refused {
+            // Answered without a slow half: the next in line may go.
+            answer();
+            self.release(scope, cx);
+        }
+    }
+
+    fn establish(
+        &mut self,
+        op: &OpCtx,
+        origin: Origin,
+        reply: Reply<Result<Vec<netloom_model::Repair>>>,
+        cx: &mut Cx<'_, Self>,
+    ) -> Started {
+        let reply = checked(self.allows(NetworkCommand::Establish), reply)?;
+        let (world, own) = (self.world.clone(), op.clone());
+        match origin {
+            Origin::Fresh => {
+                let work = saga::establish(world, own, self.record.clone());
+                let outcome = |result| Outcome::Established { endpoints: Vec::new(), result, reply };
+                self.run(op, Scope::All, work, outcome, cx);
+            }
+            Origin::FromStore(record, endpoints) => {
+                let work = saga::restore_in_driver(world, own, record, endpoints.clone(), true);
+                self.run(
+                    op,
+                    Scope::All,
+                    work,
+                    |result| Outcome::Established { endpoints, result, reply },
+                    cx,
+                );
+            }
+            Origin::AfterRestart(record, endpoints) => {
+                // Driver and IPAM kept what they knew; only the names of interfaces were here alone.
+                let known = |endpoint: &EndpointRecord| (endpoint.id, prefix_of(endpoint));
+                let prefixes: HashMap<_, _> = endpoints.iter().map(known).collect();
+                let established = Established { record, prefixes, repairs: Vec::new() };
+                let work = std::future::ready(Ok(established));
+                self.run(
+                    op,
+                    Scope::All,
+                    work,
+                    |result| Outcome::Established { endpoints, result, reply },
+                    cx,
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn create_endpoint(
+        &mut self,
+        op: &OpCtx,
+        CreateEndpoint { endpoint, spec }: CreateEndpoint,
+        reply: Reply<Result<EndpointSnapshot>>,
+        cx: &mut Cx<'_, Self>,
+    ) -> Started {
+        let record = EndpointRecord {
+            id: endpoint,
+            network: self.record.id,
+            name: spec.name.clone(),
+            mac: spec.mac,
+            ipv4: None,
+            ipv6: None,
+            labels: spec.labels.clone(),
+            options: spec.options.clone(),
+            attachment: None,
+        };
+        let entry =
+            Endpoint { record: record.clone(), phase: EndpointPhase::Creating, prefix: String::new() };
+        let entered = self
+            .allows(NetworkCommand::CreateEndpoint)
+            .and_then(|()| spec.validate())
+            .and_then(|()| self.endpoints.insert(entry));
+        let reply = checked(entered, reply)?;
+        let work = saga::create_endpoint(self.world.clone(), op.clone(), record, spec);
+        let outcome = move |result| Outcome::EndpointCreated { endpoint, result, reply };
+        self.run(op, Scope::One(endpoint), work, outcome, cx);
+        Ok(())
+    }
+
+    fn delete_endpoint(
+        &mut self,
+        op: &OpCtx,
+        DeleteEndpoint(endpoint): DeleteEndpoint,
+        reply: Reply<Result<()>>,
+        cx: &mut Cx<'_, Self>,
+    ) -> Started {
+        let (_, reply) = self.begin(endpoint, EndpointCommand::Delete, EndpointPhase::Deleting, reply)?;
+        let work = saga::delete_endpoint(self.world.clone(), op.clone(), endpoint);
+        let outcome = move |result| Outcome::EndpointDeleted { endpoint, result, reply };
+        self.run(op, Scope::One(endpoint), work, outcome, cx);
+        Ok(())
+    }
+
+    fn attach(
+        &mut self,
+        op: &OpCtx,
+        command: Box<AttachEndpoint>,
+        reply: Reply<Result<Attachment>>,
+        cx: &mut Cx<'_, Self>,
+    ) -> Started {
+        let endpoint = command.endpoint;
+        let named = self.endpoints.get(endpoint).and_then(|entry| interface_name(entry, command.index));
+        let (ifname, reply) = checked_value(named, reply)?;
+        let (entry, reply) = self.begin(endpoint, EndpointCommand::Attach, EndpointPhase::Joining, reply)?;
+        entry.record.attachment = Some(AttachmentRecord {
+            sandbox: command.sandbox,
+            ifname,
+            priority: command.priority,
+            link: None,
+            gateway: None,
+            gateway6: None,
+        });
+        let join = Join {
+            network: self.record.id,
+            endpoint,
+            netns: command.netns,
+            ifname,
+            labels: command.labels.clone(),
+        };
+        let work = saga::attach(self.world.clone(), op.clone(), join);
+        let outcome = move |result| Outcome::Attached { command, ifname, result, reply };
+        self.run(op, Scope::One(endpoint), work, outcome, cx);
+        Ok(())
+    }
+
+    fn commit(
+        &mut self,
+        op: &OpCtx,
+        CommitAttachment(endpoint, sandbox): CommitAttachment,
+        reply: Reply<Result<()>>,
+        cx: &mut Cx<'_, Self>,
+    ) -> Started {
+        let joining = self.endpoints.in_sandbox(endpoint, sandbox, EndpointCommand::Commit);
+        let (record, reply) = checked_value(joining.map(|entry| entry.record.clone()), reply)?;
+        let work = saga::commit_attachment(self.world.clone(), op.clone(), record);
+        let outcome = move |result| Outcome::Committed { endpoint, result, reply };
+        self.run(op, Scope::One(endpoint), work, outcome, cx);
+        Ok(())
+    }
+
+    fn abandon(
+        &mut self,
+        op: &OpCtx,
+        AbandonAttachment(endpoint, sandbox): AbandonAttachment,
+        reply: Reply<Result<()>>,
+        cx: &mut Cx<'_, Self>,
+    ) -> Started {
+        let entry = self.endpoints.accepting(endpoint, EndpointCommand::Abandon);
+        let (entry, reply) = checked_value(entry, reply)?;
+        let Some(entry) = entry.filter(|entry| entry.sandbox().is_none_or(|held| held == sandbox)) else {
+            return Err(Box::new(|| reply.send(Ok(()))));
+        };
+        // The commit of the attachment may have gone through although its answer was lost.
+        let mut record = entry.record.clone();
+        let recorded = record.attachment.take().map(|_| record);
+        let work = saga::abandon(self.world.clone(), op.clone(), endpoint, recorded);
+        let outcome = move |result| Outcome::Abandoned { endpoint, result, reply };
+        self.run(op, Scope::One(endpoint), work, outcome, cx);
+        Ok(())
+    }
+
+    fn detach(
+        &mut self,
+        op: &OpCtx,
+        command: DetachEndpoint,
+        reply: Reply<Result<()>>,
+        cx: &mut Cx<'_, Self>,
+    ) -> Started {
+        let DetachEndpoint(endpoint, sandbox) = command;
+        let here = self.endpoints.in_sandbox(endpoint, sandbox, EndpointCommand::Detach).map(|_| ());
+        let reply = checked(here, reply)?;
+        let (entry, reply) = self.begin(endpoint, EndpointCommand::Detach, EndpointPhase::Leaving, reply)?;
+        let mut record = entry.record.clone();
+        record.attachment = None;
+        let work = saga::detach(self.world.clone(), op.clone(), record);
+        let outcome = move |result| Outcome::Detached { command, result, reply };
+        self.run(op, Scope::One(endpoint), work, outcome, cx);
+        Ok(())
+    }
+
+    fn program(
+        &mut self,
+        op: &OpCtx,
+        ProgramEndpoint(endpoint, labels): ProgramEndpoint,
+        reply: Reply<Result<()>>,
+        cx: &mut Cx<'_, Self>,
+    ) -> Started {
+        let entry = self.endpoints.accepting(endpoint, EndpointCommand::Program).map(|_| ());
+        let reply = checked(entry, reply)?;
+        let request = ExternalConnectivity { network: self.record.id, endpoint, labels };
+        let asked = self.world.driver.ask(op, ProgramConnectivity(request));
+        let own = op.clone();
+        let work = async move { answered(&own, "the driver", asked.await) };
+        self.run(op, Scope::One(endpoint), work, |result| Outcome::Programmed { result, reply }, cx);
+        Ok(())
+    }
+
+    fn delete(&mut self, op: &OpCtx, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) -> Started {
+        let free = self.allows(NetworkCommand::Delete).and_then(|()| {
+            if self.endpoints.is_empty() {
+                return Ok(());
+            }
+            Err(Reason::ActiveEndpoints {
+                network: self.record.id,
+                name: self.record.spec.name.clone(),
+                endpoints: self.endpoints.holders(),
+            }
+            .into())
+        });
+        let reply = checked(free, reply)?;
+        self.phase = NetworkPhase::Deleting;
+        let work = saga::delete_network(self.world.clone(), op.clone(), self.record.clone());
+        self.run(op, Scope::All, work, |result| Outcome::Deleted { result, reply }, cx);
+        Ok(())
+    }
+
+    fn restore_in_driver(&mut self, op: &OpCtx, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) -> Started {
+        let reply = checked(self.allows(NetworkCommand::RestoreInDriver), reply)?;
+        let (world, records) = (self.world.clone(), self.endpoints.records());
+        let work = saga::restore_in_driver(world, op.clone(), self.record.clone(), records, false);
+        self.run(op, Scope::All, work, |result| Outcome::RestoredInDriver { result, reply }, cx);
+        Ok(())
+    }
+
+    /// Moves an endpoint into the phase of an operation, if its present phase allows that.
+    fn begin<T: Send + 'static>(
+        &mut self,
+        endpoint: EndpointId,
+        command: EndpointCommand,
+        phase: EndpointPhase,
+        reply: Reply<Result<T>>,
+    ) -> Result<(&mut Endpoint, Reply<Result<T>>), Answer> {
+        let allowed = self
+            .allows(NetworkCommand::ChangeEndpoint)
+            .and_then(|()| self.endpoints.accepting(endpoint, command).map(|_| ()));
+        let reply = checked(allowed, reply)?;
+        let (entry, reply) = checked_value(self.endpoints.get_mut(endpoint), reply)?;
+        entry.phase = phase;
+        Ok((entry, reply))
+    }
+}
+
+/// An answer that needs no slow half.
+type Answer = Box<dyn FnOnce()>;
+/// Whether an operation has started its slow half, or how it is answered at once.
+type Started = Result<(), Answer>;
+
+fn checked<T: Send + 'static>(
+    check: Result<()>,
+    reply: Reply<Result<T>>,
+) -> Result<Reply<Result<T>>, Answer> {
+    checked_value(check, reply).map(|((), reply)| reply)
+}
+
+fn checked_value<V, T: Send + 'static>(
+    check: Result<V>,
+    reply: Reply<Result<T>>,
+) -> Result<(V, Reply<Result<T>>), Answer> {
+    match check {
+        Ok(value) => Ok((value, reply)),
+        Err(error) => Err(Box::new(move || reply.send(Err(error)))),
+    }
+}
+
+fn interface_name(entry: &Endpoint, index: u32) -> Result<IfName> {
+    // An endpoint without an interface still gets a name: it is never used.
+    let prefix = if entry.prefix.is_empty() { "none" } else { &entry.prefix };
+    format!("{prefix}{index}").parse()
+}
+
+/// What stands before the number in the name of a joined endpoint's interface.
+fn prefix_of(record: &EndpointRecord) -> String {
+    let name = record.attachment.as_ref().map(|attachment| attachment.ifname);
+    let name = name.as_ref().map_or("eth", IfName::as_str);
+    name.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned()
+}
+
+// === Commands ===
+
+macro_rules! admit {
+    ($($message:ty => $answer:ty, |$command:ident, $reply:ident| $pending:expr;)+) => {$(
+        impl Handle<$message> for NetworkActor {
+            fn handle(
+                &mut self,
+                op: OpCtx,
+                $command: $message,
+                $reply: Reply<Result<$answer>>,
+                cx: &mut Cx<'_, Self>,
+            ) {
+                self.admit(op, $pending, cx);
+            }
+        }
+    )+};
+}
+
+admit! {
+    Establish => Vec<netloom_model::Repair>, |command, reply| Pending::Establish(Box::new(command.0), reply);
+    CreateEndpoint => EndpointSnapshot, |command, reply| Pending::CreateEndpoint(Box::new(command), reply);
+    DeleteEndpoint => (), |command, reply| Pending::DeleteEndpoint(command, reply);
+    AttachEndpoint => Attachment, |command, reply| Pending::Attach(Box::new(command), reply);
+    CommitAttachment => (), |command, reply| Pending::Commit(command, reply);
+    AbandonAttachment => (), |command, reply| Pending::Abandon(command, reply);
+    DetachEndpoint => (), |command, reply| Pending::Detach(command, reply);
+    ProgramEndpoint => (), |command, reply| Pending::Program(command, reply);
+    DeleteNetwork => (), |_command, reply| Pending::Delete(reply);
+    RestoreInDriver => (), |_command, reply| Pending::RestoreInDriver(reply);
+}
+
+impl Handle<RevokeEndpoint> for NetworkActor {
+    /// Never queues: what is revoked must be gone even when the endpoint is stuck.
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        RevokeEndpoint(endpoint): RevokeEndpoint,
+        reply: Reply<Result<()>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let asked = self.world.driver.ask(&op, RevokeConnectivity(self.record.id, endpoint));
+        cx.tasks().spawn(async move { reply.send(answered(&op, "the driver", asked.await)) });
+    }
+}
+
+impl Handle<MarkFailed> for NetworkActor {
+    fn handle(&mut self, _: OpCtx, MarkFailed(cause): MarkFailed, reply: Reply<()>, _: &mut Cx<'_, Self>) {
+        self.phase = NetworkPhase::Failed;
+        self.failure = Some(cause);
+        reply.send(());
+    }
+}
+
+// === Queries ===
+
+impl Handle<InspectNetwork> for NetworkActor {
+    fn handle(
+        &mut self,
+        _: OpCtx,
+        _: InspectNetwork,
+        reply: Reply<netloom_model::snapshot::NetworkSnapshot>,
+        _: &mut Cx<'_, Self>,
+    ) {
+        reply.send(self.snapshot());
+    }
+}
+
+impl Handle<InspectEndpoint> for NetworkActor {
+    fn handle(
+        &mut self,
+        _: OpCtx,
+        InspectEndpoint(endpoint): InspectEndpoint,
+        reply: Reply<Result<EndpointSnapshot>>,
+        _: &mut Cx<'_, Self>,
+    ) {
+        reply.send(self.endpoints.get(endpoint).map(Endpoint::snapshot));
+    }
+}
+
+impl Handle<ListEndpoints> for NetworkActor {
+    fn handle(
+        &mut self,
+        _: OpCtx,
+        _: ListEndpoints,
+        reply: Reply<Vec<EndpointSnapshot>>,
+        _: &mut Cx<'_, Self>,
+    ) {
+        reply.send(self.endpoints.snapshots());
+    }
+}
+
+impl Handle<EndpointInfo> for NetworkActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        EndpointInfo(endpoint): EndpointInfo,
+        reply: Reply<Result<OperInfo>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        if let Err(error) = self.endpoints.get(endpoint) {
+            return reply.send(Err(error));
+        }
+        let asked = self.world.driver.ask(&op, InspectDriverEndpoint(self.record.id, endpoint));
+        cx.tasks().spawn(async move { reply.send(answered(&op, "the driver", asked.await)) });
+    }
+}

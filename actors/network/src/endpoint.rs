@@ -1,0 +1,158 @@
+//! The endpoints of one network: names, phases, records. Plain state, without actors.
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+
+use netloom_model::record::EndpointRecord;
+use netloom_model::snapshot::{EndpointPhase, EndpointSnapshot};
+use netloom_model::{EndpointId, Error, Holder, ObjectKind, Reason, Result, SandboxId};
+use rustc_hash::FxHasher;
+
+use crate::phase::{EndpointCommand, Verdict, endpoint as decide};
+
+/// An endpoint.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    /// What the store keeps, or will keep.
+    pub(crate) record: EndpointRecord,
+    /// What it is doing.
+    pub(crate) phase: EndpointPhase,
+    /// What the name of its interface begins with; empty for none.
+    pub(crate) prefix: String,
+}
+
+impl Endpoint {
+    pub(crate) fn snapshot(&self) -> EndpointSnapshot {
+        let record = &self.record;
+        let shown = matches!(self.phase, EndpointPhase::Joined | EndpointPhase::Leaving);
+        let attachment = record.attachment.as_ref().filter(|_| shown);
+        EndpointSnapshot {
+            id: record.id,
+            name: record.name.clone(),
+            network: record.network,
+            phase: self.phase,
+            mac: record.mac,
+            ipv4: record.ipv4,
+            ipv6: record.ipv6,
+            sandbox: attachment.map(|attachment| attachment.sandbox),
+            ifname: attachment.map(|attachment| attachment.ifname),
+            labels: record.labels.clone(),
+        }
+    }
+
+    fn holder(&self) -> Holder {
+        Holder::new(ObjectKind::Endpoint, self.record.id, &self.record.name)
+    }
+
+    /// The sandbox it is in or on its way into or out of.
+    pub(crate) fn sandbox(&self) -> Option<SandboxId> {
+        self.record.attachment.as_ref().map(|attachment| attachment.sandbox)
+    }
+}
+
+type Map<K, V> = HashMap<K, V, BuildHasherDefault<FxHasher>>;
+
+/// Every endpoint of a network.
+#[derive(Debug, Default)]
+pub(crate) struct Endpoints {
+    by_id: Map<EndpointId, Endpoint>,
+    by_name: Map<String, EndpointId>,
+}
+
+impl Endpoints {
+    /// Adds an endpoint; its name must be free.
+    pub(crate) fn insert(&mut self, endpoint: Endpoint) -> Result<()> {
+        let record = &endpoint.record;
+        if let Some(holder) = self.by_name.get(&record.name).and_then(|id| self.by_id.get(id)) {
+            return Err(Reason::NameTaken { name: record.name.clone(), holder: holder.holder() }.into());
+        }
+        if let Some(holder) = self.by_id.get(&record.id) {
+            return Err(Reason::IdTaken { id: record.id.to_string(), holder: holder.holder() }.into());
+        }
+        self.by_name.insert(record.name.clone(), record.id);
+        self.by_id.insert(record.id, endpoint);
+        Ok(())
+    }
+
+    pub(crate) fn remove(&mut self, id: EndpointId) -> Option<Endpoint> {
+        let endpoint = self.by_id.remove(&id)?;
+        self.by_name.remove(&endpoint.record.name);
+        Some(endpoint)
+    }
+
+    pub(crate) fn get(&self, id: EndpointId) -> Result<&Endpoint> {
+        self.by_id.get(&id).ok_or_else(|| Error::not_found(ObjectKind::Endpoint, id))
+    }
+
+    pub(crate) fn get_mut(&mut self, id: EndpointId) -> Result<&mut Endpoint> {
+        self.by_id.get_mut(&id).ok_or_else(|| Error::not_found(ObjectKind::Endpoint, id))
+    }
+
+    /// The endpoint, if its phase takes this command; `None` if there is nothing to do.
+    pub(crate) fn accepting(&self, id: EndpointId, command: EndpointCommand) -> Result<Option<&Endpoint>> {
+        let endpoint = match (self.by_id.get(&id), command) {
+            (Some(endpoint), _) => endpoint,
+            (None, EndpointCommand::Abandon) => return Ok(None),
+            (None, _) => return Err(Error::not_found(ObjectKind::Endpoint, id)),
+        };
+        let record = &endpoint.record;
+        match decide(endpoint.phase, command) {
+            Verdict::Go => Ok(Some(endpoint)),
+            Verdict::Nothing => Ok(None),
+            Verdict::Refuse(_) if matches!(endpoint.phase, EndpointPhase::Joined) => {
+                let sandbox = endpoint.sandbox().ok_or_else(|| Error::internal("joined to nothing"))?;
+                Err(Reason::EndpointInUse { endpoint: id, name: record.name.clone(), sandbox }.into())
+            }
+            Verdict::Refuse(_)
+                if matches!(
+                    (endpoint.phase, command),
+                    (EndpointPhase::Idle, EndpointCommand::Detach | EndpointCommand::Program)
+                ) =>
+            {
+                Err(Reason::NotJoined { endpoint: id, name: record.name.clone(), sandbox: None }.into())
+            }
+            Verdict::Refuse(phase) => Err(Reason::WrongPhase { object: endpoint.holder(), phase }.into()),
+        }
+    }
+
+    /// The same, and the endpoint is in this sandbox.
+    pub(crate) fn in_sandbox(
+        &self,
+        id: EndpointId,
+        sandbox: SandboxId,
+        command: EndpointCommand,
+    ) -> Result<&Endpoint> {
+        let endpoint = self
+            .accepting(id, command)?
+            .filter(|endpoint| endpoint.sandbox() == Some(sandbox))
+            .ok_or_else(|| {
+                let name = self.by_id.get(&id).map(|endpoint| endpoint.record.name.clone());
+                let name = name.unwrap_or_default();
+                Error::from(Reason::NotJoined { endpoint: id, name, sandbox: Some(sandbox) })
+            })?;
+        Ok(endpoint)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// Every endpoint that holds the network, by name.
+    pub(crate) fn holders(&self) -> Vec<Holder> {
+        let mut holders: Vec<_> = self.by_id.values().map(Endpoint::holder).collect();
+        holders.sort_by(|a, b| a.name.cmp(&b.name));
+        holders
+    }
+
+    /// Every endpoint, by name.
+    pub(crate) fn snapshots(&self) -> Vec<EndpointSnapshot> {
+        let mut all: Vec<_> = self.by_id.values().map(Endpoint::snapshot).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Every record that the store has.
+    pub(crate) fn records(&self) -> Vec<EndpointRecord> {
+        self.by_id.values().map(|endpoint| endpoint.record.clone()).collect()
+    }
+}

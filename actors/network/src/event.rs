@@ -1,0 +1,47 @@
+//! The facts a network emits.
+
+use netloom_model::{EndpointId, IfName, NetworkId, SandboxId};
+
+/// What happened to a network's endpoints. The network's own creation and deletion are the controller's to
+/// tell: it owns the list of networks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NetworkEvent {
+    /// An endpoint was created.
+    EndpointCreated {
+        /// The network.
+        network: NetworkId,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Its name.
+        name: String,
+    },
+    /// An endpoint joined a sandbox.
+    EndpointAttached {
+        /// The network.
+        network: NetworkId,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// The sandbox.
+        sandbox: SandboxId,
+        /// The interface's name.
+        ifname: IfName,
+    },
+    /// An endpoint left its sandbox.
+    EndpointDetached {
+        /// The network.
+        network: NetworkId,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// The sandbox.
+        sandbox: SandboxId,
+    },
+    /// An endpoint is gone.
+    EndpointDeleted {
+        /// The network.
+        network: NetworkId,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Its name.
+        name: String,
+    },
+}

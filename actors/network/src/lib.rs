@@ -1,0 +1,19 @@
+//! Rank 3: one actor for each network. It owns the network's endpoints, which are not actors: their names,
+//! addresses and number are the network's invariants.
+
+mod actor;
+mod directory;
+mod endpoint;
+mod event;
+mod message;
+mod phase;
+mod saga;
+
+pub use actor::{NetworkActor, NetworkDeps};
+pub use directory::{NetworkEntry, Networks};
+pub use event::NetworkEvent;
+pub use message::{
+    AbandonAttachment, AttachEndpoint, Attachment, CommitAttachment, CreateEndpoint, DeleteEndpoint,
+    DeleteNetwork, DetachEndpoint, EndpointInfo, Establish, InspectEndpoint, InspectNetwork, ListEndpoints,
+    MarkFailed, Origin, ProgramEndpoint, RestoreInDriver, RevokeEndpoint,
+};

@@ -1,0 +1,146 @@
+//! What a network can be asked.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use netloom_drivers::{Interface, OperInfo, StaticRoute};
+use netloom_kernel::Netns;
+use netloom_model::record::{EndpointRecord, NetworkRecord};
+use netloom_model::snapshot::{EndpointSnapshot, NetworkSnapshot};
+use netloom_model::{EndpointId, EndpointSpec, IfName, Repair, Result, SandboxId};
+use netloom_runtime::messages;
+
+/// Where a network comes from.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// It is new.
+    Fresh,
+    /// It is read back after a start: driver and IPAM know nothing of it yet.
+    FromStore(NetworkRecord, Vec<EndpointRecord>),
+    /// Its actor died: driver and IPAM still know it.
+    AfterRestart(NetworkRecord, Vec<EndpointRecord>),
+}
+
+/// Bring the network into service. The first message of every network actor.
+#[derive(Clone, Debug)]
+pub struct Establish(pub Origin);
+
+/// Make an endpoint. Its identifier is chosen by the caller, before the first effect.
+#[derive(Clone, Debug)]
+pub struct CreateEndpoint {
+    /// Its identifier.
+    pub endpoint: EndpointId,
+    /// What is asked for.
+    pub spec: EndpointSpec,
+}
+
+/// Delete an endpoint that is in no sandbox.
+#[derive(Clone, Copy, Debug)]
+pub struct DeleteEndpoint(pub EndpointId);
+
+/// Make the link of an endpoint into a sandbox. `CommitAttachment` or `AbandonAttachment` must follow.
+#[derive(Clone, Debug)]
+pub struct AttachEndpoint {
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// The sandbox.
+    pub sandbox: SandboxId,
+    /// The sandbox's namespace.
+    pub netns: Netns,
+    /// The interface's number there; the driver says what stands before it.
+    pub index: u32,
+    /// The priority in the gateway election.
+    pub priority: i32,
+    /// The sandbox's labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What an endpoint brings into a sandbox.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attachment {
+    /// The network's name, which breaks ties in the gateway election.
+    pub network_name: String,
+    /// How the interface got there.
+    pub interface: Interface,
+    /// Its name.
+    pub ifname: IfName,
+    /// Its address.
+    pub ipv4: Option<Ipv4Net>,
+    /// Its IPv6 address.
+    pub ipv6: Option<Ipv6Net>,
+    /// The IPv4 gateway.
+    pub gateway: Option<IpAddr>,
+    /// The IPv6 gateway.
+    pub gateway6: Option<IpAddr>,
+    /// Further routes.
+    pub routes: Vec<StaticRoute>,
+}
+
+/// Make an attachment durable: the endpoint is joined from here on.
+#[derive(Clone, Copy, Debug)]
+pub struct CommitAttachment(pub EndpointId, pub SandboxId);
+
+/// Take an attachment back that was not committed. Succeeds when there is none.
+#[derive(Clone, Copy, Debug)]
+pub struct AbandonAttachment(pub EndpointId, pub SandboxId);
+
+/// Take an endpoint out of its sandbox. Answers when it is cut off and its record says so; the kernel may
+/// still be busy with its link.
+#[derive(Clone, Copy, Debug)]
+pub struct DetachEndpoint(pub EndpointId, pub SandboxId);
+
+/// Let an endpoint be reached from outside: it provides its sandbox's way out.
+#[derive(Clone, Debug)]
+pub struct ProgramEndpoint(pub EndpointId, pub BTreeMap<String, String>);
+
+/// Take that back.
+#[derive(Clone, Copy, Debug)]
+pub struct RevokeEndpoint(pub EndpointId);
+
+/// Delete the network. It must have no endpoints.
+#[derive(Clone, Copy, Debug)]
+pub struct DeleteNetwork;
+
+/// The network's driver was restarted and knows nothing: tell it again.
+#[derive(Clone, Copy, Debug)]
+pub struct RestoreInDriver;
+
+/// The network is out of service from here on.
+#[derive(Clone, Debug)]
+pub struct MarkFailed(pub String);
+
+/// The network with its endpoints.
+#[derive(Clone, Copy, Debug)]
+pub struct InspectNetwork;
+
+/// One endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct InspectEndpoint(pub EndpointId);
+
+/// Every endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct ListEndpoints;
+
+/// What the driver knows about an endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct EndpointInfo(pub EndpointId);
+
+messages! {
+    Establish => Result<Vec<Repair>>;
+    CreateEndpoint => Result<EndpointSnapshot>;
+    DeleteEndpoint => Result<()>;
+    AttachEndpoint => Result<Attachment>;
+    CommitAttachment => Result<()>;
+    AbandonAttachment => Result<()>;
+    DetachEndpoint => Result<()>;
+    ProgramEndpoint => Result<()>;
+    RevokeEndpoint => Result<()>;
+    DeleteNetwork => Result<()>;
+    RestoreInDriver => Result<()>;
+    MarkFailed => ();
+    InspectNetwork => NetworkSnapshot;
+    InspectEndpoint => Result<EndpointSnapshot>;
+    ListEndpoints => Vec<EndpointSnapshot>;
+    EndpointInfo => Result<OperInfo>;
+}

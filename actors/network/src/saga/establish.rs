@@ -1,0 +1,191 @@
+//! Bringing a network into service: new, or read back from the store.
+
+use std::collections::HashMap;
+
+use ipnet::IpNet;
+use netloom_actor_driver::{CreateDriverEndpoint, CreateDriverNetwork};
+use netloom_actor_services::answered;
+use netloom_actor_services::ipam::{RequestPools, RestorePools};
+use netloom_actor_services::store::{BeginIntent, EndIntent};
+use netloom_drivers::{CreateEndpoint, CreateNetwork, EndpointCreated, NetworkCreated, Restored};
+use netloom_ipam::{Granted, HostNet};
+use netloom_kernel::Netns;
+use netloom_model::record::{EndpointRecord, NetworkRecord};
+use netloom_model::{EndpointId, Error, IfName, NetworkSpec, ObjectKind, OpId, Repair, Result};
+use netloom_runtime::OpCtx;
+use netloom_store::{Change, Intent, Key, RecordKind, encode};
+
+use super::{Undone, World};
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Established {
+    /// The network with its pools.
+    pub(crate) record: NetworkRecord,
+    /// What stands before the interface names of its endpoints.
+    pub(crate) prefixes: HashMap<EndpointId, String>,
+    /// What had to be put right.
+    pub(crate) repairs: Vec<Repair>,
+}
+
+/// Makes a new network.
+pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) -> Result<Established> {
+    let intent = intent_for("create_network", &op, &record)?;
+    answered(&op, "the store", world.services.store.ask(&op, BeginIntent(intent)).await)?;
+    let object = format!("network {:?} ({})", record.spec.name, record.id.short());
+    let outcome = world.saga(&op, "create_network", object, async |saga| {
+        let mut record = record;
+        if world.needs_ipam {
+            let host = saga.step("look at the host", None, host_nets(&world, &op, &record.spec)).await?;
+            let pools = saga.step("reserve pools", Undone::Pools(record.id), async {
+                let request = RequestPools { network: record.id, spec: record.spec.clone(), host };
+                answered(&op, "ipam", world.services.ipam.ask(&op, request).await)
+            });
+            let Granted { v4, v6, skipped } = pools.await?;
+            for pool in skipped {
+                tracing::info!(?pool, "passed over a default pool");
+            }
+            (record.v4, record.v6) = (v4, v6);
+        }
+        saga.step(
+            "driver",
+            Undone::DriverNetwork(record.id),
+            create_in_driver(&world, &op, &record, Restored::Fresh),
+        )
+        .await?;
+        saga.step("commit", Undone::NetworkRecord(record.id), async {
+            let key = Key { kind: RecordKind::Network, id: record.id.to_string() };
+            let value = encode(&record).map_err(|error| Error::internal(error.to_string()))?;
+            world.commit(&op, vec![Change::Put { key, value }]).await
+        })
+        .await?;
+        Ok(Established { record, prefixes: HashMap::new(), repairs: Vec::new() })
+    });
+    let outcome = outcome.await;
+    // With something left behind the intent stays open, and the next start tries again.
+    if outcome
+        .as_ref()
+        .err()
+        .is_none_or(|error| !matches!(error.reason(), netloom_model::Reason::Leaked { .. }))
+    {
+        end_intent(&world, &op).await;
+    }
+    outcome
+}
+
+/// Notes what is about to be done to a network: its effects may lie in objects that carry no mark of ours.
+pub(super) fn intent_for(verb: &str, op: &OpCtx, record: &NetworkRecord) -> Result<Intent> {
+    let detail = serde_json::to_value(record).map_err(|error| Error::internal(error.to_string()))?;
+    Ok(Intent {
+        op: OpId(op.id),
+        verb: verb.to_owned(),
+        object: ObjectKind::Network,
+        id: record.id.to_string(),
+        detail,
+    })
+}
+
+pub(super) async fn end_intent(world: &World, op: &OpCtx) {
+    let undo = op.for_undo(world.services.operation_timeout);
+    let ended = world.services.store.ask(&undo, EndIntent(OpId(op.id))).await;
+    if let Err(error) = answered(&undo, "the store", ended) {
+        // The next start undoes or finishes an operation that ended, which changes nothing.
+        tracing::warn!(%error, "cannot note the end of an operation");
+    }
+}
+
+/// Brings a network into service whose record was read back.
+pub(crate) async fn restore_in_driver(
+    world: World,
+    op: OpCtx,
+    record: NetworkRecord,
+    endpoints: Vec<EndpointRecord>,
+    with_ipam: bool,
+) -> Result<Established> {
+    if with_ipam && world.needs_ipam {
+        let restore = RestorePools { network: record.clone(), endpoints: endpoints.clone() };
+        answered(&op, "ipam", world.services.ipam.ask(&op, restore).await)?;
+    }
+    let created = create_in_driver(&world, &op, &record, Restored::FromStore).await?;
+    let remade = created.remade.into_iter().map(|object| Repair::KernelObjectRemade { object });
+    let mut prefixes = HashMap::new();
+    for endpoint in &endpoints {
+        let link = endpoint.attachment.as_ref().and_then(|attachment| attachment.link);
+        let created = create_endpoint_in_driver(&world, &op, endpoint, Restored::FromStore, link).await?;
+        prefixes.insert(endpoint.id, created.interface_prefix.unwrap_or_default());
+    }
+    Ok(Established { record, prefixes, repairs: remade.collect() })
+}
+
+async fn create_in_driver(
+    world: &World,
+    op: &OpCtx,
+    record: &NetworkRecord,
+    restored: Restored,
+) -> Result<NetworkCreated> {
+    let request = CreateNetwork {
+        network: record.id,
+        name: record.spec.name.clone(),
+        restored,
+        options: record.spec.options.clone(),
+        internal: record.spec.internal,
+        ipv6: record.spec.ipv6,
+        v4: record.v4.clone(),
+        v6: record.v6.clone(),
+    };
+    let outcome = world.driver.ask(op, CreateDriverNetwork(request)).await;
+    world.from_driver(op, outcome)
+}
+
+pub(super) async fn create_endpoint_in_driver(
+    world: &World,
+    op: &OpCtx,
+    record: &EndpointRecord,
+    restored: Restored,
+    link: Option<IfName>,
+) -> Result<EndpointCreated> {
+    let request = CreateEndpoint {
+        network: record.network,
+        endpoint: record.id,
+        name: record.name.clone(),
+        restored,
+        ipv4: record.ipv4,
+        ipv6: record.ipv6,
+        mac: record.mac,
+        options: record.options.clone(),
+        link,
+    };
+    let outcome = world.driver.ask(op, CreateDriverEndpoint(request)).await;
+    world.from_driver(op, outcome)
+}
+
+/// The subnets that the host uses, apart from our own bridges, which IPAM knows by itself, and apart from
+/// links that the spec names: a bridge that is to be adopted has its address already.
+async fn host_nets(world: &World, op: &OpCtx, spec: &NetworkSpec) -> Result<Vec<HostNet>> {
+    let (kernel, deadline) = (&world.services.kernel, op.deadline_std());
+    let links = kernel.links(Netns::Host, deadline).await?;
+    let named = |name: &str| spec.options.values().any(|value| value == name);
+    let known = |index: Option<u32>| {
+        let link = links.iter().find(|link| Some(link.index) == index);
+        link.is_some_and(|link| link.tag().is_some() || named(link.name.as_str()))
+    };
+    let mut nets: Vec<HostNet> = Vec::new();
+    for view in kernel.addresses(Netns::Host, deadline).await? {
+        if !known(Some(view.link)) {
+            nets.push(HostNet { net: view.address.trunc(), what: "an address" });
+        }
+    }
+    for view in kernel.routes(Netns::Host, deadline).await? {
+        if !known(view.link) && !is_link_local(&view.destination) {
+            nets.push(HostNet { net: view.destination, what: "a route" });
+        }
+    }
+    Ok(nets)
+}
+
+fn is_link_local(net: &IpNet) -> bool {
+    match net {
+        IpNet::V4(net) => net.addr().is_link_local(),
+        IpNet::V6(net) => net.addr().is_unicast_link_local() || net.addr().is_multicast(),
+    }
+}

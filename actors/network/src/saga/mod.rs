@@ -1,0 +1,52 @@
+//! The slow half of each command, one file a verb. Sagas see no actor state: they are given what they need
+//! and hand back what they found out.
+
+mod create_endpoint;
+mod detach;
+mod establish;
+mod remove;
+mod undo;
+
+use netloom_actor_driver::DriverActor;
+use netloom_actor_services::store::Commit;
+use netloom_actor_services::{Outcome, Services, Trouble, answered};
+use netloom_model::{NetworkId, Result};
+use netloom_runtime::{OpCtx, Port, Saga, saga};
+use netloom_store::Change;
+
+pub(crate) use create_endpoint::{CreatedEndpoint, attach, commit_attachment, create_endpoint};
+pub(crate) use detach::{abandon, detach, reap};
+pub(crate) use establish::{Established, establish, restore_in_driver};
+pub(crate) use remove::{delete_endpoint, delete_network};
+pub(crate) use undo::Undone;
+
+/// Everybody whom the sagas of one network ask.
+#[derive(Clone, Debug)]
+pub(crate) struct World {
+    pub(crate) services: Services,
+    pub(crate) driver: Port<DriverActor>,
+    pub(crate) network: NetworkId,
+    pub(crate) needs_ipam: bool,
+}
+
+impl World {
+    /// Runs a saga whose failure becomes one error.
+    async fn saga<T>(
+        &self,
+        op: &OpCtx,
+        verb: &'static str,
+        object: impl std::fmt::Display,
+        body: impl AsyncFnOnce(&mut Saga<Undone>) -> Result<T>,
+    ) -> Result<T> {
+        let outcome = saga::run(&self.services.tools, op, verb, object, self.clone(), body).await;
+        outcome.map_err(Trouble::into_error)
+    }
+
+    async fn commit(&self, op: &OpCtx, changes: Vec<Change>) -> Result<()> {
+        answered(op, "the store", self.services.store.ask(op, Commit(changes)).await)
+    }
+
+    fn from_driver<T>(&self, op: &OpCtx, outcome: Outcome<T>) -> Result<T> {
+        answered(op, "the driver", outcome)
+    }
+}

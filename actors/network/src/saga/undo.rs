@@ -1,0 +1,110 @@
+//! How each step of a network's sagas is taken back.
+
+use std::fmt;
+
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use netloom_actor_driver::{DeleteDriverEndpoint, DeleteDriverNetwork, LeaveDriverEndpoint};
+use netloom_actor_services::ipam::{ReleaseAddresses, ReleasePools};
+use netloom_actor_services::panicked;
+use netloom_drivers::Leave;
+use netloom_model::{Certainty, EndpointId, Error, NetworkId, Reason, Result};
+use netloom_runtime::{OpCtx, Panicked, Undo};
+use netloom_store::{Change, Key, RecordKind};
+
+use super::{World, reap};
+
+/// One step, to be taken back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Undone {
+    /// The network's pools.
+    Pools(NetworkId),
+    /// The network in its driver.
+    DriverNetwork(NetworkId),
+    /// The network's record.
+    NetworkRecord(NetworkId),
+    /// The addresses of an endpoint.
+    Addresses(EndpointId),
+    /// An endpoint in its driver.
+    DriverEndpoint(EndpointId),
+    /// An endpoint's record.
+    EndpointRecord(EndpointId),
+    /// An endpoint's link into a sandbox.
+    Link(EndpointId),
+}
+
+impl fmt::Display for Undone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pools(id) => write!(f, "pools of network {}", id.short()),
+            Self::DriverNetwork(id) => write!(f, "network {} in its driver", id.short()),
+            Self::NetworkRecord(id) => write!(f, "record of network {}", id.short()),
+            Self::Addresses(id) => write!(f, "addresses of endpoint {}", id.short()),
+            Self::DriverEndpoint(id) => write!(f, "endpoint {} in its driver", id.short()),
+            Self::EndpointRecord(id) => write!(f, "record of endpoint {}", id.short()),
+            Self::Link(id) => write!(f, "link of endpoint {}", id.short()),
+        }
+    }
+}
+
+impl Undone {
+    async fn take_back(self, world: World, op: OpCtx) -> Result<()> {
+        let gone = |_| Error::from(Reason::Gone { who: "ipam".into() });
+        let drop_record = |kind, id: &str| {
+            let key = Key { kind, id: id.to_owned() };
+            vec![Change::Delete { key }]
+        };
+        match self {
+            Self::Pools(network) => world.services.ipam.ask(&op, ReleasePools(network)).await.map_err(gone),
+            Self::Addresses(endpoint) => {
+                let release = ReleaseAddresses(world.network, endpoint);
+                world.services.ipam.ask(&op, release).await.map_err(gone)
+            }
+            Self::DriverNetwork(network) => {
+                let outcome = world.driver.ask(&op, DeleteDriverNetwork(network)).await;
+                world.from_driver(&op, outcome)
+            }
+            Self::DriverEndpoint(endpoint) => {
+                let outcome = world.driver.ask(&op, DeleteDriverEndpoint(world.network, endpoint)).await;
+                world.from_driver(&op, outcome)
+            }
+            Self::NetworkRecord(network) => {
+                world.commit(&op, drop_record(RecordKind::Network, network.as_str())).await
+            }
+            Self::EndpointRecord(endpoint) => {
+                world.commit(&op, drop_record(RecordKind::Endpoint, endpoint.as_str())).await
+            }
+            Self::Link(endpoint) => {
+                let leave = Leave { network: world.network, endpoint };
+                let outcome = world.driver.ask(&op, LeaveDriverEndpoint(leave)).await;
+                let left = world.from_driver(&op, outcome)?;
+                reap(&world, endpoint, left.remains);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Undo for Undone {
+    type World = World;
+    type Error = Error;
+
+    fn undo(&self, world: &World, op: &OpCtx) -> LocalBoxFuture<'static, Result<()>> {
+        self.take_back(world.clone(), op.clone()).boxed_local()
+    }
+
+    fn uncertain(error: &Error) -> bool {
+        error.certainty() == Certainty::Uncertain
+    }
+
+    fn interrupted(op: &OpCtx, step: &'static str) -> Error {
+        if op.cancel.is_cancelled() {
+            return Reason::ShuttingDown.into();
+        }
+        Error::from(Reason::DeadlineExceeded { what: format!("step {step:?}"), waited: op.allowed }).unwound()
+    }
+
+    fn panicked(cause: &Panicked) -> Error {
+        panicked(cause)
+    }
+}

@@ -1,0 +1,263 @@
+//! Who may run beside whom: operations on one key queue first-in first-out, operations on everything run
+//! alone, and the queue has a bound.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::hash::Hash;
+
+use rustc_hash::FxHashMap;
+
+/// What an operation touches.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Scope<K> {
+    /// One key: beside operations on other keys, after earlier ones on this.
+    One(K),
+    /// Everything: alone.
+    All,
+}
+
+/// What became of an operation that asked to run.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Admission<P> {
+    /// It runs now; [`Gate::release`] must follow.
+    Start(P),
+    /// It waits; a release will hand it out.
+    Queued,
+    /// The queue is full.
+    Refused(P),
+}
+
+/// The gate of one actor: plain data, owned and driven by it.
+pub struct Gate<K, P> {
+    limit: usize,
+    waiting: usize,
+    running: usize,
+    alone: bool,
+    keys: FxHashMap<K, VecDeque<P>>,
+    /// Everything that arrived after an exclusive operation began to wait, in order of arrival. The front
+    /// is always exclusive, unless one runs now.
+    behind: VecDeque<(Scope<K>, P)>,
+}
+
+impl<K, P> fmt::Debug for Gate<K, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Gate({} running, {} waiting)", self.running, self.waiting)
+    }
+}
+
+impl<K: Copy + Eq + Hash, P> Gate<K, P> {
+    /// A gate where at most `limit` operations wait.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            waiting: 0,
+            running: 0,
+            alone: false,
+            keys: FxHashMap::default(),
+            behind: VecDeque::new(),
+        }
+    }
+
+    /// Asks to run.
+    pub fn admit(&mut self, scope: Scope<K>, operation: P) -> Admission<P> {
+        let free = self.behind.is_empty()
+            && !self.alone
+            && match scope {
+                Scope::One(key) => !self.keys.contains_key(&key),
+                Scope::All => self.running == 0,
+            };
+        if free {
+            self.start(scope);
+            return Admission::Start(operation);
+        }
+        if self.waiting >= self.limit {
+            return Admission::Refused(operation);
+        }
+        self.waiting += 1;
+        match scope {
+            Scope::One(key) if self.behind.is_empty() && !self.alone => {
+                self.keys.entry(key).or_default().push_back(operation);
+            }
+            Scope::One(_) | Scope::All => self.behind.push_back((scope, operation)),
+        }
+        Admission::Queued
+    }
+
+    /// Ends an operation and hands out those that may run now. They count as running.
+    pub fn release(&mut self, scope: Scope<K>) -> Vec<P> {
+        self.running -= 1;
+        let mut ready = Vec::new();
+        match scope {
+            Scope::All => self.alone = false,
+            Scope::One(key) => match self.keys.get_mut(&key).and_then(VecDeque::pop_front) {
+                Some(next) => {
+                    self.waiting -= 1;
+                    self.running += 1;
+                    ready.push(next);
+                }
+                None => {
+                    self.keys.remove(&key);
+                }
+            },
+        }
+        self.open(&mut ready);
+        ready
+    }
+
+    /// Takes everything that waits, to refuse it.
+    pub fn clear(&mut self) -> Vec<P> {
+        self.waiting = 0;
+        let queued = self.keys.values_mut().flat_map(std::mem::take);
+        queued.chain(self.behind.drain(..).map(|(_, operation)| operation)).collect()
+    }
+
+    /// How many operations wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// How many operations run.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    /// How many may wait.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    fn start(&mut self, scope: Scope<K>) {
+        self.running += 1;
+        match scope {
+            Scope::One(key) => {
+                self.keys.entry(key).or_default();
+            }
+            Scope::All => self.alone = true,
+        }
+    }
+
+    /// Moves on what waited behind an exclusive operation.
+    fn open(&mut self, ready: &mut Vec<P>) {
+        while !self.alone {
+            match self.behind.front() {
+                None => return,
+                Some((Scope::All, _)) if self.running > 0 => return,
+                Some(_) => {}
+            }
+            let Some((scope, operation)) = self.behind.pop_front() else { return };
+            match scope {
+                Scope::One(key) if self.keys.contains_key(&key) => {
+                    self.keys.entry(key).or_default().push_back(operation);
+                }
+                Scope::One(_) | Scope::All => {
+                    self.waiting -= 1;
+                    self.start(scope);
+                    ready.push(operation);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Scope::{All, One};
+    use super::*;
+
+    #[test]
+    fn one_key_is_first_in_first_out_and_keys_run_side_by_side() {
+        let mut gate = Gate::new(10);
+        assert_eq!(gate.admit(One(1), "a1"), Admission::Start("a1"));
+        assert_eq!(gate.admit(One(1), "a2"), Admission::Queued);
+        assert_eq!(gate.admit(One(2), "b1"), Admission::Start("b1"));
+        assert_eq!(gate.admit(One(1), "a3"), Admission::Queued);
+        assert_eq!(gate.release(One(1)), ["a2"]);
+        assert_eq!(gate.release(One(1)), ["a3"]);
+        assert_eq!(gate.release(One(1)), Vec::<&str>::new());
+        assert_eq!(gate.release(One(2)), Vec::<&str>::new());
+        assert_eq!((gate.running(), gate.waiting()), (0, 0));
+    }
+
+    #[test]
+    fn an_exclusive_operation_waits_for_all_and_nobody_overtakes_it() {
+        let mut gate = Gate::new(10);
+        assert_eq!(gate.admit(One(1), "a1"), Admission::Start("a1"));
+        assert_eq!(gate.admit(One(2), "b1"), Admission::Start("b1"));
+        assert_eq!(gate.admit(All, "all"), Admission::Queued);
+        assert_eq!(gate.admit(One(3), "c1"), Admission::Queued);
+        assert_eq!(gate.admit(One(3), "c2"), Admission::Queued);
+        assert_eq!(gate.release(One(1)), Vec::<&str>::new());
+        assert_eq!(gate.release(One(2)), ["all"]);
+        assert_eq!(gate.release(All), ["c1"]);
+        assert_eq!(gate.release(One(3)), ["c2"]);
+        assert_eq!(gate.release(One(3)), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn the_queue_has_a_bound() {
+        let mut gate = Gate::new(1);
+        assert_eq!(gate.admit(One(1), 1), Admission::Start(1));
+        assert_eq!(gate.admit(One(1), 2), Admission::Queued);
+        assert_eq!(gate.admit(One(1), 3), Admission::Refused(3));
+        assert_eq!(gate.clear(), [2]);
+        assert_eq!(gate.release(One(1)), Vec::<i32>::new());
+    }
+
+    /// Against a straightforward model: the list of everything admitted, in order, with what runs.
+    #[test]
+    fn random_runs_agree_with_a_simple_model() {
+        use std::collections::BTreeMap;
+        for seed in 0..500_u64 {
+            let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let mut next = |below: u64| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                random % below
+            };
+            let mut gate: Gate<u64, u64> = Gate::new(1000);
+            let mut queue: Vec<(u64, Scope<u64>)> = Vec::new();
+            let mut running: BTreeMap<u64, Scope<u64>> = BTreeMap::new();
+            let conflict = |a: Scope<u64>, b: Scope<u64>| a == All || b == All || a == b;
+            for id in 0..200 {
+                if next(3) > 0 || running.is_empty() {
+                    let scope = if next(6) == 0 { All } else { One(next(4)) };
+                    let blocked = running.values().any(|r| conflict(*r, scope))
+                        || queue.iter().any(|(_, q)| conflict(*q, scope));
+                    // Behind a waiting exclusive operation everything queues, also what would not conflict.
+                    let started = matches!(gate.admit(scope, id), Admission::Start(_));
+                    assert_eq!(started, !blocked, "seed {seed}, operation {id}");
+                    if started {
+                        running.insert(id, scope);
+                    } else {
+                        queue.push((id, scope));
+                    }
+                } else {
+                    let nth = usize::try_from(next(running.len() as u64)).expect("small");
+                    let (ended, scope) = running.iter().nth(nth).map(|(i, s)| (*i, *s)).expect("one runs");
+                    running.remove(&ended);
+                    let mut expected = Vec::new();
+                    let mut still: Vec<(u64, Scope<u64>)> = Vec::new();
+                    for (id, scope) in queue.drain(..) {
+                        let blocked = running.values().any(|r| conflict(*r, scope))
+                            || still.iter().any(|(_, q)| conflict(*q, scope));
+                        if blocked {
+                            still.push((id, scope));
+                        } else {
+                            running.insert(id, scope);
+                            expected.push(id);
+                        }
+                    }
+                    queue = still;
+                    let mut ready = gate.release(scope);
+                    ready.sort_unstable();
+                    assert_eq!(ready, expected, "seed {seed}");
+                }
+            }
+        }
+    }
+}

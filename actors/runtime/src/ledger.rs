@@ -1,0 +1,115 @@
+//! Operations in flight: who, since when, at which step.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dashmap::DashMap;
+use rustc_hash::FxBuildHasher;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::op::{CancelToken, OpCtx};
+
+/// One operation in flight.
+#[derive(Clone, Debug)]
+pub struct OperationView {
+    /// Its identity.
+    pub id: Uuid,
+    /// What it does.
+    pub verb: &'static str,
+    /// What it does it to.
+    pub object: String,
+    /// The step it is at.
+    pub step: &'static str,
+    /// Since when it runs.
+    pub since: Instant,
+}
+
+struct Row {
+    view: OperationView,
+    cancel: CancelToken,
+}
+
+/// The list of operations in flight; cheap to clone, readable from any thread.
+#[derive(Clone, Default)]
+pub struct Ledger(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    rows: DashMap<usize, Row, FxBuildHasher>,
+    next: AtomicUsize,
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ledger({} in flight)", self.0.rows.len())
+    }
+}
+
+/// An operation's line in the ledger; it goes with its owner.
+#[derive(Debug)]
+pub struct LedgerEntry {
+    ledger: Ledger,
+    key: usize,
+}
+
+impl Ledger {
+    /// Enters an operation.
+    #[must_use = "the operation leaves the ledger when this is dropped"]
+    pub fn enter(&self, op: &OpCtx, verb: &'static str, object: impl fmt::Display) -> LedgerEntry {
+        // One request may run as several sagas, one inside the other, so the key is not the operation's id.
+        let key = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let view = OperationView {
+            id: op.id,
+            verb,
+            object: object.to_string(),
+            step: "started",
+            since: Instant::now(),
+        };
+        self.0.rows.insert(key, Row { view, cancel: op.cancel.clone() });
+        LedgerEntry { ledger: self.clone(), key }
+    }
+
+    /// Every operation in flight, oldest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<OperationView> {
+        let mut views: Vec<_> = self.0.rows.iter().map(|row| row.view.clone()).collect();
+        views.sort_by_key(|view| view.since);
+        views
+    }
+
+    /// Asks every operation to stop at its next step.
+    pub fn cancel_all(&self) {
+        for row in &self.0.rows {
+            row.cancel.cancel();
+        }
+    }
+
+    /// How many operations are in flight.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.rows.len()
+    }
+
+    /// Whether none is in flight.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.rows.is_empty()
+    }
+}
+
+impl LedgerEntry {
+    /// Notes the step that begins now.
+    pub fn step(&self, step: &'static str) {
+        if let Some(mut row) = self.ledger.0.rows.get_mut(&self.key) {
+            row.view.step = step;
+        }
+    }
+}
+
+impl Drop for LedgerEntry {
+    fn drop(&mut self) {
+        self.ledger.0.rows.remove(&self.key);
+    }
+}

@@ -1,0 +1,94 @@
+//! What every command carries through every mailbox it crosses.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::Span;
+use uuid::Uuid;
+
+/// Why an operation runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// A caller asked for it.
+    Request,
+    /// A fact arrived from below or from outside.
+    Event(&'static str),
+    /// A timer fired.
+    Tick(&'static str),
+    /// The engine starts.
+    Start,
+    /// The engine stops.
+    Shutdown,
+}
+
+/// Says "stop at the next step" to every part of an operation. Steps that run are never cut.
+#[derive(Clone, Default, Debug)]
+pub struct CancelToken(Arc<AtomicBool>);
+
+impl CancelToken {
+    /// Asks the operation to stop.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it was asked to stop.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// One operation: its identity, its deadline, why it runs, and the span that its work is traced in.
+#[derive(Clone)]
+pub struct OpCtx {
+    /// Identifies the operation in traces, in the ledger and in the journal.
+    pub id: Uuid,
+    /// When every wait of the operation ends.
+    pub deadline: Instant,
+    /// How long it was given, for messages.
+    pub allowed: Duration,
+    /// Why it runs.
+    pub cause: Cause,
+    /// Set by whoever wants it to end early.
+    pub cancel: CancelToken,
+    /// The span that handlers and sagas of the operation run in.
+    pub span: Span,
+}
+
+impl OpCtx {
+    /// A new operation that ends `allowed` from now at the latest.
+    #[must_use]
+    pub fn new(cause: Cause, allowed: Duration) -> Self {
+        let id = Uuid::now_v7();
+        let span = tracing::debug_span!("op", id = %id, cause = ?cause);
+        Self { id, deadline: Instant::now() + allowed, allowed, cause, cancel: CancelToken::default(), span }
+    }
+
+    /// The same operation with a fresh deadline and without its cancellation: for undoing, which must be
+    /// given its time even though the operation ran out of its own.
+    #[must_use]
+    pub fn for_undo(&self, allowed: Duration) -> Self {
+        Self { deadline: Instant::now() + allowed, allowed, cancel: CancelToken::default(), ..self.clone() }
+    }
+
+    /// The deadline for code that does not know tokio.
+    #[must_use]
+    pub fn deadline_std(&self) -> std::time::Instant {
+        self.deadline.into_std()
+    }
+
+    /// How long the operation may still take.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+impl fmt::Debug for OpCtx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpCtx").field("id", &self.id).field("cause", &self.cause).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,184 @@
+//! Sagas: several steps that either all take effect or are all undone.
+//!
+//! Undo is data. A step's undo is recorded *before* the step runs, so that nothing that happened can be
+//! forgotten; steps are undone in reverse; undoing goes on past a failure; and what cannot be undone goes
+//! to the [`Janitor`], which keeps trying and keeps it visible.
+
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+
+use crate::janitor::Janitor;
+use crate::ledger::{Ledger, LedgerEntry};
+use crate::op::OpCtx;
+use crate::tasks::Panicked;
+
+/// How long undoing one saga may take before what is left goes to the janitor. Apart from the operation's
+/// own deadline: that may be what made it fail.
+const UNDO_ALLOWED: Duration = Duration::from_secs(10);
+
+/// How to take one step back. Undoing must be idempotent: "not there" is success. `Display` names what is
+/// left behind if it cannot be undone.
+pub trait Undo: fmt::Display + Clone + 'static {
+    /// What undoing needs to reach.
+    type World: Clone + 'static;
+    /// The error of the saga's steps.
+    type Error: fmt::Display + 'static;
+
+    /// Takes the step back.
+    fn undo(&self, world: &Self::World, op: &OpCtx) -> LocalBoxFuture<'static, Result<(), Self::Error>>;
+
+    /// Whether a step that failed like this may have taken effect all the same. If so it is undone too.
+    fn uncertain(error: &Self::Error) -> bool;
+
+    /// The error of a saga that was cancelled or ran out of time before this step.
+    fn interrupted(op: &OpCtx, step: &'static str) -> Self::Error;
+
+    /// The error of a saga whose own code panicked.
+    fn panicked(panicked: &Panicked) -> Self::Error;
+}
+
+/// What every saga needs beside its world.
+#[derive(Clone, Debug)]
+pub struct SagaTools {
+    /// Shows the saga while it runs.
+    pub ledger: Ledger,
+    /// Takes what cannot be undone.
+    pub janitor: Janitor,
+}
+
+/// A saga on its way.
+pub struct Saga<U: Undo> {
+    op: OpCtx,
+    world: U::World,
+    janitor: Janitor,
+    entry: LedgerEntry,
+    done: Vec<U>,
+}
+
+impl<U: Undo> fmt::Debug for Saga<U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Saga({:?}, {} steps done)", self.op.id, self.done.len())
+    }
+}
+
+/// A saga that failed and was undone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unwound<E> {
+    /// What failed first.
+    pub cause: E,
+    /// What could not be undone; the janitor has it now. Empty when nothing is left behind.
+    pub leaks: Vec<String>,
+}
+
+/// Runs a saga: `Ok` commits, `Err` undoes every step that was recorded.
+///
+/// # Errors
+/// What failed first, and what could not be undone.
+pub async fn run<U: Undo, T>(
+    tools: &SagaTools,
+    op: &OpCtx,
+    verb: &'static str,
+    object: impl fmt::Display,
+    world: U::World,
+    body: impl AsyncFnOnce(&mut Saga<U>) -> Result<T, U::Error>,
+) -> Result<T, Unwound<U::Error>> {
+    let entry = tools.ledger.enter(op, verb, object);
+    let mut saga = Saga { op: op.clone(), world, janitor: tools.janitor.clone(), entry, done: Vec::new() };
+    let outcome = AssertUnwindSafe(body(&mut saga)).catch_unwind().await;
+    let cause = match outcome {
+        Ok(Ok(value)) => {
+            saga.done.clear();
+            return Ok(value);
+        }
+        Ok(Err(error)) => error,
+        Err(payload) => {
+            let panicked = Panicked::new(&*payload);
+            tracing::error!(verb, %panicked, "a saga died; undoing it");
+            U::panicked(&panicked)
+        }
+    };
+    let leaks = saga.unwind().await;
+    Err(Unwound { cause, leaks })
+}
+
+impl<U: Undo> Saga<U> {
+    /// The operation it belongs to.
+    #[must_use]
+    pub fn op(&self) -> &OpCtx {
+        &self.op
+    }
+
+    /// Takes a step. `undo` is recorded first; if the step fails for certain it is forgotten again, since
+    /// there is nothing to undo.
+    ///
+    /// # Errors
+    /// The step's own error, or that the operation was interrupted before it began.
+    pub async fn step<T>(
+        &mut self,
+        name: &'static str,
+        undo: impl Into<Option<U>>,
+        work: impl Future<Output = Result<T, U::Error>>,
+    ) -> Result<T, U::Error> {
+        if self.op.cancel.is_cancelled() || self.op.remaining().is_zero() {
+            return Err(U::interrupted(&self.op, name));
+        }
+        self.entry.step(name);
+        let undo = undo.into();
+        let recorded = undo.is_some();
+        self.done.extend(undo);
+        let outcome = work.await;
+        if let Err(error) = &outcome {
+            tracing::debug!(step = name, %error, "a step failed");
+            if recorded && !U::uncertain(error) {
+                self.done.pop();
+            }
+        }
+        outcome
+    }
+
+    /// From here on nothing is undone any more: the point of no return of a deletion.
+    pub fn no_way_back(&mut self) {
+        self.done.clear();
+    }
+
+    async fn unwind(&mut self) -> Vec<String> {
+        self.entry.step("undoing");
+        let op = self.op.for_undo(UNDO_ALLOWED);
+        let mut leaks = Vec::new();
+        while let Some(undo) = self.done.last().cloned() {
+            let outcome = tokio::time::timeout_at(op.deadline, undo.undo(&self.world, &op)).await;
+            // Popped only now: if this task is dropped while it undoes, the step is still on the list.
+            self.done.pop();
+            let failure = match outcome {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer".to_owned(),
+            };
+            leaks.push(format!("{undo}: {failure}"));
+            self.leave_to_janitor(undo);
+        }
+        leaks
+    }
+
+    fn leave_to_janitor(&self, undo: U) {
+        let (world, op) = (self.world.clone(), self.op.clone());
+        self.janitor.adopt(undo.to_string(), move || {
+            let op = op.for_undo(UNDO_ALLOWED);
+            let retry = undo.undo(&world, &op);
+            async move { retry.await.map_err(|error| error.to_string()) }.boxed_local()
+        });
+    }
+}
+
+impl<U: Undo> Drop for Saga<U> {
+    /// A saga dropped on the way cannot wait for its undoing, so it hands that on.
+    fn drop(&mut self) {
+        while let Some(undo) = self.done.pop() {
+            self.leave_to_janitor(undo);
+        }
+    }
+}

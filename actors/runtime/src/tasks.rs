@@ -1,0 +1,86 @@
+//! The tasks of one actor, counted so that somebody can wait for all of them.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::fmt;
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+
+/// A piece of work that panicked, with its message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Panicked(pub String);
+
+impl Panicked {
+    pub(crate) fn new(payload: &(dyn Any + Send)) -> Self {
+        let text = payload
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned());
+        Self(text.unwrap_or_else(|| "panicked".to_owned()))
+    }
+}
+
+impl fmt::Display for Panicked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "panicked: {}", self.0)
+    }
+}
+
+/// Counts running tasks of one engine thread.
+#[derive(Clone, Default)]
+pub struct TaskGroup(Rc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    running: Cell<usize>,
+    idle: Notify,
+}
+
+impl fmt::Debug for TaskGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TaskGroup({} running)", self.running())
+    }
+}
+
+/// Counts down also when the task is dropped unfinished.
+struct Running(Rc<Inner>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let left = self.0.running.get() - 1;
+        self.0.running.set(left);
+        if left == 0 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}
+
+impl TaskGroup {
+    /// Starts a task on this engine thread.
+    pub fn spawn(&self, work: impl Future<Output = ()> + 'static) {
+        self.0.running.set(self.0.running.get() + 1);
+        let running = Running(self.0.clone());
+        tokio::task::spawn_local(async move {
+            let _running = running;
+            work.await;
+        });
+    }
+
+    /// How many tasks run.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.0.running.get()
+    }
+
+    /// Waits until no task runs.
+    pub async fn idle(&self) {
+        loop {
+            let notified = self.0.idle.notified();
+            if self.0.running.get() == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+}

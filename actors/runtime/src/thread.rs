@@ -1,0 +1,94 @@
+//! Engine threads: each a tokio `LocalRuntime` on which actors live. No actix `System`, no `Arbiter`.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
+type Job = Box<dyn FnOnce() -> LocalFuture + Send>;
+
+/// The engine thread is gone; nothing can be asked of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ThreadGone;
+
+impl fmt::Display for ThreadGone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the engine thread is gone")
+    }
+}
+
+impl std::error::Error for ThreadGone {}
+
+/// A handle on an engine thread. The thread ends by itself, with every task on it, when the last handle is
+/// dropped; nobody waits for that, because the last handle may be dropped on a host's async thread.
+#[derive(Clone)]
+pub struct EngineThread(Arc<Inner>);
+
+struct Inner {
+    // Unbounded: whoever sends has been admitted by a bound of its own.
+    jobs: mpsc::UnboundedSender<Job>,
+}
+
+impl fmt::Debug for EngineThread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EngineThread")
+    }
+}
+
+impl EngineThread {
+    /// Starts a thread.
+    ///
+    /// # Errors
+    /// When the thread or its runtime cannot be made.
+    pub fn start(name: &str) -> io::Result<Self> {
+        let (jobs, mut inbox) = mpsc::unbounded_channel::<Job>();
+        let (ready, started) = std::sync::mpsc::sync_channel(1);
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let options = tokio::runtime::LocalOptions::default();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(options);
+            let runtime = match runtime {
+                Ok(runtime) => {
+                    let _ = ready.send(Ok(()));
+                    runtime
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                    return;
+                }
+            };
+            runtime.block_on(async move {
+                while let Some(job) = inbox.recv().await {
+                    tokio::task::spawn_local(job());
+                }
+            });
+        })?;
+        started.recv().map_err(|_| io::Error::other("the engine thread died at its start"))??;
+        Ok(Self(Arc::new(Inner { jobs })))
+    }
+
+    /// Runs work on the thread and hands its result back. The work runs to its end whether or not the
+    /// result is still awaited; the future may be polled on any runtime, or on none.
+    ///
+    /// # Errors
+    /// [`ThreadGone`] when the thread ended before the work did, or the work panicked.
+    pub fn call<T, F, W>(&self, work: W) -> impl Future<Output = Result<T, ThreadGone>> + Send + use<T, F, W>
+    where
+        W: FnOnce() -> F + Send + 'static,
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let (sender, answer) = oneshot::channel();
+        let job: Job = Box::new(move || {
+            let work = work();
+            Box::pin(async move {
+                let _ = sender.send(work.await);
+            })
+        });
+        // A refused job drops its sender, so the answer below says so.
+        let _ = self.0.jobs.send(job);
+        async move { answer.await.map_err(|_| ThreadGone) }
+    }
+}

@@ -1,0 +1,379 @@
+//! Owns one sandbox. Rank 4. Spawned by the controller; asks networks and the store.
+//!
+//! | message | kind | legal in phase | answers with |
+//! |---|---|---|---|
+//! | Establish | command | Creating | () |
+//! | JoinSandbox | command | Ready | SandboxEndpoint |
+//! | LeaveSandbox | command | Ready, Failed | () |
+//! | DeleteSandbox | command | Ready, Failed | () |
+//! | MarkFailed | command | any | () |
+//! | InspectSandbox | query | any | SandboxSnapshot |
+//! | Finished | outcome | any | |
+//!
+//! Operations on one sandbox run one after another, as libnetwork's do (`joinLeaveStart`): each decides
+//! about the default route by what is plugged in.
+
+use netloom_actor_network::Networks;
+use netloom_actor_services::{Services, panicked};
+use netloom_kernel::Netns;
+use netloom_model::record::SandboxRecord;
+use netloom_model::snapshot::{SandboxEndpoint, SandboxPhase, SandboxSnapshot};
+use netloom_model::{EndpointId, Error, Holder, ObjectKind, Reason, Result};
+use netloom_runtime::{Actor, Admission, Cx, Gate, Handle, OpCtx, Panicked, Reply, Scope, messages};
+
+use crate::gateway::{Gateways, elect};
+use crate::member::Member;
+use crate::message::{
+    DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed, Origin,
+};
+use crate::saga::{self, Deleted, JoinPlan, Joined, World};
+
+// === Actor ===
+
+/// Everybody whom a sandbox works with.
+#[derive(Clone, Debug)]
+pub struct SandboxDeps {
+    /// The services.
+    pub services: Services,
+    /// Where networks are found.
+    pub networks: Networks,
+}
+
+/// The actor of one sandbox.
+#[derive(Debug)]
+pub struct SandboxActor {
+    record: SandboxRecord,
+    phase: SandboxPhase,
+    failure: Option<String>,
+    members: Vec<Member>,
+    gateways: Gateways,
+    /// The number of the next interface; numbers are never used twice.
+    next_index: u32,
+    gate: Gate<(), (OpCtx, Pending)>,
+    world: World,
+}
+
+impl SandboxActor {
+    /// An actor for a sandbox that [`Establish`] will bring into service.
+    #[must_use]
+    pub fn new(record: SandboxRecord, deps: SandboxDeps) -> Self {
+        let SandboxDeps { services, networks } = deps;
+        let gate = Gate::new(services.waiting_per_object);
+        let netns = Netns::Named(record.netns);
+        let world = World { services, networks, sandbox: record.id, netns };
+        Self {
+            record,
+            phase: SandboxPhase::Creating,
+            failure: None,
+            members: Vec::new(),
+            gateways: Gateways::default(),
+            next_index: 0,
+            gate,
+            world,
+        }
+    }
+
+    fn holder(&self) -> Holder {
+        Holder::new(ObjectKind::Sandbox, self.record.id, &self.record.spec.container_id)
+    }
+
+    fn in_phase(&self, allowed: &[SandboxPhase]) -> Result<()> {
+        if allowed.contains(&self.phase) {
+            return Ok(());
+        }
+        let phase = match self.phase {
+            SandboxPhase::Creating => "being created",
+            SandboxPhase::Ready => "in service already",
+            SandboxPhase::Deleting => "being deleted",
+            SandboxPhase::Failed => {
+                let cause = self.failure.clone().unwrap_or_default();
+                return Err(Reason::OutOfService { object: self.holder(), cause }.into());
+            }
+        };
+        Err(Reason::WrongPhase { object: self.holder(), phase }.into())
+    }
+
+    fn member(&self, endpoint: EndpointId) -> Option<&Member> {
+        self.members.iter().find(|member| member.endpoint == endpoint)
+    }
+
+    fn snapshot(&self) -> SandboxSnapshot {
+        let mut members: Vec<_> = self.members.iter().collect();
+        members.sort_by_key(|member| {
+            (std::cmp::Reverse(member.priority), member.network_name.clone(), member.endpoint)
+        });
+        SandboxSnapshot {
+            id: self.record.id,
+            container_id: self.record.spec.container_id.clone(),
+            phase: self.phase,
+            failure: self.failure.clone(),
+            key: self.world.services.kernel.netns_path(self.record.netns),
+            endpoints: members.into_iter().map(shown).collect(),
+            gateway: self.gateways.v4.map(|gateway| gateway.address),
+            gateway6: self.gateways.v6.map(|gateway| gateway.address),
+            labels: self.record.spec.labels.clone(),
+        }
+    }
+
+    fn admit(&mut self, op: OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) {
+        match self.gate.admit(Scope::All, (op, pending)) {
+            Admission::Start((op, pending)) => self.start(&op, pending, cx),
+            Admission::Queued => {}
+            Admission::Refused((_, pending)) => {
+                let what = self.holder().to_string();
+                pending.refuse(Reason::Busy { what, limit: self.gate.limit() }.into());
+            }
+        }
+    }
+
+    fn release(&mut self, cx: &mut Cx<'_, Self>) {
+        for (op, pending) in self.gate.release(Scope::All) {
+            self.start(&op, pending, cx);
+        }
+    }
+
+    /// The first half of an operation whose turn it is.
+    fn start(&mut self, op: &OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) {
+        let checked = match &pending {
+            Pending::Establish(..) => self.in_phase(&[SandboxPhase::Creating]),
+            Pending::Join(command, _) => self.check_join(command),
+            Pending::Leave(command, _) => self.check_leave(command),
+            Pending::Delete(_) => self.in_phase(&[SandboxPhase::Ready, SandboxPhase::Failed]),
+        };
+        if let Err(refusal) = checked {
+            pending.refuse(refusal);
+            return self.release(cx);
+        }
+        let world = self.world.clone();
+        match pending {
+            Pending::Establish(Origin::Fresh, reply) => {
+                let work = saga::establish(world, op.clone(), self.record.clone());
+                run(op, work, |result| Outcome::Established(Vec::new(), result, reply), cx);
+            }
+            Pending::Establish(Origin::Recorded(members), reply) => {
+                let work = std::future::ready(Ok(()));
+                run(op, work, |result| Outcome::Established(members, result, reply), cx);
+            }
+            Pending::Join(command, reply) => {
+                let plan = JoinPlan {
+                    command,
+                    index: self.next_index,
+                    labels: self.record.spec.labels.clone(),
+                    members: self.members.clone(),
+                    gateways: self.gateways,
+                };
+                // Used up even if the join fails: something may have seen the name.
+                self.next_index += 1;
+                let work = saga::join(world, op.clone(), plan);
+                run(op, work, |result| Outcome::Joined(result, reply), cx);
+            }
+            Pending::Leave(command, reply) => {
+                let (leaving, rest): (Vec<_>, Vec<_>) =
+                    self.members.iter().cloned().partition(|member| member.endpoint == command.endpoint);
+                let Some(leaving) = leaving.into_iter().next() else { return self.release(cx) };
+                let gateways = (self.gateways, elect(&rest));
+                let labels = self.record.spec.labels.clone();
+                let work = saga::leave(world, op.clone(), leaving, rest, gateways, labels);
+                run(op, work, move |result| Outcome::Left(command.endpoint, result, reply), cx);
+            }
+            Pending::Delete(reply) => {
+                self.phase = SandboxPhase::Deleting;
+                let work = saga::delete(world, op.clone(), self.members.clone());
+                run(op, work, |result| Outcome::Deleted(result, reply), cx);
+            }
+        }
+    }
+
+    fn check_join(&self, command: &JoinSandbox) -> Result<()> {
+        self.in_phase(&[SandboxPhase::Ready])?;
+        match self.member(command.endpoint) {
+            None => Ok(()),
+            Some(member) => Err(Reason::EndpointInUse {
+                endpoint: member.endpoint,
+                name: member.ifname.to_string(),
+                sandbox: self.record.id,
+            }
+            .into()),
+        }
+    }
+
+    fn check_leave(&self, command: &LeaveSandbox) -> Result<()> {
+        self.in_phase(&[SandboxPhase::Ready, SandboxPhase::Failed])?;
+        match self.member(command.endpoint) {
+            Some(_) => Ok(()),
+            None => {
+                let (endpoint, sandbox) = (command.endpoint, Some(self.record.id));
+                Err(Reason::NotJoined { endpoint, name: String::new(), sandbox }.into())
+            }
+        }
+    }
+
+    fn forget(&mut self, endpoint: EndpointId) {
+        self.members.retain(|member| member.endpoint != endpoint);
+        self.gateways = elect(&self.members);
+    }
+}
+
+fn shown(member: &Member) -> SandboxEndpoint {
+    SandboxEndpoint {
+        endpoint: member.endpoint,
+        network: member.network,
+        ifname: member.ifname,
+        priority: member.priority,
+    }
+}
+
+fn run<T: Send + 'static>(
+    op: &OpCtx,
+    work: impl Future<Output = Result<T>> + 'static,
+    outcome: impl FnOnce(Result<T>) -> Outcome + 'static,
+    cx: &mut Cx<'_, SandboxActor>,
+) {
+    cx.run(op, work, move |result: Result<Result<T>, Panicked>| {
+        Finished(outcome(result.unwrap_or_else(|cause| Err(panicked(&cause)))))
+    });
+}
+
+// === Operations ===
+
+/// An operation that waits, with the place where its answer goes.
+#[derive(Debug)]
+enum Pending {
+    Establish(Origin, Reply<Result<()>>),
+    Join(JoinSandbox, Reply<Result<SandboxEndpoint>>),
+    Leave(LeaveSandbox, Reply<Result<()>>),
+    Delete(Reply<Result<()>>),
+}
+
+impl Pending {
+    fn refuse(self, error: Error) {
+        match self {
+            Self::Join(_, reply) => reply.send(Err(error)),
+            Self::Establish(_, reply) | Self::Leave(_, reply) | Self::Delete(reply) => reply.send(Err(error)),
+        }
+    }
+}
+
+/// The slow half of an operation ended.
+struct Finished(Outcome);
+
+messages! {
+    Finished => ();
+}
+
+enum Outcome {
+    Established(Vec<Member>, Result<()>, Reply<Result<()>>),
+    Joined(Result<Joined>, Reply<Result<SandboxEndpoint>>),
+    Left(EndpointId, Result<()>, Reply<Result<()>>),
+    Deleted(Result<Deleted>, Reply<Result<()>>),
+}
+
+// === Lifecycle ===
+
+impl Actor for SandboxActor {
+    const KIND: &'static str = "sandbox";
+}
+
+// === Commands ===
+
+impl Handle<Establish> for SandboxActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        Establish(origin): Establish,
+        reply: Reply<Result<()>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        self.admit(op, Pending::Establish(origin, reply), cx);
+    }
+}
+
+impl Handle<JoinSandbox> for SandboxActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        command: JoinSandbox,
+        reply: Reply<Result<SandboxEndpoint>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        self.admit(op, Pending::Join(command, reply), cx);
+    }
+}
+
+impl Handle<LeaveSandbox> for SandboxActor {
+    fn handle(&mut self, op: OpCtx, command: LeaveSandbox, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) {
+        self.admit(op, Pending::Leave(command, reply), cx);
+    }
+}
+
+impl Handle<DeleteSandbox> for SandboxActor {
+    fn handle(&mut self, op: OpCtx, _: DeleteSandbox, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) {
+        self.admit(op, Pending::Delete(reply), cx);
+    }
+}
+
+impl Handle<MarkFailed> for SandboxActor {
+    fn handle(&mut self, _: OpCtx, MarkFailed(cause): MarkFailed, reply: Reply<()>, _: &mut Cx<'_, Self>) {
+        self.phase = SandboxPhase::Failed;
+        self.failure = Some(cause);
+        reply.send(());
+    }
+}
+
+// === Queries ===
+
+impl Handle<InspectSandbox> for SandboxActor {
+    fn handle(&mut self, _: OpCtx, _: InspectSandbox, reply: Reply<SandboxSnapshot>, _: &mut Cx<'_, Self>) {
+        reply.send(self.snapshot());
+    }
+}
+
+// === Outcomes ===
+
+impl Handle<Finished> for SandboxActor {
+    fn handle(&mut self, _: OpCtx, Finished(outcome): Finished, _: Reply<()>, cx: &mut Cx<'_, Self>) {
+        match outcome {
+            Outcome::Established(members, result, reply) => {
+                if result.is_ok() {
+                    self.phase = SandboxPhase::Ready;
+                    self.gateways = elect(&members);
+                    let used = members.iter().filter_map(|member| number_of(member.ifname.as_str()));
+                    self.next_index = used.max().map_or(0, |highest| highest + 1);
+                    self.members = members;
+                }
+                reply.send(result);
+            }
+            Outcome::Joined(result, reply) => {
+                reply.send(result.map(|Joined { member, gateways }| {
+                    let answer = shown(&member);
+                    self.members.push(member);
+                    self.gateways = gateways;
+                    answer
+                }));
+            }
+            Outcome::Left(endpoint, result, reply) => {
+                if result.is_ok() {
+                    self.forget(endpoint);
+                }
+                reply.send(result);
+            }
+            Outcome::Deleted(done, reply) => {
+                let result = done.and_then(|Deleted { left, result }| {
+                    left.into_iter().for_each(|endpoint| self.forget(endpoint));
+                    result
+                });
+                if result.is_err() {
+                    let failed = self.failure.is_some();
+                    self.phase = if failed { SandboxPhase::Failed } else { SandboxPhase::Ready };
+                }
+                reply.send(result);
+            }
+        }
+        self.release(cx);
+    }
+}
+
+/// The number at the end of an interface's name.
+fn number_of(ifname: &str) -> Option<u32> {
+    ifname.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().ok()
+}

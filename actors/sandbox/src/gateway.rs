@@ -1,0 +1,126 @@
+//! Which endpoint provides a sandbox's way out: a pure function of the endpoints in it.
+
+use std::cmp::Reverse;
+use std::net::IpAddr;
+
+use netloom_kernel::{Netns, Op, Route};
+use netloom_model::{EndpointId, IfName};
+
+use crate::member::{Member, default_route};
+
+/// The elected gateway of one family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gateway {
+    /// The endpoint that provides it.
+    pub endpoint: EndpointId,
+    /// The interface it lies behind.
+    pub ifname: IfName,
+    /// Its address.
+    pub address: IpAddr,
+}
+
+/// The elected gateways of a sandbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Gateways {
+    /// For IPv4.
+    pub v4: Option<Gateway>,
+    /// For IPv6.
+    pub v6: Option<Gateway>,
+}
+
+/// Elects: the higher priority wins, then the network's name that comes first, then the endpoint's
+/// identifier. Parity: moby `sandbox.go` `epHeap.Less` and `getGatewayEndpoint`; there the walk over a binary
+/// heap's array may miss the best one behind an endpoint without gateway, here it cannot.
+#[must_use]
+pub fn elect(members: &[Member]) -> Gateways {
+    let best = |gateway: fn(&Member) -> Option<IpAddr>| {
+        members
+            .iter()
+            .filter_map(|member| gateway(member).map(|address| (member, address)))
+            .min_by(|(a, _), (b, _)| {
+                let rank = |m: &Member| (Reverse(m.priority), m.network_name.clone(), m.endpoint);
+                rank(a).cmp(&rank(b))
+            })
+            .map(|(member, address)| Gateway { endpoint: member.endpoint, ifname: member.ifname, address })
+    };
+    Gateways { v4: best(|member| member.gateway), v6: best(|member| member.gateway6) }
+}
+
+impl Gateways {
+    /// The endpoint through which the sandbox is reached from outside.
+    #[must_use]
+    pub fn provider(&self) -> Option<EndpointId> {
+        self.v4.or(self.v6).map(|gateway| gateway.endpoint)
+    }
+
+    fn routes(self) -> impl Iterator<Item = Option<Route>> {
+        [self.v4, self.v6].into_iter().map(|gateway| gateway.map(|g| default_route(g.ifname, g.address)))
+    }
+
+    /// The operations that change a sandbox's default routes from these to those of `next`.
+    pub(crate) fn change(self, next: Self, netns: Netns) -> Vec<Op> {
+        let mut ops = Vec::new();
+        for (old, new) in self.routes().zip(next.routes()) {
+            if old == new {
+                continue;
+            }
+            ops.extend(old.map(|route| Op::DeleteRoute { netns, route }));
+            ops.extend(new.map(|route| Op::AddRoute { netns, route }));
+        }
+        ops
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(n: u8, network: &str, priority: i32, gateway: bool) -> Member {
+        Member {
+            endpoint: format!("{n:064x}").parse().expect("an id"),
+            network: network.parse().expect("an id"),
+            network_name: network.to_owned(),
+            ifname: format!("eth{n}").parse().expect("a name"),
+            priority,
+            ipv4: None,
+            ipv6: None,
+            gateway: gateway.then(|| IpAddr::from([10, n, 0, 1])),
+            gateway6: None,
+        }
+    }
+
+    fn winner(members: &[Member]) -> Option<String> {
+        elect(members).v4.map(|gateway| gateway.ifname.to_string())
+    }
+
+    #[test]
+    fn priority_then_name_decides_in_any_order() {
+        let mut members =
+            vec![member(1, "zebra", 0, true), member(2, "apple", 0, true), member(3, "mango", 5, true)];
+        for _ in 0..3 {
+            members.rotate_left(1);
+            assert_eq!(winner(&members).as_deref(), Some("eth3"), "the highest priority");
+        }
+        members.retain(|member| member.priority == 0);
+        assert_eq!(winner(&members).as_deref(), Some("eth2"), "the first name");
+    }
+
+    #[test]
+    fn who_offers_no_gateway_cannot_win() {
+        assert_eq!(winner(&[member(1, "apple", 9, false)]), None);
+        let members = [member(1, "apple", 9, false), member(2, "zebra", 0, true)];
+        assert_eq!(winner(&members).as_deref(), Some("eth2"));
+        assert_eq!(elect(&members).provider(), Some(members[1].endpoint));
+    }
+
+    #[test]
+    fn a_change_of_gateway_replaces_the_route_and_no_change_does_nothing() {
+        let one = elect(&[member(1, "a", 0, true)]);
+        let two = elect(&[member(2, "b", 0, true)]);
+        assert!(one.change(one, Netns::Host).is_empty());
+        let verbs = |ops: Vec<Op>| ops.iter().map(Op::verb).collect::<Vec<_>>();
+        assert_eq!(verbs(one.change(two, Netns::Host)), ["delete_route", "add_route"]);
+        assert_eq!(verbs(Gateways::default().change(one, Netns::Host)), ["add_route"]);
+        assert_eq!(verbs(one.change(Gateways::default(), Netns::Host)), ["delete_route"]);
+    }
+}

@@ -1,0 +1,14 @@
+//! Rank 4: one actor for each sandbox. It owns the sandbox's namespace and what is plugged into it.
+
+mod actor;
+mod directory;
+mod gateway;
+mod member;
+mod message;
+mod saga;
+
+pub use actor::{SandboxActor, SandboxDeps};
+pub use directory::{SandboxEntry, Sandboxes};
+pub use gateway::{Gateways, elect};
+pub use member::Member;
+pub use message::{DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed, Origin};

@@ -1,0 +1,91 @@
+//! An endpoint in a sandbox.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use netloom_actor_network::Attachment;
+use netloom_kernel::{Netns, Op, Route};
+use netloom_model::record::EndpointRecord;
+use netloom_model::{EndpointId, IfName, NetworkId};
+
+/// What a sandbox knows about an endpoint that is plugged into it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// Its network.
+    pub network: NetworkId,
+    /// The network's name, which breaks ties in the gateway election.
+    pub network_name: String,
+    /// The interface's name.
+    pub ifname: IfName,
+    /// The priority in the gateway election.
+    pub priority: i32,
+    /// Its address.
+    pub ipv4: Option<Ipv4Net>,
+    /// Its IPv6 address.
+    pub ipv6: Option<Ipv6Net>,
+    /// The IPv4 gateway it offers.
+    pub gateway: Option<IpAddr>,
+    /// The IPv6 gateway it offers.
+    pub gateway6: Option<IpAddr>,
+}
+
+impl Member {
+    /// What a new attachment brings.
+    pub(crate) fn attached(
+        endpoint: EndpointId,
+        network: NetworkId,
+        priority: i32,
+        attachment: &Attachment,
+    ) -> Self {
+        Self {
+            endpoint,
+            network,
+            network_name: attachment.network_name.clone(),
+            ifname: attachment.ifname,
+            priority,
+            ipv4: attachment.ipv4,
+            ipv6: attachment.ipv6,
+            gateway: attachment.gateway,
+            gateway6: attachment.gateway6,
+        }
+    }
+
+    /// What a record says; `None` for an endpoint that is in no sandbox.
+    #[must_use]
+    pub fn recorded(record: &EndpointRecord, network_name: &str) -> Option<Self> {
+        let attachment = record.attachment.as_ref()?;
+        Some(Self {
+            endpoint: record.id,
+            network: record.network,
+            network_name: network_name.to_owned(),
+            ifname: attachment.ifname,
+            priority: attachment.priority,
+            ipv4: record.ipv4,
+            ipv6: record.ipv6,
+            gateway: attachment.gateway,
+            gateway6: attachment.gateway6,
+        })
+    }
+
+    /// Its addresses with their prefix lengths.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpNet> {
+        self.ipv4.map(IpNet::V4).into_iter().chain(self.ipv6.map(IpNet::V6))
+    }
+
+    /// The operations that take its addresses off its interface.
+    pub(crate) fn undress(&self, netns: Netns) -> Vec<Op> {
+        let link = self.ifname;
+        self.addresses().map(|address| Op::DeleteAddress { netns, link, address }).collect()
+    }
+}
+
+/// The default route through a gateway.
+pub(crate) fn default_route(link: IfName, gateway: IpAddr) -> Route {
+    let destination = match gateway {
+        IpAddr::V4(_) => IpNet::V4(Ipv4Net::default()),
+        IpAddr::V6(_) => IpNet::V6(Ipv6Net::default()),
+    };
+    Route { destination, via: Some(gateway), link }
+}

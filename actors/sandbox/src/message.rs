@@ -1,0 +1,61 @@
+//! What a sandbox can be asked.
+
+use netloom_model::snapshot::{SandboxEndpoint, SandboxSnapshot};
+use netloom_model::{EndpointId, JoinSpec, NetworkId, Result};
+use netloom_runtime::messages;
+
+use crate::member::Member;
+
+/// Where a sandbox comes from.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// It is new: its namespace has to be made.
+    Fresh,
+    /// It is read back, after a start or after its actor died: its namespace is there, with these endpoints.
+    Recorded(Vec<Member>),
+}
+
+/// Bring the sandbox into service. The first message of every sandbox actor.
+#[derive(Clone, Debug)]
+pub struct Establish(pub Origin);
+
+/// Plug an endpoint in.
+#[derive(Clone, Copy, Debug)]
+pub struct JoinSandbox {
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// Its network.
+    pub network: NetworkId,
+    /// How it joins.
+    pub spec: JoinSpec,
+}
+
+/// Unplug an endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaveSandbox {
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// Its network.
+    pub network: NetworkId,
+}
+
+/// Unplug every endpoint and delete the sandbox with its namespace.
+#[derive(Clone, Copy, Debug)]
+pub struct DeleteSandbox;
+
+/// The sandbox is out of service from here on.
+#[derive(Clone, Debug)]
+pub struct MarkFailed(pub String);
+
+/// The sandbox with its endpoints.
+#[derive(Clone, Copy, Debug)]
+pub struct InspectSandbox;
+
+messages! {
+    Establish => Result<()>;
+    JoinSandbox => Result<SandboxEndpoint>;
+    LeaveSandbox => Result<()>;
+    DeleteSandbox => Result<()>;
+    MarkFailed => ();
+    InspectSandbox => SandboxSnapshot;
+}

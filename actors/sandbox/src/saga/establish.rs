@@ -1,0 +1,26 @@
+//! Making a sandbox: its namespace, then its record.
+
+use netloom_kernel::{Netns, Op};
+use netloom_model::record::SandboxRecord;
+use netloom_model::{Error, Result};
+use netloom_runtime::OpCtx;
+use netloom_store::{Change, Key, RecordKind, encode};
+
+use super::{Undone, World};
+
+/// Makes the namespace and commits the record.
+pub(crate) async fn establish(world: World, op: OpCtx, record: SandboxRecord) -> Result<()> {
+    let object = format!("sandbox {} of container {:?}", record.id.short(), record.spec.container_id);
+    let name = record.netns;
+    let made = world.saga(&op, "create_sandbox", object, async |saga| {
+        let create = world.execute(&op, vec![Op::CreateNetns { name }]);
+        saga.step("make the namespace", Undone::Netns(Netns::Named(name)), create).await?;
+        saga.step("commit", Undone::Record(record.id), async {
+            let key = Key::new(RecordKind::Sandbox, record.id.as_str());
+            let value = encode(&record).map_err(|error| Error::internal(error.to_string()))?;
+            world.commit(&op, vec![Change::Put { key, value }]).await
+        })
+        .await
+    });
+    made.await
+}

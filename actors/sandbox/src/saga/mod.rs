@@ -1,0 +1,80 @@
+//! The slow half of each command, one file a verb.
+
+mod delete;
+mod establish;
+mod join;
+mod leave;
+mod undo;
+
+use netloom_actor_network::{NetworkActor, Networks};
+use netloom_actor_services::store::Commit;
+use netloom_actor_services::{Services, Trouble, answered};
+use netloom_kernel::{Netns, Op};
+use netloom_model::{Error, NetworkId, ObjectKind, Result, SandboxId};
+use netloom_runtime::{Addr, Handle, Message, OpCtx, Saga, saga};
+use netloom_store::Change;
+
+pub(crate) use delete::{Deleted, delete};
+pub(crate) use establish::establish;
+pub(crate) use join::{JoinPlan, Joined, join};
+pub(crate) use leave::leave;
+pub(crate) use undo::Undone;
+
+/// Everybody whom the sagas of one sandbox ask.
+#[derive(Clone, Debug)]
+pub(crate) struct World {
+    pub(crate) services: Services,
+    pub(crate) networks: Networks,
+    pub(crate) sandbox: SandboxId,
+    pub(crate) netns: Netns,
+}
+
+impl World {
+    async fn saga<T>(
+        &self,
+        op: &OpCtx,
+        verb: &'static str,
+        object: impl std::fmt::Display,
+        body: impl AsyncFnOnce(&mut Saga<Undone>) -> Result<T>,
+    ) -> Result<T> {
+        let outcome = saga::run(&self.services.tools, op, verb, object, self.clone(), body).await;
+        outcome.map_err(Trouble::into_error)
+    }
+
+    /// Asks a network, looked up now: it may have been restarted since the last time.
+    async fn ask_network<M, T>(&self, op: &OpCtx, network: NetworkId, message: M) -> Result<T>
+    where
+        M: Message<Reply = Result<T>>,
+        NetworkActor: Handle<M>,
+    {
+        let entry = self.networks.get(&network);
+        let entry = entry.ok_or_else(|| Error::not_found(ObjectKind::Network, network))?;
+        let addr: &Addr<NetworkActor> = &entry.addr;
+        answered(op, format_args!("network {:?}", entry.name), addr.ask(op, message).await)
+    }
+
+    async fn commit(&self, op: &OpCtx, changes: Vec<Change>) -> Result<()> {
+        answered(op, "the store", self.services.store.ask(op, Commit(changes)).await)
+    }
+
+    /// Carries out operations of which every one must succeed.
+    async fn execute(&self, op: &OpCtx, ops: Vec<Op>) -> Result<()> {
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let results = self.services.kernel.execute(ops, op.deadline_std()).await;
+        results.into_iter().collect::<Result<(), _>>().map_err(Error::from)
+    }
+
+    /// Carries out removals: what is gone already is fine.
+    async fn remove(&self, op: &OpCtx, ops: Vec<Op>) -> Result<()> {
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let results = self.services.kernel.execute(ops, op.deadline_std()).await;
+        let failed = results
+            .into_iter()
+            .find_map(|result| result.err().filter(|error| !error.already_gone() && !error.already_there()));
+        failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+}

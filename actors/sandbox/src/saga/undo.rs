@@ -1,0 +1,107 @@
+//! How each step of a sandbox's sagas is taken back.
+
+use std::fmt;
+
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use netloom_actor_network::{AbandonAttachment, ProgramEndpoint, RevokeEndpoint};
+use netloom_actor_services::panicked;
+use netloom_kernel::{Netns, Op};
+use netloom_model::{Certainty, EndpointId, Error, ErrorKind, NetworkId, Reason, Result, SandboxId};
+use netloom_runtime::{OpCtx, Panicked, Undo};
+use netloom_store::{Change, Key, RecordKind};
+
+use super::World;
+
+/// One step, to be taken back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Undone {
+    /// The namespace.
+    Netns(Netns),
+    /// The sandbox's record.
+    Record(SandboxId),
+    /// An attachment that is not committed.
+    Attachment(NetworkId, EndpointId),
+    /// What was done inside the namespace, with what takes it back.
+    Plumbing(Vec<Op>),
+    /// The way in from outside that an endpoint was given.
+    Connectivity(NetworkId, EndpointId),
+    /// The way in from outside that an endpoint lost.
+    LostConnectivity(NetworkId, EndpointId, std::collections::BTreeMap<String, String>),
+}
+
+impl fmt::Display for Undone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Netns(netns) => write!(f, "{netns}"),
+            Self::Record(id) => write!(f, "record of sandbox {}", id.short()),
+            Self::Attachment(_, id) => write!(f, "attachment of endpoint {}", id.short()),
+            Self::Plumbing(ops) => {
+                write!(f, "routes and addresses (")?;
+                for (i, op) in ops.iter().enumerate() {
+                    write!(f, "{}{op}", if i == 0 { "" } else { ", " })?;
+                }
+                write!(f, ")")
+            }
+            Self::Connectivity(_, id) => write!(f, "published ports of endpoint {}", id.short()),
+            Self::LostConnectivity(_, id, _) => {
+                write!(f, "missing published ports of endpoint {}", id.short())
+            }
+        }
+    }
+}
+
+impl Undone {
+    async fn take_back(self, world: World, op: OpCtx) -> Result<()> {
+        match self {
+            Self::Netns(Netns::Host) => Ok(()),
+            Self::Netns(Netns::Named(name)) => world.remove(&op, vec![Op::DeleteNetns { name }]).await,
+            Self::Record(sandbox) => {
+                let key = Key::new(RecordKind::Sandbox, sandbox.as_str());
+                world.commit(&op, vec![Change::Delete { key }]).await
+            }
+            Self::Attachment(network, endpoint) => gone_is_fine(
+                world.ask_network(&op, network, AbandonAttachment(endpoint, world.sandbox)).await,
+            ),
+            Self::Plumbing(ops) => world.remove(&op, ops).await,
+            Self::Connectivity(network, endpoint) => {
+                gone_is_fine(world.ask_network(&op, network, RevokeEndpoint(endpoint)).await)
+            }
+            Self::LostConnectivity(network, endpoint, labels) => {
+                gone_is_fine(world.ask_network(&op, network, ProgramEndpoint(endpoint, labels)).await)
+            }
+        }
+    }
+}
+
+/// A network that is gone has taken with it what was to be taken back.
+fn gone_is_fine(outcome: Result<()>) -> Result<()> {
+    match outcome {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
+impl Undo for Undone {
+    type World = World;
+    type Error = Error;
+
+    fn undo(&self, world: &World, op: &OpCtx) -> LocalBoxFuture<'static, Result<()>> {
+        self.clone().take_back(world.clone(), op.clone()).boxed_local()
+    }
+
+    fn uncertain(error: &Error) -> bool {
+        error.certainty() == Certainty::Uncertain
+    }
+
+    fn interrupted(op: &OpCtx, step: &'static str) -> Error {
+        if op.cancel.is_cancelled() {
+            return Reason::ShuttingDown.into();
+        }
+        Error::from(Reason::DeadlineExceeded { what: format!("step {step:?}"), waited: op.allowed }).unwound()
+    }
+
+    fn panicked(cause: &Panicked) -> Error {
+        panicked(cause)
+    }
+}

@@ -1,0 +1,56 @@
+//! What IPAM can be asked.
+
+use netloom_ipam::{Granted, HostNet, Lease, LeaseRequest, PoolUsage};
+use netloom_model::record::{EndpointRecord, NetworkRecord};
+use netloom_model::{EndpointId, NetworkId, NetworkSpec, Result};
+use netloom_runtime::messages;
+
+/// Reserve every pool of a network, with gateways and auxiliary addresses: all or nothing.
+#[derive(Clone, Debug)]
+pub struct RequestPools {
+    /// The network.
+    pub network: NetworkId,
+    /// What it asks for.
+    pub spec: NetworkSpec,
+    /// What the host uses.
+    pub host: Vec<HostNet>,
+}
+
+/// Give back every pool of a network, with all addresses in them. Succeeds when there is none.
+#[derive(Clone, Copy, Debug)]
+pub struct ReleasePools(pub NetworkId);
+
+/// Reserve what the records say: after a start, or after this service was restarted.
+#[derive(Clone, Debug)]
+pub struct RestorePools {
+    /// The network.
+    pub network: NetworkRecord,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointRecord>,
+}
+
+/// Lease the addresses of an endpoint: one of each family its network has.
+#[derive(Clone, Debug)]
+pub struct LeaseAddresses(pub NetworkId, pub LeaseRequest);
+
+/// Give back the addresses of an endpoint. Succeeds when there is none.
+#[derive(Clone, Copy, Debug)]
+pub struct ReleaseAddresses(pub NetworkId, pub EndpointId);
+
+/// Keep the addresses of a deleted endpoint until the kernel has let go of its link.
+#[derive(Clone, Copy, Debug)]
+pub struct QuarantineAddresses(pub NetworkId, pub EndpointId);
+
+/// How full the pools of a network are.
+#[derive(Clone, Copy, Debug)]
+pub struct InspectPools(pub NetworkId);
+
+messages! {
+    RequestPools => Result<Granted>;
+    ReleasePools => ();
+    RestorePools => Result<()>;
+    LeaseAddresses => Result<Lease>;
+    ReleaseAddresses => ();
+    QuarantineAddresses => ();
+    InspectPools => Option<Vec<PoolUsage>>;
+}

@@ -1,0 +1,53 @@
+//! Rank 1: the service actors. One folder each; none knows another.
+//!
+//! Present: the store and IPAM. Ports, firewall, resolver, gossip, discovery and the link monitor arrive
+//! with their issues.
+
+mod ask;
+pub mod ipam;
+mod quarantine;
+pub mod store;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use netloom_kernel::Kernel;
+use netloom_runtime::{OpCtx, Port, SagaTools, TaskGroup};
+
+pub use ask::{Outcome, Trouble, answered, panicked};
+pub use quarantine::Quarantine;
+
+use crate::ipam::IpamActor;
+use crate::store::StoreActor;
+
+/// What every actor above works with: the services, the kernel, and the engine's shared tools. Lives on
+/// one engine thread.
+#[derive(Clone, Debug)]
+pub struct Services {
+    /// Keeps records.
+    pub store: Port<StoreActor>,
+    /// Keeps addresses.
+    pub ipam: Port<IpamActor>,
+    /// The kernel.
+    pub kernel: Arc<dyn Kernel>,
+    /// Shows sagas and takes their leaks.
+    pub tools: SagaTools,
+    /// Endpoints whose links are still dying.
+    pub quarantine: Quarantine,
+    /// Kernel clean-up behind the callers' backs.
+    pub reaping: TaskGroup,
+    /// The engine's instance name, for the tags of kernel objects.
+    pub instance: Arc<str>,
+    /// How many operations may wait on one object.
+    pub waiting_per_object: usize,
+    /// How long an operation of the engine's own may take.
+    pub operation_timeout: Duration,
+}
+
+impl Services {
+    /// A new operation of the engine's own.
+    #[must_use]
+    pub fn operation(&self, cause: netloom_runtime::Cause) -> OpCtx {
+        OpCtx::new(cause, self.operation_timeout)
+    }
+}

@@ -1,0 +1,7 @@
+//! The store service: records, group commit, the journal of intents.
+
+mod actor;
+mod message;
+
+pub use actor::{Backend, StoreActor};
+pub use message::{BeginIntent, Commit, EndIntent, LoadRecords, StoreStats, StoreStatsQuery};

@@ -1,0 +1,2 @@
+//! The netloom command line.
+fn main() {}

@@ -1,0 +1,226 @@
+//! The bridge driver: one Linux bridge a network, one veth pair a joined endpoint.
+//!
+//! Parity: moby `drivers/bridge/bridge.go`. Different on purpose: an endpoint costs the kernel nothing
+//! before it joins; then its link is made in one message directly inside the sandbox, under its final name,
+//! instead of being made outside, moved and renamed.
+
+pub mod config;
+mod device;
+
+use std::collections::HashMap;
+
+use futures::FutureExt;
+use netloom_kernel::{LinkTag, Op, execute_all};
+use netloom_model::{EndpointId, Error, Holder, IfName, MacAddr, NetworkId, ObjectKind, Reason, Result};
+use rustc_hash::FxBuildHasher;
+
+use self::config::BridgeConfig;
+use self::device::Added;
+use crate::driver::{Begun, Driver, DriverCx, done};
+use crate::request::{
+    Capability, CreateEndpoint, CreateNetwork, EndpointCreated, Interface, Join, Joined, Leave, Left,
+    NetworkCreated, OperInfo, Restored, Scope,
+};
+
+/// The driver's type.
+pub const KIND: &str = "bridge";
+/// The most ports a Linux bridge takes (`BR_MAX_PORTS` less one).
+pub const MAX_PORTS: usize = 1023;
+/// The key of the hardware address in [`OperInfo`] (`netlabel.MacAddress`).
+const MAC_LABEL: &str = "com.docker.network.endpoint.macaddress";
+
+/// The bridge driver.
+#[derive(Debug, Default)]
+pub struct Bridge {
+    networks: HashMap<NetworkId, Network, FxBuildHasher>,
+    /// Makes the names of links differ between joins of one endpoint: an earlier link may still be dying.
+    joins: u16,
+}
+
+#[derive(Debug)]
+struct Network {
+    config: BridgeConfig,
+    added: Added,
+    endpoints: HashMap<EndpointId, Endpoint, FxBuildHasher>,
+    ports: usize,
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    mac: MacAddr,
+    /// The host's end of its link while it is joined.
+    link: Option<IfName>,
+}
+
+impl Bridge {
+    fn network(&mut self, id: NetworkId) -> Result<&mut Network> {
+        self.networks.get_mut(&id).ok_or_else(|| Error::not_found(ObjectKind::Network, id))
+    }
+
+    fn plan_network(&self, cx: &DriverCx, request: &CreateNetwork) -> Result<BridgeConfig> {
+        let config = BridgeConfig::read(&cx.instance, request)?;
+        for (id, other) in &self.networks {
+            if *id == request.network {
+                let holder = Holder::new(ObjectKind::Network, id, &other.config.network_name);
+                return Err(Reason::IdTaken { id: id.to_string(), holder }.into());
+            }
+            if let Some(why) = config.conflict(&other.config) {
+                let other = Holder::new(ObjectKind::Network, id, &other.config.network_name);
+                let message = format!("conflicts with {other}: {why}");
+                return Err(Reason::Driver {
+                    driver: KIND.into(),
+                    kind: netloom_model::ErrorKind::Forbidden,
+                    message,
+                }
+                .into());
+            }
+        }
+        Ok(config)
+    }
+
+    fn plan_endpoint(&mut self, request: &CreateEndpoint) -> Result<EndpointCreated> {
+        let network = self.network(request.network)?;
+        if network.endpoints.contains_key(&request.endpoint) {
+            let holder = Holder::new(ObjectKind::Endpoint, request.endpoint, &request.name);
+            return Err(Reason::IdTaken { id: request.endpoint.to_string(), holder }.into());
+        }
+        let mac = match (request.mac, request.ipv4) {
+            (Some(mac), _) => mac,
+            (None, Some(ipv4)) => MacAddr::from_ipv4(ipv4.addr()),
+            (None, None) => {
+                return Err(Error::invalid("ipv4", "", "a bridge endpoint needs an IPv4 address"));
+            }
+        };
+        network.ports += usize::from(request.link.is_some());
+        network.endpoints.insert(request.endpoint, Endpoint { mac, link: request.link });
+        Ok(EndpointCreated { mac: Some(mac), interface_prefix: Some("eth".into()), ..Default::default() })
+    }
+
+    fn plan_join(&mut self, cx: &DriverCx, request: &Join) -> Result<(Op, BridgeConfig, Joined)> {
+        self.joins = self.joins.wrapping_add(1);
+        let serial = self.joins;
+        let network = self.network(request.network)?;
+        let endpoint = network
+            .endpoints
+            .get_mut(&request.endpoint)
+            .ok_or_else(|| Error::not_found(ObjectKind::Endpoint, request.endpoint))?;
+        if let Some(link) = endpoint.link {
+            return Err(Error::internal(format!("the endpoint has link {link} already")));
+        }
+        if network.ports >= MAX_PORTS {
+            return Err(device::full(&network.config));
+        }
+        let link: IfName = format!("veth{}{serial:04x}", &request.endpoint.as_str()[..7]).parse()?;
+        endpoint.link = Some(link);
+        network.ports += 1;
+        let config = &network.config;
+        let create = Op::CreateVeth {
+            host: link,
+            peer: request.ifname,
+            netns: request.netns,
+            master: Some(config.bridge),
+            mac: Some(endpoint.mac),
+            mtu: config.mtu,
+            tag: LinkTag::new(&cx.instance, "endpoint", request.endpoint),
+        };
+        let outward = !config.internal;
+        let joined = Joined {
+            interface: Interface::InPlace { link: Some(link) },
+            gateway: outward.then_some(config.gateway),
+            gateway6: config.gateway6.filter(|_| outward),
+            ..Joined::default()
+        };
+        Ok((create, config.clone(), joined))
+    }
+
+    /// Forgets an endpoint's link and returns it.
+    fn take_link(&mut self, network: NetworkId, endpoint: EndpointId) -> Option<IfName> {
+        let network = self.networks.get_mut(&network)?;
+        let link = network.endpoints.get_mut(&endpoint)?.link.take()?;
+        network.ports -= 1;
+        Some(link)
+    }
+}
+
+impl Driver for Bridge {
+    fn kind(&self) -> &str {
+        KIND
+    }
+
+    fn capability(&self) -> Capability {
+        Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: true }
+    }
+
+    fn create_network(&mut self, cx: &DriverCx, request: CreateNetwork) -> Begun<NetworkCreated> {
+        let config = self.plan_network(cx, &request)?;
+        let added = Added::default();
+        let network =
+            Network { config: config.clone(), added: added.clone(), endpoints: HashMap::default(), ports: 0 };
+        self.networks.insert(request.network, network);
+        let cx = cx.clone();
+        Ok(async move {
+            let device = format!("bridge {}", config.bridge);
+            let made = device::set_up(cx, config, added).await?;
+            let remade = (made && request.restored == Restored::FromStore).then_some(device);
+            Ok(NetworkCreated { tables: Vec::new(), remade: remade.into_iter().collect() })
+        }
+        .boxed())
+    }
+
+    fn delete_network(&mut self, cx: &DriverCx, network: NetworkId) -> Begun<()> {
+        match self.networks.remove(&network) {
+            Some(network) => Ok(device::take_down(cx.clone(), network.config, network.added).boxed()),
+            None => done(()),
+        }
+    }
+
+    fn create_endpoint(&mut self, _cx: &DriverCx, request: CreateEndpoint) -> Begun<EndpointCreated> {
+        done(self.plan_endpoint(&request)?)
+    }
+
+    fn delete_endpoint(&mut self, _cx: &DriverCx, network: NetworkId, endpoint: EndpointId) -> Begun<()> {
+        self.take_link(network, endpoint);
+        if let Some(network) = self.networks.get_mut(&network) {
+            network.endpoints.remove(&endpoint);
+        }
+        done(())
+    }
+
+    fn endpoint_info(&self, _cx: &DriverCx, network: NetworkId, endpoint: EndpointId) -> Begun<OperInfo> {
+        let endpoint = self.networks.get(&network).and_then(|network| network.endpoints.get(&endpoint));
+        done(endpoint.map(|e| (MAC_LABEL.to_owned(), e.mac.to_string())).into_iter().collect())
+    }
+
+    fn join(&mut self, cx: &DriverCx, request: Join) -> Begun<Joined> {
+        let (create, config, joined) = self.plan_join(cx, &request)?;
+        let (kernel, deadline) = (cx.kernel.clone(), cx.deadline);
+        Ok(async move {
+            let made = execute_all(&*kernel, vec![create], deadline).await;
+            made.map(|()| joined).map_err(|error| device::full_or(error, &config))
+        }
+        .boxed())
+    }
+
+    fn leave(&mut self, cx: &DriverCx, request: Leave) -> Begun<Left> {
+        let Some(name) = self.take_link(request.network, request.endpoint) else {
+            return done(Left::default());
+        };
+        let tag = LinkTag::new(&cx.instance, "endpoint", request.endpoint);
+        let (kernel, deadline) = (cx.kernel.clone(), cx.deadline);
+        Ok(async move {
+            match execute_all(&*kernel, vec![Op::CutLink { name }], deadline).await {
+                Ok(()) => Ok(Left { remains: vec![Op::DeleteLink { name, tag: Some(tag) }] }),
+                Err(error) if error.already_gone() => Ok(Left::default()),
+                Err(error) => {
+                    // It may still pass traffic, so the caller has to wait for its deletion.
+                    tracing::warn!(%error, link = %name, "cannot cut a link off; deleting it at once");
+                    let delete = Op::DeleteLink { name, tag: Some(tag) };
+                    let deleted = execute_all(&*kernel, vec![delete.clone()], deadline).await;
+                    let gone = deleted.map_or_else(|error| error.already_gone(), |()| true);
+                    Ok(Left { remains: if gone { Vec::new() } else { vec![delete] } })
+                }
+            }
+        }
+        .boxed())
+    }
+}

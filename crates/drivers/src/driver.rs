@@ -1,0 +1,150 @@
+//! The interface that every network driver implements, built in or the embedder's own.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use netloom_kernel::Kernel;
+use netloom_model::{EndpointId, Error, NetworkId, Reason};
+
+use crate::request::{
+    Capability, CreateEndpoint, CreateNetwork, Discovery, EndpointCreated, ExternalConnectivity, Join,
+    Joined, Leave, Left, NetworkCreated, OperInfo, TableEvent,
+};
+
+/// The slow part of a driver's answer. It does not borrow the driver, and it runs to its end whether or not
+/// anybody still waits.
+pub type Work<T> = BoxFuture<'static, Result<T, Error>>;
+
+/// A driver's decision: a refusal, which changed nothing, or the slow part of what it decided to do.
+pub type Begun<T> = Result<Work<T>, Error>;
+
+/// A decision that has no slow part.
+///
+/// # Errors
+/// None of its own.
+pub fn done<T: Send + 'static>(value: T) -> Begun<T> {
+    Ok(std::future::ready(Ok(value)).boxed())
+}
+
+/// What a driver works with during one operation.
+#[derive(Clone, Debug)]
+pub struct DriverCx {
+    /// The kernel.
+    pub kernel: Arc<dyn Kernel>,
+    /// The engine's instance name, for the tags of kernel objects.
+    pub instance: Arc<str>,
+    /// When the operation must have ended.
+    pub deadline: Instant,
+}
+
+/// A network driver: libnetwork's `driverapi.Driver`, with results as values instead of call-backs.
+///
+/// Calls come from one actor, one at a time. Each decides at once: it refuses, having changed nothing, or
+/// records its decision in the driver's own state and returns the slow part. When that fails, or the
+/// operation it belongs to fails later, the matching deletion is called: `delete_network`,
+/// `delete_endpoint` and `leave` undo, and must succeed for what is not there.
+///
+/// After a restart a new value is made by its [`DriverFactory`], and its networks and endpoints are made
+/// again with [`crate::Restored::FromStore`].
+pub trait Driver: Send + 'static {
+    /// Its type, such as `bridge`.
+    fn kind(&self) -> &str;
+
+    /// What it can do. Asked once, before anything else.
+    fn capability(&self) -> Capability;
+
+    /// Chooses cluster-wide parameters of a network on the cluster's manager (`NetworkAllocate`).
+    fn allocate_network(
+        &mut self,
+        _cx: &DriverCx,
+        _request: CreateNetwork,
+    ) -> Begun<BTreeMap<String, String>> {
+        not_implemented(self.kind(), "allocating networks for a cluster")
+    }
+
+    /// Gives back what `allocate_network` chose (`NetworkFree`).
+    fn free_network(&mut self, _cx: &DriverCx, _network: NetworkId) -> Begun<()> {
+        not_implemented(self.kind(), "allocating networks for a cluster")
+    }
+
+    /// Makes a network.
+    fn create_network(&mut self, cx: &DriverCx, request: CreateNetwork) -> Begun<NetworkCreated>;
+
+    /// Deletes a network. Succeeds when it is not there.
+    fn delete_network(&mut self, cx: &DriverCx, network: NetworkId) -> Begun<()>;
+
+    /// Makes an endpoint.
+    fn create_endpoint(&mut self, cx: &DriverCx, request: CreateEndpoint) -> Begun<EndpointCreated>;
+
+    /// Deletes an endpoint. Succeeds when it is not there.
+    fn delete_endpoint(&mut self, cx: &DriverCx, network: NetworkId, endpoint: EndpointId) -> Begun<()>;
+
+    /// What the driver knows about an endpoint.
+    fn endpoint_info(&self, _cx: &DriverCx, _network: NetworkId, _endpoint: EndpointId) -> Begun<OperInfo> {
+        done(OperInfo::new())
+    }
+
+    /// Brings an endpoint into a sandbox.
+    fn join(&mut self, cx: &DriverCx, request: Join) -> Begun<Joined>;
+
+    /// Cuts an endpoint off from its sandbox. Succeeds when it is not in one.
+    fn leave(&mut self, cx: &DriverCx, request: Leave) -> Begun<Left>;
+
+    /// Lets an endpoint be reached from outside, now that it provides its sandbox's way out.
+    fn program_external_connectivity(&mut self, _cx: &DriverCx, _request: ExternalConnectivity) -> Begun<()> {
+        done(())
+    }
+
+    /// Takes that back.
+    fn revoke_external_connectivity(
+        &mut self,
+        _cx: &DriverCx,
+        _network: NetworkId,
+        _endpoint: EndpointId,
+    ) -> Begun<()> {
+        done(())
+    }
+
+    /// Discovery has something to say. Nobody waits for what the driver makes of it.
+    fn discovered(&mut self, _cx: &DriverCx, _discovery: Discovery) -> Begun<()> {
+        done(())
+    }
+
+    /// An entry of a gossip table changed on another node. Nobody waits for what the driver makes of it.
+    fn table_event(&mut self, _cx: &DriverCx, _event: TableEvent) -> Begun<()> {
+        done(())
+    }
+}
+
+fn not_implemented<T>(driver: &str, what: &'static str) -> Begun<T> {
+    Err(Reason::NotImplemented { what, by: format!("driver {driver:?}") }.into())
+}
+
+/// Makes a driver: at the engine's start, and again when its actor died.
+pub type DriverFactory = Arc<dyn Fn() -> Box<dyn Driver> + Send + Sync>;
+
+/// A driver as the embedder registers it.
+#[derive(Clone)]
+pub struct Registration {
+    /// Its type.
+    pub kind: String,
+    /// Makes it.
+    pub factory: DriverFactory,
+}
+
+impl Registration {
+    /// Registers a driver under a type.
+    pub fn new<D: Driver>(kind: impl Into<String>, make: impl Fn() -> D + Send + Sync + 'static) -> Self {
+        Self { kind: kind.into(), factory: Arc::new(move || Box::new(make())) }
+    }
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Registration({})", self.kind)
+    }
+}

@@ -1,0 +1,17 @@
+//! The network driver interface, and the built-in drivers.
+//!
+//! A driver decides synchronously, with its own state at hand, and returns the slow part as a future that
+//! does not borrow it. So one driver serves many networks at once without a lock, and a handler that calls
+//! it never waits.
+
+pub mod bridge;
+mod driver;
+mod options;
+mod request;
+
+pub use driver::{Begun, Driver, DriverCx, DriverFactory, Registration, Work, done};
+pub use request::{
+    Capability, CreateEndpoint, CreateNetwork, Discovery, EndpointCreated, ExternalConnectivity, Interface,
+    Join, Joined, Leave, Left, NetworkCreated, NodeDiscovery, OperInfo, Restored, Scope, StaticRoute,
+    TableEntry, TableEvent, TableOperation,
+};

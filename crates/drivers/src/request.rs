@@ -1,0 +1,260 @@
+//! What drivers are asked and what they answer (libnetwork's `driverapi`).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use netloom_kernel::{Netns, Op};
+use netloom_model::record::PoolRecord;
+use netloom_model::{EndpointId, IfName, MacAddr, NetworkId};
+
+/// How far a driver's networks reach.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// One host.
+    Local,
+    /// The whole cluster: node discovery and table events arrive, state lives in the cluster store.
+    Global,
+}
+
+/// What a driver can do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capability {
+    /// How far its networks reach (`DataScope`).
+    pub scope: Scope,
+    /// Whether its networks need address pools. `host` and `null` networks have none.
+    pub needs_ipam: bool,
+    /// Whether its endpoints can be the way out of a sandbox; `host` and `null` never are.
+    pub provides_gateway: bool,
+}
+
+/// Whether something is made now or was made before a restart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Restored {
+    /// Made now: an object in the way is an error.
+    Fresh,
+    /// Read back from the store: what the kernel still has is adopted, what it lost is made again.
+    FromStore,
+}
+
+/// Make a network.
+#[derive(Clone, Debug)]
+pub struct CreateNetwork {
+    /// Its identifier.
+    pub network: NetworkId,
+    /// Its name, for messages.
+    pub name: String,
+    /// New or read back.
+    pub restored: Restored,
+    /// Driver options (`com.docker.network.generic`).
+    pub options: BTreeMap<String, String>,
+    /// Whether it is cut off from the outside.
+    pub internal: bool,
+    /// Whether its endpoints get IPv6 addresses.
+    pub ipv6: bool,
+    /// Its IPv4 pools.
+    pub v4: Vec<PoolRecord>,
+    /// Its IPv6 pools.
+    pub v6: Vec<PoolRecord>,
+}
+
+/// A network was made.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NetworkCreated {
+    /// The gossip tables whose events the driver wants for this network (`TableEventRegister`). Only
+    /// drivers of global scope may name any.
+    pub tables: Vec<String>,
+    /// Kernel objects that had to be made again though the network was read back.
+    pub remade: Vec<String>,
+}
+
+/// Make an endpoint.
+#[derive(Clone, Debug)]
+pub struct CreateEndpoint {
+    /// Its network.
+    pub network: NetworkId,
+    /// Its identifier.
+    pub endpoint: EndpointId,
+    /// Its name, for messages.
+    pub name: String,
+    /// New or read back.
+    pub restored: Restored,
+    /// Its address.
+    pub ipv4: Option<Ipv4Net>,
+    /// Its IPv6 address.
+    pub ipv6: Option<Ipv6Net>,
+    /// The hardware address that the caller fixed.
+    pub mac: Option<MacAddr>,
+    /// Driver options of the endpoint.
+    pub options: BTreeMap<String, String>,
+    /// The host's end of its link, when it is read back and was joined.
+    pub link: Option<IfName>,
+}
+
+/// An endpoint was made. A driver fills in only what was left open.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct EndpointCreated {
+    /// Its hardware address, if the driver has a say in it.
+    pub mac: Option<MacAddr>,
+    /// Its address, where IPAM gave none.
+    pub ipv4: Option<Ipv4Net>,
+    /// Its IPv6 address, where IPAM gave none.
+    pub ipv6: Option<Ipv6Net>,
+    /// What its interface's name begins with inside a sandbox, such as `eth` (`SetNames`). `None` for an
+    /// endpoint that brings no interface.
+    pub interface_prefix: Option<String>,
+}
+
+/// What a driver tells about an endpoint (`EndpointOperInfo`), by libnetwork's keys.
+pub type OperInfo = BTreeMap<String, String>;
+
+/// Attach an endpoint to a sandbox.
+#[derive(Clone, Debug)]
+pub struct Join {
+    /// Its network.
+    pub network: NetworkId,
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// The sandbox's namespace.
+    pub netns: Netns,
+    /// The interface's name there, chosen by the sandbox and never used before in its life.
+    pub ifname: IfName,
+    /// The sandbox's labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// How the interface got into the sandbox.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Interface {
+    /// There is none.
+    #[default]
+    None,
+    /// The driver made it in place, under its final name and hardware address, still down. `link` is the
+    /// host's end, if it has one.
+    InPlace {
+        /// The host's end.
+        link: Option<IfName>,
+    },
+    /// The driver made it in the host's namespace; the sandbox moves and renames it. Slow.
+    Move {
+        /// Its name there.
+        from: IfName,
+    },
+}
+
+/// A route that a driver wants in the sandbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StaticRoute {
+    /// The destination.
+    pub destination: IpNet,
+    /// The next hop; `None` for a destination on the link itself (`CONNECTED`).
+    pub via: Option<IpAddr>,
+}
+
+/// An entry of a gossip table, owned by an endpoint: published after the join, withdrawn at its leave.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TableEntry {
+    /// The table.
+    pub table: String,
+    /// The key, unique within the table and the network.
+    pub key: String,
+    /// Opaque bytes.
+    pub value: Vec<u8>,
+}
+
+/// Everything a join comes to, in one value (libnetwork's `JoinInfo`).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Joined {
+    /// The interface.
+    pub interface: Interface,
+    /// The IPv4 gateway.
+    pub gateway: Option<IpAddr>,
+    /// The IPv6 gateway.
+    pub gateway6: Option<IpAddr>,
+    /// Further routes.
+    pub routes: Vec<StaticRoute>,
+    /// The sandbox needs no default gateway network on account of this endpoint.
+    pub disable_gateway_service: bool,
+    /// Entries to publish.
+    pub table_entries: Vec<TableEntry>,
+}
+
+/// Take an endpoint out of its sandbox.
+#[derive(Clone, Copy, Debug)]
+pub struct Leave {
+    /// Its network.
+    pub network: NetworkId,
+    /// The endpoint.
+    pub endpoint: EndpointId,
+}
+
+/// An endpoint was cut off: nothing reaches it any more.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Left {
+    /// What is left to do behind the caller's back, such as deleting a link, which waits for RCU. Until it
+    /// is done the endpoint's address, MAC and ports stay quarantined.
+    pub remains: Vec<Op>,
+}
+
+/// Let an endpoint be reached from outside (`ProgramExternalConnectivity`).
+#[derive(Clone, Debug)]
+pub struct ExternalConnectivity {
+    /// Its network.
+    pub network: NetworkId,
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// The sandbox's labels, in which ports are published.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What node discovery found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeDiscovery {
+    /// The node's address.
+    pub address: IpAddr,
+    /// Whether it is this node.
+    pub this_node: bool,
+}
+
+/// What discovery has to say (`DiscoverNew`, `DiscoverDelete`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Discovery {
+    /// A node appeared.
+    NodeAppeared(NodeDiscovery),
+    /// A node went away.
+    NodeLost(NodeDiscovery),
+    /// The cluster store's configuration is known.
+    DatastoreConfigured {
+        /// The scope it serves.
+        scope: Scope,
+        /// The kind of store, such as `etcd`.
+        provider: String,
+        /// Its address.
+        address: String,
+        /// Client options.
+        config: BTreeMap<String, String>,
+    },
+}
+
+/// What happened to an entry of a gossip table on another node (`EventNotify`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TableOperation {
+    /// It appeared.
+    Create,
+    /// It changed.
+    Update,
+    /// It is gone.
+    Delete,
+}
+
+/// An event of a gossip table that the driver registered for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TableEvent {
+    /// The network.
+    pub network: NetworkId,
+    /// What happened.
+    pub operation: TableOperation,
+    /// The entry, with its value before a deletion.
+    pub entry: TableEntry,
+}

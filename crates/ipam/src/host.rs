@@ -1,0 +1,98 @@
+//! What the host uses already: automatic pools keep off it, preferred subnets may not overlap it.
+
+use ipnet::IpNet;
+
+use crate::span::{Family, Span};
+
+/// A subnet that the host uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HostNet {
+    /// The subnet.
+    pub net: IpNet,
+    /// What it is, for the error text: "a route", "an address", "a name server".
+    pub what: &'static str,
+}
+
+/// The host's subnets of one family, searched by one request.
+///
+/// The first candidate is compared with each. Only when that finds a conflict is a sorted list worth its
+/// price: a host with thousands of routes has none in the way most of the time.
+#[derive(Debug)]
+pub(crate) struct HostNets<'a> {
+    all: &'a [HostNet],
+    family: Family,
+    sorted: Option<Vec<(Span, usize)>>,
+}
+
+impl<'a> HostNets<'a> {
+    pub(crate) fn new(all: &'a [HostNet], family: Family) -> Self {
+        Self { all, family, sorted: None }
+    }
+
+    /// The subnets that count. The default route and its halves, which VPNs set, cover everything and say
+    /// nothing about who uses an address.
+    fn relevant(&self) -> impl Iterator<Item = (Span, usize)> {
+        let family = self.family;
+        let counts = move |net: &IpNet| Family::of(net) == family && net.prefix_len() > 1;
+        let spans = self.all.iter().enumerate().filter(move |(_, host)| counts(&host.net));
+        spans.map(|(i, host)| (Span::of(&host.net), i))
+    }
+
+    /// A subnet of the host that overlaps this span.
+    pub(crate) fn conflict(&mut self, span: &Span) -> Option<(Span, &'a HostNet)> {
+        let (found, index) = match &self.sorted {
+            None => {
+                let found = self.relevant().find(|(host, _)| host.overlaps(span))?;
+                self.sorted = Some(self.outermost());
+                found
+            }
+            Some(sorted) => {
+                let before = sorted.partition_point(|(host, _)| host.first <= span.last);
+                *sorted[..before].last().filter(|(host, _)| host.overlaps(span))?
+            }
+        };
+        Some((found, &self.all[index]))
+    }
+
+    /// The subnets that lie in no other one, sorted. Subnets are disjoint or nested, so these are disjoint.
+    fn outermost(&self) -> Vec<(Span, usize)> {
+        let mut spans: Vec<_> = self.relevant().collect();
+        spans.sort_by_key(|(span, i)| (span.first, u128::MAX - span.last, *i));
+        let mut end = None;
+        spans.retain(|(span, _)| {
+            let outer = end.is_none_or(|end| span.first > end);
+            if outer {
+                end = Some(span.last);
+            }
+            outer
+        });
+        spans
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_searches_agree_and_ignore_default_routes() {
+        let nets =
+            ["0.0.0.0/0", "128.0.0.0/1", "10.0.0.0/8", "10.1.0.0/16", "192.168.7.9/24", "fd00::/8", "::/1"];
+        let all: Vec<_> =
+            nets.iter().map(|net| HostNet { net: net.parse().expect("a net"), what: "a route" }).collect();
+        let mut warm = HostNets::new(&all, Family::V4);
+        assert!(warm.conflict(&Span::of(&all[2].net)).is_some());
+        assert!(warm.sorted.is_some());
+        for text in
+            ["10.1.2.0/24", "11.0.0.0/8", "192.168.7.0/25", "192.168.0.0/16", "192.168.8.0/24", "9.0.0.0/8"]
+        {
+            let span = Span::of(&text.parse().expect("a net"));
+            let mut cold = HostNets::new(&all, Family::V4);
+            let expected = text.starts_with("10.") || text.contains("168.7.") || text.contains("168.0.");
+            assert_eq!(cold.conflict(&span).is_some(), expected, "{text}");
+            assert_eq!(warm.conflict(&span).is_some(), expected, "{text}");
+        }
+        let six = Span::of(&"fd00:1::/64".parse().expect("a net"));
+        assert!(HostNets::new(&all, Family::V6).conflict(&six).is_some());
+    }
+}

@@ -1,0 +1,30 @@
+//! Address pools and addresses: a pure allocator.
+//!
+//! [`DefaultIpam`] is libnetwork's default IPAM driver as one data structure: no IO, no clock, no chance,
+//! and nothing remembered outside of it. After a restart it is filled again from the records of networks and
+//! endpoints, so there is nothing that could disagree with them.
+//!
+//! Three rules differ from libnetwork on purpose. Addresses are handed out one after another and a released
+//! one comes back last, because a neighbour's cache may still name its last owner. Point-to-point subnets
+//! (/31, /32, /127, /128) can be used in full. And a pool belongs to one network.
+
+mod bitmap;
+mod block;
+mod default;
+mod host;
+mod network;
+mod owner;
+mod page;
+mod pool;
+mod request;
+mod runs;
+mod space;
+mod span;
+mod sparse;
+
+pub use bitmap::AddressSet;
+pub use block::SkippedPool;
+pub use default::{ADDRESS_SPACE, DefaultIpam, PoolHolding};
+pub use host::HostNet;
+pub use pool::PoolUsage;
+pub use request::{Granted, Lease, LeaseRequest, PoolsRequest};

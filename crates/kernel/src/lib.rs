@@ -1,0 +1,86 @@
+//! The kernel as the engine sees it: operations as data, and their execution on Linux.
+//!
+//! [`Kernel`] is the only door. Two implementations exist: [`LinuxKernel`] here, and the simulated one in
+//! `netloom-testkit`, which refuses what Linux refuses.
+//!
+//! This is the only crate that knows netlink, `setns` and threads of its own, and the only one that may
+//! contain `unsafe`.
+
+pub mod error;
+pub mod linux;
+pub mod op;
+pub mod view;
+pub mod worker;
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use futures::channel::mpsc;
+use futures::future::BoxFuture;
+use netloom_model::NetnsName;
+
+pub use error::KernelError;
+pub use linux::{LinuxConfig, LinuxKernel};
+pub use op::{LinkTag, Neighbour, Netns, Op, Route};
+pub use view::{AddressView, KernelEvent, KernelStats, LinkKind, LinkView, NeighbourView, RouteView};
+pub use worker::Worker;
+
+/// A job for [`Kernel::run_in`].
+pub type NetnsJob = Box<dyn FnOnce() + Send + 'static>;
+
+/// What a call of the kernel comes to.
+pub type KernelFuture<T> = BoxFuture<'static, Result<T, KernelError>>;
+
+/// The kernel's network stack.
+///
+/// Every future returned here is independent of the caller: dropping it does not stop what was asked.
+/// Every wait ends at its deadline with an error of certainty `Uncertain`.
+pub trait Kernel: Debug + Send + Sync + 'static {
+    /// Carries out operations in order and answers each: the results have the length and the order of `ops`.
+    ///
+    /// The operations of one call are tried one after another *whatever becomes of the ones before*: they
+    /// travel together, and a refused one does not stop the rest. A caller that needs one to succeed before
+    /// the next puts them in two calls. Calls made at the same time may be carried out together, and in any
+    /// order.
+    fn execute(&self, ops: Vec<Op>, deadline: Instant) -> BoxFuture<'static, Vec<Result<(), KernelError>>>;
+
+    /// Every link of a namespace.
+    fn links(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<LinkView>>;
+
+    /// Every address of a namespace.
+    fn addresses(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<AddressView>>;
+
+    /// Every route of a namespace's main table.
+    fn routes(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<RouteView>>;
+
+    /// Every neighbour entry of a namespace, forwarding entries of bridges included.
+    fn neighbours(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<NeighbourView>>;
+
+    /// The namespaces that this engine made and that still exist.
+    fn namespaces(&self, deadline: Instant) -> KernelFuture<Vec<NetnsName>>;
+
+    /// Runs a job on a thread that is in this namespace for as long as the job runs.
+    ///
+    /// The job must not wait for anything slow: other jobs queue behind it. Open sockets in it and use them
+    /// outside; a socket stays in the namespace it was opened in.
+    fn run_in(&self, netns: Netns, job: NetnsJob, deadline: Instant) -> KernelFuture<()>;
+
+    /// Where a namespace is mounted.
+    fn netns_path(&self, netns: NetnsName) -> PathBuf;
+
+    /// Changes of links of the host's namespace, from now on. Bounded: a reader that does not keep up gets
+    /// [`KernelEvent::Overrun`] and should list again.
+    fn watch(&self) -> mpsc::Receiver<KernelEvent>;
+
+    /// Counters since the start.
+    fn stats(&self) -> KernelStats;
+}
+
+/// Executes operations and folds the answers into one: the first failure, if any.
+///
+/// # Errors
+/// The first error in the order of `ops`.
+pub async fn execute_all(kernel: &dyn Kernel, ops: Vec<Op>, deadline: Instant) -> Result<(), KernelError> {
+    kernel.execute(ops, deadline).await.into_iter().collect()
+}

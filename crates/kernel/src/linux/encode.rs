@@ -1,0 +1,265 @@
+//! Operations: from data to the kernel's messages.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkExtentMask};
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
+use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+use netloom_model::{IfName, MacAddr};
+use nix::errno::Errno;
+use rtnetlink::{
+    AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+};
+
+use super::failure::Failure;
+use super::transport::Request;
+use crate::op::{Neighbour, Netns, Op, Route};
+
+const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
+
+/// The link whose number an operation needs: the kernel takes only numbers there.
+pub(super) fn needs(op: &Op) -> Option<IfName> {
+    match op {
+        Op::CreateVeth { master, .. } => *master,
+        Op::MoveLink { name: link, .. }
+        | Op::AddAddress { link, .. }
+        | Op::DeleteAddress { link, .. }
+        | Op::AddRoute { route: Route { link, .. }, .. }
+        | Op::DeleteRoute { route: Route { link, .. }, .. }
+        | Op::AddNeighbour { link, .. }
+        | Op::DeleteNeighbour { link, .. } => Some(*link),
+        Op::CreateNetns { .. }
+        | Op::DeleteNetns { .. }
+        | Op::CreateBridge { .. }
+        | Op::CutLink { .. }
+        | Op::DeleteLink { .. }
+        | Op::SetLink { .. }
+        | Op::SetMtu { .. }
+        | Op::Sysctl { .. } => None,
+    }
+}
+
+/// Whether a link may have this name, or have it no more, once the operation is done.
+pub(super) fn renames(op: &Op, link: IfName) -> bool {
+    match op {
+        Op::CreateBridge { name, .. } => *name == link,
+        Op::CreateVeth { host, peer, netns, .. } => *host == link || (*netns == Netns::Host && *peer == link),
+        Op::MoveLink { name, rename, .. } => *name == link || *rename == link,
+        _ => false,
+    }
+}
+
+/// The namespace that an operation puts a link into.
+pub(super) fn puts_into(op: &Op) -> Option<Netns> {
+    match op {
+        Op::CreateVeth { netns, .. } => Some(*netns),
+        Op::MoveLink { to, .. } => Some(*to),
+        _ => None,
+    }
+}
+
+/// The request for an operation that is one message. `index` is the number of the link it [`needs`],
+/// `netns` the namespace it [`puts_into`] where that is not the socket's own.
+pub(super) fn request(
+    op: &Op,
+    index: Option<u32>,
+    netns: Option<BorrowedFd<'_>>,
+) -> Result<Request, Failure> {
+    let index = index.unwrap_or(0);
+    let (message, flags) = match op {
+        Op::CreateBridge { name, mac, .. } => {
+            let mut link = LinkMessageBuilder::<LinkBridge>::new(name.as_str());
+            if let Some(mac) = mac {
+                link = link.address(mac.0.to_vec());
+            }
+            (Message::NewLink(link.build()), CREATE)
+        }
+        Op::CreateVeth { host, peer, master, mac, mtu, .. } => {
+            // The peer must not be up: its other end does not exist yet (ENOTCONN).
+            let mut inside = named(peer);
+            let mut outside = LinkMessageBuilder::<LinkVeth>::new(host.as_str(), peer.as_str()).up();
+            if let Some(netns) = netns {
+                inside = inside.setns_by_fd(netns.as_raw_fd());
+            }
+            if let Some(mac) = mac {
+                inside = inside.address(mac.0.to_vec());
+            }
+            if let Some(mtu) = mtu {
+                inside = inside.mtu(*mtu);
+                outside = outside.mtu(*mtu);
+            }
+            if master.is_some() {
+                outside = outside.controller(index);
+            }
+            let pair = InfoData::Veth(InfoVeth::Peer(inside.build()));
+            (Message::NewLink(outside.set_info_data(pair).build()), CREATE)
+        }
+        // The port state alone would be cheaper (0.02 ms against 0.09), but a bridge without STP sets it
+        // back to "forwarding" at every change of the link: even when its group is set for its deletion.
+        Op::CutLink { name } => (Message::SetLink(named(name).down().build()), 0),
+        Op::MoveLink { rename, .. } => {
+            let mut link = LinkUnspec::new_with_index(index).name(rename.as_str());
+            if let Some(netns) = netns {
+                link = link.setns_by_fd(netns.as_raw_fd());
+            }
+            (Message::SetLink(link.build()), 0)
+        }
+        Op::SetLink { name, up, .. } => {
+            let link = if *up { named(name).up() } else { named(name).down() };
+            (Message::SetLink(link.build()), 0)
+        }
+        Op::SetMtu { name, mtu, .. } => (Message::SetLink(named(name).mtu(*mtu).build()), 0),
+        Op::AddAddress { address, .. } => (Message::NewAddress(self::address(index, address)), CREATE),
+        Op::DeleteAddress { address, .. } => (Message::DelAddress(self::address(index, address)), 0),
+        Op::AddRoute { route, .. } => (Message::NewRoute(self::route(index, route)?), CREATE),
+        Op::DeleteRoute { route, .. } => {
+            let mut route = self::route(index, route)?;
+            // Whoever made it, and whatever the scope: destination, next hop and link decide.
+            route.header.scope = RouteScope::NoWhere;
+            route.header.protocol = RouteProtocol::Unspec;
+            route.header.kind = RouteType::Unspec;
+            (Message::DelRoute(route), 0)
+        }
+        Op::AddNeighbour { neighbour, .. } => {
+            // One group address may lead to many tunnel ends, so there is nothing to replace.
+            let many = matches!(neighbour, Neighbour::Forwarding { mac, .. }
+                if mac.is_multicast() || *mac == MacAddr([0; 6]));
+            let flags = NLM_F_CREATE | if many { NLM_F_APPEND } else { NLM_F_REPLACE };
+            (Message::NewNeighbour(self::neighbour(index, neighbour)), flags)
+        }
+        Op::DeleteNeighbour { neighbour, .. } => {
+            (Message::DelNeighbour(self::neighbour(index, neighbour)), 0)
+        }
+        // These have executors of their own.
+        Op::CreateNetns { .. } | Op::DeleteNetns { .. } | Op::DeleteLink { .. } | Op::Sysctl { .. } => {
+            return Err(Failure::errno(Errno::EOPNOTSUPP));
+        }
+    };
+    Ok(Request { message, flags })
+}
+
+/// What a link just made still lacks: the kernel takes no alias at creation. A bridge gets its MTU here
+/// too, since one given at creation is forgotten when its ports come and go.
+pub(super) fn finishing(op: &Op) -> Option<(IfName, Request)> {
+    let (name, tag, mtu) = match op {
+        Op::CreateBridge { name, tag, mtu, .. } => (name, tag, *mtu),
+        Op::CreateVeth { host, tag, .. } => (host, tag, None),
+        _ => return None,
+    };
+    let mut link = named(name).alias(tag.to_string());
+    if let Some(mtu) = mtu {
+        link = link.mtu(mtu);
+    }
+    Some((*name, Request::new(Message::SetLink(link.build()))))
+}
+
+/// Asks for one link, without its statistics.
+pub(super) fn get_link(name: IfName) -> Request {
+    Request::new(Message::GetLink(without_statistics(named(&name)).build()))
+}
+
+/// Asks for all links, without their statistics.
+pub(super) fn list_links() -> Request {
+    Request::new(Message::GetLink(without_statistics(LinkMessageBuilder::<LinkUnspec>::new()).build()))
+}
+
+/// Brings the loopback up; it has the same number in every namespace.
+pub(super) fn loopback_up() -> Request {
+    Request::new(Message::SetLink(LinkUnspec::new_with_index(1).up().build()))
+}
+
+/// Deletes a link by its name.
+pub(super) fn delete_named(name: IfName) -> Request {
+    Request::new(Message::DelLink(named(&name).build()))
+}
+
+/// Deletes a link by its number.
+pub(super) fn delete_index(index: u32) -> Request {
+    Request::new(Message::DelLink(LinkUnspec::new_with_index(index).build()))
+}
+
+/// Puts a link into a group, and sets it down in the same message: a change of an up link makes its bridge
+/// look at it again.
+pub(super) fn set_group(index: u32, group: u32) -> Request {
+    Request::new(Message::SetLink(LinkUnspec::new_with_index(index).down().link_group(group).build()))
+}
+
+/// Deletes every link of a group.
+pub(super) fn delete_group(group: u32) -> Request {
+    Request::new(Message::DelLink(LinkMessageBuilder::<LinkUnspec>::new().link_group(group).build()))
+}
+
+/// Refused when any link is in the group, accepted without effect when none is: a change that no link can
+/// take, since a hardware address of one byte is shorter than any.
+pub(super) fn probe_group(group: u32) -> Request {
+    let probe = LinkMessageBuilder::<LinkUnspec>::new().link_group(group).address(vec![0]);
+    Request::new(Message::NewLink(probe.build()))
+}
+
+fn named(name: &IfName) -> LinkMessageBuilder<LinkUnspec> {
+    LinkUnspec::new_with_name(name.as_str())
+}
+
+fn without_statistics(link: LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec> {
+    link.append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
+}
+
+fn address(index: u32, address: &IpNet) -> AddressMessage {
+    match address {
+        IpNet::V4(net) => {
+            let builder = AddressMessageBuilder::<Ipv4Addr>::new().index(index);
+            builder.address(net.addr(), net.prefix_len()).build()
+        }
+        IpNet::V6(net) => {
+            let builder = AddressMessageBuilder::<Ipv6Addr>::new().index(index);
+            let mut message = builder.address(net.addr(), net.prefix_len()).build();
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            message
+        }
+    }
+}
+
+fn route(index: u32, route: &Route) -> Result<RouteMessage, Failure> {
+    let invalid = |_| Failure::errno(Errno::EINVAL);
+    let (destination, prefix) = (route.destination.addr(), route.destination.prefix_len());
+    let mut builder = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(destination, prefix)
+        .map_err(invalid)?
+        .output_interface(index);
+    match route.via {
+        Some(via) => builder = builder.gateway(via).map_err(invalid)?,
+        // IPv6 has no scopes here and ignores it.
+        None => builder = builder.scope(RouteScope::Link),
+    }
+    Ok(builder.build())
+}
+
+fn neighbour(index: u32, neighbour: &Neighbour) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    let (mac, destination) = match neighbour {
+        Neighbour::Address { address, mac } => {
+            message.header.family = match address {
+                IpAddr::V4(_) => AddressFamily::Inet,
+                IpAddr::V6(_) => AddressFamily::Inet6,
+            };
+            (mac, Some(*address))
+        }
+        Neighbour::Forwarding { mac, destination } => {
+            message.header.family = AddressFamily::Bridge;
+            message.header.flags = NeighbourFlags::Own;
+            (mac, *destination)
+        }
+    };
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    if let Some(destination) = destination {
+        message.attributes.push(NeighbourAttribute::Destination(destination.into()));
+    }
+    message
+}

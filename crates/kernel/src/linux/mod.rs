@@ -1,0 +1,198 @@
+//! The kernel of the machine: operations carried out over netlink, on threads of our own.
+//!
+//! A netlink request runs in the thread that sends it, under the kernel's lock, so no async thread ever
+//! sends one. Four threads do, each with sockets of its own:
+//!
+//! - `nl-writer`: changes of the host's namespace, as many as wait in one send;
+//! - `nl-reaper`: deletions of links, as many as wait in one deletion;
+//! - `nl-netns`: everything inside other namespaces, and the namespaces themselves;
+//! - `nl-reader`: listings of the host's namespace.
+//!
+//! `nl-monitor` listens only. All of them start in the caller's namespace and end with the [`LinuxKernel`].
+//!
+//! # Deadlines
+//! A request that has reached the kernel cannot be interrupted. A deadline that passes while a call waits
+//! in a queue is answered when its turn comes, with certainty `Aborted`; one that passes while an answer is
+//! awaited, with `Uncertain`. So an answer can be late by the work that is under way: a caller that needs
+//! one on time must bound its own wait too.
+
+mod batch;
+mod call;
+mod decode;
+mod encode;
+mod failure;
+mod monitor;
+mod mounts;
+mod netns;
+mod reader;
+mod reaper;
+mod transport;
+mod wire;
+mod writer;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use futures::FutureExt;
+use futures::channel::{mpsc, oneshot};
+use futures::future::BoxFuture;
+use netloom_model::NetnsName;
+
+use crate::op::{Netns, Op};
+use crate::view::{AddressView, KernelEvent, KernelStats, LinkView, NeighbourView, RouteView};
+use crate::worker::Worker;
+use crate::{Kernel, KernelError, KernelFuture, NetnsJob};
+
+use self::call::{Allowance, Call, Executors};
+use self::failure::Failure;
+use self::monitor::Monitor;
+use self::mounts::Mounts;
+use self::netns::Task;
+use self::reader::{Inquiry, List};
+use self::transport::Counters;
+
+/// How many calls may wait for each thread. Admission above bounds them first; beyond this they are
+/// refused with `EBUSY`.
+const QUEUE: usize = 16_384;
+
+/// What [`LinuxKernel::start`] needs to know.
+#[derive(Clone, Debug)]
+pub struct LinuxConfig {
+    /// Namespaces are mounted in `<run_dir>/netns`, which is made when absent.
+    pub run_dir: PathBuf,
+}
+
+/// The kernel of this machine, as seen from the network namespace that it was started in.
+#[derive(Debug)]
+pub struct LinuxKernel {
+    executors: Arc<Executors>,
+    reader: Worker<Inquiry>,
+    monitor: Monitor,
+    mounts: Mounts,
+    counters: Arc<Counters>,
+}
+
+impl LinuxKernel {
+    /// Starts the threads. Their namespaces, network and mount, are those of the calling thread.
+    ///
+    /// # Errors
+    /// When the run directory cannot be made, or a socket or a thread is refused.
+    pub fn start(config: LinuxConfig) -> io::Result<Self> {
+        let LinuxConfig { run_dir } = config;
+        let mounts = Mounts::below(&run_dir)?;
+        let counters = Arc::new(Counters::default());
+        let executors = Executors {
+            writer: writer::spawn(QUEUE, mounts.clone(), &counters)?,
+            reaper: reaper::spawn(QUEUE, &counters)?,
+            netns: netns::spawn(QUEUE, mounts.clone(), &counters)?,
+        };
+        let reader = reader::spawn(QUEUE, &counters)?;
+        Ok(Self { executors: Arc::new(executors), reader, monitor: Monitor::start()?, mounts, counters })
+    }
+
+    fn list<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        netns: Netns,
+        deadline: Instant,
+        list: List<T>,
+    ) -> KernelFuture<Vec<T>> {
+        let allowance = Allowance::until(deadline);
+        let (reply, answer) = oneshot::channel();
+        let inquiry = Inquiry::new(list, allowance, reply);
+        let queued = match netns {
+            Netns::Host => self.reader.submit(inquiry).is_ok(),
+            Netns::Named(name) => self.executors.netns.submit(Task::Inquire { name, inquiry }).is_ok(),
+        };
+        answered(format!("list {what} of {netns}"), allowance, queued, answer)
+    }
+}
+
+/// Waits for a thread's answer.
+fn answered<T: Send + 'static>(
+    operation: String,
+    allowance: Allowance,
+    queued: bool,
+    answer: oneshot::Receiver<Result<T, Failure>>,
+) -> KernelFuture<T> {
+    async move {
+        let result = match answer.await {
+            Ok(result) => result,
+            Err(oneshot::Canceled) if queued => Err(thread_failed()),
+            Err(oneshot::Canceled) => Err(Failure::busy()),
+        };
+        result.map_err(|failure| failure.of(operation, allowance.allowed))
+    }
+    .boxed()
+}
+
+fn thread_failed() -> Failure {
+    Failure::Lost("the thread that carried it out failed".into())
+}
+
+impl Kernel for LinuxKernel {
+    fn execute(&self, ops: Vec<Op>, deadline: Instant) -> BoxFuture<'static, Vec<Result<(), KernelError>>> {
+        let ops: Arc<[Op]> = ops.into();
+        let allowance = Allowance::until(deadline);
+        let (reply, answer) = oneshot::channel();
+        Call::start(Arc::clone(&self.executors), Arc::clone(&ops), allowance, reply);
+        async move {
+            answer.await.unwrap_or_else(|oneshot::Canceled| {
+                ops.iter().map(|op| Err(thread_failed().of(op, allowance.allowed))).collect()
+            })
+        }
+        .boxed()
+    }
+
+    fn links(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<LinkView>> {
+        self.list("links", netns, deadline, reader::links)
+    }
+
+    fn addresses(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<AddressView>> {
+        self.list("addresses", netns, deadline, reader::addresses)
+    }
+
+    fn routes(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<RouteView>> {
+        self.list("routes", netns, deadline, reader::routes)
+    }
+
+    fn neighbours(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<NeighbourView>> {
+        self.list("neighbours", netns, deadline, reader::neighbours)
+    }
+
+    fn namespaces(&self, deadline: Instant) -> KernelFuture<Vec<NetnsName>> {
+        let allowance = Allowance::until(deadline);
+        let (reply, answer) = oneshot::channel();
+        let queued = self.executors.netns.submit(Task::List { allowance, reply }).is_ok();
+        answered("list namespaces".into(), allowance, queued, answer)
+    }
+
+    fn run_in(&self, netns: Netns, job: NetnsJob, deadline: Instant) -> KernelFuture<()> {
+        let allowance = Allowance::until(deadline);
+        let (reply, answer) = oneshot::channel();
+        let queued = self.executors.netns.submit(Task::Run { netns, allowance, job, reply }).is_ok();
+        answered(format!("run a job in {netns}"), allowance, queued, answer)
+    }
+
+    fn netns_path(&self, netns: NetnsName) -> PathBuf {
+        self.mounts.path(netns)
+    }
+
+    fn watch(&self) -> mpsc::Receiver<KernelEvent> {
+        self.monitor.watch()
+    }
+
+    fn stats(&self) -> KernelStats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Counters { messages, sends, links_deleted, deletions } = &*self.counters;
+        KernelStats {
+            messages: read(messages),
+            sends: read(sends),
+            links_deleted: read(links_deleted),
+            deletions: read(deletions),
+        }
+    }
+}

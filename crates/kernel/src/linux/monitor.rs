@@ -1,0 +1,200 @@
+//! The monitor: tells watchers about changes of the host's links.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use futures::channel::mpsc;
+use netlink_sys::{Socket, SocketAddr};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::decode;
+use super::transport::open_socket;
+use super::wire::Packets;
+use crate::view::KernelEvent;
+
+/// Events kept for a watcher that does not keep up.
+const BACKLOG: usize = 1_024;
+/// Notifications are smaller than this.
+const RECEIVE: usize = 64 << 10;
+
+/// The thread that listens; it ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Monitor {
+    watchers: Arc<Mutex<Vec<Watcher>>>,
+    stop: Arc<EventFd>,
+}
+
+impl Monitor {
+    /// Starts listening in the caller's namespace.
+    pub(super) fn start() -> io::Result<Self> {
+        let mut socket = open_socket()?;
+        socket.bind(&SocketAddr::new(0, 0))?;
+        socket.add_membership(libc::RTNLGRP_LINK)?;
+        socket.set_non_blocking(true)?;
+        let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        let watchers = Arc::new(Mutex::new(Vec::new()));
+        let listener = Listener { socket, stop: Arc::clone(&stop), watchers: Arc::clone(&watchers) };
+        thread::Builder::new().name("nl-monitor".into()).spawn(move || listener.listen())?;
+        Ok(Self { watchers, stop })
+    }
+
+    /// A receiver of every change from now on.
+    pub(super) fn watch(&self) -> mpsc::Receiver<KernelEvent> {
+        let (events, receiver) = mpsc::channel(BACKLOG);
+        let overruns = events.clone();
+        lock(&self.watchers).push(Watcher { events, overruns, behind: false });
+        receiver
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        // The counter cannot overflow: this is its only write.
+        let _ = self.stop.write(1);
+    }
+}
+
+/// Nothing is left half-done under this lock, so a panic does not spoil what it guards.
+fn lock(watchers: &Mutex<Vec<Watcher>>) -> MutexGuard<'_, Vec<Watcher>> {
+    watchers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug)]
+struct Watcher {
+    events: mpsc::Sender<KernelEvent>,
+    /// Every sender owns a place beyond the bound; this one's is kept for the overrun.
+    overruns: mpsc::Sender<KernelEvent>,
+    /// An overrun is still to be told.
+    behind: bool,
+}
+
+impl Watcher {
+    /// Tells an event, or that some were lost; `false` when nobody listens any more.
+    fn tell(&mut self, event: &KernelEvent) -> bool {
+        if !self.behind {
+            match self.events.try_send(event.clone()) {
+                Ok(()) => return true,
+                Err(error) if error.is_disconnected() => return false,
+                Err(_) => self.behind = true,
+            }
+        }
+        match self.overruns.try_send(KernelEvent::Overrun) {
+            Ok(()) => self.behind = false,
+            Err(error) if error.is_disconnected() => return false,
+            // The earlier one has not been read yet.
+            Err(_) => {}
+        }
+        true
+    }
+}
+
+struct Listener {
+    socket: Socket,
+    stop: Arc<EventFd>,
+    watchers: Arc<Mutex<Vec<Watcher>>>,
+}
+
+impl Listener {
+    fn listen(&self) {
+        let mut received = Vec::with_capacity(RECEIVE);
+        while self.wait() {
+            if let Err(error) = self.take_in(&mut received) {
+                tracing::error!(%error, "the link monitor cannot receive and stops");
+                break;
+            }
+        }
+        // Closes every watcher's channel.
+        lock(&self.watchers).clear();
+    }
+
+    /// Waits for something to read; `false` when it is time to end.
+    fn wait(&self) -> bool {
+        loop {
+            let mut fds = [
+                PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) => return !fds[1].any().unwrap_or(true),
+                Err(Errno::EINTR) => {}
+                Err(errno) => {
+                    tracing::error!(%errno, "the link monitor cannot wait and stops");
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Reads what there is; fails when the socket is of no more use.
+    fn take_in(&self, received: &mut Vec<u8>) -> io::Result<()> {
+        let mut overrun = false;
+        loop {
+            received.clear();
+            match self.socket.recv(received, libc::MSG_DONTWAIT | libc::MSG_TRUNC) {
+                Ok(length) if length == received.len() => {
+                    let packets = Packets(received).flatten();
+                    packets
+                        .filter_map(|packet| read(packet.kind, packet.body))
+                        .for_each(|event| self.tell(&event));
+                }
+                Ok(_) => overrun = true,
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => overrun = true,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Told last: until the socket is empty the kernel goes on dropping in silence.
+                    if overrun {
+                        self.tell(&KernelEvent::Overrun);
+                    }
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn tell(&self, event: &KernelEvent) {
+        lock(&self.watchers).retain_mut(|watcher| watcher.tell(event));
+    }
+}
+
+fn read(kind: u16, body: &[u8]) -> Option<KernelEvent> {
+    let link = decode::link(body)?;
+    match kind {
+        libc::RTM_NEWLINK => Some(KernelEvent::LinkChanged(link)),
+        libc::RTM_DELLINK => Some(KernelEvent::LinkGone { index: link.index, name: link.name }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gone(index: u32) -> KernelEvent {
+        KernelEvent::LinkGone { index, name: "x".parse().expect("a name") }
+    }
+
+    #[test]
+    fn a_slow_watcher_is_told_that_it_lost_events_and_then_hears_again() {
+        let (events, mut receiver) = mpsc::channel(2);
+        let mut watcher = Watcher { overruns: events.clone(), events, behind: false };
+        for index in 0..10 {
+            assert!(watcher.tell(&gone(index)));
+        }
+        let mut next = || receiver.try_recv().ok();
+        // Two places, one that the sender owns, and one for the overrun.
+        assert_eq!([next(), next(), next()], [Some(gone(0)), Some(gone(1)), Some(gone(2))]);
+        assert_eq!([next(), next()], [Some(KernelEvent::Overrun), None]);
+        // More was lost while the first overrun waited.
+        assert!(watcher.tell(&gone(10)));
+        assert_eq!(receiver.try_recv().ok(), Some(KernelEvent::Overrun));
+        assert!(watcher.tell(&gone(11)));
+        assert_eq!(receiver.try_recv().ok(), Some(gone(11)));
+        drop(receiver);
+        assert!(!watcher.tell(&gone(12)));
+    }
+}

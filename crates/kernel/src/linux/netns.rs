@@ -1,0 +1,261 @@
+//! The namespace thread: the only one that ever leaves the namespace it was started in.
+//!
+//! It makes and removes namespaces, writes settings, runs jobs, and keeps one netlink socket per namespace.
+//! A socket stays where it was opened, so links, addresses and routes inside need no switching. When the
+//! thread cannot get home it ends, and a new one with fresh sockets takes its place.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Component, Path};
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::channel::oneshot;
+use netloom_model::NetnsName;
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns, unshare};
+use rustc_hash::FxHashMap;
+
+use super::batch;
+use super::call::{Allowance, Call};
+use super::encode;
+use super::failure::Failure;
+use super::mounts::{Mounts, open_own};
+use super::reader::Inquiry;
+use super::transport::{Counters, Transport};
+use crate::NetnsJob;
+use crate::op::{Netns, Op};
+use crate::worker::{Next, Worker, panic_text};
+
+/// The most sockets kept open. A socket opens again in 30 µs, and file descriptors are few.
+const MAX_SOCKETS: usize = 256;
+
+/// What the namespace thread is asked for.
+pub(super) enum Task {
+    /// Operations.
+    Call(Call),
+    /// A listing inside a namespace.
+    Inquire { name: NetnsName, inquiry: Inquiry },
+    /// The mounted namespaces.
+    List { allowance: Allowance, reply: oneshot::Sender<Result<Vec<NetnsName>, Failure>> },
+    /// A job inside a namespace.
+    Run { netns: Netns, allowance: Allowance, job: NetnsJob, reply: oneshot::Sender<Result<(), Failure>> },
+}
+
+/// Starts the thread in the caller's namespace.
+pub(super) fn spawn(bound: usize, mounts: Mounts, counters: &Arc<Counters>) -> io::Result<Worker<Task>> {
+    let counters = Arc::clone(counters);
+    Worker::spawn_supervised("nl-netns", bound, move || {
+        let mut traveller = Traveller {
+            home: open_own()?,
+            astray: false,
+            mounts: mounts.clone(),
+            sockets: FxHashMap::default(),
+            host: Transport::open(&counters)?,
+            counters: Arc::clone(&counters),
+        };
+        Ok(move |tasks: Vec<Task>| {
+            for task in tasks {
+                traveller.serve(task);
+            }
+            if traveller.astray { Next::Retire } else { Next::Serve }
+        })
+    })
+}
+
+struct Traveller {
+    home: OwnedFd,
+    /// Set when the way home failed: nothing may run on this thread any more.
+    astray: bool,
+    mounts: Mounts,
+    sockets: FxHashMap<NetnsName, Transport>,
+    host: Transport,
+    counters: Arc<Counters>,
+}
+
+impl Traveller {
+    fn serve(&mut self, task: Task) {
+        match task {
+            Task::Call(call) => {
+                if let Some(call) = call.if_in_time() {
+                    let answers = self.execute(call.run(), call.allowance.deadline);
+                    call.answer(answers);
+                }
+            }
+            Task::Inquire { name, inquiry } => inquiry.answer(|| self.socket(name)),
+            Task::List { allowance, reply } => {
+                let late = allowance.is_over().then_some(Failure::NotStarted);
+                let _ = reply.send(late.map_or_else(|| self.mounts.list(), Err));
+            }
+            Task::Run { netns, allowance, job, reply } => {
+                let late = allowance.is_over().then_some(Failure::NotStarted);
+                let _ = reply.send(late.map_or_else(|| self.run(netns, job), Err));
+            }
+        }
+    }
+
+    /// Carries out operations in order. Those that need no more than a socket go together.
+    fn execute(&mut self, ops: &[Op], deadline: Instant) -> Vec<Result<(), Failure>> {
+        let mut answers = Vec::with_capacity(ops.len());
+        while let Some(op) = ops.get(answers.len()) {
+            match op {
+                Op::CreateNetns { name } => answers.push(self.create(*name, deadline)),
+                Op::DeleteNetns { name } => answers.push(self.delete(*name)),
+                Op::Sysctl { netns, key, value } => answers.push(self.write_setting(*netns, key, value)),
+                _ => {
+                    let rest = &ops[answers.len()..];
+                    let together = |other: &&Op| is_plain(other) && other.netns() == op.netns();
+                    let run: Vec<&Op> = rest.iter().take_while(together).collect();
+                    answers.extend(self.converse(op.netns(), &run, deadline));
+                }
+            }
+        }
+        answers
+    }
+
+    /// Carries out operations on the socket of one namespace.
+    fn converse(&mut self, netns: Netns, ops: &[&Op], deadline: Instant) -> Vec<Result<(), Failure>> {
+        let (mounts, home) = (self.mounts.clone(), self.home.try_clone());
+        let open = |to: Netns| match to {
+            _ if to == netns => Ok(None),
+            Netns::Named(name) => mounts.open(name).map(Some),
+            Netns::Host => {
+                let home = home.as_ref().map_err(|error| Failure::io(error, "cannot name the host"))?;
+                home.try_clone().map(Some).map_err(|error| Failure::io(&error, "cannot name the host"))
+            }
+        };
+        let socket = match netns {
+            Netns::Host => Ok(&mut self.host),
+            Netns::Named(name) => self.socket(name),
+        };
+        match socket {
+            Ok(socket) => batch::carry_out(socket, ops, &open, deadline),
+            Err(failure) => vec![Err(failure); ops.len()],
+        }
+    }
+
+    fn create(&mut self, name: NetnsName, deadline: Instant) -> Result<(), Failure> {
+        if self.astray {
+            return Err(lost_home());
+        }
+        self.mounts.reserve(name)?;
+        let (mounts, counters) = (self.mounts.clone(), Arc::clone(&self.counters));
+        let enter = || unshare(CloneFlags::CLONE_NEWNET).map_err(Failure::errno);
+        let opened = self.away(enter, || {
+            mounts.mount_own(name)?;
+            let mut socket = Transport::open(&counters)
+                .map_err(|error| Failure::io(&error, "cannot open a socket in the namespace"))?;
+            socket.ask(&encode::loopback_up(), deadline)?;
+            Ok(socket)
+        });
+        match opened {
+            Ok(socket) => {
+                self.keep(name, socket);
+                Ok(())
+            }
+            Err(failure) => {
+                if let Err(leak) = self.mounts.remove(name) {
+                    tracing::error!(%name, ?leak, "a namespace that could not be completed is left behind");
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    fn delete(&mut self, name: NetnsName) -> Result<(), Failure> {
+        // The socket would keep the namespace alive.
+        self.sockets.remove(&name);
+        self.mounts.remove(name)
+    }
+
+    fn write_setting(&mut self, netns: Netns, key: &str, value: &str) -> Result<(), Failure> {
+        let inside = Path::new(key).components().all(|part| matches!(part, Component::Normal(_)));
+        if key.is_empty() || !inside {
+            return Err(Failure::errno(Errno::EINVAL));
+        }
+        let path = Path::new("/proc/sys/net").join(key);
+        let write = || {
+            let written = OpenOptions::new().write(true).open(&path).and_then(|mut file| {
+                // One write: the kernel takes each as the whole value.
+                file.write(value.as_bytes()).map(drop)
+            });
+            written.map_err(|error| Failure::refused(error.raw_os_error().unwrap_or(libc::EIO), None))
+        };
+        self.inside(netns, write)
+    }
+
+    fn run(&mut self, netns: Netns, job: NetnsJob) -> Result<(), Failure> {
+        self.inside(netns, || {
+            job();
+            Ok(())
+        })
+    }
+
+    /// The socket of a namespace, opened through its mount where it is not open yet.
+    fn socket(&mut self, name: NetnsName) -> Result<&mut Transport, Failure> {
+        if !self.sockets.contains_key(&name) {
+            let counters = Arc::clone(&self.counters);
+            let socket = self.inside(Netns::Named(name), || {
+                Transport::open(&counters).map_err(|error| Failure::io(&error, "cannot open a socket"))
+            })?;
+            self.keep(name, socket);
+        }
+        self.sockets.get_mut(&name).ok_or_else(|| Failure::errno(Errno::ENOENT))
+    }
+
+    fn keep(&mut self, name: NetnsName, socket: Transport) {
+        if self.sockets.len() >= MAX_SOCKETS
+            && let Some(other) = self.sockets.keys().next().copied()
+        {
+            self.sockets.remove(&other);
+        }
+        self.sockets.insert(name, socket);
+    }
+
+    /// Runs `body` inside a namespace and comes home.
+    fn inside<T>(&mut self, netns: Netns, body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        match netns {
+            Netns::Host if self.astray => Err(lost_home()),
+            Netns::Host => caught(body),
+            Netns::Named(name) => {
+                let namespace = self.mounts.open(name)?;
+                self.away(|| setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(Failure::errno), body)
+            }
+        }
+    }
+
+    /// Goes away with `enter`, runs `body` there and comes home, also when `body` panics.
+    fn away<T>(
+        &mut self,
+        enter: impl FnOnce() -> Result<(), Failure>,
+        body: impl FnOnce() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        if self.astray {
+            return Err(lost_home());
+        }
+        enter()?;
+        let result = caught(body);
+        if let Err(errno) = setns(&self.home, CloneFlags::CLONE_NEWNET) {
+            tracing::error!(%errno, "the namespace thread cannot get home and is given up");
+            self.astray = true;
+        }
+        result
+    }
+}
+
+fn caught<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    catch_unwind(AssertUnwindSafe(body))
+        .unwrap_or_else(|panic| Err(Failure::Lost(format!("panicked: {}", panic_text(&*panic)))))
+}
+
+/// Nothing was done: the thread is about to be replaced.
+fn lost_home() -> Failure {
+    Failure::refused(libc::EAGAIN, Some("the namespace thread is being replaced".into()))
+}
+
+/// Whether an operation needs no more than a socket.
+fn is_plain(op: &Op) -> bool {
+    !matches!(op, Op::CreateNetns { .. } | Op::DeleteNetns { .. } | Op::Sysctl { .. })
+}

@@ -1,0 +1,363 @@
+//! Operations as data: they can be recorded, batched, undone, failed on purpose and replayed.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netloom_model::{IfName, MacAddr, NetnsName};
+use serde::{Deserialize, Serialize};
+
+/// A network namespace.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Netns {
+    /// The namespace the engine was started in.
+    Host,
+    /// One that the engine made.
+    Named(NetnsName),
+}
+
+impl fmt::Display for Netns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("the host"),
+            Self::Named(name) => write!(f, "namespace {name}"),
+        }
+    }
+}
+
+/// Marks a link as ours: stored as the link's alias, so that it survives the process.
+///
+/// The text is `netloom/<instance>/<kind>/<id>`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct LinkTag {
+    /// The engine's instance name.
+    pub instance: String,
+    /// What kind of object the link belongs to: `network` or `endpoint`.
+    pub kind: String,
+    /// That object's identifier.
+    pub id: String,
+}
+
+impl LinkTag {
+    /// A tag for one object of one engine.
+    pub fn new(instance: &str, kind: &str, id: impl fmt::Display) -> Self {
+        Self { instance: instance.into(), kind: kind.into(), id: id.to_string() }
+    }
+
+    /// Reads a link's alias; `None` for an alias that is not a tag.
+    #[must_use]
+    pub fn parse(alias: &str) -> Option<Self> {
+        let mut parts = alias.strip_prefix("netloom/")?.split('/');
+        let (instance, kind, id) = (parts.next()?, parts.next()?, parts.next()?);
+        parts.next().is_none().then(|| Self::new(instance, kind, id))
+    }
+}
+
+impl fmt::Display for LinkTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "netloom/{}/{}/{}", self.instance, self.kind, self.id)
+    }
+}
+
+/// A route of the main table.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Route {
+    /// The destination; `0.0.0.0/0` or `::/0` is the default route.
+    pub destination: IpNet,
+    /// The next hop; `None` for a destination on the link itself (link scope).
+    pub via: Option<IpAddr>,
+    /// The link it leaves by.
+    pub link: IfName,
+}
+
+/// A permanent neighbour entry.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum Neighbour {
+    /// An ARP or neighbour-discovery entry.
+    Address {
+        /// The neighbour's address.
+        address: IpAddr,
+        /// Its hardware address.
+        mac: MacAddr,
+    },
+    /// A forwarding entry of a bridge or tunnel (`AF_BRIDGE`, `NTF_SELF`).
+    Forwarding {
+        /// The hardware address.
+        mac: MacAddr,
+        /// The tunnel end behind which it lives.
+        destination: Option<IpAddr>,
+    },
+}
+
+/// One change of the kernel's state.
+///
+/// The documentation names the error that Linux gives in the cases the engine reacts to; the simulated
+/// kernel gives the same.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Op {
+    /// Makes a namespace, mounts it below the run directory and brings its loopback up.
+    /// `EEXIST` when the name is in use.
+    CreateNetns {
+        /// Its name.
+        name: NetnsName,
+    },
+    /// Unmounts a namespace. The kernel destroys it, and every link in it, when its last user is gone.
+    /// `ENOENT` when there is none.
+    DeleteNetns {
+        /// Its name.
+        name: NetnsName,
+    },
+    /// Makes a bridge in the host's namespace, down. `EEXIST` when the name is in use.
+    CreateBridge {
+        /// Its name.
+        name: IfName,
+        /// Its hardware address; the kernel draws one when absent.
+        mac: Option<MacAddr>,
+        /// Its MTU in bytes.
+        mtu: Option<u32>,
+        /// Marks it as ours.
+        tag: LinkTag,
+    },
+    /// Makes a veth pair in one message: the host's end up and enslaved, the peer directly in its namespace
+    /// under its final name, still down. `EEXIST` when a name is in use, `ENOENT` without the namespace,
+    /// `ENODEV` without the master, `EXFULL` when the bridge has 1023 ports.
+    CreateVeth {
+        /// The host's end.
+        host: IfName,
+        /// The name inside.
+        peer: IfName,
+        /// The namespace of the peer.
+        netns: Netns,
+        /// The bridge that the host's end becomes a port of.
+        master: Option<IfName>,
+        /// The peer's hardware address.
+        mac: Option<MacAddr>,
+        /// The MTU of both ends in bytes.
+        mtu: Option<u32>,
+        /// Marks the host's end as ours.
+        tag: LinkTag,
+    },
+    /// Stops all traffic through a port of a bridge at once by setting it down, without the RCU wait that a
+    /// deletion costs. Nothing that is done at the other end brings it back. `ENODEV` without the link.
+    CutLink {
+        /// The port, in the host's namespace.
+        name: IfName,
+    },
+    /// Deletes a link and waits until it is really gone. Deletions asked for at the same time are carried
+    /// out as one. `ENODEV` without the link, `EPERM` when it does not carry `tag`.
+    DeleteLink {
+        /// The link, in the host's namespace.
+        name: IfName,
+        /// The mark it must carry; `None` deletes without looking.
+        tag: Option<LinkTag>,
+    },
+    /// Moves a link from one namespace to another and renames it. Slow: each waits for RCU. Only for links
+    /// that a foreign driver made in the wrong place.
+    MoveLink {
+        /// Where it is.
+        from: Netns,
+        /// Its name there.
+        name: IfName,
+        /// Where it goes.
+        to: Netns,
+        /// Its name there.
+        rename: IfName,
+    },
+    /// Sets a link up or down. `ENODEV` without the link.
+    SetLink {
+        /// Its namespace.
+        netns: Netns,
+        /// Its name.
+        name: IfName,
+        /// Up or down.
+        up: bool,
+    },
+    /// Changes a link's MTU. `ENODEV` without the link, `EINVAL` for a size it cannot take.
+    SetMtu {
+        /// Its namespace.
+        netns: Netns,
+        /// Its name.
+        name: IfName,
+        /// Bytes.
+        mtu: u32,
+    },
+    /// Adds an address; IPv6 without duplicate address detection. `EEXIST` when the link has it already.
+    AddAddress {
+        /// The link's namespace.
+        netns: Netns,
+        /// The link.
+        link: IfName,
+        /// The address with its prefix length.
+        address: IpNet,
+    },
+    /// Removes an address. `EADDRNOTAVAIL` when the link does not have it.
+    DeleteAddress {
+        /// The link's namespace.
+        netns: Netns,
+        /// The link.
+        link: IfName,
+        /// The address with its prefix length.
+        address: IpNet,
+    },
+    /// Adds a route. `EEXIST` when it is there, `ENETUNREACH` (IPv6: `EHOSTUNREACH`) when the next hop cannot
+    /// be reached.
+    AddRoute {
+        /// The namespace.
+        netns: Netns,
+        /// The route.
+        route: Route,
+    },
+    /// Removes a route. `ESRCH` when it is not there.
+    DeleteRoute {
+        /// The namespace.
+        netns: Netns,
+        /// The route.
+        route: Route,
+    },
+    /// Adds or replaces a permanent neighbour entry.
+    AddNeighbour {
+        /// The link's namespace.
+        netns: Netns,
+        /// The link.
+        link: IfName,
+        /// The entry.
+        neighbour: Neighbour,
+    },
+    /// Removes a neighbour entry. `ENOENT` when it is not there.
+    DeleteNeighbour {
+        /// The link's namespace.
+        netns: Netns,
+        /// The link.
+        link: IfName,
+        /// The entry.
+        neighbour: Neighbour,
+    },
+    /// Writes a setting below `/proc/sys/net`. `ENOENT` for an unknown one, `EINVAL` for a bad value.
+    Sysctl {
+        /// The namespace whose setting it is.
+        netns: Netns,
+        /// The path below `/proc/sys/net`, such as `ipv6/conf/eth0/disable_ipv6`.
+        key: String,
+        /// The text to write.
+        value: String,
+    },
+}
+
+impl Op {
+    /// The operation's name, for fault plans and counters.
+    #[must_use]
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::CreateNetns { .. } => "create_netns",
+            Self::DeleteNetns { .. } => "delete_netns",
+            Self::CreateBridge { .. } => "create_bridge",
+            Self::CreateVeth { .. } => "create_veth",
+            Self::CutLink { .. } => "cut_link",
+            Self::DeleteLink { .. } => "delete_link",
+            Self::MoveLink { .. } => "move_link",
+            Self::SetLink { .. } => "set_link",
+            Self::SetMtu { .. } => "set_mtu",
+            Self::AddAddress { .. } => "add_address",
+            Self::DeleteAddress { .. } => "delete_address",
+            Self::AddRoute { .. } => "add_route",
+            Self::DeleteRoute { .. } => "delete_route",
+            Self::AddNeighbour { .. } => "add_neighbour",
+            Self::DeleteNeighbour { .. } => "delete_neighbour",
+            Self::Sysctl { .. } => "sysctl",
+        }
+    }
+
+    /// The namespace it changes.
+    #[must_use]
+    pub fn netns(&self) -> Netns {
+        match self {
+            Self::CreateNetns { name } | Self::DeleteNetns { name } => Netns::Named(*name),
+            Self::CreateBridge { .. }
+            | Self::CreateVeth { .. }
+            | Self::CutLink { .. }
+            | Self::DeleteLink { .. } => Netns::Host,
+            Self::MoveLink { from: netns, .. }
+            | Self::SetLink { netns, .. }
+            | Self::SetMtu { netns, .. }
+            | Self::AddAddress { netns, .. }
+            | Self::DeleteAddress { netns, .. }
+            | Self::AddRoute { netns, .. }
+            | Self::DeleteRoute { netns, .. }
+            | Self::AddNeighbour { netns, .. }
+            | Self::DeleteNeighbour { netns, .. }
+            | Self::Sysctl { netns, .. } => *netns,
+        }
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateNetns { name } => write!(f, "create namespace {name}"),
+            Self::DeleteNetns { name } => write!(f, "delete namespace {name}"),
+            Self::CreateBridge { name, .. } => write!(f, "create bridge {name}"),
+            Self::CreateVeth { host, peer, netns, master, .. } => {
+                write!(f, "create link {host} with {peer} in {netns}")?;
+                master.map_or(Ok(()), |master| write!(f, " on {master}"))
+            }
+            Self::CutLink { name } => write!(f, "cut link {name} off"),
+            Self::DeleteLink { name, .. } => write!(f, "delete link {name}"),
+            Self::MoveLink { from, name, to, rename } => {
+                write!(f, "move link {name} of {from} to {to} as {rename}")
+            }
+            Self::SetLink { netns, name, up } => {
+                write!(f, "set link {name} of {netns} {}", if *up { "up" } else { "down" })
+            }
+            Self::SetMtu { netns, name, mtu } => write!(f, "set the MTU of link {name} of {netns} to {mtu}"),
+            Self::AddAddress { netns, link, address } => write!(f, "add {address} to link {link} of {netns}"),
+            Self::DeleteAddress { netns, link, address } => {
+                write!(f, "remove {address} from link {link} of {netns}")
+            }
+            Self::AddRoute { netns, route } => write!(f, "add route {route} in {netns}"),
+            Self::DeleteRoute { netns, route } => write!(f, "remove route {route} in {netns}"),
+            Self::AddNeighbour { netns, link, neighbour } => {
+                write!(f, "add neighbour {neighbour} to link {link} of {netns}")
+            }
+            Self::DeleteNeighbour { netns, link, neighbour } => {
+                write!(f, "remove neighbour {neighbour} from link {link} of {netns}")
+            }
+            Self::Sysctl { netns, key, value } => write!(f, "set net/{key} of {netns} to {value:?}"),
+        }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.destination)?;
+        if let Some(via) = self.via {
+            write!(f, " via {via}")?;
+        }
+        write!(f, " dev {}", self.link)
+    }
+}
+
+impl fmt::Display for Neighbour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address { address, mac } => write!(f, "{address} at {mac}"),
+            Self::Forwarding { mac, destination: None } => write!(f, "{mac}"),
+            Self::Forwarding { mac, destination: Some(to) } => write!(f, "{mac} behind {to}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_survives_the_alias() {
+        let tag = LinkTag::new("netloom", "endpoint", "abc");
+        assert_eq!(tag.to_string(), "netloom/netloom/endpoint/abc");
+        assert_eq!(LinkTag::parse(&tag.to_string()), Some(tag));
+        for foreign in ["", "uplink", "netloom/", "netloom/a/b", "netloom/a/b/c/d", "other/a/b/c"] {
+            assert_eq!(LinkTag::parse(foreign), None, "{foreign:?}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What the kernel says it has.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netloom_model::{IfName, MacAddr};
+
+use crate::op::LinkTag;
+
+/// The kinds of links the engine tells apart.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LinkKind {
+    /// The loopback or a physical device.
+    Device,
+    /// A bridge.
+    Bridge,
+    /// One end of a veth pair.
+    Veth,
+    /// Anything else, by the kernel's name for it.
+    Other(String),
+}
+
+/// A link.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LinkView {
+    /// Its number in its namespace.
+    pub index: u32,
+    /// Its name. Names that are not valid [`IfName`]s are not listed: they cannot be ours.
+    pub name: IfName,
+    /// Its kind.
+    pub kind: LinkKind,
+    /// Its hardware address.
+    pub mac: Option<MacAddr>,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Whether it is set up.
+    pub up: bool,
+    /// The number of the bridge it is a port of.
+    pub master: Option<u32>,
+    /// Its alias.
+    pub alias: Option<String>,
+    /// Its group.
+    pub group: u32,
+}
+
+impl LinkView {
+    /// The engine's mark, if it carries one.
+    #[must_use]
+    pub fn tag(&self) -> Option<LinkTag> {
+        self.alias.as_deref().and_then(LinkTag::parse)
+    }
+}
+
+/// An address of a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AddressView {
+    /// The link's number.
+    pub link: u32,
+    /// The address with its prefix length.
+    pub address: IpNet,
+}
+
+/// A route of the main table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RouteView {
+    /// The destination.
+    pub destination: IpNet,
+    /// The next hop.
+    pub via: Option<IpAddr>,
+    /// The number of the link it leaves by.
+    pub link: Option<u32>,
+}
+
+/// A neighbour entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NeighbourView {
+    /// The link's number.
+    pub link: u32,
+    /// The neighbour's address; `None` in a forwarding entry without destination.
+    pub address: Option<IpAddr>,
+    /// Its hardware address.
+    pub mac: Option<MacAddr>,
+    /// Whether it is a forwarding entry of a bridge or tunnel.
+    pub forwarding: bool,
+    /// Whether it was set by hand and never ages.
+    pub permanent: bool,
+}
+
+/// A change of a link of the host's namespace.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum KernelEvent {
+    /// A link appeared or changed.
+    LinkChanged(LinkView),
+    /// A link is gone.
+    LinkGone {
+        /// Its number.
+        index: u32,
+        /// Its name.
+        name: IfName,
+    },
+    /// Changes were lost; list again.
+    Overrun,
+}
+
+/// Counters since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct KernelStats {
+    /// Netlink requests.
+    pub messages: u64,
+    /// Sends that carried them.
+    pub sends: u64,
+    /// Links deleted.
+    pub links_deleted: u64,
+    /// Deletions that waited for RCU: one may take many links.
+    pub deletions: u64,
+}

@@ -1,0 +1,168 @@
+//! The engine's configuration.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Everything an engine needs to know before it starts.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineConfig {
+    /// Where the store lives. It is created when absent, with mode 0700.
+    pub data_dir: PathBuf,
+    /// Where network namespaces are mounted (`<run_dir>/netns/<short sandbox id>`).
+    pub run_dir: PathBuf,
+    /// Marks every kernel object this engine makes, so that two engines on one host leave each other's
+    /// objects alone. 1 to 16 characters of `[a-z0-9-]`.
+    pub instance: String,
+    /// Pools for networks that name no subnet, tried in this order.
+    pub default_pools: Vec<DefaultPool>,
+    /// Bounds on queues.
+    pub limits: Limits,
+    /// Bounds on time.
+    pub timeouts: Timeouts,
+}
+
+/// A block cut into equal pools (docker's `default-address-pools`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DefaultPool {
+    /// The block.
+    pub base: IpNet,
+    /// The prefix length of each pool cut from it.
+    pub size: u8,
+}
+
+/// Bounds on queues. Excess is answered `Busy` at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Operations the controller admits at a time, over all objects.
+    pub operations: usize,
+    /// Operations that may wait on one object.
+    pub waiting_per_object: usize,
+    /// Events kept for a reader that does not keep up.
+    pub event_backlog: usize,
+}
+
+/// Bounds on time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// A whole operation, from the request to its answer.
+    pub operation: Duration,
+    /// A graceful shutdown.
+    pub shutdown: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { operations: 16_384, waiting_per_object: 4_096, event_backlog: 1_024 }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { operation: Duration::from_secs(30), shutdown: Duration::from_secs(30) }
+    }
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: "/var/lib/netloom".into(),
+            run_dir: "/run/netloom".into(),
+            instance: "netloom".into(),
+            default_pools: default_pools(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// libnetwork's predefined local pools (`ipamutils`: 172.17/16 to 172.31/16 and sixteen /20 of
+/// 192.168/16), then a /12 of /24 so that a thousand networks fit, and a ULA block for IPv6.
+fn default_pools() -> Vec<DefaultPool> {
+    let block = |base: &str, size| base.parse().ok().map(|base| DefaultPool { base, size });
+    let mut pools: Vec<_> = (17..32).filter_map(|i| block(&format!("172.{i}.0.0/16"), 16)).collect();
+    pools.extend(block("192.168.0.0/16", 20));
+    pools.extend(block("10.192.0.0/12", 24));
+    pools.extend(block("fd6e:6c6d::/48", 64));
+    pools
+}
+
+impl EngineConfig {
+    /// Checks the configuration before anything is touched.
+    ///
+    /// # Errors
+    /// `InvalidParameter`, naming the key.
+    pub fn validate(&self) -> Result<()> {
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if self.instance.is_empty() || self.instance.len() > 16 || !self.instance.bytes().all(allowed) {
+            let why = "an instance name is 1 to 16 characters of a-z 0-9 -";
+            return Err(Error::invalid("instance", &self.instance, why));
+        }
+        for (key, dir) in [("data_dir", &self.data_dir), ("run_dir", &self.run_dir)] {
+            if !dir.is_absolute() {
+                return Err(Error::invalid(key, dir.display(), "an absolute path is needed"));
+            }
+        }
+        for pool in &self.default_pools {
+            let (base, size) = (pool.base, pool.size);
+            if base.addr() != base.network() || size < base.prefix_len() || size > base.max_prefix_len() - 2 {
+                let why = "base must be a subnet and size a longer prefix that leaves room for hosts";
+                return Err(Error::invalid("default_pools", format!("{base} size {size}"), why));
+            }
+        }
+        let Limits { operations, waiting_per_object, event_backlog } = self.limits;
+        for (key, value) in [
+            ("limits.operations", operations),
+            ("limits.waiting_per_object", waiting_per_object),
+            ("limits.event_backlog", event_backlog),
+        ] {
+            if value == 0 {
+                return Err(Error::invalid(key, value, "must be at least 1"));
+            }
+        }
+        let Timeouts { operation, shutdown } = self.timeouts;
+        for (key, value) in [("timeouts.operation", operation), ("timeouts.shutdown", shutdown)] {
+            if value.is_zero() {
+                return Err(Error::invalid(key, format!("{value:?}"), "must be longer than zero"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_hold_a_thousand_networks() {
+        let config = EngineConfig::default();
+        config.validate().expect("valid");
+        let v4 = config.default_pools.iter().filter(|pool| matches!(pool.base, IpNet::V4(_)));
+        let pools: u64 = v4.map(|pool| 1u64 << (pool.size - pool.base.prefix_len())).sum();
+        assert!(pools >= 1000, "{pools}");
+    }
+
+    #[test]
+    fn broken_configurations_are_refused() {
+        let bad = [
+            EngineConfig { instance: "UPPER".into(), ..Default::default() },
+            EngineConfig { data_dir: "relative".into(), ..Default::default() },
+            EngineConfig { limits: Limits { operations: 0, ..Default::default() }, ..Default::default() },
+            EngineConfig {
+                default_pools: vec![DefaultPool { base: "10.0.0.0/8".parse().expect("a net"), size: 7 }],
+                ..Default::default()
+            },
+        ];
+        for config in bad {
+            assert!(config.validate().is_err(), "{config:?}");
+        }
+    }
+}

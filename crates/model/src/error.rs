@@ -1,0 +1,629 @@
+//! One error type with two axes: what went wrong ([`Error::kind`]) and how sure we are that nothing
+//! happened ([`Error::certainty`]).
+//!
+//! The kinds follow docker's `errdefs` and libnetwork's marker interfaces (`types/types.go`). Every reason
+//! names the object, whoever holds it, and what the caller can do about it ([`Error::remedy`]).
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{EndpointId, NetworkId, SandboxId};
+
+/// `EPERM`, the same number on every Linux.
+const EPERM: i32 = 1;
+
+/// The result of everything in the engine.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The class of an error: decides a REST status, a retry, an exit code.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The object does not exist (HTTP 404).
+    NotFound,
+    /// The request is malformed (HTTP 400).
+    InvalidParameter,
+    /// The request collides with an object that exists (HTTP 409).
+    Conflict,
+    /// The state of the object forbids the request (HTTP 403).
+    Forbidden,
+    /// Something needed is away for now; the same request may succeed later (HTTP 503).
+    Unavailable,
+    /// Admission is full; retry after a pause (HTTP 429).
+    Busy,
+    /// Nothing left to hand out: addresses, pools, ports (libnetwork's `NoServiceError`).
+    Exhausted,
+    /// The deadline of the operation passed (HTTP 504).
+    Timeout,
+    /// The driver does not offer this (HTTP 501).
+    NotImplemented,
+    /// The engine, the kernel or the store failed (HTTP 500).
+    Internal,
+}
+
+/// How sure an error is that the request had no effect.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Certainty {
+    /// Nothing was changed, or all of it was undone.
+    Aborted,
+    /// The request may have taken effect; inspect before retrying.
+    Uncertain,
+}
+
+/// The kinds of objects an error can be about.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ObjectKind {
+    /// The controller itself.
+    Controller,
+    /// A network.
+    Network,
+    /// An endpoint.
+    Endpoint,
+    /// A sandbox.
+    Sandbox,
+    /// A network driver.
+    Driver,
+    /// An IPAM driver.
+    IpamDriver,
+    /// An address space of an IPAM driver.
+    AddressSpace,
+    /// An address pool.
+    Pool,
+}
+
+impl fmt::Display for ObjectKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Controller => "controller",
+            Self::Network => "network",
+            Self::Endpoint => "endpoint",
+            Self::Sandbox => "sandbox",
+            Self::Driver => "driver",
+            Self::IpamDriver => "ipam driver",
+            Self::AddressSpace => "address space",
+            Self::Pool => "pool",
+        })
+    }
+}
+
+/// Someone who holds what the caller wanted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Holder {
+    /// What kind of object it is.
+    pub object: ObjectKind,
+    /// Its identifier.
+    pub id: String,
+    /// Its name, where it has one.
+    pub name: String,
+}
+
+impl Holder {
+    /// A holder with an identifier and a name.
+    pub fn new(object: ObjectKind, id: impl fmt::Display, name: impl Into<String>) -> Self {
+        Self { object, id: id.to_string(), name: name.into() }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let short = self.id.get(..12).unwrap_or(&self.id);
+        if self.name.is_empty() {
+            write!(f, "{} {short}", self.object)
+        } else {
+            write!(f, "{} {:?} ({short})", self.object, self.name)
+        }
+    }
+}
+
+struct List<'a>(&'a [Holder]);
+
+impl fmt::Display for List<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 8;
+        for (i, holder) in self.0.iter().take(SHOWN).enumerate() {
+            let comma = if i == 0 { "" } else { ", " };
+            write!(f, "{comma}{holder}")?;
+        }
+        if self.0.len() > SHOWN { write!(f, " and {} more", self.0.len() - SHOWN) } else { Ok(()) }
+    }
+}
+
+/// What went wrong, with the data a program needs to react.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reason {
+    /// A name is blank, too long or carries control characters.
+    #[error("invalid {object} name {name:?}: {why}")]
+    InvalidName {
+        /// Whose name it is.
+        object: ObjectKind,
+        /// The refused name.
+        name: String,
+        /// The rule it breaks.
+        why: &'static str,
+    },
+    /// An identifier is malformed.
+    #[error("invalid {object} id {id:?}: expected {expected}")]
+    InvalidId {
+        /// Whose identifier it is.
+        object: ObjectKind,
+        /// The refused text.
+        id: String,
+        /// The accepted shape.
+        expected: &'static str,
+    },
+    /// An option or a field of a spec is wrong.
+    #[error("invalid value {value:?} for {option}: {why}")]
+    InvalidOption {
+        /// The option or field.
+        option: String,
+        /// The refused value.
+        value: String,
+        /// The rule it breaks.
+        why: String,
+    },
+    /// No object answers to this name or identifier.
+    #[error("no such {object}: {query}")]
+    NotFound {
+        /// The kind of object.
+        object: ObjectKind,
+        /// The name or identifier asked for.
+        query: String,
+    },
+    /// The name is in use.
+    #[error("{} with name {name:?} already exists: held by {holder}", holder.object)]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Who has it.
+        holder: Holder,
+    },
+    /// The identifier is in use.
+    #[error("id {id} is already in use by {holder}")]
+    IdTaken {
+        /// The identifier.
+        id: String,
+        /// Who has it.
+        holder: Holder,
+    },
+    /// A network still has endpoints.
+    #[error("network {name:?} ({}) has active endpoints: {}", network.short(), List(endpoints))]
+    ActiveEndpoints {
+        /// The network.
+        network: NetworkId,
+        /// Its name.
+        name: String,
+        /// Every endpoint that holds it.
+        endpoints: Vec<Holder>,
+    },
+    /// An endpoint is joined and would have to leave first.
+    #[error("endpoint {name:?} ({}) is joined to sandbox {}", endpoint.short(), sandbox.short())]
+    EndpointInUse {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Its name.
+        name: String,
+        /// The sandbox that holds it.
+        sandbox: SandboxId,
+    },
+    /// An endpoint was asked to leave a sandbox it is not in.
+    #[error("endpoint {name:?} ({}) is not joined to {}", endpoint.short(), sandbox_text(sandbox.as_ref()))]
+    NotJoined {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Its name.
+        name: String,
+        /// The sandbox named by the caller.
+        sandbox: Option<SandboxId>,
+    },
+    /// The object is being created or deleted and takes no such request now.
+    #[error("{object} is {phase}")]
+    WrongPhase {
+        /// The object.
+        object: Holder,
+        /// What it is doing.
+        phase: &'static str,
+    },
+    /// A pool overlaps another one.
+    #[error("pool {pool} overlaps {other}, held by {holder}")]
+    PoolOverlap {
+        /// The requested pool.
+        pool: IpNet,
+        /// The pool it overlaps.
+        other: IpNet,
+        /// Who holds that.
+        holder: String,
+    },
+    /// A pool overlaps an address or a route of the host.
+    #[error("pool {pool} overlaps {other}, {what} of the host")]
+    PoolOverlapsHost {
+        /// The requested pool.
+        pool: IpNet,
+        /// The host's subnet.
+        other: IpNet,
+        /// What it is: "a route", "an address", "a name server".
+        what: &'static str,
+    },
+    /// Every pool to choose from is taken.
+    #[error("no free address pool left: all {tried} default pools are in use or overlap the host")]
+    PoolsExhausted {
+        /// How many default pools were considered.
+        tried: usize,
+    },
+    /// An address is leased or reserved already.
+    #[error("address {address} of pool {pool} is held by {holder}")]
+    AddressTaken {
+        /// The address.
+        address: IpAddr,
+        /// Its pool.
+        pool: IpNet,
+        /// Who holds it.
+        holder: String,
+    },
+    /// An address lies outside of every pool of the network, or may not be handed out.
+    #[error("address {address} cannot be used: {why}")]
+    AddressUnusable {
+        /// The address.
+        address: IpAddr,
+        /// The rule it breaks.
+        why: String,
+    },
+    /// A pool has no free address.
+    #[error("no free address left in pool {pool}: {used} in use, {reserved} reserved")]
+    AddressesExhausted {
+        /// The pool, or its range.
+        pool: IpNet,
+        /// Leased addresses.
+        used: u64,
+        /// Addresses never handed out.
+        reserved: u64,
+    },
+    /// A driver keeps this object from taking more.
+    #[error("{object} is full: at most {limit} {what}")]
+    Full {
+        /// The object.
+        object: String,
+        /// The limit.
+        limit: u64,
+        /// What it limits.
+        what: &'static str,
+    },
+    /// The kernel refused an operation.
+    #[error("kernel refused to {operation}: {message}")]
+    Kernel {
+        /// The operation in words, with its object.
+        operation: String,
+        /// The error number (`errno`), zero where there is none.
+        errno: i32,
+        /// The kernel's own text.
+        message: String,
+    },
+    /// The store failed.
+    #[error("store cannot {action}: {message}")]
+    Store {
+        /// What it was doing.
+        action: &'static str,
+        /// The backend's text.
+        message: String,
+    },
+    /// Whoever had to answer died on the way.
+    #[error("{who} stopped before it answered")]
+    Gone {
+        /// The actor.
+        who: String,
+    },
+    /// The deadline passed.
+    #[error("{what} did not finish within {} ms", waited.as_millis())]
+    DeadlineExceeded {
+        /// What was waited for.
+        what: String,
+        /// The time allowed.
+        waited: Duration,
+    },
+    /// Admission is full.
+    #[error("{what} has {limit} operations waiting and takes no more")]
+    Busy {
+        /// The queue.
+        what: String,
+        /// Its bound.
+        limit: usize,
+    },
+    /// The engine is stopping.
+    #[error("the engine is shutting down")]
+    ShuttingDown,
+    /// An object failed too often and is out of service.
+    #[error("{object} is out of service: {cause}")]
+    OutOfService {
+        /// The object.
+        object: Holder,
+        /// Why.
+        cause: String,
+    },
+    /// Not offered by this driver or on this kernel.
+    #[error("{what} is not implemented by {by}")]
+    NotImplemented {
+        /// What was asked.
+        what: &'static str,
+        /// Who does not offer it.
+        by: String,
+    },
+    /// A driver of the embedder refused.
+    #[error("driver {driver:?}: {message}")]
+    Driver {
+        /// The driver's type.
+        driver: String,
+        /// The class it reports.
+        kind: ErrorKind,
+        /// Its text.
+        message: String,
+    },
+    /// An operation failed and some of its undo steps failed too.
+    #[error("{cause}; could not undo: {}", leaks.join(", "))]
+    Leaked {
+        /// The first failure.
+        cause: Error,
+        /// What could not be undone and is retried in the background.
+        leaks: Vec<String>,
+    },
+    /// A bug or a broken invariant.
+    #[error("internal error: {what}")]
+    Internal {
+        /// What was found.
+        what: String,
+    },
+}
+
+fn sandbox_text(sandbox: Option<&SandboxId>) -> String {
+    sandbox.map_or_else(|| "any sandbox".to_owned(), |id| format!("sandbox {}", id.short()))
+}
+
+/// An error of the engine. Cheap to move, cloneable so that every waiter of a shared failure gets it.
+#[derive(Clone, PartialEq)]
+pub struct Error(Box<Inner>);
+
+#[derive(Clone, PartialEq)]
+struct Inner {
+    reason: Reason,
+    certainty: Certainty,
+}
+
+impl Error {
+    /// What went wrong, as data.
+    #[must_use]
+    pub fn reason(&self) -> &Reason {
+        &self.0.reason
+    }
+
+    /// Whether anything may have changed.
+    #[must_use]
+    pub fn certainty(&self) -> Certainty {
+        self.0.certainty
+    }
+
+    /// The same error, marked as possibly done.
+    #[must_use]
+    pub fn uncertain(mut self) -> Self {
+        self.0.certainty = Certainty::Uncertain;
+        self
+    }
+
+    /// The same error after everything it may have changed was undone.
+    #[must_use]
+    pub fn unwound(mut self) -> Self {
+        self.0.certainty = Certainty::Aborted;
+        self
+    }
+
+    /// A broken invariant.
+    pub fn internal(what: impl Into<String>) -> Self {
+        Reason::Internal { what: what.into() }.into()
+    }
+
+    /// A malformed option.
+    pub fn invalid(option: impl Into<String>, value: impl fmt::Display, why: impl Into<String>) -> Self {
+        let value = value.to_string().chars().take(120).collect();
+        Reason::InvalidOption { option: option.into(), value, why: why.into() }.into()
+    }
+
+    /// An object that does not exist.
+    pub fn not_found(object: ObjectKind, query: impl fmt::Display) -> Self {
+        let query = query.to_string().chars().take(120).collect();
+        Reason::NotFound { object, query }.into()
+    }
+
+    /// The class of the error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match &self.0.reason {
+            Reason::InvalidName { .. }
+            | Reason::InvalidId { .. }
+            | Reason::InvalidOption { .. }
+            | Reason::AddressUnusable { .. } => ErrorKind::InvalidParameter,
+            Reason::NotFound { .. } => ErrorKind::NotFound,
+            Reason::NameTaken { .. } | Reason::IdTaken { .. } => ErrorKind::Conflict,
+            Reason::ActiveEndpoints { .. }
+            | Reason::EndpointInUse { .. }
+            | Reason::NotJoined { .. }
+            | Reason::WrongPhase { .. }
+            | Reason::PoolOverlap { .. }
+            | Reason::PoolOverlapsHost { .. }
+            | Reason::AddressTaken { .. } => ErrorKind::Forbidden,
+            Reason::PoolsExhausted { .. } | Reason::AddressesExhausted { .. } | Reason::Full { .. } => {
+                ErrorKind::Exhausted
+            }
+            Reason::Gone { .. } | Reason::ShuttingDown | Reason::OutOfService { .. } => {
+                ErrorKind::Unavailable
+            }
+            Reason::DeadlineExceeded { .. } => ErrorKind::Timeout,
+            Reason::Busy { .. } => ErrorKind::Busy,
+            Reason::NotImplemented { .. } => ErrorKind::NotImplemented,
+            Reason::Driver { kind, .. } => *kind,
+            Reason::Leaked { cause, .. } => cause.kind(),
+            Reason::Kernel { .. } | Reason::Store { .. } | Reason::Internal { .. } => ErrorKind::Internal,
+        }
+    }
+
+    /// What the caller can do about it, where there is something to do.
+    #[must_use]
+    pub fn remedy(&self) -> Option<String> {
+        let text = match &self.0.reason {
+            Reason::InvalidName { .. } | Reason::InvalidId { .. } | Reason::InvalidOption { .. } => {
+                return None;
+            }
+            Reason::NotFound { object, .. } => format!("list the {object}s and check the spelling"),
+            Reason::NameTaken { .. } => "choose another name or delete the holder".into(),
+            Reason::IdTaken { .. } => "leave the id out and let the engine choose one".into(),
+            Reason::ActiveEndpoints { .. } => "let those endpoints leave and delete them first".into(),
+            Reason::EndpointInUse { .. } => "let it leave its sandbox first, or delete it with force".into(),
+            Reason::NotJoined { .. } => "inspect the endpoint to see which sandbox holds it".into(),
+            Reason::WrongPhase { .. } => "wait for the running operation to finish".into(),
+            Reason::PoolOverlap { .. } => "choose another subnet, or delete the holder".into(),
+            Reason::PoolOverlapsHost { .. } => "choose a subnet that the host does not use".into(),
+            Reason::PoolsExhausted { .. } => {
+                "give a subnet, or add default pools to the configuration".into()
+            }
+            Reason::AddressTaken { .. } => "choose another address, or delete the holder".into(),
+            Reason::AddressUnusable { .. } => "choose an address inside a subnet of the network".into(),
+            Reason::AddressesExhausted { .. } => {
+                "delete endpoints, or create a network with a larger subnet".into()
+            }
+            Reason::Full { .. } => "spread the endpoints over several networks".into(),
+            Reason::Kernel { errno: EPERM, .. } => {
+                "run as root, or in a user namespace with its own network namespace".into()
+            }
+            Reason::Kernel { .. } => return None,
+            Reason::Store { .. } => {
+                "check the data directory: free space, permissions, read-only mount".into()
+            }
+            Reason::Gone { .. } => "inspect the object, then retry".into(),
+            Reason::DeadlineExceeded { .. } => "inspect the operations in flight, then retry".into(),
+            Reason::Busy { .. } => "retry after a pause".into(),
+            Reason::ShuttingDown => "start the engine again".into(),
+            Reason::OutOfService { .. } => "read the cause; restart the engine to try again".into(),
+            Reason::NotImplemented { .. } => "choose a driver that offers it".into(),
+            Reason::Driver { .. } | Reason::Internal { .. } => return None,
+            Reason::Leaked { cause, .. } => return cause.remedy(),
+        };
+        Some(text)
+    }
+}
+
+impl From<Reason> for Error {
+    fn from(reason: Reason) -> Self {
+        let certainty = match &reason {
+            Reason::Gone { .. } | Reason::DeadlineExceeded { .. } | Reason::Leaked { .. } => {
+                Certainty::Uncertain
+            }
+            Reason::InvalidName { .. }
+            | Reason::InvalidId { .. }
+            | Reason::InvalidOption { .. }
+            | Reason::NotFound { .. }
+            | Reason::NameTaken { .. }
+            | Reason::IdTaken { .. }
+            | Reason::ActiveEndpoints { .. }
+            | Reason::EndpointInUse { .. }
+            | Reason::NotJoined { .. }
+            | Reason::WrongPhase { .. }
+            | Reason::PoolOverlap { .. }
+            | Reason::PoolOverlapsHost { .. }
+            | Reason::PoolsExhausted { .. }
+            | Reason::AddressTaken { .. }
+            | Reason::AddressUnusable { .. }
+            | Reason::AddressesExhausted { .. }
+            | Reason::Full { .. }
+            | Reason::Kernel { .. }
+            | Reason::Store { .. }
+            | Reason::Busy { .. }
+            | Reason::ShuttingDown
+            | Reason::OutOfService { .. }
+            | Reason::NotImplemented { .. }
+            | Reason::Driver { .. }
+            | Reason::Internal { .. } => Certainty::Aborted,
+        };
+        Self(Box::new(Inner { reason, certainty }))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.reason.fmt(f)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}/{:?}: {}", self.kind(), self.certainty(), self.0.reason)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Checks a name the way libnetwork does (`config.ValidateName`: not blank after trimming) and, beyond it,
+/// refuses control characters and more than 255 bytes.
+///
+/// # Errors
+/// [`Reason::InvalidName`].
+pub fn check_name(object: ObjectKind, name: &str) -> Result<()> {
+    let why = if name.trim().is_empty() {
+        "a name must not be blank"
+    } else if name.len() > 255 {
+        "a name has at most 255 bytes"
+    } else if name.chars().any(char::is_control) {
+        "a name must not contain control characters"
+    } else {
+        return Ok(());
+    };
+    Err(Reason::InvalidName { object, name: name.chars().take(80).collect(), why }.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_object_holder_and_remedy() {
+        let error: Error = Reason::NameTaken {
+            name: "blue".into(),
+            holder: Holder::new(ObjectKind::Network, "0123456789abcdef", "blue"),
+        }
+        .into();
+        assert_eq!(
+            error.to_string(),
+            "network with name \"blue\" already exists: held by network \"blue\" (0123456789ab)"
+        );
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert_eq!(error.certainty(), Certainty::Aborted);
+        assert!(error.remedy().is_some());
+    }
+
+    #[test]
+    fn an_answer_that_never_came_is_uncertain() {
+        let error: Error = Reason::Gone { who: "network blue".into() }.into();
+        assert_eq!(error.certainty(), Certainty::Uncertain);
+        assert_eq!(error.unwound().certainty(), Certainty::Aborted);
+    }
+
+    #[test]
+    fn long_lists_of_holders_are_cut() {
+        let endpoints = (0..20).map(|i| Holder::new(ObjectKind::Endpoint, format!("{i:064}"), "e")).collect();
+        let id = "n".parse().expect("a given id");
+        let error: Error = Reason::ActiveEndpoints { network: id, name: "n".into(), endpoints }.into();
+        assert!(error.to_string().ends_with("and 12 more"), "{error}");
+    }
+
+    #[test]
+    fn blank_and_hostile_names_are_refused() {
+        for bad in ["", "  ", "\t", "a\nb", "\u{7}", &"x".repeat(256)] {
+            assert!(check_name(ObjectKind::Network, bad).is_err(), "{bad:?}");
+        }
+        assert!(check_name(ObjectKind::Network, "größe 7").is_ok());
+    }
+}

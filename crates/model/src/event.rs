@@ -1,0 +1,195 @@
+//! What happened: facts in the past tense, one closed enum.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::ObjectKind;
+use crate::id::{EndpointId, NetworkId, OpId, SandboxId};
+use crate::ifname::IfName;
+
+/// A fact, numbered in the order in which the engine learnt it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number, from 1; a gap tells a reader how many it missed.
+    pub seq: u64,
+    /// The operation that caused it, where there was one.
+    pub op: Option<OpId>,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// What can happen.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EventKind {
+    /// A network came into service.
+    NetworkCreated {
+        /// The network.
+        network: NetworkId,
+        /// Its name.
+        name: String,
+    },
+    /// A network is gone.
+    NetworkDeleted {
+        /// The network.
+        network: NetworkId,
+        /// Its name.
+        name: String,
+    },
+    /// An endpoint was created.
+    EndpointCreated {
+        /// Its network.
+        network: NetworkId,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Its name.
+        name: String,
+    },
+    /// An endpoint joined a sandbox.
+    EndpointAttached {
+        /// Its network.
+        network: NetworkId,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// The sandbox.
+        sandbox: SandboxId,
+        /// The interface's name.
+        ifname: IfName,
+    },
+    /// An endpoint left its sandbox.
+    EndpointDetached {
+        /// Its network.
+        network: NetworkId,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// The sandbox.
+        sandbox: SandboxId,
+    },
+    /// An endpoint is gone.
+    EndpointDeleted {
+        /// Its network.
+        network: NetworkId,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Its name.
+        name: String,
+    },
+    /// A sandbox came into service.
+    SandboxCreated {
+        /// The sandbox.
+        sandbox: SandboxId,
+        /// Its container.
+        container_id: String,
+    },
+    /// A sandbox is gone.
+    SandboxDeleted {
+        /// The sandbox.
+        sandbox: SandboxId,
+        /// Its container.
+        container_id: String,
+    },
+    /// An actor died and was rebuilt from the store.
+    ActorRestarted {
+        /// The kind of object it owns.
+        object: ObjectKind,
+        /// The object.
+        id: String,
+    },
+    /// An object failed too often and is out of service.
+    ObjectFailed {
+        /// The kind of object.
+        object: ObjectKind,
+        /// The object.
+        id: String,
+        /// Why.
+        cause: String,
+    },
+    /// Something was put right at start.
+    Repaired(Repair),
+    /// An undo failed; it is retried in the background.
+    LeakFound {
+        /// What is left behind.
+        what: String,
+    },
+    /// A leak was cleaned up at last.
+    LeakCleared {
+        /// What was left behind.
+        what: String,
+    },
+}
+
+/// Something the engine found wrong at start, and put right.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "repair", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Repair {
+    /// An operation that never committed was unwound.
+    OperationUnwound {
+        /// What it was.
+        verb: String,
+        /// What it was done to.
+        object: String,
+    },
+    /// A deletion that had begun was finished.
+    DeletionFinished {
+        /// What was deleted.
+        object: String,
+    },
+    /// A kernel object of ours that no record knows was removed.
+    KernelObjectRemoved {
+        /// The object.
+        object: String,
+    },
+    /// A kernel object that a record needs was made again.
+    KernelObjectRemade {
+        /// The object.
+        object: String,
+    },
+    /// A sandbox whose namespace is gone (a reboot) was released, with its endpoints.
+    SandboxReleased {
+        /// The sandbox.
+        sandbox: SandboxId,
+    },
+    /// An endpoint whose link is gone was set back to idle.
+    EndpointDetached {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// What was missing.
+        why: String,
+    },
+    /// A record that cannot be kept was dropped.
+    RecordDropped {
+        /// The record.
+        record: String,
+        /// Why.
+        why: String,
+    },
+    /// A corrupt store was set aside.
+    StoreSetAside {
+        /// Where it lies now.
+        path: String,
+        /// What was wrong with it.
+        why: String,
+    },
+}
+
+impl fmt::Display for Repair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OperationUnwound { verb, object } => write!(f, "unwound {verb} of {object}"),
+            Self::DeletionFinished { object } => write!(f, "finished the deletion of {object}"),
+            Self::KernelObjectRemoved { object } => write!(f, "removed {object}, which no record knows"),
+            Self::KernelObjectRemade { object } => write!(f, "made {object} again"),
+            Self::SandboxReleased { sandbox } => {
+                write!(f, "released sandbox {}, whose namespace is gone", sandbox.short())
+            }
+            Self::EndpointDetached { endpoint, why } => {
+                write!(f, "set endpoint {} back to idle: {why}", endpoint.short())
+            }
+            Self::RecordDropped { record, why } => write!(f, "dropped record {record}: {why}"),
+            Self::StoreSetAside { path, why } => write!(f, "set a broken store aside as {path}: {why}"),
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The words of the engine: identifiers, specs, snapshots, records, events, errors, configuration.
+//!
+//! Everything here is plain data. No IO, no clocks, no randomness: those belong to the callers.
+
+pub mod config;
+pub mod error;
+pub mod event;
+pub mod id;
+pub mod ifname;
+pub mod mac;
+pub mod record;
+pub mod snapshot;
+pub mod spec;
+
+pub use config::{EngineConfig, Limits, Timeouts};
+pub use error::{Certainty, Error, ErrorKind, Holder, ObjectKind, Reason, Result};
+pub use event::{Event, EventKind, Repair};
+pub use id::{ControllerId, EndpointId, NetworkId, OpId, SandboxId};
+pub use ifname::{IfName, NetnsName};
+pub use mac::MacAddr;
+pub use spec::{EndpointSpec, IpamPoolSpec, IpamSpec, JoinSpec, NetworkSpec, SandboxSpec};

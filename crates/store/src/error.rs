@@ -1,0 +1,117 @@
+//! What can go wrong in a store.
+
+use std::path::{Path, PathBuf};
+
+use netloom_model::{Error, Reason};
+
+/// A failure of the store. Cloneable, because one failed commit is the answer to everyone who shared it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The operating system refused.
+    #[error("cannot {action} {}: {message}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's text.
+        message: String,
+    },
+    /// Another engine has the directory.
+    #[error(
+        "the store in {} is in use by another engine; stop that one, or give this one its own data directory",
+        dir.display()
+    )]
+    Locked {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// Bytes that are torn, altered or not ours.
+    #[error("{what} is damaged: {why}")]
+    Damaged {
+        /// What was read.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Written by a later version of the engine.
+    #[error("{what} has format {found}; this engine knows formats up to {known}")]
+    Newer {
+        /// What was read.
+        what: String,
+        /// Its format.
+        found: u32,
+        /// The latest format known here.
+        known: u32,
+    },
+    /// A value that cannot be written.
+    #[error("cannot encode {what}: {why}")]
+    Unencodable {
+        /// What it is.
+        what: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// The database refused; nothing was changed.
+    #[error("the database cannot {action}: {message}")]
+    Database {
+        /// What was tried.
+        action: &'static str,
+        /// Its text.
+        message: String,
+    },
+    /// A commit was begun and its end is not known: it may or may not be there after a restart.
+    #[error("a commit may or may not be on disk: {message}")]
+    CommitUncertain {
+        /// The backend's text.
+        message: String,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn io(action: &'static str, path: &Path, error: &std::io::Error) -> Self {
+        Self::Io { action, path: path.to_owned(), message: error.to_string() }
+    }
+
+    pub(crate) fn damaged(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Damaged { what: what.into(), why: why.into() }
+    }
+
+    /// What the store was doing, for an error of the engine.
+    fn action(&self) -> &'static str {
+        match self {
+            Self::Io { action, .. } | Self::Database { action, .. } => action,
+            Self::Locked { .. } => "lock its directory",
+            Self::Damaged { .. } | Self::Newer { .. } => "read what it wrote",
+            Self::Unencodable { .. } => "encode a record",
+            Self::CommitUncertain { .. } => "confirm a commit",
+        }
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        let uncertain = matches!(error, StoreError::CommitUncertain { .. });
+        let error = Self::from(Reason::Store { action: error.action(), message: error.to_string() });
+        if uncertain { error.uncertain() } else { error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netloom_model::Certainty;
+
+    use super::*;
+
+    #[test]
+    fn only_a_commit_without_an_answer_is_uncertain() {
+        let lost: Error = StoreError::CommitUncertain { message: "EIO".into() }.into();
+        assert_eq!(lost.certainty(), Certainty::Uncertain);
+        let locked = StoreError::Locked { dir: "/var/lib/x".into() };
+        assert!(
+            locked.to_string().contains("/var/lib/x") && locked.to_string().contains("own data directory")
+        );
+        assert_eq!(Error::from(locked).certainty(), Certainty::Aborted);
+    }
+}

@@ -1,0 +1,5 @@
+//! The store on disk: its directory, its database and its journal.
+
+mod directory;
+mod journal;
+pub mod redb;

@@ -1,0 +1,240 @@
+//! The store on disk: a redb database for the records beside the journal of intents.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use netloom_model::OpId;
+use redb::{CommitError, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+
+use crate::error::StoreError;
+use crate::io::directory::{Directory, private_file};
+use crate::io::journal::JournalFile;
+use crate::journal::Intent;
+use crate::record::{Change, Key};
+use crate::store::{Finding, Store};
+
+/// The database's file.
+const NAME: &str = "records.redb";
+/// Raw bytes on both sides: what they mean is our business, not the database's.
+const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
+const META: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("meta");
+const FORMAT_KEY: &[u8] = b"format";
+/// The layout of the tables.
+const FORMAT: u8 = 1;
+/// The database's cache. The records of ten thousand endpoints fit.
+const CACHE_BYTES: usize = 32 * 1024 * 1024;
+
+/// Records in a redb database, intents in a journal, both in one locked directory.
+///
+/// A commit is one-phase: the pages, the root and its checksum are written and forced out together, and a
+/// torn commit is recognized by the checksum at the next start. That start then reads the whole database
+/// once; it does so anyway, to find damage before anything is built on it.
+#[derive(Debug)]
+pub struct RedbStore {
+    database: Database,
+    journal: JournalFile,
+    syncs: Arc<AtomicU64>,
+    /// Last, so that the database is closed before the lock goes.
+    _dir: Directory,
+}
+
+impl RedbStore {
+    /// Opens the store of a directory, which is made with mode 0700 if needed. A database that is damaged or
+    /// of a later format is set aside and replaced by an empty one; the findings tell. Nothing is deleted.
+    ///
+    /// # Errors
+    /// `Locked` if another engine has the directory; `Io`, `Database`.
+    pub fn open(dir: &Path) -> Result<(Self, Vec<Finding>), StoreError> {
+        let dir = Directory::open(dir)?;
+        let syncs = Arc::new(AtomicU64::new(0));
+        let mut findings = Vec::new();
+        let path = dir.join(NAME);
+        let database = match open_database(&path, &syncs) {
+            Ok(database) => database,
+            Err(Unusable::Broken(why)) => {
+                findings.push(dir.set_aside(NAME, why)?);
+                open_database(&path, &syncs).map_err(|unusable| match unusable {
+                    Unusable::Broken(why) => StoreError::damaged(path.display().to_string(), why),
+                    Unusable::Failed(error) => error,
+                })?
+            }
+            Err(Unusable::Failed(error)) => return Err(error),
+        };
+        let journal = JournalFile::open(&dir, &mut findings)?;
+        dir.sync()?;
+        syncs.store(0, Ordering::Relaxed);
+        Ok((Self { database, journal, syncs, _dir: dir }, findings))
+    }
+}
+
+impl Store for RedbStore {
+    fn load(&mut self) -> Result<Vec<(Key, Vec<u8>)>, StoreError> {
+        let read = || -> Result<Vec<_>, redb::Error> {
+            let table = self.database.begin_read()?.open_table(RECORDS)?;
+            let mut rows = Vec::new();
+            for entry in table.iter()? {
+                let (key, value) = entry?;
+                rows.push((Key::from_bytes(key.value()), value.value().to_vec()));
+            }
+            Ok(rows)
+        };
+        let rows = read().map_err(|error| database_error("read the records", &error))?;
+        rows.into_iter().map(|(key, value)| Ok((key?, value))).collect()
+    }
+
+    fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        let prepare = || -> Result<redb::WriteTransaction, redb::Error> {
+            let transaction = self.database.begin_write()?;
+            {
+                let mut table = transaction.open_table(RECORDS)?;
+                for change in changes {
+                    match change {
+                        Change::Put { key, value } => {
+                            table.insert(key.to_bytes().as_slice(), value.as_slice())?;
+                        }
+                        Change::Delete { key } => {
+                            table.remove(key.to_bytes().as_slice())?;
+                        }
+                    }
+                }
+            }
+            Ok(transaction)
+        };
+        let transaction = prepare().map_err(|error| database_error("prepare a commit", &error))?;
+        transaction.commit().map_err(|error| match error {
+            CommitError::TransactionPoisoned => database_error("commit", &error),
+            other => StoreError::CommitUncertain { message: other.to_string() },
+        })
+    }
+
+    fn begin(&mut self, intents: &[Intent]) -> Result<(), StoreError> {
+        self.journal.begin(intents)
+    }
+
+    fn end(&mut self, ops: &[OpId]) -> Result<(), StoreError> {
+        self.journal.end(ops)
+    }
+
+    fn open_intents(&mut self) -> Result<Vec<Intent>, StoreError> {
+        self.journal.intents()
+    }
+
+    fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a database file cannot be used.
+#[derive(Debug)]
+enum Unusable {
+    /// Its contents: set it aside.
+    Broken(String),
+    /// Something else: the file may be whole.
+    Failed(StoreError),
+}
+
+/// Opens or makes the database and reads all of it once.
+fn open_database(path: &Path, syncs: &Arc<AtomicU64>) -> Result<Database, Unusable> {
+    let file = private_file(path).map_err(|error| Unusable::Failed(StoreError::io("open", path, &error)))?;
+    let backend = CountedFile { file, syncs: Arc::clone(syncs) };
+    // The database promises to report damage when it checks its integrity on opening. Should it panic over
+    // some damage all the same, that too is a broken file and not the end of the engine.
+    let opened = catch_unwind(AssertUnwindSafe(|| -> Result<Database, Unusable> {
+        let database = redb::Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .set_check_integrity_on_open(true)
+            .create_with_backend(backend)
+            .map_err(|error| classify(redb::Error::from(error)))?;
+        check_format(&database)?;
+        Ok(database)
+    }));
+    opened.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Err(Unusable::Broken(format!("the database stopped over its contents: {text}")))
+    })
+}
+
+/// Makes the tables of a new database; refuses those of a later format.
+fn check_format(database: &Database) -> Result<(), Unusable> {
+    let check = || -> Result<Option<Vec<u8>>, redb::Error> {
+        let transaction = database.begin_write()?;
+        let found = {
+            transaction.open_table(RECORDS)?;
+            let mut meta = transaction.open_table(META)?;
+            let found = meta.get(FORMAT_KEY)?.map(|format| format.value().to_vec());
+            if found.is_none() {
+                meta.insert(FORMAT_KEY, &[FORMAT][..])?;
+            }
+            found
+        };
+        match found {
+            None => transaction.commit()?,
+            Some(_) => transaction.abort()?,
+        }
+        Ok(found)
+    };
+    match check().map_err(classify)?.as_deref() {
+        None | Some([FORMAT]) => Ok(()),
+        Some(other) => Err(Unusable::Broken(format!("its format {other:?} is later than {FORMAT}"))),
+    }
+}
+
+/// Tells damaged contents from a failing system.
+fn classify(error: redb::Error) -> Unusable {
+    let message = error.to_string();
+    match error {
+        redb::Error::Corrupted(_)
+        | redb::Error::UpgradeRequired(_)
+        | redb::Error::RepairAborted
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableIsMultimap(_)
+        | redb::Error::TableIsNotMultimap(_)
+        | redb::Error::TypeDefinitionChanged { .. } => Unusable::Broken(message),
+        redb::Error::Io(error)
+            if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+        {
+            Unusable::Broken(message)
+        }
+        other => Unusable::Failed(database_error("open", &other)),
+    }
+}
+
+fn database_error(action: &'static str, error: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Database { action, message: error.to_string() }
+}
+
+/// The database's file, with its syncs counted. It needs no lock of its own: the directory is locked.
+#[derive(Debug)]
+struct CountedFile {
+    file: File,
+    syncs: Arc<AtomicU64>,
+}
+
+impl StorageBackend for CountedFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, offset)
+    }
+}

@@ -1,0 +1,18 @@
+//! What stands in for the machine: a simulated kernel, planned faults, and probes that send real packets.
+//!
+//! [`SimKernel`] implements [`netloom_kernel::Kernel`] over a model of namespaces, links, addresses, routes,
+//! neighbours and settings. It needs no privileges. It refuses what Linux refuses, with the same error
+//! number, and can tell afterwards whether anything was left behind ([`SimKernel::assert_pristine`]) and
+//! whether two places can talk ([`SimKernel::can_reach`]).
+//!
+//! [`probe`] is for the real kernel: echo requests and bulk transfers between namespaces, without external
+//! programs.
+
+pub mod errno;
+pub mod probe;
+pub mod sim;
+
+pub use sim::{
+    EffectTime, Fault, FaultKind, FaultPlan, FaultPoint, Latency, RandomFaults, SimKernel, SimKernelBuilder,
+    SimSnapshot,
+};

@@ -1,0 +1,68 @@
+//! One operation on the model: what takes effect, or why not.
+
+use netloom_kernel::Op;
+
+use super::links::NewVeth;
+use super::world::World;
+use crate::errno::{EEXIST, Refusal};
+
+impl World {
+    /// Carries out an operation. A refused one changes nothing.
+    pub(super) fn apply(&mut self, op: &Op) -> Result<(), Refusal> {
+        match op {
+            Op::CreateNetns { name } => {
+                if self.names.contains_key(name) {
+                    return Err(Refusal::new(EEXIST));
+                }
+                self.add_namespace(Some(*name), false);
+                Ok(())
+            }
+            Op::DeleteNetns { name } => {
+                let ns = self.ns(netloom_kernel::Netns::Named(*name))?;
+                self.remove_namespace(ns);
+                Ok(())
+            }
+            Op::CreateBridge { name, mac, mtu, tag } => self.create_bridge(*name, *mac, *mtu, tag),
+            Op::CreateVeth { host, peer, netns, master, mac, mtu, tag } => self.create_veth(NewVeth {
+                host: *host,
+                peer: *peer,
+                netns: *netns,
+                master: *master,
+                mac: *mac,
+                mtu: *mtu,
+                tag,
+            }),
+            Op::CutLink { name } => self.cut_link(*name),
+            Op::DeleteLink { name, tag } => self.delete_link(*name, tag.as_ref()),
+            Op::MoveLink { from, name, to, rename } => self.move_link(*from, *name, *to, *rename),
+            Op::SetLink { netns, name, up } => {
+                let id = self.find(*netns, *name)?;
+                self.set_up(id, *up);
+                Ok(())
+            }
+            Op::SetMtu { netns, name, mtu } => {
+                let id = self.find(*netns, *name)?;
+                self.set_mtu(id, *mtu)
+            }
+            Op::AddAddress { netns, link, address } => {
+                let id = self.find(*netns, *link)?;
+                self.add_address(id, *address)
+            }
+            Op::DeleteAddress { netns, link, address } => {
+                let id = self.find(*netns, *link)?;
+                self.delete_address(id, *address)
+            }
+            Op::AddRoute { netns, route } => self.add_route(*netns, *route),
+            Op::DeleteRoute { netns, route } => self.delete_route(*netns, *route),
+            Op::AddNeighbour { netns, link, neighbour } => {
+                let id = self.find(*netns, *link)?;
+                self.add_neighbour(id, *neighbour)
+            }
+            Op::DeleteNeighbour { netns, link, neighbour } => {
+                let id = self.find(*netns, *link)?;
+                self.delete_neighbour(id, *neighbour)
+            }
+            Op::Sysctl { netns, key, value } => self.write_setting(*netns, key, value),
+        }
+    }
+}

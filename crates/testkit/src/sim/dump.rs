@@ -1,0 +1,97 @@
+//! What the model answers when it is asked what there is.
+
+use std::net::IpAddr;
+
+use netloom_kernel::{AddressView, LinkKind, LinkView, Neighbour, NeighbourView, Netns, RouteView};
+use netloom_model::NetnsName;
+
+use super::world::{Alias, Kind, Link, World};
+use crate::errno::Refusal;
+
+impl World {
+    pub(super) fn link_view(&self, link: &Link) -> LinkView {
+        LinkView {
+            index: link.index,
+            name: link.name,
+            kind: match &link.kind {
+                Kind::Loopback | Kind::Device => LinkKind::Device,
+                Kind::Bridge(_) => LinkKind::Bridge,
+                Kind::Veth { .. } => LinkKind::Veth,
+                Kind::Other(kind) => LinkKind::Other(kind.to_string()),
+            },
+            mac: Some(link.mac),
+            mtu: link.mtu,
+            up: link.up,
+            master: link.port.map(|port| self.links[port.bridge].index),
+            alias: link.alias.as_ref().map(|alias| match alias {
+                Alias::Tag(tag) => tag.to_string(),
+                Alias::Text(text) => text.clone(),
+            }),
+            group: link.group,
+        }
+    }
+
+    /// The links of a namespace in the order of their indexes.
+    fn links_in(&self, netns: Netns) -> Result<Vec<&Link>, Refusal> {
+        let namespace = &self.namespaces[self.ns(netns)?];
+        let mut links: Vec<&Link> = namespace.links.values().map(|id| &self.links[*id]).collect();
+        links.sort_unstable_by_key(|link| link.index);
+        Ok(links)
+    }
+
+    pub(super) fn link_views(&self, netns: Netns) -> Result<Vec<LinkView>, Refusal> {
+        Ok(self.links_in(netns)?.into_iter().map(|link| self.link_view(link)).collect())
+    }
+
+    pub(super) fn address_views(&self, netns: Netns) -> Result<Vec<AddressView>, Refusal> {
+        let of = |link: &Link| {
+            let index = link.index;
+            link.addresses.clone().into_iter().map(move |address| AddressView { link: index, address })
+        };
+        Ok(self.links_in(netns)?.into_iter().flat_map(of).collect())
+    }
+
+    pub(super) fn route_views(&self, netns: Netns) -> Result<Vec<RouteView>, Refusal> {
+        let namespace = &self.namespaces[self.ns(netns)?];
+        let view = |route: &super::world::RouteEntry| RouteView {
+            destination: route.destination,
+            via: route.via,
+            link: Some(self.links[route.link].index),
+        };
+        Ok(namespace.routes.iter().map(view).collect())
+    }
+
+    pub(super) fn neighbour_views(&self, netns: Netns) -> Result<Vec<NeighbourView>, Refusal> {
+        let mut views: Vec<NeighbourView> = Vec::new();
+        for link in self.links_in(netns)? {
+            let first = views.len();
+            views.extend(link.neighbours.values().map(|neighbour| neighbour_view(link.index, *neighbour)));
+            views[first..].sort_unstable_by_key(sort_key);
+        }
+        Ok(views)
+    }
+
+    /// The namespaces that came by `CreateNetns`, in the order of their names.
+    pub(super) fn own_namespaces(&self) -> Vec<NetnsName> {
+        let mut names: Vec<NetnsName> = self
+            .names
+            .iter()
+            .filter(|(_, ns)| !self.namespaces[**ns].foreign)
+            .map(|(name, _)| *name)
+            .collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+fn neighbour_view(link: u32, neighbour: Neighbour) -> NeighbourView {
+    let (address, mac, forwarding) = match neighbour {
+        Neighbour::Address { address, mac } => (Some(address), mac, false),
+        Neighbour::Forwarding { mac, destination } => (destination, mac, true),
+    };
+    NeighbourView { link, address, mac: Some(mac), forwarding, permanent: true }
+}
+
+fn sort_key(view: &NeighbourView) -> (bool, Option<IpAddr>, Option<netloom_model::MacAddr>) {
+    (view.forwarding, view.address, view.mac)
+}

@@ -1,0 +1,122 @@
+//! The simulated kernel as the engine sees it.
+
+use std::future::ready;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use futures::FutureExt as _;
+use futures::channel::mpsc;
+use futures::future::BoxFuture;
+use netloom_kernel::{
+    AddressView, Kernel, KernelError, KernelEvent, KernelFuture, KernelStats, LinkView, NeighbourView, Netns,
+    NetnsJob, Op, RouteView,
+};
+use netloom_model::NetnsName;
+use tokio::time::timeout_at;
+
+use super::SimKernel;
+use super::calls::{Answers, Collected};
+use super::watch::WATCH_CAPACITY;
+use super::world::World;
+use crate::errno::{EOPNOTSUPP, Refusal};
+
+impl Kernel for SimKernel {
+    fn execute(&self, ops: Vec<Op>, deadline: Instant) -> BoxFuture<'static, Answers> {
+        let mut state = self.lock();
+        state.count_call(&ops);
+        if state.is_plain() {
+            return ready(state.run_plain(&ops)).boxed();
+        }
+        let deadline = tokio::time::Instant::from_std(deadline);
+        let now = tokio::time::Instant::now();
+        let call = state.begin_call(ops, now);
+        // Answered already, if nothing hangs or takes time: no timer, and no runtime needed.
+        match state.collect(call, deadline, now) {
+            Collected::Answers(answers) => ready(answers).boxed(),
+            Collected::Wait(..) => Pending { kernel: self.clone(), call }.answers(deadline).boxed(),
+        }
+    }
+
+    fn links(&self, netns: Netns, _deadline: Instant) -> KernelFuture<Vec<LinkView>> {
+        self.dump("links", netns, |world| world.link_views(netns))
+    }
+
+    fn addresses(&self, netns: Netns, _deadline: Instant) -> KernelFuture<Vec<AddressView>> {
+        self.dump("addresses", netns, |world| world.address_views(netns))
+    }
+
+    fn routes(&self, netns: Netns, _deadline: Instant) -> KernelFuture<Vec<RouteView>> {
+        self.dump("routes", netns, |world| world.route_views(netns))
+    }
+
+    fn neighbours(&self, netns: Netns, _deadline: Instant) -> KernelFuture<Vec<NeighbourView>> {
+        self.dump("neighbours", netns, |world| world.neighbour_views(netns))
+    }
+
+    fn namespaces(&self, _deadline: Instant) -> KernelFuture<Vec<NetnsName>> {
+        ready(Ok(self.lock().world.own_namespaces())).boxed()
+    }
+
+    /// Always refused with `EOPNOTSUPP`: there is nothing to be in.
+    fn run_in(&self, netns: Netns, _job: NetnsJob, _deadline: Instant) -> KernelFuture<()> {
+        ready(Err(KernelError::refused(
+            format!("run a job in {netns}"),
+            EOPNOTSUPP,
+            "the simulated kernel has no real namespaces",
+        )))
+        .boxed()
+    }
+
+    /// A path that exists nowhere.
+    fn netns_path(&self, netns: NetnsName) -> PathBuf {
+        PathBuf::from("/simulated/netns").join(netns.as_str())
+    }
+
+    fn watch(&self) -> mpsc::Receiver<KernelEvent> {
+        self.lock().world.watchers.add(WATCH_CAPACITY)
+    }
+
+    fn stats(&self) -> KernelStats {
+        self.lock().stats
+    }
+}
+
+impl SimKernel {
+    fn dump<T: Send + 'static>(
+        &self,
+        what: &str,
+        netns: Netns,
+        list: impl FnOnce(&World) -> Result<T, Refusal>,
+    ) -> KernelFuture<T> {
+        let answer = list(&self.lock().world).map_err(|refusal| {
+            KernelError::refused(format!("list the {what} of {netns}"), refusal.errno, refusal.message())
+        });
+        ready(answer).boxed()
+    }
+}
+
+/// A call that somebody waits for. Dropping it leaves the call to take effect unseen.
+#[derive(Debug)]
+struct Pending {
+    kernel: SimKernel,
+    call: u64,
+}
+
+impl Pending {
+    async fn answers(self, deadline: tokio::time::Instant) -> Answers {
+        loop {
+            let collected = self.kernel.lock().collect(self.call, deadline, tokio::time::Instant::now());
+            match collected {
+                Collected::Answers(answers) => return answers,
+                // Both ends of the wait, the time and the wake-up, mean: look again.
+                Collected::Wait(until, woken) => drop(timeout_at(until, woken).await),
+            }
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.kernel.lock().abandon(self.call);
+    }
+}

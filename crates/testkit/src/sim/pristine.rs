@@ -1,0 +1,131 @@
+//! What there is, in words that can be compared: what an engine leaves behind shows as a difference.
+
+use std::collections::BTreeMap;
+
+use super::world::{Alias, Kind, Link, LinkId, Namespace, World};
+
+/// Settings of the host that an engine turns on and leaves on: others may have come to depend on them.
+const LASTING: &[&str] = &["ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv6/conf/default/forwarding"];
+
+/// Everything in a simulated kernel at one moment, in order, comparable.
+///
+/// Indexes are left out, and so are `ipv4/ip_forward` and its IPv6 equivalents of the host, which an engine
+/// turns on and leaves on.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SimSnapshot {
+    /// Each object by its full name, with its properties.
+    objects: BTreeMap<String, String>,
+}
+
+impl SimSnapshot {
+    /// Every object, as its full name and its properties, in the order of the names.
+    pub fn objects(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.objects.iter().map(|(name, properties)| (name.as_str(), properties.as_str()))
+    }
+
+    /// How this differs from an earlier one: a line for each object that was added, is missing or changed.
+    #[must_use]
+    pub fn differences(&self, before: &Self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (name, now) in &self.objects {
+            match before.objects.get(name) {
+                None => lines.push(format!("left over: {name}{}", in_brackets(now))),
+                Some(was) if was != now => lines.push(format!("changed: {name}: was {was}, is {now}")),
+                Some(_) => {}
+            }
+        }
+        let missing = before.objects.iter().filter(|(name, _)| !self.objects.contains_key(*name));
+        lines.extend(missing.map(|(name, was)| format!("missing: {name}{}", in_brackets(was))));
+        lines
+    }
+}
+
+fn in_brackets(properties: &str) -> String {
+    if properties.is_empty() { String::new() } else { format!(" ({properties})") }
+}
+
+impl World {
+    pub(super) fn snapshot(&self) -> SimSnapshot {
+        let mut objects = BTreeMap::new();
+        for (_, namespace) in self.namespaces.iter() {
+            self.describe_namespace(namespace, &mut objects);
+        }
+        for (_, link) in self.links.iter() {
+            self.describe_link(link, &mut objects);
+        }
+        SimSnapshot { objects }
+    }
+
+    fn describe_namespace(&self, namespace: &Namespace, objects: &mut BTreeMap<String, String>) {
+        let netns = namespace.netns();
+        if let Some(name) = namespace.name {
+            let whose = if namespace.foreign { "foreign" } else { "" };
+            objects.insert(format!("namespace {name}"), whose.to_owned());
+        }
+        for route in &namespace.routes {
+            let via = route.via.map(|via| format!(" via {via}")).unwrap_or_default();
+            let link = self.links[route.link].name;
+            let name =
+                format!("route {}{via} dev {link} metric {} of {netns}", route.destination, route.metric);
+            let whose = if route.connected { "from an address" } else { "added" };
+            objects.insert(name, whose.to_owned());
+        }
+        for (key, value) in &namespace.settings {
+            if namespace.name.is_some() || !LASTING.contains(&key.as_str()) {
+                objects.insert(format!("setting net/{key} of {netns}"), format!("{value:?}"));
+            }
+        }
+    }
+
+    fn describe_link(&self, link: &Link, objects: &mut BTreeMap<String, String>) {
+        let netns = self.namespaces[link.ns].netns();
+        let name = link.name;
+        objects.insert(format!("link {name} of {netns}"), self.link_properties(link));
+        for address in &link.addresses {
+            objects.insert(format!("address {address} on link {name} of {netns}"), String::new());
+        }
+        for neighbour in link.neighbours.values() {
+            objects.insert(format!("neighbour {neighbour} on link {name} of {netns}"), String::new());
+        }
+        for (setting, value) in &link.settings {
+            let key = format!("{}/{name}/{}", setting.dir, setting.name);
+            objects.insert(format!("setting net/{key} of {netns}"), format!("{value:?}"));
+        }
+    }
+
+    fn link_properties(&self, link: &Link) -> String {
+        use std::fmt::Write as _;
+        let mut text = match &link.kind {
+            Kind::Loopback => "loopback".to_owned(),
+            Kind::Device => "device".to_owned(),
+            Kind::Bridge(bridge) => format!("bridge with {} ports", bridge.ports.len()),
+            Kind::Veth { peer } => format!("veth with {}", self.full_name(*peer)),
+            Kind::Other(kind) => kind.to_string(),
+        };
+        let state = match (link.up, link.cut) {
+            (true, _) => "up",
+            (false, true) => "cut off",
+            (false, false) => "down",
+        };
+        // Writing to a string cannot fail.
+        let _ = write!(text, ", {state}, mac {}, mtu {}", link.mac, link.mtu);
+        if let Some(port) = link.port {
+            let _ = write!(text, ", port of {}", self.links[port.bridge].name);
+        }
+        match &link.alias {
+            Some(Alias::Tag(tag)) => drop(write!(text, ", alias {tag}")),
+            Some(Alias::Text(alias)) => drop(write!(text, ", alias {alias}")),
+            None => {}
+        }
+        if link.group != 0 {
+            let _ = write!(text, ", group {}", link.group);
+        }
+        text
+    }
+
+    /// A link's name and its namespace, in words.
+    pub(super) fn full_name(&self, id: LinkId) -> String {
+        let link = &self.links[id];
+        format!("{} of {}", link.name, self.namespaces[link.ns].netns())
+    }
+}
