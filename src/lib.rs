@@ -1,1 +1,49 @@
-//! The facade of the netloom engine.
+//! netloom: a container network engine. libnetwork's model (controller, networks, endpoints, sandboxes),
+//! rebuilt as actors that exchange typed messages.
+//!
+//! ```
+//! use netloom::{EndpointSpec, Engine, JoinSpec, NetworkSpec, SandboxSpec};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> netloom::Result<()> {
+//! // `Engine::builder().start()` is the same engine over the real kernel.
+//! let simulation = Engine::simulated().await?;
+//! let controller = simulation.engine().controller();
+//! let network = controller.create_network(NetworkSpec::new("blue")).await?;
+//! let endpoint = network.create_endpoint(EndpointSpec::new("web")).await?;
+//! let sandbox = controller.create_sandbox(SandboxSpec::new("container-1")).await?;
+//! endpoint.join(&sandbox, JoinSpec::default()).await?;
+//! println!("{} is at {:?}", endpoint.name(), endpoint.inspect().await?.ipv4);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Handles are names, not addresses: cheap to clone, `Send + Sync`, usable from any tokio runtime or from
+//! none, and still good after the object behind them was restarted.
+
+mod controller;
+mod core;
+mod endpoint;
+mod engine;
+mod network;
+mod sandbox;
+mod simulation;
+
+pub use controller::Controller;
+pub use endpoint::Endpoint;
+pub use engine::{Engine, EngineBuilder};
+pub use network::Network;
+pub use sandbox::Sandbox;
+pub use simulation::{Simulation, SimulationBuilder};
+
+pub use netloom_actor_controller::{EventHub, EventStream, Missed, ShutdownMode, StoreStats, Victim};
+pub use netloom_drivers as drivers;
+pub use netloom_kernel as kernel;
+pub use netloom_model::config::DefaultPool;
+pub use netloom_model::record::PoolRecord;
+pub use netloom_model::{
+    Certainty, EndpointId, EndpointSpec, EngineConfig, Error, ErrorKind, Event, EventKind, Holder, IfName,
+    IpamPoolSpec, IpamSpec, JoinSpec, Limits, MacAddr, NetnsName, NetworkId, NetworkSpec, ObjectKind, OpId,
+    Reason, Repair, Result, SandboxId, SandboxSpec, Timeouts, snapshot,
+};
+pub use netloom_testkit as testkit;

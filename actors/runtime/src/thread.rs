@@ -3,7 +3,10 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,7 +33,13 @@ pub struct EngineThread(Arc<Inner>);
 struct Inner {
     // Unbounded: whoever sends has been admitted by a bound of its own.
     jobs: mpsc::UnboundedSender<Job>,
+    /// Dropped to end the thread.
+    kill: Mutex<Option<oneshot::Sender<Never>>>,
+    end: Shared<BoxFuture<'static, ()>>,
 }
+
+/// Nothing is ever sent where only the end of a channel matters.
+enum Never {}
 
 impl fmt::Debug for EngineThread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,6 +55,8 @@ impl EngineThread {
     pub fn start(name: &str) -> io::Result<Self> {
         let (jobs, mut inbox) = mpsc::unbounded_channel::<Job>();
         let (ready, started) = std::sync::mpsc::sync_channel(1);
+        let (kill, killed) = oneshot::channel::<Never>();
+        let (ended, end) = oneshot::channel::<Never>();
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let options = tokio::runtime::LocalOptions::default();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(options);
@@ -60,13 +71,32 @@ impl EngineThread {
                 }
             };
             runtime.block_on(async move {
-                while let Some(job) = inbox.recv().await {
-                    tokio::task::spawn_local(job());
+                let serve = async {
+                    while let Some(job) = inbox.recv().await {
+                        tokio::task::spawn_local(job());
+                    }
+                };
+                tokio::select! {
+                    () = serve => {}
+                    _ = killed => {}
                 }
             });
+            // Every task ends here, wherever it stood.
+            drop(runtime);
+            drop(ended);
         })?;
         started.recv().map_err(|_| io::Error::other("the engine thread died at its start"))??;
-        Ok(Self(Arc::new(Inner { jobs })))
+        let end = end.map(|_| ()).boxed().shared();
+        Ok(Self(Arc::new(Inner { jobs, kill: Mutex::new(Some(kill)), end })))
+    }
+
+    /// Ends the thread at once, with every task on it wherever that stands, as the death of the process
+    /// would: for harnesses.
+    pub async fn kill(&self) {
+        if let Ok(mut kill) = self.0.kill.lock() {
+            drop(kill.take());
+        }
+        self.0.end.clone().await;
     }
 
     /// Runs work on the thread and hands its result back. The work runs to its end whether or not the

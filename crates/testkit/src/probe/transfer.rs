@@ -81,6 +81,7 @@ pub struct Transfer {
 /// Connects, sends so many bytes of a pattern that follows from the seed, and verifies on the other side that
 /// they arrived. `target` is the listener's address as the connector sees it: behind a published port it
 /// differs from [`Listener::address`]. Blocks; the receiving side runs on a thread that ends with the call.
+/// The listener serves one transfer after another, until one fails to get through: that one closes it.
 ///
 /// # Errors
 /// `TimedOut` at the deadline, `ConnectionRefused` and the like when there is no way, `InvalidData` when

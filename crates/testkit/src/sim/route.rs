@@ -46,6 +46,11 @@ impl World {
                 Err(Refusal::saying(ENETDOWN, "Device for nexthop is not up"))
             };
         };
+        let link = &self.links[id];
+        // Linux takes even the link's own address for a next hop.
+        if link.addresses.iter().any(|have| have.addr() == via) {
+            return if link.up { Ok(()) } else { Err(Refusal::new(ENETDOWN)) };
+        }
         if !self.is_on_link(id, via) {
             return Err(Refusal::saying(ENETUNREACH, "Nexthop has invalid gateway"));
         }
@@ -53,7 +58,7 @@ impl World {
             (IpNet::V4(net), IpAddr::V4(via)) => net.prefix_len() < 31 && net.broadcast() == via,
             _ => false,
         };
-        if self.links[id].addresses.iter().any(broadcast) {
+        if link.addresses.iter().any(broadcast) {
             return Err(Refusal::saying(EINVAL, "Nexthop has invalid gateway"));
         }
         Ok(())

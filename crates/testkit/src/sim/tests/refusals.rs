@@ -139,8 +139,9 @@ fn ipv4_routes() {
     assert_eq!(refuses(&kernel, route(a, "10.0.0.0/24", None, "eth0")), EEXIST, "the connected route");
     assert_eq!(refuses(&kernel, drop_route(a, "10.9.0.0/16", Some("10.0.0.8"), "eth0")), ESRCH);
     assert_eq!(refuses(&kernel, drop_route(a, "10.8.0.0/16", None, "eth0")), ESRCH);
-    does(&kernel, [set(a, "eth0", false)]);
+    does(&kernel, [drop_route(a, "10.9.0.0/16", None, "eth0"), via("10.0.0.2"), set(a, "eth0", false)]);
     assert_eq!(refuses(&kernel, via("10.0.0.1")), ENETUNREACH, "the link is down");
+    assert_eq!(refuses(&kernel, via("10.0.0.2")), ENETDOWN, "its own address");
     assert_eq!(refuses(&kernel, route(a, "10.9.0.0/16", None, "eth0")), ENETDOWN);
 }
 

@@ -1,0 +1,125 @@
+//! The controller's handle: networks and sandboxes.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use netloom_actor_controller::{CreateNetwork, CreateSandbox, ListDrivers};
+use netloom_model::error::check_name;
+use netloom_model::{Error, NetworkId, NetworkSpec, ObjectKind, Result, SandboxId, SandboxSpec};
+
+use crate::core::{Core, fresh};
+use crate::network::Network;
+use crate::sandbox::Sandbox;
+
+/// Makes and finds networks and sandboxes (libnetwork's `NetworkController`).
+#[derive(Clone, Debug)]
+pub struct Controller {
+    core: Arc<Core>,
+}
+
+impl Controller {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    /// Makes a network.
+    ///
+    /// # Errors
+    /// `InvalidParameter` for a malformed spec, `Conflict` when the name or the id is taken, `NotFound` for an
+    /// unknown driver, `Forbidden` for a subnet that overlaps, `Exhausted` when no pool is left, `Busy`,
+    /// `Timeout`, or what the driver refuses. Nothing is changed then, unless the error says otherwise.
+    pub async fn create_network(&self, spec: NetworkSpec) -> Result<Network> {
+        let (a, b) = fresh();
+        let id = spec.id.unwrap_or_else(|| NetworkId::from_uuids(a, b));
+        let snapshot = self.core.ask(self.core.controller.clone(), CreateNetwork { id, spec }).await?;
+        Ok(Network::new(self.core.clone(), snapshot.id, &snapshot.name))
+    }
+
+    /// Every network in service.
+    #[must_use]
+    pub fn networks(&self) -> Vec<Network> {
+        let mut all: Vec<_> = self.core.directory.networks.values();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all.iter().map(|entry| Network::new(self.core.clone(), entry.id, &entry.name)).collect()
+    }
+
+    /// Visits networks by name until `visit` breaks.
+    pub fn walk_networks(&self, visit: impl FnMut(Network) -> ControlFlow<()>) {
+        let _ = self.networks().into_iter().try_for_each(visit);
+    }
+
+    /// The network of this name.
+    ///
+    /// # Errors
+    /// `InvalidParameter` for a blank name, `NotFound` for an unknown one.
+    pub fn network_by_name(&self, name: &str) -> Result<Network> {
+        check_name(ObjectKind::Network, name)?;
+        let id = self.core.directory.network_names.get(&name.to_owned());
+        let id = id.ok_or_else(|| Error::not_found(ObjectKind::Network, name))?;
+        self.network(*id)
+    }
+
+    /// The network of this identifier.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn network(&self, id: NetworkId) -> Result<Network> {
+        let entry = self.core.directory.networks.get(&id);
+        let entry = entry.ok_or_else(|| Error::not_found(ObjectKind::Network, id))?;
+        Ok(Network::new(self.core.clone(), id, &entry.name))
+    }
+
+    /// Makes a sandbox with a network namespace of its own.
+    ///
+    /// # Errors
+    /// `InvalidParameter` for a malformed spec, `Conflict` when the container has a sandbox already, `Busy`,
+    /// `Timeout`, or what the kernel refuses. Nothing is changed then, unless the error says otherwise.
+    pub async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox> {
+        let (a, b) = fresh();
+        let id = SandboxId::from_uuids(a, b);
+        let snapshot = self.core.ask(self.core.controller.clone(), CreateSandbox { id, spec }).await?;
+        Ok(Sandbox::new(self.core.clone(), snapshot.id, &snapshot.container_id))
+    }
+
+    /// Every sandbox in service.
+    #[must_use]
+    pub fn sandboxes(&self) -> Vec<Sandbox> {
+        let mut all: Vec<_> = self.core.directory.sandboxes.values();
+        all.sort_by(|a, b| a.container_id.cmp(&b.container_id));
+        all.iter().map(|entry| Sandbox::new(self.core.clone(), entry.id, &entry.container_id)).collect()
+    }
+
+    /// Visits sandboxes by container until `visit` breaks.
+    pub fn walk_sandboxes(&self, visit: impl FnMut(Sandbox) -> ControlFlow<()>) {
+        let _ = self.sandboxes().into_iter().try_for_each(visit);
+    }
+
+    /// The sandbox of this identifier.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn sandbox(&self, id: SandboxId) -> Result<Sandbox> {
+        let entry = self.core.directory.sandboxes.get(&id);
+        let entry = entry.ok_or_else(|| Error::not_found(ObjectKind::Sandbox, id))?;
+        Ok(Sandbox::new(self.core.clone(), id, &entry.container_id))
+    }
+
+    /// The sandbox of this container.
+    ///
+    /// # Errors
+    /// `InvalidParameter` for a blank name, `NotFound` for an unknown one.
+    pub fn sandbox_by_container(&self, container_id: &str) -> Result<Sandbox> {
+        check_name(ObjectKind::Sandbox, container_id)?;
+        let id = self.core.directory.containers.get(&container_id.to_owned());
+        let id = id.ok_or_else(|| Error::not_found(ObjectKind::Sandbox, container_id))?;
+        self.sandbox(*id)
+    }
+
+    /// The types of the drivers at hand.
+    ///
+    /// # Errors
+    /// `Unavailable` when the engine is gone.
+    pub async fn drivers(&self) -> Result<Vec<String>> {
+        self.core.query(self.core.controller.clone(), ListDrivers).await
+    }
+}

@@ -1,0 +1,83 @@
+//! What every handle shares: the engine's thread, its controller, and where things are.
+
+use std::fmt;
+use std::sync::Arc;
+
+use netloom_actor_controller::{ControllerActor, Directory, EventHub};
+use netloom_kernel::Kernel;
+use netloom_model::{EngineConfig, Error, Reason, Repair, Result};
+use netloom_runtime::{Actor, Addr, AskError, Cause, EngineThread, Handle, Ledger, Message, OpCtx};
+use uuid::Uuid;
+
+/// Everything a handle needs. One per engine.
+pub(crate) struct Core {
+    pub(crate) thread: EngineThread,
+    pub(crate) controller: Addr<ControllerActor>,
+    pub(crate) directory: Directory,
+    pub(crate) ledger: Ledger,
+    pub(crate) events: EventHub,
+    pub(crate) kernel: Arc<dyn Kernel>,
+    pub(crate) config: EngineConfig,
+    pub(crate) repairs: Vec<Repair>,
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// Asks an actor, on the engine's thread: the request is carried out whether or not the caller waits to
+    /// the end.
+    pub(crate) async fn ask<A, M, T>(&self, addr: Addr<A>, message: M) -> Result<T>
+    where
+        A: Handle<M>,
+        M: Message<Reply = Result<T>>,
+        T: Send + 'static,
+    {
+        self.query(addr, message).await?
+    }
+
+    /// The same for an actor that answers without a [`Result`].
+    pub(crate) async fn query<A, M>(&self, addr: Addr<A>, message: M) -> Result<M::Reply>
+    where
+        A: Handle<M>,
+        M: Message,
+    {
+        self.query_within(addr, message, self.config.timeouts.operation).await
+    }
+
+    /// The same with a deadline of its own.
+    pub(crate) async fn query_within<A, M>(
+        &self,
+        addr: Addr<A>,
+        message: M,
+        allowed: std::time::Duration,
+    ) -> Result<M::Reply>
+    where
+        A: Handle<M>,
+        M: Message,
+    {
+        let op = OpCtx::new(Cause::Request, allowed);
+        let answer = self.thread.call(move || async move { addr.ask(&op, message).await });
+        match answer.await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(AskError::Gone)) => Err(gone::<A>()),
+            Ok(Err(AskError::Timeout)) => {
+                Err(Reason::DeadlineExceeded { what: A::KIND.into(), waited: allowed }.into())
+            }
+            Err(_) => Err(gone::<A>()),
+        }
+    }
+}
+
+fn gone<A: Actor>() -> Error {
+    Reason::Gone { who: format!("the {}", A::KIND) }.into()
+}
+
+/// The two uuids that an identifier is made of. Version 4, all random: the first characters make file and
+/// interface names, so they must differ.
+pub(crate) fn fresh() -> (Uuid, Uuid) {
+    (Uuid::new_v4(), Uuid::new_v4())
+}

@@ -1,0 +1,105 @@
+//! An endpoint's handle.
+
+use std::sync::Arc;
+
+use netloom_actor_controller::{DeleteEndpoint, JoinEndpoint, LeaveEndpoint};
+use netloom_actor_network::{EndpointInfo, InspectEndpoint};
+use netloom_drivers::OperInfo;
+use netloom_model::snapshot::{EndpointSnapshot, SandboxEndpoint};
+use netloom_model::{EndpointId, JoinSpec, NetworkId, Result};
+
+use crate::core::Core;
+use crate::network::Network;
+use crate::sandbox::Sandbox;
+
+/// An endpoint, by name: still good after its network's actor was restarted.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    core: Arc<Core>,
+    network: NetworkId,
+    id: EndpointId,
+    name: Arc<str>,
+}
+
+impl Endpoint {
+    pub(crate) fn new(core: Arc<Core>, network: NetworkId, id: EndpointId, name: &str) -> Self {
+        Self { core, network, id, name: name.into() }
+    }
+
+    /// Its identifier.
+    #[must_use]
+    pub fn id(&self) -> EndpointId {
+        self.id
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The network it belongs to.
+    #[must_use]
+    pub fn network_id(&self) -> NetworkId {
+        self.network
+    }
+
+    /// The endpoint at this moment.
+    ///
+    /// # Errors
+    /// `NotFound` after its deletion.
+    pub async fn inspect(&self) -> Result<EndpointSnapshot> {
+        self.core.ask(Network::addr(&self.core, self.network)?, InspectEndpoint(self.id)).await
+    }
+
+    /// What its driver knows about it.
+    ///
+    /// # Errors
+    /// `NotFound` after its deletion, or what the driver says.
+    pub async fn driver_info(&self) -> Result<OperInfo> {
+        self.core.ask(Network::addr(&self.core, self.network)?, EndpointInfo(self.id)).await
+    }
+
+    /// Plugs it into a sandbox: when this answers, traffic flows.
+    ///
+    /// # Errors
+    /// `Forbidden` when it is in a sandbox already, naming it; `NotFound` when either is gone; `Exhausted`
+    /// when its bridge is full; `Busy`, `Timeout`, or what driver and kernel refuse. The endpoint is in no
+    /// sandbox then, unless the error says otherwise.
+    pub async fn join(&self, sandbox: &Sandbox, spec: JoinSpec) -> Result<SandboxEndpoint> {
+        let (network, endpoint, sandbox) = (self.network, self.id, sandbox.id());
+        let join = JoinEndpoint { network, endpoint, sandbox, spec };
+        self.core.ask(self.core.controller.clone(), join).await
+    }
+
+    /// Unplugs it from a sandbox: when this answers, no traffic passes any more. The kernel may still be
+    /// busy with its link; its address stays taken until that is over.
+    ///
+    /// # Errors
+    /// `Forbidden` when it is not in that sandbox; `NotFound` when either is gone.
+    pub async fn leave(&self, sandbox: &Sandbox) -> Result<()> {
+        let (network, endpoint, sandbox) = (self.network, self.id, sandbox.id());
+        self.core.ask(self.core.controller.clone(), LeaveEndpoint { network, endpoint, sandbox }).await
+    }
+
+    /// Deletes it.
+    ///
+    /// # Errors
+    /// `Forbidden` while it is in a sandbox, naming it; `NotFound` after its deletion.
+    pub async fn delete(&self) -> Result<()> {
+        self.remove(false).await
+    }
+
+    /// Deletes it; if it is in a sandbox, it leaves that first.
+    ///
+    /// # Errors
+    /// `NotFound` after its deletion, or why it could not leave.
+    pub async fn delete_with_force(&self) -> Result<()> {
+        self.remove(true).await
+    }
+
+    async fn remove(&self, force: bool) -> Result<()> {
+        let (network, endpoint) = (self.network, self.id);
+        self.core.ask(self.core.controller.clone(), DeleteEndpoint { network, endpoint, force }).await
+    }
+}

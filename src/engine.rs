@@ -1,0 +1,260 @@
+//! The engine: started, watched, stopped.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use netloom_actor_controller::{
+    BootInput, Booted, Drain, EventHub, EventStream, InspectEngine, Shutdown, ShutdownMode, StoreCounters,
+    StoreStats, boot,
+};
+use netloom_drivers::Registration;
+use netloom_drivers::bridge::{self, Bridge};
+use netloom_kernel::{Kernel, KernelStats, LinuxConfig, LinuxKernel};
+use netloom_model::snapshot::{EngineSnapshot, OperationSnapshot};
+use netloom_model::{EngineConfig, Error, OpId, Reason, Repair, Result};
+use netloom_runtime::EngineThread;
+use netloom_store::{Finding, RedbStore, Store};
+
+use crate::controller::Controller;
+use crate::core::Core;
+
+/// A running engine. Cheap to clone; it stops when the last handle on it is dropped, or by
+/// [`Engine::shutdown`]. Either way networks and sandboxes stay in the kernel and in the store, and the next
+/// engine with the same directories takes them over.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    core: Arc<Core>,
+}
+
+/// Where an engine's kernel comes from.
+enum KernelSource {
+    Linux,
+    Given(Arc<dyn Kernel>),
+}
+
+/// Prepares an engine.
+pub struct EngineBuilder {
+    config: EngineConfig,
+    drivers: Vec<Registration>,
+    kernel: KernelSource,
+    store: Option<Box<dyn Store>>,
+}
+
+impl std::fmt::Debug for EngineBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EngineBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl EngineBuilder {
+    fn new() -> Self {
+        let drivers = vec![Registration::new(bridge::KIND, Bridge::default)];
+        Self { config: EngineConfig::default(), drivers, kernel: KernelSource::Linux, store: None }
+    }
+
+    /// Replaces the whole configuration.
+    #[must_use]
+    pub fn config(mut self, config: EngineConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Where the store lives.
+    #[must_use]
+    pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.config.data_dir = dir.into();
+        self
+    }
+
+    /// Where network namespaces are mounted.
+    #[must_use]
+    pub fn run_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.config.run_dir = dir.into();
+        self
+    }
+
+    /// Marks this engine's kernel objects; see [`EngineConfig::instance`].
+    #[must_use]
+    pub fn instance(mut self, name: impl Into<String>) -> Self {
+        self.config.instance = name.into();
+        self
+    }
+
+    /// Adds a network driver of the embedder's own beside the built-in ones.
+    #[must_use]
+    pub fn driver(mut self, driver: Registration) -> Self {
+        self.drivers.push(driver);
+        self
+    }
+
+    /// Replaces the kernel, for harnesses.
+    #[must_use]
+    pub fn kernel(mut self, kernel: Arc<dyn Kernel>) -> Self {
+        self.kernel = KernelSource::Given(kernel);
+        self
+    }
+
+    /// Replaces the store by one that never blocks, for harnesses.
+    #[must_use]
+    pub fn store(mut self, store: Box<dyn Store>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Starts the engine: inside any tokio runtime, or none. It runs on a thread of its own.
+    ///
+    /// What an earlier engine left is taken over; see [`Engine::repairs`].
+    ///
+    /// # Errors
+    /// `InvalidParameter` for a bad configuration; `Internal` when a directory, the store or the kernel
+    /// cannot be used, with the remedy. Nothing was changed then.
+    pub async fn start(self) -> Result<Engine> {
+        let Self { config, drivers, kernel, store } = self;
+        config.validate()?;
+        let thread = EngineThread::start("netloom")
+            .map_err(|error| Error::internal(format!("cannot start the engine's thread: {error}")))?;
+        let events = EventHub::new(config.limits.event_backlog);
+        let (hub, own) = (events.clone(), config.clone());
+        let started = thread.call(move || async move {
+            let (store_blocks, (store, findings)) = match store {
+                Some(store) => (false, (store, Vec::new())),
+                None => (true, open_store(&own)?),
+            };
+            let kernel = match kernel {
+                KernelSource::Given(kernel) => kernel,
+                KernelSource::Linux => open_kernel(&own)?,
+            };
+            let input = BootInput {
+                config: own,
+                kernel: kernel.clone(),
+                store,
+                store_blocks,
+                findings,
+                drivers,
+                events: hub,
+            };
+            boot(input).await.map(|booted| (kernel, booted))
+        });
+        let gone = |_| Error::from(Reason::Gone { who: "the engine's thread".into() });
+        let (kernel, Booted { controller, directory, ledger, repairs }) = started.await.map_err(gone)??;
+        let core = Core { thread, controller, directory, ledger, events, kernel, config, repairs };
+        Ok(Engine { core: Arc::new(core) })
+    }
+}
+
+fn open_store(config: &EngineConfig) -> Result<(Box<dyn Store>, Vec<Finding>)> {
+    let (store, findings) = RedbStore::open(&config.data_dir)?;
+    Ok((Box::new(store), findings))
+}
+
+fn open_kernel(config: &EngineConfig) -> Result<Arc<dyn Kernel>> {
+    let kernel = LinuxKernel::start(LinuxConfig { run_dir: config.run_dir.clone() });
+    kernel.map(|kernel| Arc::new(kernel) as Arc<dyn Kernel>).map_err(|error| {
+        Reason::Kernel {
+            operation: format!("open netlink and {}", config.run_dir.display()),
+            errno: error.raw_os_error().unwrap_or_default(),
+            message: error.to_string(),
+        }
+        .into()
+    })
+}
+
+impl Engine {
+    /// Prepares an engine over the real kernel.
+    #[must_use]
+    pub fn builder() -> EngineBuilder {
+        EngineBuilder::new()
+    }
+
+    /// Networks and sandboxes.
+    #[must_use]
+    pub fn controller(&self) -> Controller {
+        Controller::new(self.core.clone())
+    }
+
+    /// Events from now on: bounded, and a slow reader is told how many it missed.
+    #[must_use]
+    pub fn events(&self) -> EventStream {
+        self.core.events.subscribe()
+    }
+
+    /// The configuration it runs with.
+    #[must_use]
+    pub fn config(&self) -> &EngineConfig {
+        &self.core.config
+    }
+
+    /// What its start found wrong, and put right.
+    #[must_use]
+    pub fn repairs(&self) -> &[Repair] {
+        &self.core.repairs
+    }
+
+    /// Everything at one moment.
+    ///
+    /// # Errors
+    /// `Unavailable` when the engine is gone.
+    pub async fn inspect(&self) -> Result<EngineSnapshot> {
+        self.core.query(self.core.controller.clone(), InspectEngine).await
+    }
+
+    /// Operations in flight, oldest first. Read without asking anybody.
+    #[must_use]
+    pub fn operations(&self) -> Vec<OperationSnapshot> {
+        let now = tokio::time::Instant::now();
+        let list = self.core.ledger.list().into_iter();
+        list.map(|view| OperationSnapshot {
+            id: OpId(view.id),
+            verb: view.verb.to_owned(),
+            object: view.object,
+            step: view.step.to_owned(),
+            running_for: now.saturating_duration_since(view.since),
+        })
+        .collect()
+    }
+
+    /// The kernel's counters since the start.
+    #[must_use]
+    pub fn kernel_stats(&self) -> KernelStats {
+        self.core.kernel.stats()
+    }
+
+    /// The store's counters since the start.
+    ///
+    /// # Errors
+    /// `Unavailable` when the engine is gone.
+    pub async fn store_stats(&self) -> Result<StoreStats> {
+        self.core.ask(self.core.controller.clone(), StoreCounters).await
+    }
+
+    /// Waits until the kernel has let go of everything that was deleted so far.
+    ///
+    /// # Errors
+    /// `Timeout` after the configured time of an operation; `Unavailable` when the engine is gone.
+    pub async fn drain(&self) -> Result<()> {
+        self.core.query(self.core.controller.clone(), Drain).await
+    }
+
+    /// Stops the engine. New requests are refused from now on; networks and sandboxes stay as they are.
+    ///
+    /// Graceful: operations in flight are carried out. Immediate: they stop at their next step and are
+    /// undone. Both end after the configured time at the latest; what is unfinished then is put right at the
+    /// next start.
+    ///
+    /// # Errors
+    /// `Unavailable` when the engine is gone already.
+    pub async fn shutdown(&self, mode: ShutdownMode) -> Result<()> {
+        let allowed = self.core.config.timeouts.shutdown;
+        // A little more for the answer itself: the controller stops waiting at its deadline, and then answers.
+        let core = &self.core;
+        let stopped = core.query_within(core.controller.clone(), Shutdown(mode), allowed).await;
+        match stopped {
+            Err(error) if matches!(error.reason(), Reason::DeadlineExceeded { .. }) => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+}

@@ -1,0 +1,115 @@
+//! A network's handle.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use netloom_actor_controller::DeleteNetwork;
+use netloom_actor_network::{CreateEndpoint, InspectEndpoint, InspectNetwork, ListEndpoints, NetworkActor};
+use netloom_model::error::check_name;
+use netloom_model::snapshot::NetworkSnapshot;
+use netloom_model::{EndpointId, EndpointSpec, Error, NetworkId, ObjectKind, Result};
+use netloom_runtime::Addr;
+
+use crate::core::{Core, fresh};
+use crate::endpoint::Endpoint;
+
+/// A network, by name: still good after its actor was restarted, and `NotFound` after it was deleted.
+#[derive(Clone, Debug)]
+pub struct Network {
+    core: Arc<Core>,
+    id: NetworkId,
+    name: Arc<str>,
+}
+
+impl Network {
+    pub(crate) fn new(core: Arc<Core>, id: NetworkId, name: &str) -> Self {
+        Self { core, id, name: name.into() }
+    }
+
+    pub(crate) fn addr(core: &Core, id: NetworkId) -> Result<Addr<NetworkActor>> {
+        let entry = core.directory.networks.get(&id);
+        Ok(entry.ok_or_else(|| Error::not_found(ObjectKind::Network, id))?.addr.clone())
+    }
+
+    /// Its identifier.
+    #[must_use]
+    pub fn id(&self) -> NetworkId {
+        self.id
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The network with its endpoints at this moment.
+    ///
+    /// # Errors
+    /// `NotFound` after its deletion.
+    pub async fn inspect(&self) -> Result<NetworkSnapshot> {
+        self.core.query(Self::addr(&self.core, self.id)?, InspectNetwork).await
+    }
+
+    /// Makes an endpoint.
+    ///
+    /// # Errors
+    /// `InvalidParameter` for a malformed spec or an address outside of the network's pools, `Conflict` when
+    /// the name is taken, `Forbidden` when the address is, `Exhausted` when none is left, `Busy`, `Timeout`,
+    /// or what the driver refuses. Nothing is changed then, unless the error says otherwise.
+    pub async fn create_endpoint(&self, spec: EndpointSpec) -> Result<Endpoint> {
+        let (a, b) = fresh();
+        let endpoint = EndpointId::from_uuids(a, b);
+        let create = CreateEndpoint { endpoint, spec };
+        let snapshot = self.core.ask(Self::addr(&self.core, self.id)?, create).await?;
+        Ok(Endpoint::new(self.core.clone(), self.id, snapshot.id, &snapshot.name))
+    }
+
+    /// Every endpoint, by name.
+    ///
+    /// # Errors
+    /// `NotFound` after the network's deletion.
+    pub async fn endpoints(&self) -> Result<Vec<Endpoint>> {
+        let all = self.core.query(Self::addr(&self.core, self.id)?, ListEndpoints).await?;
+        let handle = |e: netloom_model::snapshot::EndpointSnapshot| {
+            Endpoint::new(self.core.clone(), self.id, e.id, &e.name)
+        };
+        Ok(all.into_iter().map(handle).collect())
+    }
+
+    /// Visits endpoints by name until `visit` breaks.
+    ///
+    /// # Errors
+    /// `NotFound` after the network's deletion.
+    pub async fn walk_endpoints(&self, visit: impl FnMut(Endpoint) -> ControlFlow<()>) -> Result<()> {
+        let _ = self.endpoints().await?.into_iter().try_for_each(visit);
+        Ok(())
+    }
+
+    /// The endpoint of this name.
+    ///
+    /// # Errors
+    /// `InvalidParameter` for a blank name, `NotFound` for an unknown one.
+    pub async fn endpoint_by_name(&self, name: &str) -> Result<Endpoint> {
+        check_name(ObjectKind::Endpoint, name)?;
+        let found = self.endpoints().await?.into_iter().find(|endpoint| endpoint.name() == name);
+        found.ok_or_else(|| Error::not_found(ObjectKind::Endpoint, name))
+    }
+
+    /// The endpoint of this identifier.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn endpoint(&self, id: EndpointId) -> Result<Endpoint> {
+        let snapshot = self.core.ask(Self::addr(&self.core, self.id)?, InspectEndpoint(id)).await?;
+        Ok(Endpoint::new(self.core.clone(), self.id, id, &snapshot.name))
+    }
+
+    /// Deletes the network.
+    ///
+    /// # Errors
+    /// `Forbidden` while it has endpoints, naming them; `NotFound` after its deletion.
+    pub async fn delete(&self) -> Result<()> {
+        self.core.ask(self.core.controller.clone(), DeleteNetwork(self.id)).await
+    }
+}

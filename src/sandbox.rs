@@ -1,0 +1,94 @@
+//! A sandbox's handle.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use netloom_actor_controller::DeleteSandbox;
+use netloom_actor_sandbox::{InspectSandbox, SandboxActor};
+use netloom_kernel::Netns;
+use netloom_model::snapshot::SandboxSnapshot;
+use netloom_model::{Error, NetnsName, ObjectKind, Result, SandboxId};
+use netloom_runtime::Addr;
+
+use crate::core::Core;
+
+/// A sandbox, by name: still good after its actor was restarted.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    core: Arc<Core>,
+    id: SandboxId,
+    container_id: Arc<str>,
+}
+
+impl Sandbox {
+    pub(crate) fn new(core: Arc<Core>, id: SandboxId, container_id: &str) -> Self {
+        Self { core, id, container_id: container_id.into() }
+    }
+
+    fn addr(&self) -> Result<Addr<SandboxActor>> {
+        let entry = self.core.directory.sandboxes.get(&self.id);
+        Ok(entry.ok_or_else(|| Error::not_found(ObjectKind::Sandbox, self.id))?.addr.clone())
+    }
+
+    /// Its identifier.
+    #[must_use]
+    pub fn id(&self) -> SandboxId {
+        self.id
+    }
+
+    /// The container it is for.
+    #[must_use]
+    pub fn container_id(&self) -> &str {
+        &self.container_id
+    }
+
+    /// The name of its namespace.
+    ///
+    /// # Errors
+    /// None in practice: the short identifier is always a valid name.
+    pub fn netns(&self) -> Result<NetnsName> {
+        self.id.short().parse()
+    }
+
+    /// Where its namespace is mounted (libnetwork's `Key`): `nsenter --net=<path>` enters it.
+    ///
+    /// # Errors
+    /// As [`Sandbox::netns`].
+    pub fn key(&self) -> Result<PathBuf> {
+        Ok(self.core.kernel.netns_path(self.netns()?))
+    }
+
+    /// The sandbox with its endpoints at this moment.
+    ///
+    /// # Errors
+    /// `NotFound` after its deletion.
+    pub async fn inspect(&self) -> Result<SandboxSnapshot> {
+        self.core.query(self.addr()?, InspectSandbox).await
+    }
+
+    /// Runs a short job inside the namespace (libnetwork's `InvokeFunc`). Open sockets in it and use them
+    /// outside: a socket stays in the namespace it was opened in. The job runs on a thread that serves all
+    /// namespaces, so it must not wait for anything.
+    ///
+    /// # Errors
+    /// `NotFound` after the sandbox's deletion, `Internal` when the job panicked or there is no real
+    /// namespace.
+    pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        self.addr()?;
+        let (sender, answer) = futures::channel::oneshot::channel();
+        let job = Box::new(move || {
+            let _ = sender.send(job());
+        });
+        let deadline = std::time::Instant::now() + self.core.config.timeouts.operation;
+        self.core.kernel.run_in(Netns::Named(self.netns()?), job, deadline).await?;
+        answer.await.map_err(|_| Error::internal("the job panicked"))
+    }
+
+    /// Deletes the sandbox with its namespace; its endpoints leave first and stay on their networks.
+    ///
+    /// # Errors
+    /// `NotFound` after its deletion, or why an endpoint could not leave; the sandbox stays then.
+    pub async fn delete(&self) -> Result<()> {
+        self.core.ask(self.core.controller.clone(), DeleteSandbox(self.id)).await
+    }
+}

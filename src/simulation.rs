@@ -1,0 +1,133 @@
+//! The same engine over a simulated kernel and a store in memory: no root, no side effects, faults on
+//! demand. For message-level harnesses.
+
+use std::sync::Arc;
+
+use netloom_actor_controller::{CrashActor, Victim};
+use netloom_drivers::Registration;
+use netloom_model::{EngineConfig, Result};
+use netloom_store::MemoryDisk;
+use netloom_testkit::SimKernel;
+
+use crate::engine::Engine;
+
+/// A simulated machine with an engine on it.
+#[derive(Debug)]
+pub struct Simulation {
+    engine: Engine,
+    kernel: SimKernel,
+    disk: MemoryDisk,
+    builder: SimulationBuilder,
+}
+
+/// Prepares a simulation.
+#[derive(Clone, Debug, Default)]
+pub struct SimulationBuilder {
+    config: EngineConfig,
+    drivers: Vec<Registration>,
+    kernel: Option<SimKernel>,
+    disk: Option<MemoryDisk>,
+}
+
+impl SimulationBuilder {
+    /// Replaces the engine's configuration; its directories are not used.
+    #[must_use]
+    pub fn config(mut self, config: EngineConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Adds a driver.
+    #[must_use]
+    pub fn driver(mut self, driver: Registration) -> Self {
+        self.drivers.push(driver);
+        self
+    }
+
+    /// Uses this kernel.
+    #[must_use]
+    pub fn kernel(mut self, kernel: SimKernel) -> Self {
+        self.kernel = Some(kernel);
+        self
+    }
+
+    /// Uses this disk.
+    #[must_use]
+    pub fn disk(mut self, disk: MemoryDisk) -> Self {
+        self.disk = Some(disk);
+        self
+    }
+
+    /// Starts the engine.
+    ///
+    /// # Errors
+    /// As [`crate::EngineBuilder::start`].
+    pub async fn start(self) -> Result<Simulation> {
+        let kernel = self.kernel.clone().unwrap_or_else(SimKernel::new);
+        let disk = self.disk.clone().unwrap_or_default();
+        let builder = Engine::builder()
+            .config(self.config.clone())
+            .kernel(Arc::new(kernel.clone()))
+            .store(Box::new(disk.open()));
+        let builder = self.drivers.iter().cloned().fold(builder, crate::EngineBuilder::driver);
+        let engine = builder.start().await?;
+        Ok(Simulation { engine, kernel, disk, builder: self })
+    }
+}
+
+impl Engine {
+    /// Starts an engine over a simulated kernel and a store in memory.
+    ///
+    /// # Errors
+    /// As [`crate::EngineBuilder::start`].
+    pub async fn simulated() -> Result<Simulation> {
+        Self::simulation().start().await
+    }
+
+    /// Prepares a simulation.
+    #[must_use]
+    pub fn simulation() -> SimulationBuilder {
+        SimulationBuilder::default()
+    }
+}
+
+impl Simulation {
+    /// The engine.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The simulated kernel: plan faults, break things, look around.
+    #[must_use]
+    pub fn kernel(&self) -> &SimKernel {
+        &self.kernel
+    }
+
+    /// The simulated disk: plan faults, read records.
+    #[must_use]
+    pub fn disk(&self) -> &MemoryDisk {
+        &self.disk
+    }
+
+    /// Makes an actor panic, as a bug in one of its handlers would.
+    ///
+    /// # Errors
+    /// `Unavailable` when the engine is gone.
+    pub async fn crash_actor(&self, victim: Victim) -> Result<()> {
+        let core = self.engine.core();
+        core.query(core.controller.clone(), CrashActor(victim)).await
+    }
+
+    /// Kills the engine at once, as `kill -9` would, and starts another one on the same machine. Handles of
+    /// the old engine are dead: they say `Unavailable`.
+    ///
+    /// # Errors
+    /// As [`crate::EngineBuilder::start`].
+    pub async fn kill_and_restart(self) -> Result<Self> {
+        let Self { engine, kernel, disk, builder } = self;
+        engine.core().thread.kill().await;
+        drop(engine);
+        builder.kernel(kernel).disk(disk).start().await
+    }
+}

@@ -1,0 +1,5 @@
+//! The engine through its public interface, over the simulated kernel.
+
+mod bad_input;
+mod lifecycle;
+mod support;
