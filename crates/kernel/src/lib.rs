@@ -7,6 +7,7 @@
 //! contain `unsafe`.
 
 pub mod error;
+pub mod isolate;
 pub mod linux;
 pub mod op;
 pub mod view;

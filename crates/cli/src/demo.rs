@@ -1,0 +1,318 @@
+//! `netloom demo`: two containers on a bridge network, from nothing to nothing.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+use netloom::kernel::isolate;
+use netloom::testkit::probe::{Connector, EchoSocket, Listener, transfer};
+use netloom::{
+    Endpoint, EndpointSpec, Engine, JoinSpec, Network, NetworkSpec, Sandbox, SandboxSpec, ShutdownMode,
+};
+
+use crate::leftovers::{self, Picture};
+use crate::report::{self, Outcome, Step};
+
+/// How much the TCP transfer carries.
+const TRANSFER: u64 = 64 << 20;
+/// How many echo requests are sent each way.
+const PINGS: u16 = 5;
+/// How long one proof may take.
+const PROOF: Duration = Duration::from_secs(20);
+
+/// Options of the demonstration.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Leaves everything standing and prints how to look around.
+    #[arg(long)]
+    keep: bool,
+    /// Prints one JSON object in place of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the demonstration; tells whether everything worked and nothing is left.
+pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
+    let isolated = !isolate::is_root();
+    if isolated {
+        isolate::enter_own_namespaces().context(
+            "not root, and cannot make a user namespace; run as root or allow unprivileged user namespaces",
+        )?;
+    }
+    let dir = tempfile::Builder::new().prefix("netloom-demo-").tempdir().context("no temporary directory")?;
+    let stage = Stage::new(dir.path(), isolated);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(stage.perform(options.keep));
+    if options.json {
+        report::json(&outcome)?;
+    } else {
+        report::table(&outcome);
+        verdict(&outcome, options.keep);
+    }
+    if options.keep && outcome.ok {
+        stage.explain(options.json);
+        if isolated {
+            // The namespaces live as long as this process does.
+            runtime.block_on(until_interrupted());
+        } else {
+            let _ = dir.keep();
+        }
+    }
+    Ok(outcome.ok)
+}
+
+fn verdict(outcome: &Outcome, keep: bool) {
+    match (&outcome.error, outcome.leftovers.is_empty(), keep) {
+        (Some(error), ..) => report::line(&format!("failed: {error}")),
+        (None, true, true) => report::line("everything works and is left standing"),
+        (None, true, false) => report::line("everything works, and nothing is left behind"),
+        (None, false, _) => report::line("something is left behind:"),
+    }
+    for left in &outcome.leftovers {
+        report::line(&format!("  {left}"));
+    }
+}
+
+async fn until_interrupted() {
+    use tokio::io::AsyncReadExt;
+    let (mut byte, mut input) = ([0], tokio::io::stdin());
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        // Also ends when whoever started this closes its standard input.
+        _ = input.read(&mut byte) => {}
+    }
+}
+
+/// Where the demonstration plays.
+struct Stage {
+    data_dir: PathBuf,
+    run_dir: PathBuf,
+    instance: String,
+    isolated: bool,
+}
+
+/// What stands on it.
+struct Cast {
+    engine: Engine,
+    network: Network,
+    pairs: Vec<(Endpoint, Sandbox, IpAddr)>,
+}
+
+/// Keeps the time of each step.
+struct Clock(Vec<Step>);
+
+impl Clock {
+    async fn step<T>(
+        &mut self,
+        name: &str,
+        work: impl Future<Output = anyhow::Result<(T, String)>>,
+    ) -> anyhow::Result<T> {
+        let started = Instant::now();
+        match work.await {
+            Ok((value, result)) => {
+                self.0.push(Step::new(name, started.elapsed(), result));
+                Ok(value)
+            }
+            Err(error) => {
+                self.0.push(Step::new(name, started.elapsed(), "failed"));
+                Err(error.context(name.to_owned()))
+            }
+        }
+    }
+}
+
+impl Stage {
+    fn new(dir: &Path, isolated: bool) -> Self {
+        let instance = format!("demo-{}", std::process::id());
+        Self { data_dir: dir.join("data"), run_dir: dir.join("run"), instance, isolated }
+    }
+
+    async fn perform(&self, keep: bool) -> Outcome {
+        let mut clock = Clock(Vec::new());
+        let played = self.play(&mut clock, keep).await;
+        let (leftovers, error) = match played {
+            Ok(leftovers) => (leftovers, None),
+            Err(error) => (Vec::new(), Some(format!("{error:#}"))),
+        };
+        Outcome { ok: error.is_none() && leftovers.is_empty(), steps: clock.0, leftovers, error }
+    }
+
+    async fn play(&self, clock: &mut Clock, keep: bool) -> anyhow::Result<Vec<String>> {
+        let before = Picture::take(&self.run_dir).await?;
+        let engine = clock.step("start the engine", self.start()).await?;
+        let built = self.build(clock, &engine).await;
+        let cast = match built {
+            Ok(cast) => cast,
+            Err(error) => {
+                self.clear(&engine).await;
+                return Err(error);
+            }
+        };
+        if keep {
+            engine.shutdown(ShutdownMode::Graceful).await?;
+            return Ok(Vec::new());
+        }
+        let taken_down = self.take_down(clock, cast).await;
+        if taken_down.is_err() {
+            self.clear(&engine).await;
+        }
+        drop(engine);
+        taken_down?;
+        let left = clock.step("look for leftovers", async {
+            let mut left = Picture::take(&self.run_dir).await?.beyond(&before);
+            left.extend(self.records().await?);
+            let result = if left.is_empty() { "none".to_owned() } else { format!("{} found", left.len()) };
+            Ok((left, result))
+        });
+        left.await
+    }
+
+    async fn start(&self) -> anyhow::Result<(Engine, String)> {
+        let builder = Engine::builder().data_dir(&self.data_dir).run_dir(&self.run_dir);
+        let engine = builder.instance(&self.instance).start().await?;
+        Ok((engine, format!("instance {}", self.instance)))
+    }
+
+    async fn build(&self, clock: &mut Clock, engine: &Engine) -> anyhow::Result<Cast> {
+        let controller = engine.controller();
+        let network = clock.step("create a bridge network", async {
+            let network = controller.create_network(NetworkSpec::new("demo")).await?;
+            let snapshot = network.inspect().await?;
+            let pool = snapshot.v4.first().context("no pool")?.pool;
+            Ok((network, pool.to_string()))
+        });
+        let network = network.await?;
+        let mut pairs = Vec::new();
+        for name in ["one", "two"] {
+            let making = format!("create endpoint {name}");
+            let endpoint = clock.step(&making, async {
+                let endpoint = network.create_endpoint(EndpointSpec::new(name)).await?;
+                let snapshot = endpoint.inspect().await?;
+                let address = snapshot.ipv4.context("no address")?.addr();
+                let mac = snapshot.mac.context("no hardware address")?;
+                Ok(((endpoint, IpAddr::V4(address)), format!("{address}, {mac}")))
+            });
+            let (endpoint, address) = endpoint.await?;
+            let making = format!("create sandbox {name}");
+            let sandbox = clock.step(&making, async {
+                let sandbox = controller.create_sandbox(SandboxSpec::new(format!("demo-{name}"))).await?;
+                let netns = sandbox.netns()?;
+                Ok((sandbox, format!("namespace {netns}")))
+            });
+            let sandbox = sandbox.await?;
+            clock
+                .step(&format!("join {name}"), async {
+                    let place = endpoint.join(&sandbox, JoinSpec::default()).await?;
+                    Ok(((), place.ifname.to_string()))
+                })
+                .await?;
+            pairs.push((endpoint, sandbox, address));
+        }
+        let [(_, one, first), (_, two, second)] = pairs.as_slice() else { bail!("two were made") };
+        clock.step("echo from one to two", echo(one, *second)).await?;
+        clock.step("echo from two to one", echo(two, *first)).await?;
+        clock.step("TCP from one to two", stream(one, two, *second)).await?;
+        Ok(Cast { engine: engine.clone(), network, pairs })
+    }
+
+    async fn take_down(&self, clock: &mut Clock, cast: Cast) -> anyhow::Result<()> {
+        let Cast { engine, network, pairs } = cast;
+        for (endpoint, sandbox, _) in &pairs {
+            let name = endpoint.name().to_owned();
+            clock.step(&format!("leave {name}"), done(endpoint.leave(sandbox))).await?;
+            clock.step(&format!("delete endpoint {name}"), done(endpoint.delete())).await?;
+            clock.step(&format!("delete sandbox {name}"), done(sandbox.delete())).await?;
+        }
+        clock.step("delete the network", done(network.delete())).await?;
+        clock.step("wait for the kernel", done(engine.drain())).await?;
+        clock.step("stop the engine", done(engine.shutdown(ShutdownMode::Graceful))).await
+    }
+
+    /// Removes whatever stands after a failure; what cannot be removed shows up among the leftovers.
+    async fn clear(&self, engine: &Engine) {
+        let controller = engine.controller();
+        for sandbox in controller.sandboxes() {
+            let _ = sandbox.delete().await;
+        }
+        for network in controller.networks() {
+            for endpoint in network.endpoints().await.unwrap_or_default() {
+                let _ = endpoint.delete_with_force().await;
+            }
+            let _ = network.delete().await;
+        }
+        let _ = engine.drain().await;
+        let _ = engine.shutdown(ShutdownMode::Graceful).await;
+    }
+
+    /// The engine's threads may need a moment to let go of the store.
+    async fn records(&self) -> anyhow::Result<Vec<String>> {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            match leftovers::records(&self.data_dir) {
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn explain(&self, to_stderr: bool) {
+        if to_stderr {
+            // Standard output carries one JSON object and nothing else.
+            return;
+        }
+        let netns_dir = self.run_dir.join("netns");
+        let inside = std::fs::read_dir(&netns_dir).into_iter().flatten().flatten();
+        report::line("look around with:");
+        for entry in inside {
+            let enter = format!("nsenter --net={}", entry.path().display());
+            if self.isolated {
+                let own = format!("nsenter -t {} -U -m -n --preserve-credentials", std::process::id());
+                report::line(&format!("  {own} {enter} ip address"));
+            } else {
+                report::line(&format!("  {enter} ip address"));
+            }
+        }
+        if self.isolated {
+            report::line("press Enter or Ctrl-C to end; everything goes with this process");
+        } else {
+            let dir = self.run_dir.parent().unwrap_or(&self.run_dir).display();
+            report::line(&format!("its store and its namespaces are in {dir}"));
+        }
+    }
+}
+
+async fn done(work: impl Future<Output = netloom::Result<()>>) -> anyhow::Result<((), String)> {
+    work.await?;
+    Ok(((), "done".to_owned()))
+}
+
+/// Sends echo requests from a sandbox.
+async fn echo(from: &Sandbox, to: IpAddr) -> anyhow::Result<((), String)> {
+    let socket = from.run(move || EchoSocket::open(to)).await?.context("cannot open an ICMP socket")?;
+    let slowest = tokio::task::spawn_blocking(move || -> anyhow::Result<Duration> {
+        let deadline = Instant::now() + PROOF;
+        let mut slowest = Duration::ZERO;
+        for sequence in 1..=PINGS {
+            let took = socket.ping(0x6e6c, sequence, 56, deadline).context("no answer")?;
+            slowest = slowest.max(took);
+        }
+        Ok(slowest)
+    });
+    let slowest = slowest.await.map_err(|error| anyhow!(error))??;
+    Ok(((), format!("{PINGS} of {PINGS} answered, slowest {} µs", slowest.as_micros())))
+}
+
+/// Sends a stream of bytes from one sandbox to another and compares what arrives.
+async fn stream(from: &Sandbox, to: &Sandbox, address: IpAddr) -> anyhow::Result<((), String)> {
+    let listener = to.run(move || Listener::open((address, 0).into())).await?.context("cannot listen")?;
+    let connector = from.run(move || Connector::open(address)).await?.context("cannot open a socket")?;
+    let sent = tokio::task::spawn_blocking(move || {
+        let target = listener.address();
+        transfer(&listener, connector, target, TRANSFER, 1, Instant::now() + PROOF)
+    });
+    let sent = sent.await.map_err(|error| anyhow!(error))?.context("the transfer failed")?;
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let rate = sent.bytes as f64 * 8.0 / sent.elapsed.as_secs_f64() / 1e9;
+    Ok(((), format!("{} MiB intact, {rate:.1} Gbit/s", sent.bytes >> 20)))
+}
