@@ -239,15 +239,19 @@ impl Engine {
     ///
     /// Graceful: operations in flight are carried out. Immediate: they stop at their next step and are
     /// undone. Both end after the configured time at the latest; what is unfinished then is put right at the
-    /// next start.
+    /// next start. When this answers, another engine may be started on the same directories; handles of this
+    /// one say `Unavailable`.
     ///
     /// # Errors
     /// `Unavailable` when the engine is gone already.
     pub async fn shutdown(&self, mode: ShutdownMode) -> Result<()> {
-        let allowed = self.core.config.timeouts.shutdown;
-        // A little more for the answer itself: the controller stops waiting at its deadline, and then answers.
         let core = &self.core;
-        let stopped = core.query_within(core.controller.clone(), Shutdown(mode), allowed).await;
+        // A little more than the time allowed: the controller gives up at its deadline, closes the store, and
+        // answers then.
+        let allowed = core.config.timeouts.shutdown;
+        let answer = core.query_within(core.controller.clone(), Shutdown(mode), allowed);
+        let stopped = answer.await;
+        core.thread.kill().await;
         match stopped {
             Err(error) if matches!(error.reason(), Reason::DeadlineExceeded { .. }) => Ok(()),
             outcome => outcome,

@@ -1,5 +1,11 @@
 //! The engine through its public interface, over the simulated kernel.
 
 mod bad_input;
+mod concurrency;
+mod embedding;
+mod faults;
 mod lifecycle;
+mod model;
+mod restart;
+mod supervision;
 mod support;

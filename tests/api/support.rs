@@ -1,9 +1,50 @@
 //! What the scenarios share.
 
+use std::time::Duration;
+
 use netloom::testkit::{SimKernel, SimSnapshot};
 use netloom::{
-    Endpoint, EndpointSpec, Engine, JoinSpec, Network, NetworkSpec, Sandbox, SandboxSpec, Simulation,
+    Endpoint, EndpointSpec, Engine, EngineConfig, JoinSpec, Network, NetworkSpec, Sandbox, SandboxSpec,
+    Simulation,
 };
+
+/// How long anything may take before a test calls it a hang.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits for something that must not hang.
+#[track_caller]
+pub(crate) fn bounded<F: Future>(what: &str, work: F) -> impl Future<Output = F::Output> {
+    let place = std::panic::Location::caller();
+    async move {
+        match tokio::time::timeout(PATIENCE, work).await {
+            Ok(value) => value,
+            Err(_) => panic!("{what} hangs ({place})"),
+        }
+    }
+}
+
+/// Waits until a condition holds. It is asked again and again, so no change can be missed.
+#[track_caller]
+pub(crate) fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
+    bounded(what, async move {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+}
+
+/// Tells something that makes a failure repeatable, or a figure.
+#[expect(clippy::print_stdout, reason = "seeds and figures belong in the output of a test")]
+pub(crate) fn note(text: impl std::fmt::Display) {
+    println!("{text}");
+}
+
+/// A configuration with this time for an operation.
+pub(crate) fn within(operation: Duration) -> EngineConfig {
+    let mut config = EngineConfig::default();
+    config.timeouts.operation = operation;
+    config
+}
 
 /// A simulation and the state of its kernel before anything was made.
 pub(crate) struct World {
@@ -13,14 +54,31 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Self {
+        Self::with(EngineConfig::default()).await
+    }
+
+    pub(crate) async fn with(config: EngineConfig) -> Self {
         let kernel = SimKernel::new();
         let before = kernel.snapshot();
-        let simulation = Engine::simulation().kernel(kernel).start().await.expect("the engine starts");
+        let simulation =
+            Engine::simulation().config(config).kernel(kernel).start().await.expect("the engine starts");
+        Self { simulation, before }
+    }
+
+    /// The same machine with a new engine, after the old one was killed.
+    pub(crate) async fn kill_and_restart(self) -> Self {
+        let Self { simulation, before } = self;
+        let simulation =
+            bounded("the restart", simulation.kill_and_restart()).await.expect("it starts again");
         Self { simulation, before }
     }
 
     pub(crate) fn engine(&self) -> &Engine {
         self.simulation.engine()
+    }
+
+    pub(crate) fn kernel(&self) -> &SimKernel {
+        self.simulation.kernel()
     }
 
     pub(crate) async fn network(&self, name: &str) -> Network {
@@ -41,29 +99,106 @@ impl World {
 
     /// Deletes everything there is, through the public interface.
     pub(crate) async fn delete_everything(&self) {
-        let controller = self.engine().controller();
-        for sandbox in controller.sandboxes() {
-            sandbox.delete().await.expect("a sandbox is deleted");
-        }
-        for network in controller.networks() {
-            for endpoint in network.endpoints().await.expect("listed") {
-                endpoint.delete().await.expect("an endpoint is deleted");
-            }
-            network.delete().await.expect("a network is deleted");
-        }
+        delete_everything(self.engine()).await.expect("everything can be deleted");
     }
 
     /// Waits for the clean-up and checks that nothing of the engine is left: in the kernel, in the store, in
     /// flight.
     pub(crate) async fn assert_pristine(&self) {
-        self.engine().drain().await.expect("drained");
-        self.simulation.kernel().assert_pristine(&self.before);
-        let records = self.simulation.disk().records();
-        assert!(records.is_empty(), "records left: {records:?}");
-        let intents = self.simulation.disk().intents();
-        assert!(intents.is_empty(), "intents left: {intents:?}");
-        let picture = self.engine().inspect().await.expect("inspected");
-        assert!(picture.operations.is_empty(), "in flight: {:?}", picture.operations);
-        assert!(picture.leaks.is_empty(), "leaks: {:?}", picture.leaks);
+        bounded("draining", self.engine().drain()).await.expect("drained");
+        let left = self.leftovers().await;
+        assert!(left.is_empty(), "left over:\n  {}", left.join("\n  "));
     }
+
+    /// The same where the janitor may still have something to do.
+    pub(crate) async fn assert_pristine_soon(&self) {
+        bounded("draining", self.engine().drain()).await.expect("drained");
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let left = self.leftovers().await;
+            if left.is_empty() {
+                return;
+            }
+            let late = tokio::time::Instant::now() > deadline;
+            assert!(!late, "still left over:\n  {}", left.join("\n  "));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// A line for everything that is left of the engine: in the kernel, in the store, in flight.
+    pub(crate) async fn leftovers(&self) -> Vec<String> {
+        let mut left = self.kernel().leftovers(&self.before);
+        left.extend(self.simulation.disk().records().iter().map(|(key, _)| format!("record: {key:?}")));
+        left.extend(self.simulation.disk().intents().iter().map(|intent| format!("intent: {intent:?}")));
+        let picture = bounded("inspecting", self.engine().inspect()).await.expect("inspected");
+        left.extend(picture.operations.iter().map(|operation| format!("in flight: {operation:?}")));
+        left.extend(picture.leaks.iter().map(|leak| format!("leak: {leak}")));
+        if picture.reaping > 0 {
+            left.push(format!("{} clean-ups under way", picture.reaping));
+        }
+        left
+    }
+}
+
+/// Deletes everything that an engine lists.
+pub(crate) async fn delete_everything(engine: &Engine) -> netloom::Result<()> {
+    let controller = engine.controller();
+    for sandbox in controller.sandboxes() {
+        bounded("deleting a sandbox", sandbox.delete()).await?;
+    }
+    for network in controller.networks() {
+        for endpoint in bounded("listing", network.endpoints()).await? {
+            bounded("deleting an endpoint", endpoint.delete()).await?;
+        }
+        bounded("deleting a network", network.delete()).await?;
+    }
+    Ok(())
+}
+
+/// Checks that what an engine lists is true: objects and their parts agree with each other, nothing is
+/// half-way, and every joined endpoint that has a gateway reaches it. Meant for a moment at which nothing
+/// runs.
+pub(crate) async fn check_truth(engine: &Engine, kernel: &SimKernel) -> Result<(), String> {
+    use netloom::snapshot::{EndpointPhase, NetworkPhase, SandboxPhase};
+    let picture = engine.inspect().await.map_err(|error| error.to_string())?;
+    let controller = engine.controller();
+    let count = (controller.networks().len(), controller.sandboxes().len());
+    if count != (picture.networks.len(), picture.sandboxes.len()) {
+        return Err(format!("listed are {count:?} networks and sandboxes, inspected others: {picture:?}"));
+    }
+    let mut joined = 0_usize;
+    for network in &picture.networks {
+        if network.phase != NetworkPhase::Active {
+            return Err(format!("network {} is {:?}: {:?}", network.name, network.phase, network.failure));
+        }
+        for endpoint in &network.endpoints {
+            let name = format!("endpoint {} of network {}", endpoint.name, network.name);
+            if !matches!(endpoint.phase, EndpointPhase::Idle | EndpointPhase::Joined) {
+                return Err(format!("{name} is {:?}", endpoint.phase));
+            }
+            let Some(id) = endpoint.sandbox else { continue };
+            joined += 1;
+            let sandbox = picture.sandboxes.iter().find(|sandbox| sandbox.id == id);
+            let sandbox = sandbox.ok_or_else(|| format!("{name} is in a sandbox that is not listed"))?;
+            if !sandbox.endpoints.iter().any(|inside| inside.endpoint == endpoint.id) {
+                return Err(format!("{name} says it is in {}, which does not know it", sandbox.container_id));
+            }
+            let netns = controller.sandbox(id).and_then(|sandbox| sandbox.netns());
+            let netns = netloom::kernel::Netns::Named(netns.map_err(|error| error.to_string())?);
+            let gateways = network.v4.iter().chain(&network.v6).filter_map(|pool| pool.gateway);
+            for gateway in gateways {
+                let reached = kernel.can_reach(netns, gateway);
+                reached.map_err(|why| format!("{name} does not reach {gateway}: {why}"))?;
+            }
+        }
+    }
+    for sandbox in &picture.sandboxes {
+        if sandbox.phase != SandboxPhase::Ready {
+            return Err(format!("sandbox {} is {:?}", sandbox.container_id, sandbox.phase));
+        }
+        joined = joined
+            .checked_sub(sandbox.endpoints.len())
+            .ok_or("a sandbox lists an endpoint that is not in it")?;
+    }
+    if joined == 0 { Ok(()) } else { Err(format!("sandboxes lack {joined} of the endpoints joined to them")) }
 }

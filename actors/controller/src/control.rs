@@ -6,7 +6,7 @@ use futures::future::join_all;
 use netloom_actor_network::InspectNetwork;
 use netloom_actor_sandbox::InspectSandbox;
 use netloom_actor_services::answered;
-use netloom_actor_services::store::{StoreStats, StoreStatsQuery};
+use netloom_actor_services::store::{CloseStore, StoreStats, StoreStatsQuery};
 use netloom_model::OpId;
 use netloom_model::snapshot::{EngineSnapshot, OperationSnapshot};
 use netloom_runtime::{Crash, Handle, Ledger};
@@ -113,6 +113,7 @@ impl Handle<Shutdown> for ControllerActor {
     fn handle(&mut self, op: OpCtx, Shutdown(mode): Shutdown, reply: Reply<()>, cx: &mut Cx<'_, Self>) {
         self.stopping = true;
         let (ledger, reaping) = (self.services.tools.ledger.clone(), self.services.reaping.clone());
+        let store = self.services.store.clone();
         if mode == ShutdownMode::Immediate {
             ledger.cancel_all();
         }
@@ -128,6 +129,10 @@ impl Handle<Shutdown> for ControllerActor {
             if tokio::time::timeout_at(op.deadline, quiet).await.is_err() {
                 // What is left unfinished is unwound or finished at the next start.
                 tracing::warn!(operations = ledger.len(), "stopping with operations in flight");
+            }
+            let last = op.for_undo(Duration::from_secs(10));
+            if let Err(error) = answered(&last, "the store", store.ask(&last, CloseStore).await) {
+                tracing::warn!(%error, "the store was not closed in good order");
             }
             reply.send(());
         });

@@ -55,6 +55,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
         if isolated {
             // The namespaces live as long as this process does.
             runtime.block_on(until_interrupted());
+            runtime.block_on(stage.strike())?;
         } else {
             let _ = dir.keep();
         }
@@ -243,6 +244,13 @@ impl Stage {
         }
         let _ = engine.drain().await;
         let _ = engine.shutdown(ShutdownMode::Graceful).await;
+    }
+
+    /// Takes down what was kept: a new engine takes it over and deletes it.
+    async fn strike(&self) -> anyhow::Result<()> {
+        let (engine, _) = self.start().await?;
+        self.clear(&engine).await;
+        Ok(())
     }
 
     /// The engine's threads may need a moment to let go of the store.

@@ -5,6 +5,7 @@
 //! | Commit | command | () |
 //! | BeginIntent | command | () |
 //! | EndIntent | command | () |
+//! | CloseStore | command | () |
 //! | LoadRecords | query | records |
 //! | StoreStatsQuery | query | StoreStats |
 //!
@@ -21,7 +22,7 @@ use netloom_model::{Error, OpId, Reason, Result};
 use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply};
 use netloom_store::{Change, Intent, Key, Store, StoreError};
 
-use super::message::{BeginIntent, Commit, EndIntent, LoadRecords, StoreStats, StoreStatsQuery};
+use super::message::{BeginIntent, CloseStore, Commit, EndIntent, LoadRecords, StoreStats, StoreStatsQuery};
 
 /// Jobs that may wait for the store's thread.
 const QUEUE: usize = 65_536;
@@ -81,7 +82,7 @@ impl StoreActor {
             Backend::InPlace(table) => table.borrow_mut().serve(vec![job]),
             Backend::Threaded(worker) => {
                 if let Err(job) = worker.submit(job) {
-                    job.refuse();
+                    job.refuse(Reason::Busy { what: "the store".into(), limit: QUEUE }.into());
                 }
             }
         }
@@ -99,16 +100,20 @@ pub enum Job {
     End(OpId, Reply<Result<()>>),
     /// See [`LoadRecords`].
     Load(Reply<Result<Vec<(Key, Vec<u8>)>>>),
+    /// See [`CloseStore`].
+    Close(Reply<Result<()>>),
     /// See [`StoreStatsQuery`].
     Stats(Reply<StoreStats>),
 }
 
 impl Job {
-    fn refuse(self) {
-        let busy = || Reason::Busy { what: "the store".into(), limit: QUEUE }.into();
+    fn refuse(self, error: Error) {
         match self {
-            Self::Commit(_, reply) | Self::Begin(_, reply) | Self::End(_, reply) => reply.send(Err(busy())),
-            Self::Load(reply) => reply.send(Err(busy())),
+            Self::Commit(_, reply) | Self::Begin(_, reply) | Self::End(_, reply) | Self::Close(reply) => {
+                reply.send(Err(error));
+            }
+            Self::Load(reply) => reply.send(Err(error)),
+            // A dropped reply says that nobody answers any more.
             Self::Stats(_) => {}
         }
     }
@@ -116,7 +121,8 @@ impl Job {
 
 /// A store and its counters.
 pub struct Table {
-    store: Box<dyn Store>,
+    /// `None` once it is closed.
+    store: Option<Box<dyn Store>>,
     commits: u64,
 }
 
@@ -126,51 +132,77 @@ impl fmt::Debug for Table {
     }
 }
 
+/// What waits for the store, sorted.
+#[derive(Default)]
+struct Waiting {
+    intents: Vec<Intent>,
+    begun: Vec<Reply<Result<()>>>,
+    changes: Vec<Change>,
+    committed: Vec<Reply<Result<()>>>,
+    ops: Vec<OpId>,
+    ended: Vec<Reply<Result<()>>>,
+    loads: Vec<Reply<Result<Vec<(Key, Vec<u8>)>>>>,
+    stats: Vec<Reply<StoreStats>>,
+    closes: Vec<Reply<Result<()>>>,
+}
+
+impl Waiting {
+    fn sort(jobs: Vec<Job>) -> Self {
+        let mut waiting = Self::default();
+        for job in jobs {
+            match job {
+                Job::Begin(intent, reply) => {
+                    waiting.intents.push(intent);
+                    waiting.begun.push(reply);
+                }
+                Job::End(op, reply) => {
+                    waiting.ops.push(op);
+                    waiting.ended.push(reply);
+                }
+                Job::Commit(some, reply) => {
+                    waiting.changes.extend(some);
+                    waiting.committed.push(reply);
+                }
+                Job::Load(reply) => waiting.loads.push(reply),
+                Job::Stats(reply) => waiting.stats.push(reply),
+                Job::Close(reply) => waiting.closes.push(reply),
+            }
+        }
+        waiting
+    }
+}
+
 impl Table {
     fn new(store: Box<dyn Store>) -> Self {
-        Self { store, commits: 0 }
+        Self { store: Some(store), commits: 0 }
     }
 
     /// Serves everything that waits, with one sync for all commits among it. Intents go first: their
     /// operations wait for them before their first effect.
     fn serve(&mut self, jobs: Vec<Job>) {
-        let (mut intents, mut begun) = (Vec::new(), Vec::new());
-        let (mut ops, mut ended) = (Vec::new(), Vec::new());
-        let (mut changes, mut committed) = (Vec::new(), Vec::new());
-        let (mut loads, mut stats) = (Vec::new(), Vec::new());
-        for job in jobs {
-            match job {
-                Job::Begin(intent, reply) => {
-                    intents.push(intent);
-                    begun.push(reply);
-                }
-                Job::End(op, reply) => {
-                    ops.push(op);
-                    ended.push(reply);
-                }
-                Job::Commit(some, reply) => {
-                    changes.extend(some);
-                    committed.push(reply);
-                }
-                Job::Load(reply) => loads.push(reply),
-                Job::Stats(reply) => stats.push(reply),
-            }
+        let Some(store) = &mut self.store else {
+            return jobs.into_iter().for_each(|job| job.refuse(Reason::ShuttingDown.into()));
+        };
+        let waiting = Waiting::sort(jobs);
+        self.commits += waiting.committed.len() as u64;
+        if !waiting.begun.is_empty() {
+            answer(waiting.begun, "note an intent", store.begin(&waiting.intents));
         }
-        self.commits += committed.len() as u64;
-        if !begun.is_empty() {
-            answer(begun, "note an intent", self.store.begin(&intents));
+        if !waiting.committed.is_empty() {
+            answer(waiting.committed, "commit", store.commit(&waiting.changes));
         }
-        if !committed.is_empty() {
-            answer(committed, "commit", self.store.commit(&changes));
+        if !waiting.ended.is_empty() {
+            answer(waiting.ended, "note the end of an operation", store.end(&waiting.ops));
         }
-        if !ended.is_empty() {
-            answer(ended, "note the end of an operation", self.store.end(&ops));
+        for reply in waiting.loads {
+            reply.send(store.load().map_err(|error| failed(&error, "load")));
         }
-        for reply in loads {
-            reply.send(self.store.load().map_err(|error| failed(&error, "load")));
+        for reply in waiting.stats {
+            reply.send(StoreStats { syncs: store.syncs(), commits: self.commits });
         }
-        for reply in stats {
-            reply.send(StoreStats { syncs: self.store.syncs(), commits: self.commits });
+        if !waiting.closes.is_empty() {
+            self.store = None;
+            waiting.closes.into_iter().for_each(|reply| reply.send(Ok(())));
         }
     }
 }
@@ -216,6 +248,12 @@ impl Handle<BeginIntent> for StoreActor {
 impl Handle<EndIntent> for StoreActor {
     fn handle(&mut self, _: OpCtx, EndIntent(op): EndIntent, reply: Reply<Result<()>>, _: &mut Cx<'_, Self>) {
         self.give(Job::End(op, reply));
+    }
+}
+
+impl Handle<CloseStore> for StoreActor {
+    fn handle(&mut self, _: OpCtx, _: CloseStore, reply: Reply<Result<()>>, _: &mut Cx<'_, Self>) {
+        self.give(Job::Close(reply));
     }
 }
 

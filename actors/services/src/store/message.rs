@@ -20,6 +20,11 @@ pub struct EndIntent(pub OpId);
 #[derive(Clone, Copy, Debug)]
 pub struct LoadRecords;
 
+/// Close the store: another engine may open it when this is answered. Everything asked for later is
+/// refused.
+#[derive(Clone, Copy, Debug)]
+pub struct CloseStore;
+
 /// Counters since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct StoreStats {
@@ -38,5 +43,6 @@ messages! {
     BeginIntent => Result<()>;
     EndIntent => Result<()>;
     LoadRecords => Result<Vec<(Key, Vec<u8>)>>;
+    CloseStore => Result<()>;
     StoreStatsQuery => StoreStats;
 }

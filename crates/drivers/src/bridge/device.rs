@@ -10,8 +10,15 @@ use netloom_model::{Error, Holder, ObjectKind, Reason, Result};
 use super::config::BridgeConfig;
 use crate::driver::DriverCx;
 
-/// What was added to a device that somebody else made, so that exactly this is taken back.
-pub(super) type Added = Arc<OnceLock<Vec<IpNet>>>;
+/// What was changed on a device that somebody else made, so that exactly this is taken back.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    addresses: Vec<IpNet>,
+    set_up: bool,
+}
+
+/// Known once the device is dressed.
+pub(super) type Added = Arc<OnceLock<Changes>>;
 
 /// Every bridge with IPv6 answers under this address too, as libnetwork's do (`setup_ipv6.go`).
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
@@ -21,8 +28,8 @@ enum Device {
     Made,
     /// Ours from before.
     Ours,
-    /// Somebody else's bridge that the caller named.
-    Adopted,
+    /// Somebody else's bridge that the caller named, and whether it was down.
+    Adopted { down: bool },
 }
 
 /// Makes the device, or adopts one that is there, and gives it its addresses. Tells whether it was made.
@@ -40,21 +47,21 @@ pub(super) async fn set_up(cx: DriverCx, config: BridgeConfig, added: Added) -> 
     ops.push(add(name, IpNet::V4(config.address)));
     ops.push(Op::SetLink { netns: Netns::Host, name, up: true });
     let results = cx.kernel.execute(ops.clone(), cx.deadline).await;
-    let mut newly = Vec::new();
+    let mut changes = Changes::default();
+    let mut outcome = Ok(());
     for (op, result) in ops.iter().zip(results) {
         match (op, result) {
-            (Op::AddAddress { address, .. }, Ok(())) => newly.push(*address),
+            (Op::AddAddress { address, .. }, Ok(())) => changes.addresses.push(*address),
             (Op::AddAddress { .. }, Err(error)) if error.already_there() => {}
+            (Op::SetLink { .. }, Ok(())) => changes.set_up = matches!(device, Device::Adopted { down: true }),
             (_, Ok(())) => {}
-            (_, Err(error)) => {
-                let _ = added.set(newly);
-                return Err(error.into());
-            }
+            (_, Err(error)) => outcome = outcome.and(Err(error)),
         }
     }
-    if matches!(device, Device::Adopted) {
-        let _ = added.set(newly);
+    if matches!(device, Device::Adopted { .. }) {
+        let _ = added.set(changes);
     }
+    outcome?;
     Ok(matches!(device, Device::Made))
 }
 
@@ -85,7 +92,7 @@ async fn make_or_adopt(cx: &DriverCx, config: &BridgeConfig) -> Result<Device> {
             let holder = Holder::new(ObjectKind::Network, &tag.id, format!("of engine {}", tag.instance));
             Err(Reason::NameTaken { name: config.bridge.to_string(), holder }.into())
         }
-        None if link.kind == LinkKind::Bridge => Ok(Device::Adopted),
+        None if link.kind == LinkKind::Bridge => Ok(Device::Adopted { down: !link.up }),
         None => {
             let why = "a link of this name exists and is not a bridge";
             Err(Error::invalid(super::config::NAME, config.bridge, why))
@@ -105,9 +112,15 @@ pub(super) async fn take_down(cx: DriverCx, config: BridgeConfig, added: Added) 
 }
 
 async fn undress(cx: &DriverCx, link: netloom_model::IfName, added: &Added) -> Result<()> {
-    let addresses = added.get().map(Vec::as_slice).unwrap_or_default();
-    let remove = |address: &IpNet| Op::DeleteAddress { netns: Netns::Host, link, address: *address };
-    let results = cx.kernel.execute(addresses.iter().map(remove).collect(), cx.deadline).await;
+    let Some(changes) = added.get() else { return Ok(()) };
+    let netns = Netns::Host;
+    let mut ops: Vec<_> = changes
+        .addresses
+        .iter()
+        .map(|address| Op::DeleteAddress { netns, link, address: *address })
+        .collect();
+    ops.extend(changes.set_up.then_some(Op::SetLink { netns, name: link, up: false }));
+    let results = cx.kernel.execute(ops, cx.deadline).await;
     let failed = results.into_iter().find_map(|result| result.err().filter(|error| !error.already_gone()));
     failed.map_or(Ok(()), |error| Err(error.into()))
 }

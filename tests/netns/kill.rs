@@ -1,0 +1,141 @@
+//! kill -9 at any moment of a churn: the next engine starts, tells the truth, and everything can be deleted.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use netloom::kernel::{Kernel, LinkKind, Netns};
+use netloom::snapshot::EndpointPhase;
+use netloom::{Engine, NetworkSpec};
+
+use crate::churn::lifecycle;
+use crate::lab::{Lab, delete_everything, in_lab, soon};
+
+/// Set for the process that is to be killed: the directory it works in.
+const VICTIM: &str = "NETLOOM_TEST_VICTIM";
+/// Repeats the moments of an earlier run.
+const SEED: &str = "NETLOOM_TEST_SEED";
+const ROUNDS: usize = 12;
+const NETWORKS: usize = 4;
+const CALLERS: usize = 16;
+
+#[test]
+fn killed_at_any_moment_of_a_churn() {
+    if let Some(dir) = std::env::var_os(VICTIM) {
+        churn_until_killed(dir.into());
+    }
+    in_lab(async |lab| {
+        let seed = std::env::var(SEED).ok().and_then(|text| text.parse().ok());
+        let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) << 20 | 0x9e37);
+        println!("{SEED}={seed}");
+        let mut random = seed | 1;
+        let mut slowest = Duration::ZERO;
+        let mut repairs = 0;
+        for round in 0..ROUNDS {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            kill_after(&lab, Duration::from_millis(20 + random % 400)).await;
+            let started = Instant::now();
+            let engine = lab.next_engine().await;
+            slowest = slowest.max(started.elapsed());
+            repairs += engine.repairs().len();
+            engine.drain().await.expect("drained");
+            tells_the_truth(&engine, &lab).await;
+            delete_everything(&engine).await;
+            lab.assert_pristine().await;
+            println!("round {round}: {} repairs, started in {:?}", engine.repairs().len(), started.elapsed());
+        }
+        println!("{repairs} repairs in all, slowest start {slowest:?}");
+        assert!(repairs > 0, "no kill ever hit anything: the test is blind");
+        assert!(slowest < Duration::from_secs(1), "a start took {slowest:?}");
+    });
+}
+
+/// Starts a process that churns in this lab, and kills it.
+async fn kill_after(lab: &Lab, time: Duration) {
+    let name = std::thread::current().name().map(str::to_owned);
+    let _ = name;
+    let mut victim = Command::new(std::env::current_exe().expect("known"))
+        .args(["kill::killed_at_any_moment_of_a_churn", "--exact", "--nocapture"])
+        .env(VICTIM, lab.dir.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("it starts");
+    // It says when it churns; the moment counts from there.
+    let output = victim.stdout.take().expect("piped");
+    let ready = tokio::task::spawn_blocking(move || {
+        use std::io::{BufRead, BufReader};
+        BufReader::new(output).lines().map_while(Result::ok).any(|line| line.contains("churning"))
+    });
+    assert!(ready.await.expect("it ends"), "the victim never churned");
+    tokio::time::sleep(time).await;
+    victim.kill().expect("it is killed");
+    victim.wait().expect("it ends");
+}
+
+/// The victim: networks and endpoints come and go until somebody ends this process.
+fn churn_until_killed(dir: PathBuf) -> ! {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let builder = Engine::builder().data_dir(dir.join("data")).run_dir(dir.join("run"));
+        let engine = builder.start().await.expect("the engine starts");
+        println!("churning");
+        let next = Arc::new(AtomicUsize::new(0));
+        let callers = (0..CALLERS).map(|caller| {
+            let (engine, next) = (engine.clone(), next.clone());
+            tokio::spawn(async move {
+                loop {
+                    // Some callers make and delete networks, the others live on them for a while.
+                    let name = format!("n{}-{}", caller % NETWORKS, next.fetch_add(1, Ordering::Relaxed));
+                    let network =
+                        engine.controller().create_network(NetworkSpec::new(name)).await.expect("a network");
+                    for _ in 0..4 {
+                        let n = next.fetch_add(1, Ordering::Relaxed);
+                        lifecycle(&engine, &network, n).await.expect("a lifecycle");
+                    }
+                    network.delete().await.expect("deleted");
+                }
+            })
+        });
+        join_all(callers).await;
+        panic!("a caller ended")
+    })
+}
+
+/// Whatever the engine lists must be there, and nothing else of ours.
+async fn tells_the_truth(engine: &Engine, lab: &Lab) {
+    let picture = engine.inspect().await.expect("inspected");
+    let host = lab.kernel.links(Netns::Host, soon()).await.expect("links");
+    let mut joined = 0;
+    for network in &picture.networks {
+        let bridge = format!("br-{}", network.id.short());
+        assert!(host.iter().any(|link| link.name.as_str() == bridge), "{bridge} is missing");
+        for endpoint in &network.endpoints {
+            match endpoint.phase {
+                EndpointPhase::Idle => continue,
+                EndpointPhase::Joined => {}
+                other => panic!("endpoint {} is {other:?} though nothing runs", endpoint.name),
+            }
+            joined += 1;
+            let id = endpoint.sandbox.expect("joined to something");
+            let sandbox = engine.controller().sandbox(id).expect("its sandbox is listed");
+            let inside = Netns::Named(sandbox.netns().expect("a name"));
+            let links = lab.kernel.links(inside, soon()).await.expect("its namespace is there");
+            let name = endpoint.ifname.expect("a name");
+            let link = links.iter().find(|link| link.name == name).expect("its link is there");
+            assert!(link.up, "{name} is down");
+            let addresses = lab.kernel.addresses(inside, soon()).await.expect("addresses");
+            let address = endpoint.ipv4.expect("an address").into();
+            assert!(addresses.iter().any(|view| view.address == address), "{address} is missing");
+        }
+    }
+    let veths = host.iter().filter(|link| link.kind == LinkKind::Veth).count();
+    assert_eq!(veths, joined, "links that belong to nobody: {host:#?}");
+    let namespaces = lab.kernel.namespaces(soon()).await.expect("namespaces");
+    assert_eq!(namespaces.len(), picture.sandboxes.len(), "namespaces that belong to nobody");
+}

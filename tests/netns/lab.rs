@@ -1,0 +1,176 @@
+//! A machine of its own for each test: a thread in fresh network and mount namespaces, with directories that
+//! nobody else sees. Without root the test runs itself again as root of a new user namespace. It never
+//! skips.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use netloom::kernel::{Kernel, LinuxConfig, LinuxKernel, Netns, Op, isolate};
+use netloom::testkit::probe::EchoSocket;
+use netloom::{Endpoint, EndpointSpec, Engine, JoinSpec, Network, Sandbox, SandboxSpec};
+
+/// Set for the second run of a test.
+const INSIDE: &str = "NETLOOM_TEST_INSIDE";
+
+/// Where a test plays.
+pub(crate) struct Lab {
+    pub(crate) dir: tempfile::TempDir,
+    /// A kernel handle of the test's own, so that the engine does not vouch for itself.
+    pub(crate) kernel: LinuxKernel,
+    before: BTreeSet<String>,
+}
+
+/// Runs a test in a lab. `test` runs on a multi-threaded tokio runtime whose threads are in the lab.
+pub(crate) fn in_lab<F: Future<Output = ()>>(test: impl FnOnce(Lab) -> F + Send + 'static) {
+    let name = std::thread::current().name().expect("libtest names its threads").to_owned();
+    if !isolate::is_root() {
+        assert!(std::env::var_os(INSIDE).is_none(), "not root in the user namespace either");
+        let status = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--net", "--mount"])
+            .arg(std::env::current_exe().expect("known"))
+            .args([&name, "--exact", "--nocapture"])
+            .env(INSIDE, "1")
+            .status()
+            .expect("unshare must be installed (package util-linux)");
+        assert!(status.success(), "failed in its user namespace: {status}");
+        return;
+    }
+    let body = move || {
+        isolate::enter_own_namespaces().expect("namespaces can be made");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let lab = Lab::new().await;
+            test(lab).await;
+        });
+    };
+    let thread = std::thread::Builder::new().name(name).spawn(body).expect("a thread");
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+pub(crate) fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(30)
+}
+
+impl Lab {
+    async fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("netloom-test-").tempdir().expect("a directory");
+        Self::at(dir).await
+    }
+
+    async fn at(dir: tempfile::TempDir) -> Self {
+        let config = LinuxConfig { run_dir: dir.path().join("run") };
+        let kernel = LinuxKernel::start(config).expect("the kernel opens");
+        let up = Op::SetLink { netns: Netns::Host, name: "lo".parse().expect("a name"), up: true };
+        kernel.execute(vec![up], soon()).await.remove(0).expect("loopback is up");
+        let mut lab = Self { dir, kernel, before: BTreeSet::new() };
+        lab.before = lab.picture().await;
+        lab
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    /// Starts an engine on this lab's directories.
+    pub(crate) async fn engine(&self) -> Engine {
+        let builder = Engine::builder().data_dir(self.data_dir()).run_dir(self.run_dir());
+        builder.start().await.expect("the engine starts")
+    }
+
+    /// Starts an engine as soon as an earlier one has let go of the store.
+    pub(crate) async fn next_engine(&self) -> Engine {
+        let patience = soon();
+        loop {
+            let builder = Engine::builder().data_dir(self.data_dir()).run_dir(self.run_dir());
+            match builder.start().await {
+                Ok(engine) => return engine,
+                Err(error) => assert!(Instant::now() < patience, "the engine does not start: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Counts what is there from now on as there before.
+    pub(crate) async fn remember(&mut self) {
+        self.before = self.picture().await;
+    }
+
+    async fn picture(&self) -> BTreeSet<String> {
+        let links = self.kernel.links(Netns::Host, soon()).await.expect("links");
+        let mut lines: BTreeSet<_> = links.iter().map(|link| format!("link {}", link.name)).collect();
+        for view in self.kernel.addresses(Netns::Host, soon()).await.expect("addresses") {
+            let automatic = matches!(view.address.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local());
+            if !automatic {
+                lines.insert(format!("address {} on {}", view.address, view.link));
+            }
+        }
+        for view in self.kernel.routes(Netns::Host, soon()).await.expect("routes") {
+            let automatic = matches!(view.destination.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local());
+            if !automatic {
+                lines.insert(format!("route {} via {:?}", view.destination, view.via));
+            }
+        }
+        let namespaces = self.kernel.namespaces(soon()).await.expect("namespaces");
+        lines.extend(namespaces.into_iter().map(|netns| format!("namespace {netns}")));
+        let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").expect("mounts");
+        lines.extend(
+            mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| format!("mount {point}")),
+        );
+        lines
+    }
+
+    /// Checks that nothing is here that was not here before.
+    pub(crate) async fn assert_pristine(&self) {
+        let left: Vec<_> = self.picture().await.difference(&self.before).cloned().collect();
+        assert!(left.is_empty(), "left behind: {left:#?}");
+    }
+}
+
+/// Deletes everything there is, and waits for the kernel.
+pub(crate) async fn delete_everything(engine: &Engine) {
+    let controller = engine.controller();
+    for sandbox in controller.sandboxes() {
+        sandbox.delete().await.expect("a sandbox is deleted");
+    }
+    for network in controller.networks() {
+        for endpoint in network.endpoints().await.expect("listed") {
+            endpoint.delete().await.expect("an endpoint is deleted");
+        }
+        network.delete().await.expect("a network is deleted");
+    }
+    engine.drain().await.expect("drained");
+    let picture = engine.inspect().await.expect("inspected");
+    assert!(picture.leaks.is_empty(), "leaks: {:?}", picture.leaks);
+    assert!(picture.operations.is_empty(), "in flight: {:?}", picture.operations);
+}
+
+/// An endpoint in a sandbox of its own.
+pub(crate) async fn joined(engine: &Engine, network: &Network, name: &str) -> (Endpoint, Sandbox) {
+    let endpoint = network.create_endpoint(EndpointSpec::new(name)).await.expect("an endpoint");
+    let container = format!("{}-{name}", network.name());
+    let sandbox = engine.controller().create_sandbox(SandboxSpec::new(container)).await.expect("a sandbox");
+    endpoint.join(&sandbox, JoinSpec::default()).await.expect("joined");
+    (endpoint, sandbox)
+}
+
+/// The address of an endpoint.
+pub(crate) async fn address(endpoint: &Endpoint) -> IpAddr {
+    endpoint.inspect().await.expect("inspected").ipv4.expect("an address").addr().into()
+}
+
+/// Sends echo requests from a sandbox until one is answered; `false` when none is within `patience`.
+pub(crate) async fn pings(from: &Sandbox, to: IpAddr, patience: Duration) -> bool {
+    let socket = from.run(move || EchoSocket::open(to)).await.expect("it runs").expect("a socket");
+    let ping = move || socket.ping(7, 1, 32, Instant::now() + patience).is_ok();
+    tokio::task::spawn_blocking(ping).await.expect("it ends")
+}

@@ -1,0 +1,7 @@
+//! The engine on the real kernel, in network and mount namespaces that each test makes for itself.
+
+mod churn;
+mod kill;
+mod lab;
+mod packets;
+mod takeover;

@@ -1,0 +1,132 @@
+//! Packets: who reaches whom, and who does not any more.
+
+use std::time::{Duration, Instant};
+
+use netloom::testkit::probe::{Connector, Listener, transfer};
+use netloom::{EndpointSpec, JoinSpec, NetworkSpec};
+
+use crate::lab::{address, delete_everything, in_lab, joined, pings};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Long enough for an answer that would come, on a slow machine.
+const SILENCE: Duration = Duration::from_millis(300);
+
+#[test]
+fn endpoints_of_a_network_reach_each_other_in_both_families() {
+    in_lab(async |lab| {
+        let engine = lab.engine().await;
+        let spec = NetworkSpec::new("dual")
+            .subnet("10.77.0.0/24".parse().unwrap())
+            .subnet("fd77::/64".parse().unwrap());
+        let network = engine.controller().create_network(spec).await.unwrap();
+        let (one, first) = joined(&engine, &network, "one").await;
+        let (two, second) = joined(&engine, &network, "two").await;
+        let (a, b) = (address(&one).await, address(&two).await);
+        assert!(pings(&first, b, PATIENCE).await && pings(&second, a, PATIENCE).await);
+        let v6 = two.inspect().await.unwrap().ipv6.unwrap().addr().into();
+        assert!(pings(&first, v6, PATIENCE).await, "over IPv6");
+        let gateway = first.inspect().await.unwrap().gateway.unwrap();
+        assert!(pings(&first, gateway, PATIENCE).await, "the bridge answers under the gateway's address");
+
+        let listener = second.run(move || Listener::open((b, 0).into())).await.unwrap().unwrap();
+        let connector = first.run(move || Connector::open(b)).await.unwrap().unwrap();
+        let sent = tokio::task::spawn_blocking(move || {
+            let target = listener.address();
+            transfer(&listener, connector, target, 8 << 20, 42, Instant::now() + PATIENCE)
+        });
+        assert_eq!(sent.await.unwrap().expect("the stream is intact").bytes, 8 << 20);
+        delete_everything(&engine).await;
+        lab.assert_pristine().await;
+    });
+}
+
+#[test]
+fn who_has_left_is_not_reached_when_leave_answers() {
+    in_lab(async |lab| {
+        let engine = lab.engine().await;
+        let network = engine.controller().create_network(NetworkSpec::new("blue")).await.unwrap();
+        let (_, first) = joined(&engine, &network, "one").await;
+        let (two, second) = joined(&engine, &network, "two").await;
+        let to = address(&two).await;
+        assert!(pings(&first, to, PATIENCE).await);
+        two.leave(&second).await.unwrap();
+        assert!(!pings(&first, to, SILENCE).await, "it still answers after leave");
+        two.join(&second, JoinSpec::default()).await.expect("it may come back");
+        assert!(pings(&first, to, PATIENCE).await, "and is reached again, with a warm ARP cache");
+        delete_everything(&engine).await;
+        lab.assert_pristine().await;
+    });
+}
+
+#[test]
+fn networks_keep_their_sandboxes_gateways_and_names_apart() {
+    in_lab(async |lab| {
+        let engine = lab.engine().await;
+        let controller = engine.controller();
+        let blue = controller.create_network(NetworkSpec::new("blue")).await.unwrap();
+        let closed = controller.create_network(NetworkSpec::new("closed").internal(true)).await.unwrap();
+        let (_, sandbox) = joined(&engine, &closed, "one").await;
+        assert_eq!(sandbox.inspect().await.unwrap().gateway, None, "an internal network has no way out");
+        let second = blue.create_endpoint(EndpointSpec::new("one")).await.unwrap();
+        let place = second.join(&sandbox, JoinSpec::default()).await.unwrap();
+        assert_eq!(place.ifname.as_str(), "eth1");
+        let gateway = sandbox.inspect().await.unwrap().gateway.expect("blue has one");
+        assert!(pings(&sandbox, gateway, PATIENCE).await);
+        second.leave(&sandbox).await.unwrap();
+        assert_eq!(sandbox.inspect().await.unwrap().gateway, None);
+        delete_everything(&engine).await;
+        lab.assert_pristine().await;
+    });
+}
+
+#[test]
+fn the_mtu_and_the_mac_arrive_inside() {
+    in_lab(async |lab| {
+        use netloom::kernel::{Kernel, Netns};
+        let engine = lab.engine().await;
+        let spec = NetworkSpec::new("small").option("com.docker.network.driver.mtu", "1400");
+        let network = engine.controller().create_network(spec).await.unwrap();
+        let mac = "02:00:00:00:00:07".parse().unwrap();
+        let endpoint = network.create_endpoint(EndpointSpec::new("e").mac(mac)).await.unwrap();
+        let (_, other) = joined(&engine, &network, "other").await;
+        endpoint.join(&other, JoinSpec::default()).await.unwrap();
+        let inside = Netns::Named(other.netns().unwrap());
+        let links = lab.kernel.links(inside, crate::lab::soon()).await.unwrap();
+        let link = links.iter().find(|link| link.name.as_str() == "eth1").expect("it is there");
+        assert_eq!((link.mac, link.mtu, link.up), (Some(mac), 1400, true));
+        delete_everything(&engine).await;
+        lab.assert_pristine().await;
+    });
+}
+
+#[test]
+fn a_bridge_takes_1023_ports_and_says_so() {
+    in_lab(async |lab| {
+        use netloom::kernel::{Kernel, LinkTag, Netns, Op};
+        let engine = lab.engine().await;
+        let spec = NetworkSpec::new("full").option("com.docker.network.bridge.name", "full0");
+        let network = engine.controller().create_network(spec).await.unwrap();
+        // Somebody else's ports count too: only the kernel knows them.
+        let ops: Vec<_> = (0..1023)
+            .map(|n| Op::CreateVeth {
+                host: format!("foreign{n}").parse().unwrap(),
+                peer: format!("peer{n}").parse().unwrap(),
+                netns: Netns::Host,
+                master: Some("full0".parse().unwrap()),
+                mac: None,
+                mtu: None,
+                tag: LinkTag::new("somebody", "else", n),
+            })
+            .collect();
+        for result in lab.kernel.execute(ops, crate::lab::soon()).await {
+            result.expect("a foreign port");
+        }
+        let sandbox = engine.controller().create_sandbox(netloom::SandboxSpec::new("c")).await.unwrap();
+        let endpoint = network.create_endpoint(EndpointSpec::new("e")).await.unwrap();
+        let error = endpoint.join(&sandbox, JoinSpec::default()).await.expect_err("the bridge is full");
+        assert_eq!(error.kind(), netloom::ErrorKind::Exhausted, "{error}");
+        assert!(error.to_string().contains("full0") && error.to_string().contains("1023"), "{error}");
+        assert!(endpoint.inspect().await.unwrap().sandbox.is_none());
+        delete_everything(&engine).await;
+    });
+}

@@ -1,0 +1,134 @@
+//! An engine that stops leaves everything standing, the next one takes it over, and neither touches what
+//! they did not make.
+
+use std::time::Duration;
+
+use netloom::kernel::{Kernel, LinkTag, Netns, Op};
+use netloom::{NetworkSpec, Repair, ShutdownMode};
+
+use crate::lab::{address, delete_everything, in_lab, joined, pings, soon};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[test]
+fn the_next_engine_takes_over_what_stands() {
+    in_lab(async |lab| {
+        let engine = lab.engine().await;
+        let network = engine.controller().create_network(NetworkSpec::new("blue")).await.unwrap();
+        let (_, first) = joined(&engine, &network, "one").await;
+        let (two, _) = joined(&engine, &network, "two").await;
+        let to = address(&two).await;
+        engine.shutdown(ShutdownMode::Graceful).await.unwrap();
+        drop((engine, network, two));
+        let between = first.clone();
+        drop(first);
+
+        let engine = lab.next_engine().await;
+        assert!(engine.repairs().is_empty(), "nothing was wrong: {:?}", engine.repairs());
+        let controller = engine.controller();
+        let network = controller.network_by_name("blue").unwrap();
+        let again = controller.sandbox_by_container("blue-one").unwrap();
+        assert_eq!(again.id(), between.id());
+        assert!(pings(&again, to, PATIENCE).await, "traffic flows as before");
+        let third = joined(&engine, &network, "three").await;
+        assert!(pings(&third.1, to, PATIENCE).await, "and new endpoints join the old ones");
+        assert_ne!(address(&third.0).await, to, "no address is given twice");
+        delete_everything(&engine).await;
+        lab.assert_pristine().await;
+    });
+}
+
+#[test]
+fn what_belongs_to_nobody_is_removed_and_what_is_not_ours_stays() {
+    in_lab(async |mut lab| {
+        let foreign = |name: &str, tag: LinkTag| Op::CreateBridge {
+            name: name.parse().unwrap(),
+            mac: None,
+            mtu: None,
+            tag,
+        };
+        let stays = vec![
+            foreign("br-theirs", LinkTag::new("another", "network", "ffff")),
+            Op::AddAddress {
+                netns: Netns::Host,
+                link: "br-theirs".parse().unwrap(),
+                address: "10.200.0.1/24".parse().unwrap(),
+            },
+        ];
+        for result in lab.kernel.execute(stays, soon()).await {
+            result.unwrap();
+        }
+        lab.remember().await;
+        let ours = vec![
+            Op::CreateNetns { name: "0123456789ab".parse().unwrap() },
+            foreign("br-dead", LinkTag::new("netloom", "network", "dead")),
+        ];
+        for result in lab.kernel.execute(ours, soon()).await {
+            result.unwrap();
+        }
+        let engine = lab.engine().await;
+        engine.drain().await.unwrap();
+        let removed = |needle: &str| {
+            let found = |repair: &Repair| matches!(repair, Repair::KernelObjectRemoved { object } if object.contains(needle));
+            engine.repairs().iter().any(found)
+        };
+        assert!(removed("br-dead") && removed("0123456789ab"), "{:?}", engine.repairs());
+        lab.assert_pristine().await;
+        delete_everything(&engine).await;
+        let links = lab.kernel.links(Netns::Host, soon()).await.unwrap();
+        assert!(links.iter().any(|link| link.name.as_str() == "br-theirs"), "never touches what is not ours");
+    });
+}
+
+#[test]
+fn a_bridge_of_the_user_is_adopted_and_given_back() {
+    in_lab(async |mut lab| {
+        // Made by hand: without any mark.
+        let status = std::process::Command::new("ip")
+            .args(["link", "add", "lan0", "type", "bridge"])
+            .status()
+            .expect("ip must be installed (package iproute2)");
+        assert!(status.success());
+        lab.remember().await;
+        let engine = lab.engine().await;
+        let spec = NetworkSpec::new("lan")
+            .subnet("10.88.0.0/24".parse().unwrap())
+            .option("com.docker.network.bridge.name", "lan0");
+        let network = engine.controller().create_network(spec).await.unwrap();
+        let (_, one) = joined(&engine, &network, "one").await;
+        let (two, _) = joined(&engine, &network, "two").await;
+        assert!(pings(&one, address(&two).await, PATIENCE).await);
+        delete_everything(&engine).await;
+        lab.assert_pristine().await;
+        let links = lab.kernel.links(Netns::Host, soon()).await.unwrap();
+        assert!(links.iter().any(|link| link.name.as_str() == "lan0"), "the bridge is still there");
+    });
+}
+
+#[test]
+fn a_reboot_frees_every_address() {
+    in_lab(async |lab| {
+        let engine = lab.engine().await;
+        let network = engine.controller().create_network(NetworkSpec::new("blue")).await.unwrap();
+        let (endpoint, sandbox) = joined(&engine, &network, "one").await;
+        let was = address(&endpoint).await;
+        let netns = sandbox.netns().unwrap();
+        let bridge = format!("br-{}", network.id().short()).parse().unwrap();
+        engine.shutdown(ShutdownMode::Graceful).await.unwrap();
+        drop((engine, network, endpoint, sandbox));
+        // What a reboot does: namespaces and links are gone, the store is not.
+        let gone = vec![Op::DeleteNetns { name: netns }, Op::DeleteLink { name: bridge, tag: None }];
+        for result in lab.kernel.execute(gone, soon()).await {
+            result.unwrap();
+        }
+        let engine = lab.next_engine().await;
+        let controller = engine.controller();
+        assert!(controller.sandboxes().is_empty(), "the sandbox died with the machine");
+        let network = controller.network_by_name("blue").expect("the network is made again");
+        assert!(network.endpoints().await.unwrap().is_empty(), "its endpoint died with it");
+        let spec = netloom::EndpointSpec::new("next").address(was);
+        network.create_endpoint(spec).await.expect("its address is free");
+        delete_everything(&engine).await;
+        lab.assert_pristine().await;
+    });
+}
