@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use netloom_actor_controller::{
     BootInput, Booted, Drain, EventHub, EventStream, InspectEngine, Shutdown, ShutdownMode, StoreCounters,
@@ -17,6 +18,9 @@ use netloom_store::{Finding, RedbStore, Store};
 
 use crate::controller::Controller;
 use crate::core::Core;
+
+/// How long closing the store may take, at the end of a shutdown.
+const CLOSING: Duration = Duration::from_secs(10);
 
 /// A running engine. Cheap to clone; it stops when the last handle on it is dropped, or by
 /// [`Engine::shutdown`]. Either way networks and sandboxes stay in the kernel and in the store, and the next
@@ -243,19 +247,15 @@ impl Engine {
     /// one say `Unavailable`.
     ///
     /// # Errors
-    /// `Unavailable` when the engine is gone already.
+    /// `Unavailable` when the engine is gone already, `Timeout` when the store could not be closed in time.
     pub async fn shutdown(&self, mode: ShutdownMode) -> Result<()> {
         let core = &self.core;
-        // A little more than the time allowed: the controller gives up at its deadline, closes the store, and
-        // answers then.
-        let allowed = core.config.timeouts.shutdown;
-        let answer = core.query_within(core.controller.clone(), Shutdown(mode), allowed);
-        let stopped = answer.await;
+        // The controller gives up on the rest when its patience ends, and then still has to close the store.
+        let patience = core.config.timeouts.shutdown;
+        let allowed = patience + CLOSING;
+        let stopped = core.query_within(core.controller.clone(), Shutdown { mode, patience }, allowed).await;
         core.thread.kill().await;
-        match stopped {
-            Err(error) if matches!(error.reason(), Reason::DeadlineExceeded { .. }) => Ok(()),
-            outcome => outcome,
-        }
+        stopped
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {

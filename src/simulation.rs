@@ -63,7 +63,7 @@ impl SimulationBuilder {
     /// # Errors
     /// As [`crate::EngineBuilder::start`].
     pub async fn start(self) -> Result<Simulation> {
-        let kernel = self.kernel.clone().unwrap_or_else(SimKernel::new);
+        let kernel = self.kernel.clone().unwrap_or_default();
         let disk = self.disk.clone().unwrap_or_default();
         let builder = Engine::builder()
             .config(self.config.clone())

@@ -6,6 +6,7 @@ mod embedding;
 mod faults;
 mod lifecycle;
 mod model;
+mod mortal;
 mod restart;
 mod supervision;
 mod support;

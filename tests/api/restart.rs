@@ -1,1 +1,308 @@
-//! restart
+//! The engine dies and another one takes over: what it lists is true, and everything can be deleted.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use netloom::kernel::{LinkKind, LinkTag, Netns, Op};
+use netloom::testkit::{Fault, FaultKind, SimKernel};
+use netloom::{EndpointSpec, Engine, EngineConfig, ErrorKind, JoinSpec, Repair};
+
+use crate::faults::everything_once;
+use crate::mortal::{Death, Disk, Mortal};
+use crate::support::{World, bounded, check_truth, delete_everything, note, until};
+
+/// Checks the engine that took over, and that nothing is left after everything was deleted.
+async fn taken_over(world: &World) -> Result<(), String> {
+    bounded("draining", world.engine().drain()).await.map_err(|error| error.to_string())?;
+    check_truth(world.engine(), world.kernel()).await?;
+    delete_everything(world.engine()).await.map_err(|error| format!("{error:?}"))?;
+    bounded("draining", world.engine().drain()).await.map_err(|error| error.to_string())?;
+    let left = world.leftovers().await;
+    if left.is_empty() { Ok(()) } else { Err(format!("left over: {}", left.join("; "))) }
+}
+
+/// Killed while the n-th kernel operation hangs, for every n.
+#[tokio::test]
+async fn killed_at_every_kernel_operation_the_next_engine_lists_the_truth() {
+    let (mut wrong, mut repaired) = (Vec::new(), 0);
+    let mut n = 0;
+    loop {
+        n += 1;
+        let world = World::new().await;
+        world.kernel().plan(Fault::nth(n, FaultKind::Hang));
+        let scenario = tokio::spawn(everything_once(world.engine().controller()));
+        until("the fault or the end", async || world.kernel().hanging() == 1 || scenario.is_finished()).await;
+        if world.kernel().hanging() == 0 {
+            assert_eq!(world.kernel().pending_faults().len(), 1, "it went to its end");
+            break;
+        }
+        let world = world.kill_and_restart().await;
+        // The scenario's engine is dead: it was told so. A dead process has nothing under way.
+        let (_, error) = bounded("the scenario", scenario).await.unwrap().expect_err("its engine is dead");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+        repaired += usize::from(!world.engine().repairs().is_empty());
+        if let Err(why) = taken_over(&world).await {
+            wrong.push(format!("killed at operation {n}: {why}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {n}:\n  {}", wrong.len(), wrong.join("\n  "));
+    assert!(n > 20 && repaired > 10, "{repaired} of {n} starts had something to repair");
+    note(format!("{n} kernel operations; {repaired} starts repaired something"));
+}
+
+/// Killed right before and right after each effect on kernel and store: nothing the old engine does takes
+/// effect from that moment on.
+#[tokio::test]
+async fn killed_at_every_effect_on_kernel_and_store_the_next_engine_lists_the_truth() {
+    let (mut wrong, mut repaired, mut silent) = (Vec::new(), 0, Vec::new());
+    let (mut effect, mut runs) = (0, 0);
+    loop {
+        effect += 1;
+        let sim = SimKernel::new();
+        let before = sim.snapshot();
+        let disk = Disk::default();
+        let death = Death::at(effect);
+        let engine = start(&sim, &disk, death.clone()).await;
+        let scenario = everything_once(engine.controller());
+        let ended = tokio::select! {
+            biased;
+            () = death.wait() => false,
+            outcome = bounded("the scenario", scenario) => {
+                outcome.expect("no fault");
+                true
+            }
+        };
+        if ended {
+            break;
+        }
+        runs += 1;
+        drop(engine);
+        let half_way = !sim.leftovers(&before).is_empty();
+        let engine = start(&sim, &disk, Death::never()).await;
+        repaired += usize::from(!engine.repairs().is_empty());
+        let taken_over = async {
+            engine.drain().await.map_err(|error| error.to_string())?;
+            check_truth(&engine, &sim).await?;
+            delete_everything(&engine).await.map_err(|error| format!("{error:?}"))?;
+            engine.drain().await.map_err(|error| error.to_string())?;
+            let mut left = sim.leftovers(&before);
+            left.extend(disk.records().iter().map(|(key, _)| format!("{key:?}")));
+            left.extend(disk.intents().iter().map(|intent| format!("{intent:?}")));
+            if left.is_empty() { Ok(()) } else { Err(format!("left over: {}", left.join("; "))) }
+        };
+        if let Err(why) = bounded("taking over", taken_over).await {
+            wrong.push(format!("killed at effect {effect} ({}): {why}", death.what()));
+        }
+        if half_way && engine.repairs().is_empty() {
+            silent.push(death.what());
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {runs}:\n  {}", wrong.len(), wrong.join("\n  "));
+    assert!(runs > 60 && repaired > 20, "{repaired} of {runs} starts had something to repair");
+    note(format!("{runs} places to die; {repaired} starts repaired something; silent at {}", silent.len()));
+}
+
+async fn start(sim: &SimKernel, disk: &Disk, death: Death) -> Engine {
+    let kernel = Arc::new(Mortal::new(sim.clone(), death.clone()));
+    let engine = Engine::builder().kernel(kernel).store(Box::new(disk.open(death)));
+    bounded("the start", engine.start()).await.expect("it starts")
+}
+
+// === Damage behind the engine's back ===
+
+#[tokio::test]
+async fn after_a_reboot_sandboxes_are_released_and_networks_made_again() {
+    let world = World::new().await;
+    let network = world.network("blue").await;
+    let (joined, sandbox) = world.joined(&network, "joined").await;
+    let idle = network.create_endpoint(EndpointSpec::new("idle")).await.unwrap();
+    let address = joined.inspect().await.unwrap().ipv4.unwrap();
+    let kept = idle.inspect().await.unwrap().ipv4;
+    world.kernel().reboot();
+    let world = world.kill_and_restart().await;
+    let repairs = world.engine().repairs().to_vec();
+    assert!(repairs.contains(&Repair::SandboxReleased { sandbox: sandbox.id() }), "{repairs:?}");
+    assert!(repairs.iter().any(|r| matches!(r, Repair::KernelObjectRemade { .. })), "{repairs:?}");
+    let controller = world.engine().controller();
+    assert!(controller.sandboxes().is_empty());
+    let network = controller.network_by_name("blue").expect("its record is there");
+    let names: Vec<_> = network.endpoints().await.unwrap().iter().map(|e| e.name().to_owned()).collect();
+    assert_eq!(names, ["idle"], "what was joined died with its sandbox");
+    assert_eq!(network.endpoint_by_name("idle").await.unwrap().inspect().await.unwrap().ipv4, kept);
+    // The dead one's address and name are free, and the network works.
+    let spec = EndpointSpec::new("joined").address(address.addr().into());
+    let again = network.create_endpoint(spec).await.expect("its address is free");
+    let sandbox = world.sandbox("blue-joined").await;
+    again.join(&sandbox, JoinSpec::default()).await.unwrap();
+    check_truth(world.engine(), world.kernel()).await.unwrap();
+    world.delete_everything().await;
+    world.assert_pristine().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_link_vanished_is_set_back_to_idle() {
+    let world = World::new().await;
+    let network = world.network("blue").await;
+    let (one, _) = world.joined(&network, "one").await;
+    let (two, _) = world.joined(&network, "two").await;
+    let id = one.id().to_string();
+    let links = host_links(world.kernel()).await;
+    let link = links.iter().find(|link| link.tag().is_some_and(|tag| tag.id == id)).expect("its link").name;
+    world.kernel().vanish_link(Netns::Host, link).unwrap();
+    let world = world.kill_and_restart().await;
+    let repairs = world.engine().repairs();
+    let told = |r: &Repair| matches!(r, Repair::EndpointDetached { endpoint, .. } if *endpoint == one.id());
+    assert!(repairs.iter().any(told), "{repairs:?}");
+    let network = world.engine().controller().network_by_name("blue").unwrap();
+    assert_eq!(network.endpoint(one.id()).await.unwrap().inspect().await.unwrap().sandbox, None);
+    assert!(network.endpoint(two.id()).await.unwrap().inspect().await.unwrap().sandbox.is_some());
+    let sandbox = world.engine().controller().sandbox_by_container("blue-one").unwrap();
+    let one = network.endpoint(one.id()).await.unwrap();
+    one.join(&sandbox, JoinSpec::default()).await.expect("it joins again");
+    check_truth(world.engine(), world.kernel()).await.unwrap();
+    world.delete_everything().await;
+    world.assert_pristine().await;
+}
+
+#[tokio::test]
+async fn a_bridge_that_vanished_is_made_again() {
+    let world = World::new().await;
+    let network = world.network("blue").await;
+    let links = host_links(world.kernel()).await;
+    let bridge = links.iter().find(|link| link.kind == LinkKind::Bridge).expect("its bridge").name;
+    world.kernel().vanish_link(Netns::Host, bridge).unwrap();
+    let world = world.kill_and_restart().await;
+    let repairs = world.engine().repairs();
+    assert!(matches!(repairs, [Repair::KernelObjectRemade { .. }]), "{repairs:?}");
+    let network = world.engine().controller().network(network.id()).unwrap();
+    world.joined(&network, "web").await;
+    check_truth(world.engine(), world.kernel()).await.unwrap();
+    world.delete_everything().await;
+    world.assert_pristine().await;
+}
+
+async fn host_links(kernel: &SimKernel) -> Vec<netloom::kernel::LinkView> {
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    netloom::kernel::Kernel::links(kernel, Netns::Host, deadline).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_is_not_ours_survives_everything() {
+    let kernel = SimKernel::builder().host_link("eth0", "192.0.2.10/24").unwrap().build();
+    let name = |text: &str| text.parse().unwrap();
+    kernel.foreign_netns("theirs".parse().unwrap()).unwrap();
+    kernel.foreign_link(Netns::Host, name("docker0"), LinkKind::Bridge, None).unwrap();
+    kernel.foreign_link(Netns::Host, name("br-0123456789ab"), LinkKind::Bridge, Some("mine")).unwrap();
+    let other = LinkTag::new("other", "network", "f".repeat(64)).to_string();
+    kernel.foreign_link(Netns::Host, name("br-other"), LinkKind::Bridge, Some(&other)).unwrap();
+    let address = "10.200.0.1/24".parse().unwrap();
+    kernel.foreign_op(&Op::AddAddress { netns: Netns::Host, link: name("docker0"), address }).unwrap();
+    let before = kernel.snapshot();
+    let simulation = Engine::simulation().kernel(kernel).start().await.unwrap();
+    let world = World { simulation, before };
+    let network = world.network("blue").await;
+    world.joined(&network, "web").await;
+    let world = world.kill_and_restart().await;
+    assert_eq!(world.engine().repairs(), []);
+    everything_once(world.engine().controller()).await.expect("no fault");
+    world.delete_everything().await;
+    let world = world.kill_and_restart().await;
+    assert_eq!(world.engine().repairs(), []);
+    world.assert_pristine().await;
+}
+
+#[tokio::test]
+async fn two_engines_of_different_instances_leave_each_other_alone() {
+    let kernel = SimKernel::new();
+    let before = kernel.snapshot();
+    let on = |instance: &str, subnet: &str| EngineConfig {
+        instance: instance.into(),
+        default_pools: vec![netloom::DefaultPool { base: subnet.parse().unwrap(), size: 24 }],
+        ..EngineConfig::default()
+    };
+    let start = async |config| {
+        let simulation = Engine::simulation().config(config).kernel(kernel.clone()).start().await.unwrap();
+        World { simulation, before: before.clone() }
+    };
+    let one = start(on("one", "10.1.0.0/16")).await;
+    let two = start(on("two", "10.2.0.0/16")).await;
+    for world in [&one, &two] {
+        let network = world.network("blue").await;
+        world.joined(&network, "web").await;
+    }
+    let one = one.kill_and_restart().await;
+    assert_eq!(one.engine().repairs(), [], "what it found of the other one is not its own");
+    for world in [&one, &two] {
+        check_truth(world.engine(), &kernel).await.unwrap();
+    }
+    one.delete_everything().await;
+    check_truth(two.engine(), &kernel).await.unwrap();
+    let one = one.kill_and_restart().await;
+    assert_eq!(one.engine().repairs(), []);
+    check_truth(two.engine(), &kernel).await.unwrap();
+    two.delete_everything().await;
+    one.assert_pristine().await;
+    two.assert_pristine().await;
+}
+
+/// A record that cannot be read is reported; its kernel objects go, and the others are not touched.
+#[tokio::test]
+async fn a_record_that_cannot_be_read_costs_only_its_own_object() {
+    use netloom_store::{Change, RecordKind, Store};
+    for kind in [RecordKind::Network, RecordKind::Endpoint, RecordKind::Sandbox] {
+        let world = World::new().await;
+        let (blue, red) = (world.network("blue").await, world.network("red").await);
+        let (spoilt, sandbox) = world.joined(&blue, "web").await;
+        let (whole, _) = world.joined(&red, "web").await;
+        let id = match kind {
+            RecordKind::Network => blue.id().to_string(),
+            RecordKind::Endpoint => spoilt.id().to_string(),
+            _ => sandbox.id().to_string(),
+        };
+        let disk = world.simulation.disk().clone();
+        let records = disk.records();
+        let (key, _) = records.iter().find(|(key, _)| key.kind == kind && key.id == id).expect("a record");
+        let spoil = Change::Put { key: key.clone(), value: b"not a record".to_vec() };
+        disk.open().commit(&[spoil]).expect("written");
+        let world = world.kill_and_restart().await;
+        let repairs = world.engine().repairs();
+        let told = |r: &Repair| matches!(r, Repair::RecordDropped { record, .. } if record.contains(&id));
+        assert!(repairs.iter().any(told), "{kind:?}: {repairs:?}");
+        bounded("draining", world.engine().drain()).await.unwrap();
+        check_truth(world.engine(), world.kernel()).await.unwrap();
+        let red = world.engine().controller().network(red.id()).expect("the other network is there");
+        assert!(red.endpoint(whole.id()).await.unwrap().inspect().await.unwrap().sandbox.is_some());
+        world.delete_everything().await;
+        bounded("draining", world.engine().drain()).await.unwrap();
+        assert_eq!(world.kernel().leftovers(&world.before), Vec::<String>::new(), "{kind:?}");
+        let left: BTreeSet<_> =
+            world.simulation.disk().records().into_iter().map(|(key, _)| key.id).collect();
+        assert!(left.is_subset(&BTreeSet::from([id])), "at most the spoilt record is left: {left:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_clean_restart_repairs_nothing_and_keeps_everything() {
+    let world = World::new().await;
+    let network = world.network("blue").await;
+    let (endpoint, sandbox) = world.joined(&network, "web").await;
+    let (before, inside) = (endpoint.inspect().await.unwrap(), sandbox.inspect().await.unwrap());
+    let mut world = world;
+    for _ in 0..3 {
+        world = world.kill_and_restart().await;
+        assert_eq!(world.engine().repairs(), []);
+        let controller = world.engine().controller();
+        let endpoint = controller.network_by_name("blue").unwrap().endpoint(before.id).await.unwrap();
+        assert_eq!(endpoint.inspect().await.unwrap(), before);
+        assert_eq!(controller.sandbox(inside.id).unwrap().inspect().await.unwrap(), inside);
+        check_truth(world.engine(), world.kernel()).await.unwrap();
+    }
+    assert_eq!(
+        endpoint.inspect().await.unwrap_err().kind(),
+        ErrorKind::Unavailable,
+        "the old engine is dead"
+    );
+    world.delete_everything().await;
+    world.assert_pristine().await;
+}

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use netloom::kernel::{Kernel, LinkKind, Netns};
 use netloom::snapshot::EndpointPhase;
-use netloom::{Engine, NetworkSpec};
+use netloom::{Engine, NetworkSpec, ShutdownMode};
 
 use crate::churn::lifecycle;
 use crate::lab::{Lab, delete_everything, in_lab, soon};
@@ -41,13 +41,15 @@ fn killed_at_any_moment_of_a_churn() {
             kill_after(&lab, Duration::from_millis(20 + random % 400)).await;
             let started = Instant::now();
             let engine = lab.next_engine().await;
-            slowest = slowest.max(started.elapsed());
+            let took = started.elapsed();
+            slowest = slowest.max(took);
             repairs += engine.repairs().len();
             engine.drain().await.expect("drained");
             tells_the_truth(&engine, &lab).await;
             delete_everything(&engine).await;
             lab.assert_pristine().await;
-            println!("round {round}: {} repairs, started in {:?}", engine.repairs().len(), started.elapsed());
+            println!("round {round}: {} repairs, started in {took:?}", engine.repairs().len());
+            engine.shutdown(ShutdownMode::Graceful).await.expect("stopped");
         }
         println!("{repairs} repairs in all, slowest start {slowest:?}");
         assert!(repairs > 0, "no kill ever hit anything: the test is blind");
@@ -57,8 +59,6 @@ fn killed_at_any_moment_of_a_churn() {
 
 /// Starts a process that churns in this lab, and kills it.
 async fn kill_after(lab: &Lab, time: Duration) {
-    let name = std::thread::current().name().map(str::to_owned);
-    let _ = name;
     let mut victim = Command::new(std::env::current_exe().expect("known"))
         .args(["kill::killed_at_any_moment_of_a_churn", "--exact", "--nocapture"])
         .env(VICTIM, lab.dir.path())

@@ -212,6 +212,17 @@ fn there_is_one_program() {
     assert_eq!(programs, ["netloom"]);
 }
 
+#[test]
+fn every_example_is_one_that_is_run() {
+    // `scripts/test` runs what is in `examples`, and nothing else.
+    let packages = metadata().workspace_packages().into_iter();
+    let targets = packages.flat_map(|package| &package.targets).filter(|target| target.is_example());
+    let folder = root().join("examples");
+    let elsewhere = targets.filter(|target| target.src_path.as_std_path().parent() != Some(&folder));
+    let elsewhere: Vec<String> = elsewhere.map(|target| target.src_path.to_string()).collect();
+    assert_none("examples that nothing runs:", &elsewhere);
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Use, violations};

@@ -62,7 +62,7 @@ fn dead_paths(name: &str, text: &str, exists: &dyn Fn(&str) -> bool) -> Vec<Stri
         .collect()
 }
 
-/// Folders of crates that a document does not name.
+/// Files and folders that a document does not name.
 fn unmentioned<'a>(text: &str, folders: impl Iterator<Item = &'a String>) -> Vec<String> {
     let named: Vec<String> = prose(text).flat_map(|(_, line)| code_spans(line)).flat_map(paths_in).collect();
     let is_named = |folder: &str| {
@@ -218,6 +218,16 @@ fn the_map_names_every_crate() {
     assert_none(
         "crates that ARCHITECTURE.md does not name:",
         &unmentioned(&read("ARCHITECTURE.md"), folders),
+    );
+}
+
+#[test]
+fn the_map_names_every_actor() {
+    let files = crate::messages::actor_files();
+    assert!(files.len() > 4, "{files:?}");
+    assert_none(
+        "actors that ARCHITECTURE.md does not name:",
+        &unmentioned(&read("ARCHITECTURE.md"), files.iter()),
     );
 }
 

@@ -152,12 +152,19 @@ fn unhandled(codes: &[(&TextFile, String)]) -> Vec<String> {
     dead.map(|(path, message)| format!("{path}: {message} is a message that nobody handles")).collect()
 }
 
-#[test]
-fn tables_list_what_actors_handle() {
+/// The files that make the engine's actors.
+pub(crate) fn actor_files() -> Vec<String> {
     let files = rust_files();
+    let crates = actor_crates(&files);
+    let makes_one = |file: &&&TextFile| !actors(&code_only(&file.text)).is_empty();
+    crates.values().flatten().filter(makes_one).map(|file| file.path.clone()).collect()
+}
+
+/// The files of the crates below `actors/`, by crate. The runtime has no actors of its own, and those in
+/// tests need no table.
+fn actor_crates(files: &[TextFile]) -> BTreeMap<&str, Vec<&TextFile>> {
     let mut crates: BTreeMap<&str, Vec<&TextFile>> = BTreeMap::new();
-    for file in &files {
-        // The runtime has no actors of its own; those in tests need no table.
+    for file in files {
         let Some((name, rest)) = file.path.strip_prefix("actors/").and_then(|path| path.split_once('/'))
         else {
             continue;
@@ -166,6 +173,13 @@ fn tables_list_what_actors_handle() {
             crates.entry(name).or_default().push(file);
         }
     }
+    crates
+}
+
+#[test]
+fn tables_list_what_actors_handle() {
+    let files = rust_files();
+    let crates = actor_crates(&files);
     for expected in ["services", "driver", "network", "sandbox", "controller"] {
         let files = crates.get(expected).unwrap_or_else(|| panic!("actors/{expected} has no files"));
         let has_actor = files.iter().any(|file| !actors(&code_only(&file.text)).is_empty());

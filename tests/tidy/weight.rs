@@ -7,8 +7,8 @@ use crate::assert_none;
 use crate::tree::root;
 
 /// The most crates, the library's own included, that the library may consist of. A little above what it is
-/// when this was set (85); raise it in the commit that adds a crate, and say there what the crate is for.
-const MOST: usize = 95;
+/// when this was set (83); raise it in the commit that adds a crate, and say there what the crate is for.
+const MOST: usize = 90;
 
 /// Command line, terminal, HTTP and TLS: a host has its own. A name that ends in `-` stands for a family.
 const UNWANTED: &[&str] = &[
@@ -43,11 +43,11 @@ const UNWANTED: &[&str] = &[
 
 /// Is the crate one of [`UNWANTED`]?
 fn is_unwanted(name: &str) -> bool {
-    let matches = |unwanted: &&str| match unwanted.ends_with(['-', '_']) {
-        true => name.starts_with(*unwanted),
-        false => name == *unwanted,
+    let matches = |unwanted: &str| match unwanted.ends_with(['-', '_']) {
+        true => name.starts_with(unwanted),
+        false => name == unwanted,
     };
-    UNWANTED.iter().any(|unwanted| matches(&unwanted))
+    UNWANTED.iter().any(|unwanted| matches(unwanted))
 }
 
 /// The crates named by `cargo tree --prefix none --format {p}`: `name v1.2.3 (…)` a line.

@@ -110,7 +110,8 @@ impl Handle<Drain> for ControllerActor {
 }
 
 impl Handle<Shutdown> for ControllerActor {
-    fn handle(&mut self, op: OpCtx, Shutdown(mode): Shutdown, reply: Reply<()>, cx: &mut Cx<'_, Self>) {
+    fn handle(&mut self, op: OpCtx, message: Shutdown, reply: Reply<()>, cx: &mut Cx<'_, Self>) {
+        let Shutdown { mode, patience } = message;
         self.stopping = true;
         let (ledger, reaping) = (self.services.tools.ledger.clone(), self.services.reaping.clone());
         let store = self.services.store.clone();
@@ -126,12 +127,11 @@ impl Handle<Shutdown> for ControllerActor {
                     reaping.idle().await;
                 }
             };
-            if tokio::time::timeout_at(op.deadline, quiet).await.is_err() {
+            if tokio::time::timeout(patience, quiet).await.is_err() {
                 // What is left unfinished is unwound or finished at the next start.
                 tracing::warn!(operations = ledger.len(), "stopping with operations in flight");
             }
-            let last = op.for_undo(Duration::from_secs(10));
-            if let Err(error) = answered(&last, "the store", store.ask(&last, CloseStore).await) {
+            if let Err(error) = answered(&op, "the store", store.ask(&op, CloseStore).await) {
                 tracing::warn!(%error, "the store was not closed in good order");
             }
             reply.send(());

@@ -1,5 +1,7 @@
 //! What the controller can be asked.
 
+use std::time::Duration;
+
 use netloom_actor_sandbox::Member;
 use netloom_drivers::Registration;
 use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
@@ -87,7 +89,12 @@ pub enum ShutdownMode {
 
 /// Stop taking requests and end what is in flight. Networks and sandboxes stay as they are.
 #[derive(Clone, Copy, Debug)]
-pub struct Shutdown(pub ShutdownMode);
+pub struct Shutdown {
+    /// How.
+    pub mode: ShutdownMode,
+    /// How long operations in flight may still take.
+    pub patience: Duration,
+}
 
 /// Everything at once.
 #[derive(Clone, Copy, Debug)]

@@ -58,7 +58,11 @@ impl ControllerActor {
                 Ok(snapshot)
             }
             Err(error) => {
-                self.forget_network(id);
+                let alive = self.networks.get(id).is_none_or(|child| child.running.addr.is_alive());
+                // Of one whose actor died, the store says whether it exists: its restart finds out.
+                if alive {
+                    self.forget_network(id);
+                }
                 Err(error)
             }
         }
@@ -111,8 +115,8 @@ impl Handle<CreateNetwork> for ControllerActor {
         };
         let own = op.clone();
         let work = async move {
-            answered(&own, "the network", addr.ask(&own, Establish(Origin::Fresh)).await)?;
-            answered(&own, "the network", addr.ask(&own, InspectNetwork).await.map(Ok))
+            answered(&own, "the network", addr.outcome(&own, Establish(Origin::Fresh)).await)?;
+            answered(&own, "the network", addr.outcome(&own, InspectNetwork).await.map(Ok))
         };
         self.run(&op, work, move |result| Outcome::NetworkCreated(id, result, reply), cx);
     }
@@ -134,7 +138,7 @@ impl Handle<RestoreNetwork> for ControllerActor {
         let own = op.clone();
         let work = async move {
             let establish = Establish(Origin::FromStore(record, endpoints));
-            answered(&own, "the network", addr.ask(&own, establish).await)
+            answered(&own, "the network", addr.outcome(&own, establish).await)
         };
         self.run(&op, work, move |result| Outcome::NetworkRestored(id, result, reply), cx);
     }
@@ -157,7 +161,7 @@ impl Handle<DeleteNetwork> for ControllerActor {
             Err(refusal) => return reply.send(Err(refusal)),
         };
         let own = op.clone();
-        let work = async move { answered(&own, "the network", addr.ask(&own, DeleteInNetwork).await) };
+        let work = async move { answered(&own, "the network", addr.outcome(&own, DeleteInNetwork).await) };
         self.run(&op, work, move |result| Outcome::NetworkDeleted(id, result, reply), cx);
     }
 }

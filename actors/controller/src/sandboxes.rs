@@ -57,7 +57,11 @@ impl ControllerActor {
                 Ok(snapshot)
             }
             Err(error) => {
-                self.forget_sandbox(id);
+                let alive = self.sandboxes.get(id).is_none_or(|child| child.running.addr.is_alive());
+                // Of one whose actor died, the store says whether it exists: its restart finds out.
+                if alive {
+                    self.forget_sandbox(id);
+                }
                 Err(error)
             }
         }
@@ -121,8 +125,8 @@ impl Handle<CreateSandbox> for ControllerActor {
         };
         let own = op.clone();
         let work = async move {
-            answered(&own, "the sandbox", addr.ask(&own, Establish(Origin::Fresh)).await)?;
-            answered(&own, "the sandbox", addr.ask(&own, InspectSandbox).await.map(Ok))
+            answered(&own, "the sandbox", addr.outcome(&own, Establish(Origin::Fresh)).await)?;
+            answered(&own, "the sandbox", addr.outcome(&own, InspectSandbox).await.map(Ok))
         };
         self.run(&op, work, move |result| Outcome::SandboxCreated(id, result, reply), cx);
     }
@@ -144,7 +148,7 @@ impl Handle<RestoreSandbox> for ControllerActor {
         let own = op.clone();
         let work = async move {
             let establish = Establish(Origin::Recorded(members));
-            answered(&own, "the sandbox", addr.ask(&own, establish).await)
+            answered(&own, "the sandbox", addr.outcome(&own, establish).await)
         };
         self.run(&op, work, move |result| Outcome::SandboxRestored(id, result, reply), cx);
     }
@@ -163,7 +167,7 @@ impl Handle<DeleteSandbox> for ControllerActor {
             Err(refusal) => return reply.send(Err(refusal)),
         };
         let own = op.clone();
-        let work = async move { answered(&own, "the sandbox", addr.ask(&own, DeleteInSandbox).await) };
+        let work = async move { answered(&own, "the sandbox", addr.outcome(&own, DeleteInSandbox).await) };
         self.run(&op, work, move |result| Outcome::SandboxDeleted(id, result, reply), cx);
     }
 }
@@ -187,7 +191,7 @@ impl Handle<JoinEndpoint> for ControllerActor {
         let own = op.clone();
         let work = async move {
             let join = JoinSandbox { endpoint, network, spec };
-            answered(&own, "the sandbox", addr.ask(&own, join).await)
+            answered(&own, "the sandbox", addr.outcome(&own, join).await)
         };
         self.serve(&op, reply, work, cx);
     }
@@ -211,11 +215,11 @@ impl Handle<LeaveEndpoint> for ControllerActor {
         };
         let own = op.clone();
         let work = async move {
-            let left = addr.ask(&own, LeaveSandbox { endpoint, network }).await;
+            let left = addr.outcome(&own, LeaveSandbox { endpoint, network }).await;
             match answered(&own, "the sandbox", left) {
                 // The sandbox knows no name; the network does, and knows whether there is such an endpoint.
                 Err(error) if matches!(error.reason(), Reason::NotJoined { .. }) => {
-                    let known = network_addr.ask(&own, InspectEndpoint(endpoint)).await;
+                    let known = network_addr.outcome(&own, InspectEndpoint(endpoint)).await;
                     let name = answered(&own, "the network", known)?.name;
                     Err(Reason::NotJoined { endpoint, name, sandbox: Some(sandbox) }.into())
                 }
@@ -241,14 +245,14 @@ impl Handle<DeleteEndpoint> for ControllerActor {
         let (own, sandboxes) = (op.clone(), self.directory().sandboxes);
         let work = async move {
             if force {
-                let known = addr.ask(&own, InspectEndpoint(endpoint)).await;
+                let known = addr.outcome(&own, InspectEndpoint(endpoint)).await;
                 let sandbox = answered(&own, "the network", known)?.sandbox;
                 if let Some(sandbox) = sandbox.and_then(|id| sandboxes.get(&id)) {
-                    let left = sandbox.addr.ask(&own, LeaveSandbox { endpoint, network }).await;
+                    let left = sandbox.addr.outcome(&own, LeaveSandbox { endpoint, network }).await;
                     answered(&own, "the sandbox", left)?;
                 }
             }
-            answered(&own, "the network", addr.ask(&own, DeleteInNetwork(endpoint)).await)
+            answered(&own, "the network", addr.outcome(&own, DeleteInNetwork(endpoint)).await)
         };
         self.serve(&op, reply, work, cx);
     }

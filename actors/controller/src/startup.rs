@@ -81,11 +81,11 @@ impl Handle<TakeDown> for ControllerActor {
         };
         cx.tasks().spawn(async move {
             // A network whose pools were never chosen made nothing; its driver refuses it, which is fine.
-            let known = driver.ask(&op, CreateDriverNetwork(request)).await;
+            let known = driver.outcome(&op, CreateDriverNetwork(request)).await;
             if let Err(error) = answered(&op, "the driver", known) {
                 tracing::debug!(%error, "nothing to take down");
             }
-            reply.send(answered(&op, "the driver", driver.ask(&op, DeleteDriverNetwork(network)).await));
+            reply.send(answered(&op, "the driver", driver.outcome(&op, DeleteDriverNetwork(network)).await));
         });
     }
 }

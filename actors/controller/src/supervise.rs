@@ -111,7 +111,7 @@ impl ControllerActor {
             entry.running = Running { budget, ..running };
         }
         let origin = NetworkOrigin::AfterRestart(record, reread.endpoints);
-        self.settle(op, addr.clone(), EstablishNetwork(origin), cx);
+        self.settle(op, &addr, EstablishNetwork(origin), cx);
         if within_budget {
             self.restarted(op, &child);
         } else {
@@ -167,7 +167,7 @@ impl ControllerActor {
             let budget = std::mem::take(&mut entry.running.budget);
             entry.running = Running { budget, ..running };
         }
-        self.settle(op, addr.clone(), EstablishSandbox(SandboxOrigin::Recorded(reread.members)), cx);
+        self.settle(op, &addr, EstablishSandbox(SandboxOrigin::Recorded(reread.members)), cx);
         if within_budget {
             self.restarted(op, &child);
         } else {
@@ -202,7 +202,7 @@ impl ControllerActor {
         let (addr, _) = watch(actor, child.clone(), incarnation, cx);
         driver.port.set(addr);
         for network in users {
-            self.settle(op, network, RestoreInDriver, cx);
+            self.settle(op, &network, RestoreInDriver, cx);
         }
         self.restarted(op, &child);
     }
@@ -219,9 +219,10 @@ impl ControllerActor {
         }
         self.incarnations += 1;
         self.respawn.ipam.0 = self.incarnations;
+        self.services.ipam.vacate();
         let actor = IpamActor::new(&self.respawn.default_pools);
         let (addr, _) = watch(actor, Child::Ipam, self.incarnations, cx);
-        // Nobody reaches it before it knows what is taken: the port still points to the dead one.
+        // Nobody reaches it before it knows what is taken.
         let (services, own) = (self.services.clone(), op.clone());
         let work = async move {
             let raw = answered(&own, "the store", services.store.ask(&own, LoadRecords).await)?;
@@ -265,13 +266,13 @@ impl ControllerActor {
     // === Helpers ===
 
     /// Sends the first message of a new incarnation; its failure is told in the log and by the object.
-    fn settle<A, M, T>(&mut self, op: &OpCtx, addr: Addr<A>, message: M, cx: &mut Cx<'_, Self>)
+    fn settle<A, M, T>(&mut self, op: &OpCtx, addr: &Addr<A>, message: M, cx: &mut Cx<'_, Self>)
     where
         A: Handle<M>,
         M: netloom_runtime::Message<Reply = Result<T>>,
         T: Send + 'static,
     {
-        let (asked, own) = (addr.ask(op, message), op.clone());
+        let (asked, own) = (addr.outcome(op, message), op.clone());
         let work = async move { answered(&own, A::KIND, asked.await).map(|_| ()) };
         self.run(op, work, Outcome::Done, cx);
     }

@@ -22,7 +22,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use netloom_drivers::{Begun, Driver, DriverCx, Leave, Work};
+use netloom_drivers::{Begun, Driver, DriverCx, Work};
 use netloom_kernel::Kernel;
 use netloom_model::{EndpointId, Error, NetworkId, Reason, Result};
 use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply, TaskGroup, messages};
@@ -103,7 +103,7 @@ impl DriverActor {
                 Ok(value) => reply.send(Ok(value)),
                 Err(error) => {
                     let undo = op.for_undo(std::time::Duration::from_secs(10));
-                    let taken_back = me.ask(&undo, WorkFailed(object)).await;
+                    let taken_back = me.outcome(&undo, WorkFailed(object)).await;
                     // If taking back failed too, the caller must try again: only `Uncertain` makes it.
                     let clean = matches!(taken_back, Ok(Ok(())));
                     reply.send(Err(if clean { error.unwound() } else { error.uncertain() }));
@@ -117,18 +117,6 @@ impl DriverActor {
         match object {
             Created::Network(network) => self.driver.delete_network(&cx, network),
             Created::Endpoint(network, endpoint) => self.driver.delete_endpoint(&cx, network, endpoint),
-            Created::Join(network, endpoint) => {
-                let work = self.driver.leave(&cx, Leave { network, endpoint })?;
-                let (kernel, deadline) = (self.deps.kernel.clone(), cx.deadline);
-                Ok(async move {
-                    let left = work.await?;
-                    for result in kernel.execute(left.remains, deadline).await {
-                        result.or_else(|error| if error.already_gone() { Ok(()) } else { Err(error) })?;
-                    }
-                    Ok(())
-                }
-                .boxed())
-            }
         }
     }
 }
@@ -148,7 +136,6 @@ async fn finish<T>(op: &OpCtx, kind: &str, work: Work<T>) -> Result<T> {
 enum Created {
     Network(NetworkId),
     Endpoint(NetworkId, EndpointId),
-    Join(NetworkId, EndpointId),
 }
 
 struct WorkFailed(Created);
@@ -225,11 +212,18 @@ impl Handle<JoinDriverEndpoint> for DriverActor {
         op: OpCtx,
         JoinDriverEndpoint(request): JoinDriverEndpoint,
         reply: Reply<Result<netloom_drivers::Joined>>,
-        cx: &mut Cx<'_, Self>,
+        _: &mut Cx<'_, Self>,
     ) {
-        let object = Created::Join(request.network, request.endpoint);
-        let begun = self.driver.join(&self.cx(&op), request);
-        self.answer_or_take_back(&op, begun, reply, object, cx);
+        let work = match self.driver.join(&self.cx(&op), request) {
+            Err(refusal) => return reply.send(Err(refusal)),
+            Ok(work) => work,
+        };
+        let (op, kind) = (op.clone(), self.driver.kind().to_owned());
+        self.deps.tasks.spawn(async move {
+            // The driver has noted the join, so it must be told that it failed. What a leave leaves behind is
+            // the caller's to remove, and so this one is the caller's too: only `Uncertain` makes it.
+            reply.send(finish(&op, &kind, work).await.map_err(Error::uncertain));
+        });
     }
 }
 

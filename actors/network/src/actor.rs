@@ -132,7 +132,7 @@ impl NetworkActor {
     fn admit(&mut self, op: OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) {
         let scope = pending.scope();
         match self.gate.admit(scope, (op, pending)) {
-            Admission::Start((op, pending)) => self.start(op, pending, cx),
+            Admission::Start((op, pending)) => self.start(&op, pending, cx),
             Admission::Queued => {}
             Admission::Refused((_, pending)) => {
                 let what = self.holder().to_string();
@@ -144,12 +144,12 @@ impl NetworkActor {
     /// Ends an operation and starts those that waited for it.
     fn release(&mut self, scope: Scope<EndpointId>, cx: &mut Cx<'_, Self>) {
         for (op, pending) in self.gate.release(scope) {
-            self.start(op, pending, cx);
+            self.start(&op, pending, cx);
         }
     }
 
     /// Runs the slow half of an operation; its outcome comes back as [`Finished`].
-    fn run<T: 'static>(
+    fn run<T>(
         &self,
         op: &OpCtx,
         scope: Scope<EndpointId>,
@@ -157,7 +157,7 @@ impl NetworkActor {
         outcome: impl FnOnce(Result<T>) -> Outcome + Send + 'static,
         cx: &mut Cx<'_, Self>,
     ) where
-        T: Send,
+        T: Send + 'static,
     {
         cx.run(op, work, move |result: Result<Result<T>, Panicked>| {
             let result = result.unwrap_or_else(|cause| Err(panicked(&cause)));
@@ -189,10 +189,10 @@ impl Pending {
             Self::CreateEndpoint(command, _) => Scope::One(command.endpoint),
             Self::DeleteEndpoint(DeleteEndpoint(id), _)
             | Self::Commit(CommitAttachment(id, _), _)
-            | Self::Abandon(AbandonAttachment(id, _), _)
             | Self::Detach(DetachEndpoint(id, _), _)
             | Self::Program(ProgramEndpoint(id, _), _) => Scope::One(*id),
             Self::Attach(command, _) => Scope::One(command.endpoint),
+            Self::Abandon(command, _) => Scope::One(command.endpoint),
             Self::Establish(..) | Self::Delete(_) | Self::RestoreInDriver(_) => Scope::All,
         }
     }

@@ -21,19 +21,25 @@ use crate::saga;
 
 impl NetworkActor {
     /// The first half of an operation whose turn it is. What it checks may have changed while it waited.
-    pub(super) fn start(&mut self, op: OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) {
+    pub(super) fn start(&mut self, op: &OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) {
         let scope = pending.scope();
+        if op.remaining().is_zero() {
+            // Nobody waits for it any more, and most of its steps would be refused half-way.
+            let late = Reason::DeadlineExceeded { what: self.holder().to_string(), waited: op.allowed };
+            pending.refuse(Error::from(late).unwound());
+            return self.release(scope, cx);
+        }
         let refused = match pending {
-            Pending::Establish(origin, reply) => self.establish(&op, *origin, reply, cx),
-            Pending::CreateEndpoint(command, reply) => self.create_endpoint(&op, *command, reply, cx),
-            Pending::DeleteEndpoint(command, reply) => self.delete_endpoint(&op, command, reply, cx),
-            Pending::Attach(command, reply) => self.attach(&op, command, reply, cx),
-            Pending::Commit(command, reply) => self.commit(&op, command, reply, cx),
-            Pending::Abandon(command, reply) => self.abandon(&op, command, reply, cx),
-            Pending::Detach(command, reply) => self.detach(&op, command, reply, cx),
-            Pending::Program(command, reply) => self.program(&op, command, reply, cx),
-            Pending::Delete(reply) => self.delete(&op, reply, cx),
-            Pending::RestoreInDriver(reply) => self.restore_in_driver(&op, reply, cx),
+            Pending::Establish(origin, reply) => self.establish(op, *origin, reply, cx),
+            Pending::CreateEndpoint(command, reply) => self.create_endpoint(op, *command, reply, cx),
+            Pending::DeleteEndpoint(command, reply) => self.delete_endpoint(op, command, reply, cx),
+            Pending::Attach(command, reply) => self.attach(op, command, reply, cx),
+            Pending::Commit(command, reply) => self.commit(op, command, reply, cx),
+            Pending::Abandon(command, reply) => self.abandon(op, command, reply, cx),
+            Pending::Detach(command, reply) => self.detach(op, command, reply, cx),
+            Pending::Program(command, reply) => self.program(op, command, reply, cx),
+            Pending::Delete(reply) => self.delete(op, reply, cx),
+            Pending::RestoreInDriver(reply) => self.restore_in_driver(op, reply, cx),
         };
         if let Err(answer) = refused {
             // Answered without a slow half: the next in line may go.
@@ -180,13 +186,15 @@ impl NetworkActor {
     fn abandon(
         &mut self,
         op: &OpCtx,
-        AbandonAttachment(endpoint, sandbox): AbandonAttachment,
+        AbandonAttachment { endpoint, sandbox, index }: AbandonAttachment,
         reply: Reply<Result<()>>,
         cx: &mut Cx<'_, Self>,
     ) -> Started {
         let entry = self.endpoints.accepting(endpoint, EndpointCommand::Abandon);
         let (entry, reply) = checked_value(entry, reply)?;
-        let Some(entry) = entry.filter(|entry| entry.sandbox().is_none_or(|held| held == sandbox)) else {
+        let meant =
+            |held: &AttachmentRecord| held.sandbox == sandbox && number_of(held.ifname) == Some(index);
+        let Some(entry) = entry.filter(|entry| entry.record.attachment.as_ref().is_none_or(meant)) else {
             return Err(Box::new(|| reply.send(Ok(()))));
         };
         // The commit of the attachment may have gone through although its answer was lost.
@@ -227,7 +235,7 @@ impl NetworkActor {
         let entry = self.endpoints.accepting(endpoint, EndpointCommand::Program).map(|_| ());
         let reply = checked(entry, reply)?;
         let request = ExternalConnectivity { network: self.record.id, endpoint, labels };
-        let asked = self.world.driver.ask(op, ProgramConnectivity(request));
+        let asked = self.world.driver.outcome(op, ProgramConnectivity(request));
         let own = op.clone();
         let work = async move { answered(&own, "the driver", asked.await) };
         self.run(op, Scope::One(endpoint), work, |result| Outcome::Programmed { result, reply }, cx);
@@ -305,6 +313,11 @@ fn interface_name(entry: &Endpoint, index: u32) -> Result<IfName> {
     // An endpoint without an interface still gets a name: it is never used.
     let prefix = if entry.prefix.is_empty() { "none" } else { &entry.prefix };
     format!("{prefix}{index}").parse()
+}
+
+/// The number at the end of an interface's name.
+fn number_of(ifname: IfName) -> Option<u32> {
+    ifname.as_str().trim_start_matches(|c: char| !c.is_ascii_digit()).parse().ok()
 }
 
 /// What stands before the number in the name of a joined endpoint's interface.

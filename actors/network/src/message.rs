@@ -81,9 +81,16 @@ pub struct Attachment {
 #[derive(Clone, Copy, Debug)]
 pub struct CommitAttachment(pub EndpointId, pub SandboxId);
 
-/// Take an attachment back that was not committed. Succeeds when there is none.
+/// Take an attachment back whose join failed. Succeeds when there is none.
 #[derive(Clone, Copy, Debug)]
-pub struct AbandonAttachment(pub EndpointId, pub SandboxId);
+pub struct AbandonAttachment {
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// The sandbox.
+    pub sandbox: SandboxId,
+    /// The interface's number of the failed join: a later join is not meant.
+    pub index: u32,
+}
 
 /// Take an endpoint out of its sandbox. Answers when it is cut off and its record says so; the kernel may
 /// still be busy with its link.

@@ -34,7 +34,7 @@ impl Handle<Finished> for NetworkActor {
             }
             Outcome::Abandoned { endpoint, result, reply } => {
                 if result.is_ok() {
-                    self.back_to_idle(endpoint);
+                    self.abandoned(&op, endpoint);
                 }
                 reply.send(result);
             }
@@ -166,6 +166,15 @@ impl NetworkActor {
         let network = self.record.id;
         self.deps.events.emit(op, NetworkEvent::EndpointDetached { network, endpoint, sandbox });
         Ok(())
+    }
+
+    fn abandoned(&mut self, op: &OpCtx, endpoint: EndpointId) {
+        let joined = self.endpoints.get(endpoint).ok().filter(|entry| entry.phase == EndpointPhase::Joined);
+        if let Some(sandbox) = joined.and_then(Endpoint::sandbox) {
+            let network = self.record.id;
+            self.deps.events.emit(op, NetworkEvent::EndpointDetached { network, endpoint, sandbox });
+        }
+        self.back_to_idle(endpoint);
     }
 
     fn back_to_idle(&mut self, endpoint: EndpointId) {

@@ -72,7 +72,9 @@ pub(crate) fn endpoint(phase: EndpointPhase, command: EndpointCommand) -> Verdic
         (P::Joining, C::Commit | C::Abandon | C::Program) => Go,
         (P::Joining, C::Delete | C::Attach | C::Detach) => Refuse("joining a sandbox"),
         (P::Joined, C::Detach | C::Program) => Go,
-        (P::Joined, C::Delete | C::Attach | C::Commit | C::Abandon) => Refuse("joined to a sandbox"),
+        // Its commit went through, but the answer did not reach the sandbox, which has given the join up.
+        (P::Joined, C::Abandon) => Go,
+        (P::Joined, C::Delete | C::Attach | C::Commit) => Refuse("joined to a sandbox"),
         (P::Leaving, C::Delete | C::Attach | C::Commit | C::Abandon | C::Detach | C::Program) => {
             Refuse("leaving its sandbox")
         }
@@ -127,7 +129,7 @@ mod tests {
             (EndpointCommand::Delete, "rgrrrr"),
             (EndpointCommand::Attach, "rgrrrr"),
             (EndpointCommand::Commit, "rrgrrr"),
-            (EndpointCommand::Abandon, "nggrrn"),
+            (EndpointCommand::Abandon, "ngggrn"),
             (EndpointCommand::Detach, "rrrgrr"),
             (EndpointCommand::Program, "rrggrr"),
         ] {

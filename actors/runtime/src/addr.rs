@@ -61,17 +61,32 @@ impl<A: Actor> Addr<A> {
         M: Message,
         A: Handle<M>,
     {
-        let (reply, answer) = Reply::channel();
         let deadline = op.deadline;
+        let outcome = self.outcome(op, message);
+        async move { tokio::time::timeout_at(deadline, outcome).await.unwrap_or(Err(AskError::Timeout)) }
+    }
+
+    /// Sends a command like [`Addr::ask`], and waits for what becomes of it beyond the operation's deadline.
+    ///
+    /// This is for whoever keeps state about the outcome: giving up while the receiver is still at it would
+    /// leave the two with different pictures. The receiver bounds its work by the same deadline, and the
+    /// caller at the top has its own answer by then.
+    ///
+    /// # Errors
+    /// [`AskError::Gone`], never [`AskError::Timeout`].
+    pub fn outcome<M>(
+        &self,
+        op: &OpCtx,
+        message: M,
+    ) -> impl Future<Output = Result<M::Reply, AskError>> + Send + use<A, M>
+    where
+        M: Message,
+        A: Handle<M>,
+    {
+        let (reply, answer) = Reply::channel();
         // `do_send`, not `send`: a request of actix's own is skipped when its sender has gone away.
         self.0.do_send(Envelope { op: op.clone(), message, reply });
-        async move {
-            match tokio::time::timeout_at(deadline, answer).await {
-                Ok(Ok(answer)) => Ok(answer),
-                Ok(Err(_)) => Err(AskError::Gone),
-                Err(_) => Err(AskError::Timeout),
-            }
-        }
+        async move { answer.await.map_err(|_| AskError::Gone) }
     }
 
     /// Sends an event or a timer; nobody waits for it.

@@ -91,6 +91,8 @@ impl<A: Actor> Cx<'_, A> {
     {
         let (me, op) = (self.me(), op.clone());
         let span = op.span.clone();
+        // A saga's future takes kilobytes, and each layer around it would move all of them.
+        let work = Box::pin(work);
         self.tasks.spawn(
             async move {
                 let outcome =

@@ -1,6 +1,6 @@
 //! Where an actor of this engine thread is found, whatever incarnation of it runs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
@@ -10,24 +10,45 @@ use crate::op::OpCtx;
 
 /// A name for an actor that may be restarted: whoever restarts it sets the new address, and every holder of
 /// the port reaches the new incarnation.
-pub struct Port<A: Actor>(Rc<RefCell<Option<Addr<A>>>>);
+pub struct Port<A: Actor>(Rc<Inner<A>>);
+
+struct Inner<A: Actor> {
+    addr: RefCell<Option<Addr<A>>>,
+    incarnation: Cell<u64>,
+}
 
 impl<A: Actor> Port<A> {
     /// A port to this actor.
     #[must_use]
     pub fn new(addr: Addr<A>) -> Self {
-        Self(Rc::new(RefCell::new(Some(addr))))
+        let port = Self::vacant();
+        port.set(addr);
+        port
     }
 
     /// A port behind which nobody is yet: asks of it are answered [`AskError::Gone`].
     #[must_use]
     pub fn vacant() -> Self {
-        Self(Rc::default())
+        Self(Rc::new(Inner { addr: RefCell::new(None), incarnation: Cell::new(0) }))
     }
 
     /// Points the port to a new incarnation.
     pub fn set(&self, addr: Addr<A>) {
-        *self.0.borrow_mut() = Some(addr);
+        *self.0.addr.borrow_mut() = Some(addr);
+    }
+
+    /// Leaves the port without anybody behind it, because the actor died: what it knew is lost, also to
+    /// those who asked it a moment ago. See [`Port::incarnation`].
+    pub fn vacate(&self) {
+        *self.0.addr.borrow_mut() = None;
+        self.0.incarnation.set(self.0.incarnation.get() + 1);
+    }
+
+    /// Changes when the actor died: who was given something by an earlier incarnation, and relies on it
+    /// being remembered, compares.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.0.incarnation.get()
     }
 
     /// Sends a command or a query, as [`Addr::ask`] does.
@@ -43,7 +64,29 @@ impl<A: Actor> Port<A> {
         M: Message,
         A: Handle<M>,
     {
-        let asked = self.0.borrow().as_ref().map(|addr| addr.ask(op, message));
+        let asked = self.0.addr.borrow().as_ref().map(|addr| addr.ask(op, message));
+        async move {
+            match asked {
+                Some(asked) => asked.await,
+                None => Err(AskError::Gone),
+            }
+        }
+    }
+
+    /// Sends a command and waits for what becomes of it, as [`Addr::outcome`] does.
+    ///
+    /// # Errors
+    /// As [`Addr::outcome`].
+    pub fn outcome<M>(
+        &self,
+        op: &OpCtx,
+        message: M,
+    ) -> impl Future<Output = Result<M::Reply, AskError>> + Send + use<A, M>
+    where
+        M: Message,
+        A: Handle<M>,
+    {
+        let asked = self.0.addr.borrow().as_ref().map(|addr| addr.outcome(op, message));
         async move {
             match asked {
                 Some(asked) => asked.await,
@@ -58,7 +101,7 @@ impl<A: Actor> Port<A> {
         M: Message<Reply = ()>,
         A: Handle<M>,
     {
-        if let Some(addr) = &*self.0.borrow() {
+        if let Some(addr) = &*self.0.addr.borrow() {
             addr.tell(op, message);
         }
     }

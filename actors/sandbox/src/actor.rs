@@ -134,9 +134,13 @@ impl SandboxActor {
 
     /// The first half of an operation whose turn it is.
     fn start(&mut self, op: &OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) {
+        // Nobody waits any more for what is late, and most of its steps would be refused half-way.
+        let late = Reason::DeadlineExceeded { what: self.holder().to_string(), waited: op.allowed };
         let checked = match &pending {
+            _ if op.remaining().is_zero() => Err(Error::from(late).unwound()),
             Pending::Establish(..) => self.in_phase(&[SandboxPhase::Creating]),
-            Pending::Join(command, _) => self.check_join(command),
+            // Whether the endpoint is free is for its network to say, which knows its name.
+            Pending::Join(..) => self.in_phase(&[SandboxPhase::Ready]),
             Pending::Leave(command, _) => self.check_leave(command),
             Pending::Delete(_) => self.in_phase(&[SandboxPhase::Ready, SandboxPhase::Failed]),
         };
@@ -165,7 +169,7 @@ impl SandboxActor {
                 // Used up even if the join fails: something may have seen the name.
                 self.next_index += 1;
                 let work = saga::join(world, op.clone(), plan);
-                run(op, work, |result| Outcome::Joined(result, reply), cx);
+                run(op, work, |result| Outcome::Joined(result.map(Box::new), reply), cx);
             }
             Pending::Leave(command, reply) => {
                 let (leaving, rest): (Vec<_>, Vec<_>) =
@@ -181,19 +185,6 @@ impl SandboxActor {
                 let work = saga::delete(world, op.clone(), self.members.clone());
                 run(op, work, |result| Outcome::Deleted(result, reply), cx);
             }
-        }
-    }
-
-    fn check_join(&self, command: &JoinSandbox) -> Result<()> {
-        self.in_phase(&[SandboxPhase::Ready])?;
-        match self.member(command.endpoint) {
-            None => Ok(()),
-            Some(member) => Err(Reason::EndpointInUse {
-                endpoint: member.endpoint,
-                name: member.ifname.to_string(),
-                sandbox: self.record.id,
-            }
-            .into()),
         }
     }
 
@@ -263,7 +254,7 @@ messages! {
 
 enum Outcome {
     Established(Vec<Member>, Result<()>, Reply<Result<()>>),
-    Joined(Result<Joined>, Reply<Result<SandboxEndpoint>>),
+    Joined(Result<Box<Joined>>, Reply<Result<SandboxEndpoint>>),
     Left(EndpointId, Result<()>, Reply<Result<()>>),
     Deleted(Result<Deleted>, Reply<Result<()>>),
 }
@@ -344,7 +335,8 @@ impl Handle<Finished> for SandboxActor {
                 reply.send(result);
             }
             Outcome::Joined(result, reply) => {
-                reply.send(result.map(|Joined { member, gateways }| {
+                reply.send(result.map(|joined| {
+                    let Joined { member, gateways } = *joined;
                     let answer = shown(&member);
                     self.members.push(member);
                     self.gateways = gateways;

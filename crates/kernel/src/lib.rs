@@ -36,7 +36,10 @@ pub type KernelFuture<T> = BoxFuture<'static, Result<T, KernelError>>;
 /// The kernel's network stack.
 ///
 /// Every future returned here is independent of the caller: dropping it does not stop what was asked.
-/// Every wait ends at its deadline with an error of certainty `Uncertain`.
+///
+/// A deadline that passes is an error with [`timed_out`](KernelError::timed_out) set. Its certainty is
+/// `Aborted` when nothing had been started, so that nothing has changed, and `Uncertain` when the answer to
+/// something started is missing. An error may come late by the work that is under way.
 pub trait Kernel: Debug + Send + Sync + 'static {
     /// Carries out operations in order and answers each: the results have the length and the order of `ops`.
     ///
@@ -71,7 +74,8 @@ pub trait Kernel: Debug + Send + Sync + 'static {
     fn netns_path(&self, netns: NetnsName) -> PathBuf;
 
     /// Changes of links of the host's namespace, from now on. Bounded: a reader that does not keep up gets
-    /// [`KernelEvent::Overrun`] and should list again.
+    /// [`KernelEvent::Overrun`] and should list again. The channel closes when nobody listens to the kernel
+    /// any more, be it for an error or because this is gone; one that is asked for later is closed at once.
     fn watch(&self) -> mpsc::Receiver<KernelEvent>;
 
     /// Counters since the start.

@@ -25,9 +25,10 @@ impl fmt::Display for Netns {
     }
 }
 
-/// Marks a link as ours: stored as the link's alias, so that it survives the process.
+/// Marks a link as ours: stored as the link's alias, so that it survives the process. A new link has it from
+/// the start, also when the process is killed while it makes the link.
 ///
-/// The text is `netloom/<instance>/<kind>/<id>`.
+/// The text is `netloom/<instance>/<kind>/<id>`, at most 254 bytes; a longer one is refused with `ERANGE`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct LinkTag {
     /// The engine's instance name.

@@ -31,11 +31,16 @@ pub(crate) async fn create_endpoint(
     let object = format!("endpoint {:?} ({})", record.name, id.short());
     let made = world.saga(&op, "create_endpoint", object, async |saga| {
         let mut record = record;
+        let leased_by = world.services.ipam.incarnation();
         if world.needs_ipam {
             let lease = saga.step("lease addresses", Undone::Addresses(id), async {
                 let name = record.name.clone();
                 let want = LeaseRequest { owner: id, name, ipv4: spec.ipv4, ipv6: spec.ipv6 };
-                answered(&op, "ipam", world.services.ipam.ask(&op, LeaseAddresses(world.network, want)).await)
+                answered(
+                    &op,
+                    "ipam",
+                    world.services.ipam.outcome(&op, LeaseAddresses(world.network, want)).await,
+                )
             });
             let lease = lease.await?;
             (record.ipv4, record.ipv6) = (lease.ipv4, lease.ipv6);
@@ -46,6 +51,7 @@ pub(crate) async fn create_endpoint(
         record.ipv4 = record.ipv4.or(created.ipv4);
         record.ipv6 = record.ipv6.or(created.ipv6);
         saga.step("commit", Undone::EndpointRecord(id), async {
+            world.still_leased(leased_by)?;
             world.commit(&op, vec![put(&record)?]).await
         })
         .await?;
@@ -60,8 +66,8 @@ pub(crate) async fn attach(world: World, op: OpCtx, join: Join) -> Result<Joined
     let object = format!("endpoint {}", id.short());
     let joined = world.saga(&op, "attach_endpoint", object, async |saga| {
         saga.step("make the link", Undone::Link(id), async {
-            let outcome = world.driver.ask(&op, JoinDriverEndpoint(join)).await;
-            world.from_driver(&op, outcome)
+            let outcome = world.driver.outcome(&op, JoinDriverEndpoint(join)).await;
+            world.driver_answered(&op, outcome)
         })
         .await
     });

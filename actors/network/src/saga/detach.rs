@@ -54,8 +54,8 @@ pub(crate) async fn abandon(
 async fn cut(world: &World, op: &OpCtx, endpoint: EndpointId) {
     let op = op.for_undo(world.services.operation_timeout);
     let leave = Leave { network: world.network, endpoint };
-    let outcome = world.driver.ask(&op, LeaveDriverEndpoint(leave)).await;
-    match world.from_driver(&op, outcome) {
+    let outcome = world.driver.outcome(&op, LeaveDriverEndpoint(leave)).await;
+    match world.driver_answered(&op, outcome) {
         Ok(Left { remains }) => reap(world, endpoint, remains),
         Err(error) => {
             tracing::warn!(%error, endpoint = endpoint.short(), "cannot cut an endpoint off");

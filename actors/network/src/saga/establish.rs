@@ -31,15 +31,17 @@ pub(crate) struct Established {
 /// Makes a new network.
 pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) -> Result<Established> {
     let intent = intent_for("create_network", &op, &record)?;
-    answered(&op, "the store", world.services.store.ask(&op, BeginIntent(intent)).await)?;
+    answered(&op, "the store", world.services.store.outcome(&op, BeginIntent(intent)).await)?;
     let object = format!("network {:?} ({})", record.spec.name, record.id.short());
+    let undo = Undone::Network(record.id, OpId(op.id));
     let outcome = world.saga(&op, "create_network", object, async |saga| {
         let mut record = record;
+        let pools_of = world.services.ipam.incarnation();
         if world.needs_ipam {
             let host = saga.step("look at the host", None, host_nets(&world, &op, &record.spec)).await?;
-            let pools = saga.step("reserve pools", Undone::Pools(record.id), async {
+            let pools = saga.step("reserve pools", undo, async {
                 let request = RequestPools { network: record.id, spec: record.spec.clone(), host };
-                answered(&op, "ipam", world.services.ipam.ask(&op, request).await)
+                answered(&op, "ipam", world.services.ipam.outcome(&op, request).await)
             });
             let Granted { v4, v6, skipped } = pools.await?;
             for pool in skipped {
@@ -49,11 +51,13 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) ->
         }
         saga.step(
             "driver",
-            Undone::DriverNetwork(record.id),
+            // With pools, their undo covers the driver too.
+            (!world.needs_ipam).then_some(undo),
             create_in_driver(&world, &op, &record, Restored::Fresh),
         )
         .await?;
         saga.step("commit", Undone::NetworkRecord(record.id), async {
+            world.still_leased(pools_of)?;
             let key = Key { kind: RecordKind::Network, id: record.id.to_string() };
             let value = encode(&record).map_err(|error| Error::internal(error.to_string()))?;
             world.commit(&op, vec![Change::Put { key, value }]).await
@@ -62,7 +66,7 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) ->
         Ok(Established { record, prefixes: HashMap::new(), repairs: Vec::new() })
     });
     let outcome = outcome.await;
-    // With something left behind the intent stays open, and the next start tries again.
+    // With something left behind the intent stays open until that is gone, be it at the next start.
     if outcome
         .as_ref()
         .err()
@@ -87,7 +91,7 @@ pub(super) fn intent_for(verb: &str, op: &OpCtx, record: &NetworkRecord) -> Resu
 
 pub(super) async fn end_intent(world: &World, op: &OpCtx) {
     let undo = op.for_undo(world.services.operation_timeout);
-    let ended = world.services.store.ask(&undo, EndIntent(OpId(op.id))).await;
+    let ended = world.services.store.outcome(&undo, EndIntent(OpId(op.id))).await;
     if let Err(error) = answered(&undo, "the store", ended) {
         // The next start undoes or finishes an operation that ended, which changes nothing.
         tracing::warn!(%error, "cannot note the end of an operation");
@@ -104,7 +108,7 @@ pub(crate) async fn restore_in_driver(
 ) -> Result<Established> {
     if with_ipam && world.needs_ipam {
         let restore = RestorePools { network: record.clone(), endpoints: endpoints.clone() };
-        answered(&op, "ipam", world.services.ipam.ask(&op, restore).await)?;
+        answered(&op, "ipam", world.services.ipam.outcome(&op, restore).await)?;
     }
     let created = create_in_driver(&world, &op, &record, Restored::FromStore).await?;
     let remade = created.remade.into_iter().map(|object| Repair::KernelObjectRemade { object });
@@ -133,8 +137,8 @@ async fn create_in_driver(
         v4: record.v4.clone(),
         v6: record.v6.clone(),
     };
-    let outcome = world.driver.ask(op, CreateDriverNetwork(request)).await;
-    world.from_driver(op, outcome)
+    let outcome = world.driver.outcome(op, CreateDriverNetwork(request)).await;
+    world.driver_answered(op, outcome)
 }
 
 pub(super) async fn create_endpoint_in_driver(
@@ -155,8 +159,8 @@ pub(super) async fn create_endpoint_in_driver(
         options: record.options.clone(),
         link,
     };
-    let outcome = world.driver.ask(op, CreateDriverEndpoint(request)).await;
-    world.from_driver(op, outcome)
+    let outcome = world.driver.outcome(op, CreateDriverEndpoint(request)).await;
+    world.driver_answered(op, outcome)
 }
 
 /// The subnets that the host uses, apart from our own bridges, which IPAM knows by itself, and apart from

@@ -10,7 +10,7 @@ mod undo;
 use netloom_actor_driver::DriverActor;
 use netloom_actor_services::store::Commit;
 use netloom_actor_services::{Outcome, Services, Trouble, answered};
-use netloom_model::{NetworkId, Result};
+use netloom_model::{Error, NetworkId, Reason, Result};
 use netloom_runtime::{OpCtx, Port, Saga, saga};
 use netloom_store::Change;
 
@@ -43,10 +43,19 @@ impl World {
     }
 
     async fn commit(&self, op: &OpCtx, changes: Vec<Change>) -> Result<()> {
-        answered(op, "the store", self.services.store.ask(op, Commit(changes)).await)
+        answered(op, "the store", self.services.store.outcome(op, Commit(changes)).await)
     }
 
-    fn from_driver<T>(&self, op: &OpCtx, outcome: Outcome<T>) -> Result<T> {
+    /// Refuses to commit what an IPAM that died meanwhile has leased: its successor learns what is taken from
+    /// the records, and this is not in them yet.
+    fn still_leased(&self, by: u64) -> Result<()> {
+        if self.services.ipam.incarnation() == by {
+            return Ok(());
+        }
+        Err(Error::from(Reason::Gone { who: "ipam".into() }).unwound())
+    }
+
+    fn driver_answered<T>(&self, op: &OpCtx, outcome: Outcome<T>) -> Result<T> {
         answered(op, "the driver", outcome)
     }
 }

@@ -6,7 +6,7 @@ use futures::FutureExt;
 use netloom_actor_services::answered;
 use netloom_actor_services::store::BeginIntent;
 use netloom_model::record::NetworkRecord;
-use netloom_model::{EndpointId, Result};
+use netloom_model::{EndpointId, OpId, Result};
 use netloom_runtime::{Cause, OpCtx, Undo};
 use netloom_store::{Change, Key, RecordKind};
 
@@ -30,19 +30,14 @@ pub(crate) async fn delete_network(world: World, op: OpCtx, record: NetworkRecor
     let entry = world.services.tools.ledger.enter(&op, "delete_network", object);
     entry.step("intent");
     let intent = intent_for("delete_network", &op, &record)?;
-    answered(&op, "the store", world.services.store.ask(&op, BeginIntent(intent)).await)?;
+    answered(&op, "the store", world.services.store.outcome(&op, BeginIntent(intent)).await)?;
     entry.step("commit");
     if let Err(error) = world.commit(&op, vec![delete(RecordKind::Network, record.id)]).await {
         end_intent(&world, &op).await;
         return Err(error);
     }
     entry.step("driver");
-    let in_driver = finish(&world, &op, Undone::DriverNetwork(record.id)).await;
-    entry.step("give the pools back");
-    finish(&world, &op, Undone::Pools(record.id)).await;
-    if in_driver {
-        end_intent(&world, &op).await;
-    }
+    finish(&world, &op, Undone::Network(record.id, OpId(op.id))).await;
     Ok(())
 }
 
@@ -50,10 +45,10 @@ fn delete(kind: RecordKind, id: impl Display) -> Change {
     Change::Delete { key: Key { kind, id: id.to_string() } }
 }
 
-/// Carries a removal to its end: now, or later as a visible leak. Tells whether it was now.
-async fn finish(world: &World, op: &OpCtx, removal: Undone) -> bool {
+/// Carries a removal to its end: now, or later as a visible leak.
+async fn finish(world: &World, op: &OpCtx, removal: Undone) {
     let now = op.for_undo(world.services.operation_timeout);
-    let Err(error) = removal.undo(world, &now).await else { return true };
+    let Err(error) = removal.undo(world, &now).await else { return };
     tracing::warn!(%error, what = %removal, "cannot remove");
     let world = world.clone();
     let janitor = world.services.tools.janitor.clone();
@@ -62,5 +57,4 @@ async fn finish(world: &World, op: &OpCtx, removal: Undone) -> bool {
         let retry = removal.undo(&world, &op);
         async move { retry.await.map_err(|error| error.to_string()) }.boxed_local()
     });
-    false
 }

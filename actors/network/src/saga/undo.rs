@@ -6,9 +6,10 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use netloom_actor_driver::{DeleteDriverEndpoint, DeleteDriverNetwork, LeaveDriverEndpoint};
 use netloom_actor_services::ipam::{ReleaseAddresses, ReleasePools};
-use netloom_actor_services::panicked;
+use netloom_actor_services::store::EndIntent;
+use netloom_actor_services::{answered, panicked};
 use netloom_drivers::Leave;
-use netloom_model::{Certainty, EndpointId, Error, NetworkId, Reason, Result};
+use netloom_model::{Certainty, EndpointId, Error, NetworkId, OpId, Reason, Result};
 use netloom_runtime::{OpCtx, Panicked, Undo};
 use netloom_store::{Change, Key, RecordKind};
 
@@ -17,10 +18,9 @@ use super::{World, reap};
 /// One step, to be taken back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Undone {
-    /// The network's pools.
-    Pools(NetworkId),
-    /// The network in its driver.
-    DriverNetwork(NetworkId),
+    /// The network in its driver, then its pools, which must not be handed out before, then the intent that
+    /// was noted for the operation.
+    Network(NetworkId, OpId),
     /// The network's record.
     NetworkRecord(NetworkId),
     /// The addresses of an endpoint.
@@ -36,8 +36,7 @@ pub(crate) enum Undone {
 impl fmt::Display for Undone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pools(id) => write!(f, "pools of network {}", id.short()),
-            Self::DriverNetwork(id) => write!(f, "network {} in its driver", id.short()),
+            Self::Network(id, _) => write!(f, "network {} in its driver, with its pools", id.short()),
             Self::NetworkRecord(id) => write!(f, "record of network {}", id.short()),
             Self::Addresses(id) => write!(f, "addresses of endpoint {}", id.short()),
             Self::DriverEndpoint(id) => write!(f, "endpoint {} in its driver", id.short()),
@@ -55,18 +54,20 @@ impl Undone {
             vec![Change::Delete { key }]
         };
         match self {
-            Self::Pools(network) => world.services.ipam.ask(&op, ReleasePools(network)).await.map_err(gone),
             Self::Addresses(endpoint) => {
                 let release = ReleaseAddresses(world.network, endpoint);
-                world.services.ipam.ask(&op, release).await.map_err(gone)
+                world.services.ipam.outcome(&op, release).await.map_err(gone)
             }
-            Self::DriverNetwork(network) => {
-                let outcome = world.driver.ask(&op, DeleteDriverNetwork(network)).await;
-                world.from_driver(&op, outcome)
+            Self::Network(network, intent) => {
+                let outcome = world.driver.outcome(&op, DeleteDriverNetwork(network)).await;
+                world.driver_answered(&op, outcome)?;
+                world.services.ipam.outcome(&op, ReleasePools(network)).await.map_err(gone)?;
+                let ended = world.services.store.outcome(&op, EndIntent(intent)).await;
+                answered(&op, "the store", ended)
             }
             Self::DriverEndpoint(endpoint) => {
-                let outcome = world.driver.ask(&op, DeleteDriverEndpoint(world.network, endpoint)).await;
-                world.from_driver(&op, outcome)
+                let outcome = world.driver.outcome(&op, DeleteDriverEndpoint(world.network, endpoint)).await;
+                world.driver_answered(&op, outcome)
             }
             Self::NetworkRecord(network) => {
                 world.commit(&op, drop_record(RecordKind::Network, network.as_str())).await
@@ -76,8 +77,8 @@ impl Undone {
             }
             Self::Link(endpoint) => {
                 let leave = Leave { network: world.network, endpoint };
-                let outcome = world.driver.ask(&op, LeaveDriverEndpoint(leave)).await;
-                let left = world.from_driver(&op, outcome)?;
+                let outcome = world.driver.outcome(&op, LeaveDriverEndpoint(leave)).await;
+                let left = world.driver_answered(&op, outcome)?;
                 reap(&world, endpoint, left.remains);
                 Ok(())
             }

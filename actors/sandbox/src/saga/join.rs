@@ -44,7 +44,7 @@ pub(crate) async fn join(world: World, op: OpCtx, plan: JoinPlan) -> Result<Join
             priority: spec.priority,
             labels: plan.labels.clone(),
         };
-        let undo = Undone::Attachment(network, endpoint);
+        let undo = Undone::Attachment(network, endpoint, plan.index);
         let attachment = saga.step("attach", undo, world.ask_network(&op, network, attach)).await?;
         let member = Member::attached(endpoint, network, spec.priority, &attachment);
         let mut members = plan.members.clone();

@@ -50,11 +50,11 @@ impl World {
         let entry = self.networks.get(&network);
         let entry = entry.ok_or_else(|| Error::not_found(ObjectKind::Network, network))?;
         let addr: &Addr<NetworkActor> = &entry.addr;
-        answered(op, format_args!("network {:?}", entry.name), addr.ask(op, message).await)
+        answered(op, format_args!("network {:?}", entry.name), addr.outcome(op, message).await)
     }
 
     async fn commit(&self, op: &OpCtx, changes: Vec<Change>) -> Result<()> {
-        answered(op, "the store", self.services.store.ask(op, Commit(changes)).await)
+        answered(op, "the store", self.services.store.outcome(op, Commit(changes)).await)
     }
 
     /// Carries out operations of which every one must succeed.

@@ -20,8 +20,8 @@ pub(crate) enum Undone {
     Netns(Netns),
     /// The sandbox's record.
     Record(SandboxId),
-    /// An attachment that is not committed.
-    Attachment(NetworkId, EndpointId),
+    /// The attachment of a failed join, with the number of its interface.
+    Attachment(NetworkId, EndpointId, u32),
     /// What was done inside the namespace, with what takes it back.
     Plumbing(Vec<Op>),
     /// The way in from outside that an endpoint was given.
@@ -35,7 +35,7 @@ impl fmt::Display for Undone {
         match self {
             Self::Netns(netns) => write!(f, "{netns}"),
             Self::Record(id) => write!(f, "record of sandbox {}", id.short()),
-            Self::Attachment(_, id) => write!(f, "attachment of endpoint {}", id.short()),
+            Self::Attachment(_, id, _) => write!(f, "attachment of endpoint {}", id.short()),
             Self::Plumbing(ops) => {
                 write!(f, "routes and addresses (")?;
                 for (i, op) in ops.iter().enumerate() {
@@ -60,9 +60,10 @@ impl Undone {
                 let key = Key::new(RecordKind::Sandbox, sandbox.as_str());
                 world.commit(&op, vec![Change::Delete { key }]).await
             }
-            Self::Attachment(network, endpoint) => gone_is_fine(
-                world.ask_network(&op, network, AbandonAttachment(endpoint, world.sandbox)).await,
-            ),
+            Self::Attachment(network, endpoint, index) => {
+                let abandon = AbandonAttachment { endpoint, sandbox: world.sandbox, index };
+                gone_is_fine(world.ask_network(&op, network, abandon).await)
+            }
             Self::Plumbing(ops) => world.remove(&op, ops).await,
             Self::Connectivity(network, endpoint) => {
                 gone_is_fine(world.ask_network(&op, network, RevokeEndpoint(endpoint)).await)

@@ -20,9 +20,11 @@ use std::rc::Rc;
 use netloom_kernel::worker::Worker;
 use netloom_model::{Error, OpId, Reason, Result};
 use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply};
-use netloom_store::{Change, Intent, Key, Store, StoreError};
+use netloom_store::{Change, Intent, Store, StoreError};
 
-use super::message::{BeginIntent, CloseStore, Commit, EndIntent, LoadRecords, StoreStats, StoreStatsQuery};
+use super::message::{
+    BeginIntent, CloseStore, Commit, EndIntent, LoadRecords, Rows, StoreStats, StoreStatsQuery,
+};
 
 /// Jobs that may wait for the store's thread.
 const QUEUE: usize = 65_536;
@@ -99,7 +101,7 @@ pub enum Job {
     /// See [`EndIntent`].
     End(OpId, Reply<Result<()>>),
     /// See [`LoadRecords`].
-    Load(Reply<Result<Vec<(Key, Vec<u8>)>>>),
+    Load(Reply<Result<Rows>>),
     /// See [`CloseStore`].
     Close(Reply<Result<()>>),
     /// See [`StoreStatsQuery`].
@@ -141,7 +143,7 @@ struct Waiting {
     committed: Vec<Reply<Result<()>>>,
     ops: Vec<OpId>,
     ended: Vec<Reply<Result<()>>>,
-    loads: Vec<Reply<Result<Vec<(Key, Vec<u8>)>>>>,
+    loads: Vec<Reply<Result<Rows>>>,
     stats: Vec<Reply<StoreStats>>,
     closes: Vec<Reply<Result<()>>>,
 }
@@ -260,13 +262,7 @@ impl Handle<CloseStore> for StoreActor {
 // === Queries ===
 
 impl Handle<LoadRecords> for StoreActor {
-    fn handle(
-        &mut self,
-        _: OpCtx,
-        _: LoadRecords,
-        reply: Reply<Result<Vec<(Key, Vec<u8>)>>>,
-        _: &mut Cx<'_, Self>,
-    ) {
+    fn handle(&mut self, _: OpCtx, _: LoadRecords, reply: Reply<Result<Rows>>, _: &mut Cx<'_, Self>) {
         self.give(Job::Load(reply));
     }
 }

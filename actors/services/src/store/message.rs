@@ -16,6 +16,9 @@ pub struct BeginIntent(pub Intent);
 #[derive(Clone, Copy, Debug)]
 pub struct EndIntent(pub OpId);
 
+/// Records as the store keeps them: a key and bytes each.
+pub type Rows = Vec<(Key, Vec<u8>)>;
+
 /// Every record, as bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadRecords;
@@ -42,7 +45,7 @@ messages! {
     Commit => Result<()>;
     BeginIntent => Result<()>;
     EndIntent => Result<()>;
-    LoadRecords => Result<Vec<(Key, Vec<u8>)>>;
+    LoadRecords => Result<Rows>;
     CloseStore => Result<()>;
     StoreStatsQuery => StoreStats;
 }

@@ -4,4 +4,6 @@ mod actor;
 mod message;
 
 pub use actor::{Backend, StoreActor};
-pub use message::{BeginIntent, CloseStore, Commit, EndIntent, LoadRecords, StoreStats, StoreStatsQuery};
+pub use message::{
+    BeginIntent, CloseStore, Commit, EndIntent, LoadRecords, Rows, StoreStats, StoreStatsQuery,
+};

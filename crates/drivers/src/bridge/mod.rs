@@ -8,6 +8,7 @@ pub mod config;
 mod device;
 
 use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 use futures::FutureExt;
 use netloom_kernel::{LinkTag, Op, execute_all};
@@ -33,6 +34,10 @@ const MAC_LABEL: &str = "com.docker.network.endpoint.macaddress";
 #[derive(Debug, Default)]
 pub struct Bridge {
     networks: HashMap<NetworkId, Network, FxBuildHasher>,
+    /// Deleted networks whose devices are not gone for sure: a deletion that failed is asked for again.
+    going: HashMap<NetworkId, Going, FxBuildHasher>,
+    /// The same for the links of endpoints that left.
+    leaving: HashMap<EndpointId, Leaving, FxBuildHasher>,
     /// Makes the names of links differ between joins of one endpoint: an earlier link may still be dying.
     joins: u16,
 }
@@ -43,6 +48,22 @@ struct Network {
     added: Added,
     endpoints: HashMap<EndpointId, Endpoint, FxBuildHasher>,
     ports: usize,
+}
+
+/// Set by the slow part of a removal when it has succeeded.
+type Gone = Arc<OnceLock<()>>;
+
+#[derive(Clone, Debug)]
+struct Going {
+    config: BridgeConfig,
+    added: Added,
+    gone: Gone,
+}
+
+#[derive(Clone, Debug)]
+struct Leaving {
+    link: IfName,
+    gone: Gone,
 }
 
 #[derive(Debug)]
@@ -99,6 +120,11 @@ impl Bridge {
     fn plan_join(&mut self, cx: &DriverCx, request: &Join) -> Result<(Op, BridgeConfig, Joined)> {
         self.joins = self.joins.wrapping_add(1);
         let serial = self.joins;
+        if self.leaving.get(&request.endpoint).is_some_and(|leaving| leaving.gone.get().is_none()) {
+            // Asking for the old link's removal again must not hit a new link.
+            let object = Holder::new(ObjectKind::Endpoint, request.endpoint, "");
+            return Err(Reason::WrongPhase { object, phase: "leaving its sandbox" }.into());
+        }
         let network = self.network(request.network)?;
         let endpoint = network
             .endpoints
@@ -168,10 +194,18 @@ impl Driver for Bridge {
     }
 
     fn delete_network(&mut self, cx: &DriverCx, network: NetworkId) -> Begun<()> {
-        match self.networks.remove(&network) {
-            Some(network) => Ok(device::take_down(cx.clone(), network.config, network.added).boxed()),
-            None => done(()),
+        self.going.retain(|_, going| going.gone.get().is_none());
+        if let Some(Network { config, added, .. }) = self.networks.remove(&network) {
+            self.going.insert(network, Going { config, added, gone: Gone::default() });
         }
+        let Some(Going { config, added, gone }) = self.going.get(&network).cloned() else { return done(()) };
+        let cx = cx.clone();
+        Ok(async move {
+            device::take_down(cx, config, added).await?;
+            let _ = gone.set(());
+            Ok(())
+        }
+        .boxed())
     }
 
     fn create_endpoint(&mut self, _cx: &DriverCx, request: CreateEndpoint) -> Begun<EndpointCreated> {
@@ -202,24 +236,31 @@ impl Driver for Bridge {
     }
 
     fn leave(&mut self, cx: &DriverCx, request: Leave) -> Begun<Left> {
-        let Some(name) = self.take_link(request.network, request.endpoint) else {
+        self.leaving.retain(|_, leaving| leaving.gone.get().is_none());
+        if let Some(link) = self.take_link(request.network, request.endpoint) {
+            self.leaving.insert(request.endpoint, Leaving { link, gone: Gone::default() });
+        }
+        let Some(Leaving { link: name, gone }) = self.leaving.get(&request.endpoint).cloned() else {
             return done(Left::default());
         };
         let tag = LinkTag::new(&cx.instance, "endpoint", request.endpoint);
         let (kernel, deadline) = (cx.kernel.clone(), cx.deadline);
         Ok(async move {
-            match execute_all(&*kernel, vec![Op::CutLink { name }], deadline).await {
-                Ok(()) => Ok(Left { remains: vec![Op::DeleteLink { name, tag: Some(tag) }] }),
-                Err(error) if error.already_gone() => Ok(Left::default()),
+            let left = match execute_all(&*kernel, vec![Op::CutLink { name }], deadline).await {
+                Ok(()) => Left { remains: vec![Op::DeleteLink { name, tag: Some(tag) }] },
+                Err(error) if error.already_gone() => Left::default(),
                 Err(error) => {
                     // It may still pass traffic, so the caller has to wait for its deletion.
                     tracing::warn!(%error, link = %name, "cannot cut a link off; deleting it at once");
                     let delete = Op::DeleteLink { name, tag: Some(tag) };
                     let deleted = execute_all(&*kernel, vec![delete.clone()], deadline).await;
                     let gone = deleted.map_or_else(|error| error.already_gone(), |()| true);
-                    Ok(Left { remains: if gone { Vec::new() } else { vec![delete] } })
+                    Left { remains: if gone { Vec::new() } else { vec![delete] } }
                 }
-            }
+            };
+            // What remains is the caller's from here on.
+            let _ = gone.set(());
+            Ok(left)
         }
         .boxed())
     }

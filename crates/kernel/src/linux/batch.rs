@@ -4,11 +4,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use netloom_model::{IfName, NetnsName};
+use nix::errno::Errno;
 use rustc_hash::FxHashMap;
 
 use super::decode;
-use super::encode;
+use super::encode::{self, Places};
 use super::failure::Failure;
+use super::numbers::Numbers;
 use super::transport::{Answer, Transport};
 use crate::op::{Netns, Op};
 
@@ -18,17 +20,20 @@ pub(super) type OpenNetns<'a> = &'a dyn Fn(Netns) -> Result<Option<OwnedFd>, Fai
 /// Carries out operations in order and answers each.
 ///
 /// Links that are needed by number are looked up first, all in one send. Where an earlier operation may
-/// give the name to another link, the lookup comes after it.
+/// give the name to another link, the lookup comes after it. `numbers` are those of new links, for a socket
+/// of the thread's own namespace; without, links are not made.
 pub(super) fn carry_out(
     transport: &mut Transport,
     ops: &[&Op],
     open: OpenNetns<'_>,
+    mut numbers: Option<&mut Numbers>,
     deadline: Instant,
 ) -> Vec<Result<(), Failure>> {
     let mut answers = Vec::with_capacity(ops.len());
     while answers.len() < ops.len() {
         let rest = &ops[answers.len()..];
-        answers.extend(wave(transport, &rest[..wave_length(rest)], open, deadline));
+        let together = &rest[..wave_length(rest)];
+        answers.extend(wave(transport, together, open, numbers.as_deref_mut(), deadline));
     }
     answers
 }
@@ -47,6 +52,7 @@ fn wave(
     transport: &mut Transport,
     ops: &[&Op],
     open: OpenNetns<'_>,
+    mut numbers: Option<&mut Numbers>,
     deadline: Instant,
 ) -> Vec<Result<(), Failure>> {
     let links = find_links(transport, ops, deadline);
@@ -55,24 +61,37 @@ fn wave(
     for netns in ops.iter().filter_map(|op| encode::puts_into(op)) {
         namespaces.entry(netns).or_insert_with(|| open(netns));
     }
-    let mut requests = Vec::with_capacity(ops.len());
+    let mut prepare = |op: &Op| {
+        let netns = encode::puts_into(op).and_then(|netns| namespaces.get(&netns));
+        let netns = netns.map(|opened| opened.as_ref().map_err(Clone::clone)).transpose()?;
+        let index = encode::needs(op).and_then(|link| links.get(&link)).cloned().transpose()?;
+        let take = |name| match &mut numbers {
+            Some(numbers) => numbers.take(name),
+            None => Err(Failure::errno(Errno::EOPNOTSUPP)),
+        };
+        let number = encode::makes(op).map(take).transpose()?;
+        let netns = netns.and_then(Option::as_ref).map(AsFd::as_fd);
+        Ok((number, encode::requests(op, Places { index, netns, number })?))
+    };
+    let mut requests = Vec::with_capacity(2 * ops.len());
     let mut answers: Vec<Result<(), Failure>> = Vec::with_capacity(ops.len());
     let mut sent = Vec::with_capacity(ops.len());
     for (at, op) in ops.iter().enumerate() {
-        let index = encode::needs(op).and_then(|link| links.get(&link)).cloned().transpose();
-        let netns = encode::puts_into(op).and_then(|netns| namespaces.get(&netns));
-        let netns =
-            netns.map_or(Ok(None), |opened| opened.as_ref().map_err(Clone::clone).map(Option::as_ref));
-        let request = netns.and_then(|netns| encode::request(op, index?, netns.map(AsFd::as_fd)));
-        answers.push(request.map(|request| {
-            requests.push(request);
-            sent.push(at);
+        answers.push(prepare(op).map(|(number, mut own)| {
+            sent.push((at, number, own.len()));
+            requests.append(&mut own);
         }));
     }
-    for (at, answer) in sent.into_iter().zip(transport.exchange(&requests, deadline)) {
-        answers[at] = answer.map(drop);
+    let mut arrived = transport.exchange(&requests, deadline).into_iter();
+    for (at, number, count) in sent {
+        let mut own = arrived.by_ref().take(count);
+        let first = own.next().unwrap_or_else(|| Err(Failure::Lost("no answer".into()))).map(drop);
+        let finished = own.collect();
+        answers[at] = match number {
+            Some(number) => complete(transport, number, first, finished, deadline),
+            None => first,
+        };
     }
-    finish(transport, ops, &mut answers, deadline);
     answers
 }
 
@@ -102,23 +121,29 @@ pub(super) fn number(answer: Answer) -> Result<u32, Failure> {
     }
 }
 
-/// Marks the links that were just made, and takes back those that cannot be marked: an unmarked link would
-/// be nobody's.
-fn finish(transport: &mut Transport, ops: &[&Op], answers: &mut [Result<(), Failure>], deadline: Instant) {
-    let made = |(at, op): (usize, &&Op)| {
-        let (name, request) = answers[at].is_ok().then(|| encode::finishing(op))??;
-        Some((at, name, request))
-    };
-    let made: Vec<_> = ops.iter().enumerate().filter_map(made).collect();
-    let requests: Vec<_> = made.iter().map(|(_, _, request)| request.clone()).collect();
-    for ((at, name, _), answer) in made.into_iter().zip(transport.exchange(&requests, deadline)) {
-        let Err(failure) = answer else { continue };
-        answers[at] = match transport.ask(&encode::delete_named(name), deadline) {
-            Ok(_) => Err(failure),
+/// Judges a new link by the answers to its requests, and takes back one that is not complete: without its
+/// mark it would be nobody's.
+fn complete(
+    transport: &mut Transport,
+    number: u32,
+    made: Result<(), Failure>,
+    finished: Vec<Answer>,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let accepted = finished.iter().any(Answer::is_ok);
+    match (made, finished.into_iter().find_map(Result::err)) {
+        (Ok(()), None) => Ok(()),
+        (Ok(()), Some(failure)) => match transport.ask(&encode::delete_index(number), deadline) {
+            Ok(_) | Err(Failure::Refused { errno: libc::ENODEV, .. }) => Err(failure),
             Err(undo) => {
-                Err(Failure::Lost(format!("made but not marked ({failure:?}), nor removed ({undo:?})")))
+                Err(Failure::Lost(format!("made but not complete ({failure:?}), nor removed ({undo:?})")))
             }
-        };
+        },
+        (Err(failure @ Failure::Refused { .. }), _) if accepted => {
+            tracing::error!(number, ?failure, "another link has just got this number, and our mark with it");
+            Err(Failure::refused(libc::EBUSY, Some("the link's number was taken meanwhile".into())))
+        }
+        (Err(failure), _) => Err(failure),
     }
 }
 

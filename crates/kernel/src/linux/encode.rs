@@ -21,6 +21,8 @@ use super::transport::Request;
 use crate::op::{Neighbour, Netns, Op, Route};
 
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
+/// The longest alias in bytes: with its zero it must stay below `IFALIASZ`.
+const MAX_ALIAS: usize = 254;
 
 /// The link whose number an operation needs: the kernel takes only numbers there.
 pub(super) fn needs(op: &Op) -> Option<IfName> {
@@ -63,26 +65,50 @@ pub(super) fn puts_into(op: &Op) -> Option<Netns> {
     }
 }
 
-/// The request for an operation that is one message. `index` is the number of the link it [`needs`],
-/// `netns` the namespace it [`puts_into`] where that is not the socket's own.
-pub(super) fn request(
-    op: &Op,
-    index: Option<u32>,
-    netns: Option<BorrowedFd<'_>>,
-) -> Result<Request, Failure> {
+/// The link that an operation makes on this thread, by the name it is known by.
+pub(super) fn makes(op: &Op) -> Option<IfName> {
+    match op {
+        Op::CreateBridge { name, .. } => Some(*name),
+        Op::CreateVeth { host, .. } => Some(*host),
+        _ => None,
+    }
+}
+
+/// The numbers and the namespace that stand for names in a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Places<'a> {
+    /// The number of the link that the operation [`needs`].
+    pub(super) index: Option<u32>,
+    /// The namespace that it [`puts_into`] where that is not the socket's own.
+    pub(super) netns: Option<BorrowedFd<'a>>,
+    /// The number that the link it [`makes`] shall have.
+    pub(super) number: Option<u32>,
+}
+
+/// The requests of an operation: one, or for a new link the one that makes it and those that complete it.
+pub(super) fn requests(op: &Op, places: Places<'_>) -> Result<Vec<Request>, Failure> {
+    let mut requests = vec![request(op, places)?];
+    requests.extend(finishing(op, places.number.unwrap_or(0))?);
+    Ok(requests)
+}
+
+fn request(op: &Op, Places { index, netns, number }: Places<'_>) -> Result<Request, Failure> {
     let index = index.unwrap_or(0);
+    let number = number.unwrap_or(0);
     let (message, flags) = match op {
         Op::CreateBridge { name, mac, .. } => {
-            let mut link = LinkMessageBuilder::<LinkBridge>::new(name.as_str());
+            let mut link = LinkMessageBuilder::<LinkBridge>::new(name.as_str()).index(number);
             if let Some(mac) = mac {
                 link = link.address(mac.0.to_vec());
             }
             (Message::NewLink(link.build()), CREATE)
         }
         Op::CreateVeth { host, peer, master, mac, mtu, .. } => {
-            // The peer must not be up: its other end does not exist yet (ENOTCONN).
+            // The peer must not be up: its other end does not exist yet (ENOTCONN). Its number is the
+            // kernel's choice: an unnumbered link gets the next free one of its namespace.
             let mut inside = named(peer);
             let mut outside = LinkMessageBuilder::<LinkVeth>::new(host.as_str(), peer.as_str()).up();
+            outside = outside.index(number);
             if let Some(netns) = netns {
                 inside = inside.setns_by_fd(netns.as_raw_fd());
             }
@@ -140,22 +166,28 @@ pub(super) fn request(
             return Err(Failure::errno(Errno::EOPNOTSUPP));
         }
     };
-    Ok(Request { message, flags })
+    Ok(Request { flags, ..Request::new(message) })
 }
 
 /// What a link just made still lacks: the kernel takes no alias at creation. A bridge gets its MTU here
-/// too, since one given at creation is forgotten when its ports come and go.
-pub(super) fn finishing(op: &Op) -> Option<(IfName, Request)> {
-    let (name, tag, mtu) = match op {
-        Op::CreateBridge { name, tag, mtu, .. } => (name, tag, *mtu),
-        Op::CreateVeth { host, tag, .. } => (host, tag, None),
-        _ => return None,
+/// too, since one given at creation is forgotten when its ports come and go; after the mark, so that a
+/// refused one leaves no link without.
+///
+/// By number: when the link was not made, no link has it, and these are refused with `ENODEV`.
+fn finishing(op: &Op, number: u32) -> Result<Vec<Request>, Failure> {
+    let (tag, mtu) = match op {
+        Op::CreateBridge { tag, mtu, .. } => (tag, *mtu),
+        Op::CreateVeth { tag, .. } => (tag, None),
+        _ => return Ok(Vec::new()),
     };
-    let mut link = named(name).alias(tag.to_string());
-    if let Some(mtu) = mtu {
-        link = link.mtu(mtu);
+    let alias = tag.to_string();
+    if alias.len() > MAX_ALIAS {
+        return Err(Failure::refused(libc::ERANGE, Some(format!("the mark is too long: {alias:?}"))));
     }
-    Some((*name, Request::new(Message::SetLink(link.build()))))
+    let link = || LinkUnspec::new_with_index(number);
+    let mark = Request::joined(Message::SetLink(link().alias(alias).build()));
+    let size = mtu.map(|mtu| Request::joined(Message::SetLink(link().mtu(mtu).build())));
+    Ok([mark].into_iter().chain(size).collect())
 }
 
 /// Asks for one link, without its statistics.
@@ -171,11 +203,6 @@ pub(super) fn list_links() -> Request {
 /// Brings the loopback up; it has the same number in every namespace.
 pub(super) fn loopback_up() -> Request {
     Request::new(Message::SetLink(LinkUnspec::new_with_index(1).up().build()))
-}
-
-/// Deletes a link by its name.
-pub(super) fn delete_named(name: IfName) -> Request {
-    Request::new(Message::DelLink(named(&name).build()))
 }
 
 /// Deletes a link by its number.

@@ -10,6 +10,11 @@
 //!
 //! `nl-monitor` listens only. All of them start in the caller's namespace and end with the [`LinuxKernel`].
 //!
+//! # New links
+//! A link's mark is its alias, which the kernel does not take at creation. So the link gets a number of our
+//! choice, and the request that sets the alias names the number and travels in the same send. The kernel
+//! works through a send before the sender can end: a process that is killed leaves no link without its mark.
+//!
 //! # Deadlines
 //! A request that has reached the kernel cannot be interrupted. A deadline that passes while a call waits
 //! in a queue is answered when its turn comes, with certainty `Aborted`; one that passes while an answer is
@@ -24,6 +29,7 @@ mod failure;
 mod monitor;
 mod mounts;
 mod netns;
+mod numbers;
 mod reader;
 mod reaper;
 mod transport;

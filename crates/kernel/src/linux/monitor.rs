@@ -24,9 +24,12 @@ const RECEIVE: usize = 64 << 10;
 /// The thread that listens; it ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Monitor {
-    watchers: Arc<Mutex<Vec<Watcher>>>,
+    watchers: Arc<Watchers>,
     stop: Arc<EventFd>,
 }
+
+/// Those who are told; `None` once nobody listens to the kernel any more, so that nobody waits for news.
+type Watchers = Mutex<Option<Vec<Watcher>>>;
 
 impl Monitor {
     /// Starts listening in the caller's namespace.
@@ -35,18 +38,25 @@ impl Monitor {
         socket.bind(&SocketAddr::new(0, 0))?;
         socket.add_membership(libc::RTNLGRP_LINK)?;
         socket.set_non_blocking(true)?;
+        Self::listen_to(socket)
+    }
+
+    fn listen_to(socket: Socket) -> io::Result<Self> {
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-        let watchers = Arc::new(Mutex::new(Vec::new()));
+        let watchers = Arc::new(Mutex::new(Some(Vec::new())));
         let listener = Listener { socket, stop: Arc::clone(&stop), watchers: Arc::clone(&watchers) };
         thread::Builder::new().name("nl-monitor".into()).spawn(move || listener.listen())?;
         Ok(Self { watchers, stop })
     }
 
-    /// A receiver of every change from now on.
+    /// A receiver of every change from now on. It ends when the listening ends, at once when it has.
     pub(super) fn watch(&self) -> mpsc::Receiver<KernelEvent> {
         let (events, receiver) = mpsc::channel(BACKLOG);
         let overruns = events.clone();
-        lock(&self.watchers).push(Watcher { events, overruns, behind: false });
+        // Dropped where nobody listens any more, which closes the channel.
+        if let Some(watchers) = &mut *lock(&self.watchers) {
+            watchers.push(Watcher { events, overruns, behind: false });
+        }
         receiver
     }
 }
@@ -59,7 +69,7 @@ impl Drop for Monitor {
 }
 
 /// Nothing is left half-done under this lock, so a panic does not spoil what it guards.
-fn lock(watchers: &Mutex<Vec<Watcher>>) -> MutexGuard<'_, Vec<Watcher>> {
+fn lock(watchers: &Watchers) -> MutexGuard<'_, Option<Vec<Watcher>>> {
     watchers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -95,7 +105,14 @@ impl Watcher {
 struct Listener {
     socket: Socket,
     stop: Arc<EventFd>,
-    watchers: Arc<Mutex<Vec<Watcher>>>,
+    watchers: Arc<Watchers>,
+}
+
+impl Drop for Listener {
+    /// However the thread ends: closes every watcher's channel, and those of watchers to come.
+    fn drop(&mut self) {
+        lock(&self.watchers).take();
+    }
 }
 
 impl Listener {
@@ -104,11 +121,9 @@ impl Listener {
         while self.wait() {
             if let Err(error) = self.take_in(&mut received) {
                 tracing::error!(%error, "the link monitor cannot receive and stops");
-                break;
+                return;
             }
         }
-        // Closes every watcher's channel.
-        lock(&self.watchers).clear();
     }
 
     /// Waits for something to read; `false` when it is time to end.
@@ -157,7 +172,9 @@ impl Listener {
     }
 
     fn tell(&self, event: &KernelEvent) {
-        lock(&self.watchers).retain_mut(|watcher| watcher.tell(event));
+        if let Some(watchers) = &mut *lock(&self.watchers) {
+            watchers.retain_mut(|watcher| watcher.tell(event));
+        }
     }
 }
 
@@ -172,6 +189,12 @@ fn read(kind: u16, body: &[u8]) -> Option<KernelEvent> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::fd::{FromRawFd, IntoRawFd};
+
+    use futures::StreamExt;
+    use futures::executor::block_on;
+
     use super::*;
 
     fn gone(index: u32) -> KernelEvent {
@@ -196,5 +219,22 @@ mod tests {
         assert_eq!(receiver.try_recv().ok(), Some(gone(11)));
         drop(receiver);
         assert!(!watcher.tell(&gone(12)));
+    }
+
+    /// A socket that is always ready and never of use.
+    #[expect(unsafe_code, reason = "netlink_sys wraps an open descriptor in no other way")]
+    fn broken() -> Socket {
+        let fd = File::open("/dev/null").expect("opens").into_raw_fd();
+        // SAFETY: the descriptor is open and nobody else owns it.
+        unsafe { Socket::from_raw_fd(fd) }
+    }
+
+    #[test]
+    fn a_watch_ends_when_the_listening_fails_and_at_once_when_it_has() {
+        let monitor = Monitor::listen_to(broken()).expect("a thread");
+        // Either the failure comes first or the watch does.
+        assert_eq!(block_on(monitor.watch().next()), None);
+        assert!(lock(&monitor.watchers).is_none());
+        assert_eq!(block_on(monitor.watch().next()), None);
     }
 }

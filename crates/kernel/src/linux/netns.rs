@@ -131,7 +131,7 @@ impl Traveller {
             Netns::Named(name) => self.socket(name),
         };
         match socket {
-            Ok(socket) => batch::carry_out(socket, ops, &open, deadline),
+            Ok(socket) => batch::carry_out(socket, ops, &open, None, deadline),
             Err(failure) => vec![Err(failure); ops.len()],
         }
     }

@@ -1,7 +1,6 @@
 //! The reaper: deletions of links. One deletion waits 20 to 30 ms for RCU however many links it takes, so
 //! those that come in while one is under way go together, by group.
 
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,6 +13,7 @@ use super::call::Call;
 use super::decode;
 use super::encode;
 use super::failure::Failure;
+use super::numbers;
 use super::transport::{Answer, Counters, Transport};
 use crate::op::{LinkTag, Op};
 use crate::view::LinkView;
@@ -85,7 +85,7 @@ impl Reaper {
             .collect()
     }
 
-    /// Deletes links by their numbers, which the kernel does not reuse.
+    /// Deletes links by their numbers, which neither the kernel nor the writer uses again.
     fn delete_links(&mut self, links: &[u32], deadline: Instant) -> Vec<Result<(), Failure>> {
         if links.len() > 1
             && let Some(group) = self.free_group(deadline)
@@ -154,13 +154,11 @@ impl Reaper {
         None
     }
 
-    /// Draws a group from the upper half of the positive numbers, which people and distributions leave alone.
+    /// Draws a group that no link is in.
     fn draw_group(&mut self, deadline: Instant) -> Option<u32> {
         let listing = encode::list_links();
         let used = self.transport.dump(&listing, libc::RTM_NEWLINK, deadline, decode::link_group).ok()?;
-        // Every RandomState has keys of its own: this draws 30 bits.
-        let draw = |_| u32::try_from(RandomState::new().hash_one(()) >> 34).ok().map(|bits| bits | 1 << 30);
-        (0..GROUP_DRAWS).filter_map(draw).find(|group| !used.contains(group))
+        (0..GROUP_DRAWS).map(|_| numbers::draw()).find(|group| !used.contains(group))
     }
 }
 

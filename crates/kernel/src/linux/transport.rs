@@ -52,11 +52,19 @@ pub(super) struct Counters {
 pub(super) struct Request {
     pub(super) message: RouteNetlinkMessage,
     pub(super) flags: u16,
+    /// It travels in the send of the request before it. The kernel takes all messages of a send before the
+    /// sender can end, so not even a killed process does the one without trying the other.
+    pub(super) joined: bool,
 }
 
 impl Request {
     pub(super) fn new(message: RouteNetlinkMessage) -> Self {
-        Self { message, flags: 0 }
+        Self { message, flags: 0, joined: false }
+    }
+
+    /// A request in the send of the one before it.
+    pub(super) fn joined(message: RouteNetlinkMessage) -> Self {
+        Self { joined: true, ..Self::new(message) }
     }
 }
 
@@ -81,28 +89,37 @@ impl Transport {
         Ok(Self { socket, sequence: 0, counters: Arc::clone(counters) })
     }
 
-    /// Sends requests in order and answers each, in order. A refused request does not stop the rest.
+    /// Sends requests in order and answers each, in order. A refused request does not stop the rest, not even
+    /// those that are joined to it.
     pub(super) fn exchange(&mut self, requests: &[Request], deadline: Instant) -> Vec<Answer> {
         let mut answers = Vec::with_capacity(requests.len());
         let mut out = Vec::new();
         while answers.len() < requests.len() {
             out.clear();
             let first = self.sequence.wrapping_add(1);
-            let mut count = 0;
-            for request in requests[answers.len()..].iter().take(MAX_REQUESTS) {
-                let start = out.len();
-                self.sequence = self.sequence.wrapping_add(1);
-                encode(&mut out, request, NLM_F_ACK, self.sequence);
-                if count > 0 && out.len() > MAX_SEND {
-                    out.truncate(start);
-                    self.sequence = self.sequence.wrapping_sub(1);
-                    break;
-                }
-                count += 1;
-            }
+            let count = self.fill(&mut out, &requests[answers.len()..]);
             answers.extend(self.round(&out, first, count, deadline));
         }
         answers
+    }
+
+    /// Encodes as many requests as one send takes, those that are joined together; returns how many.
+    fn fill(&mut self, out: &mut Vec<u8>, requests: &[Request]) -> usize {
+        let mut count = 0;
+        for group in requests.chunk_by(|_, next| next.joined) {
+            let (start, sequence) = (out.len(), self.sequence);
+            for request in group {
+                self.sequence = self.sequence.wrapping_add(1);
+                encode(out, request, NLM_F_ACK, self.sequence);
+            }
+            if count > 0 && (out.len() > MAX_SEND || count + group.len() > MAX_REQUESTS) {
+                out.truncate(start);
+                self.sequence = sequence;
+                break;
+            }
+            count += group.len();
+        }
+        count
     }
 
     /// One request, one answer.
@@ -336,6 +353,7 @@ impl Pending {
 #[cfg(test)]
 mod tests {
     use netlink_packet_core::{NLM_F_CAPPED, NLMSG_ERROR};
+    use netlink_packet_route::link::LinkAttribute;
     use proptest::prelude::*;
 
     use super::*;
@@ -367,6 +385,39 @@ mod tests {
         let answers = pending.finish(&Failure::TimedOut);
         let exists = Failure::refused(libc::EEXIST, None);
         assert_eq!(answers, [Ok(None), Err(exists), Ok(Some(vec![1, 2, 3, 4]))]);
+    }
+
+    /// Only encodes, so it needs no namespace of its own.
+    #[test]
+    fn joined_requests_are_never_parted() {
+        let message = |name: String| encode::get_link(name.parse().expect("a name")).message;
+        let group = |i: usize, length: usize| {
+            let mut group: Vec<_> =
+                (0..length).map(|n| Request::joined(message(format!("v{i}n{n}")))).collect();
+            group[0].joined = false;
+            group
+        };
+        let mut transport = Transport::open(&Arc::default()).expect("opens");
+        let mut fill = |requests: &[Request]| {
+            let (mut out, before) = (Vec::new(), transport.sequence);
+            let count = transport.fill(&mut out, requests);
+            assert_eq!(Packets(&out).count(), count);
+            assert_eq!(transport.sequence, before.wrapping_add(u32::try_from(count).expect("few")));
+            count
+        };
+        let requests: Vec<_> = (0..40).flat_map(|i| group(i, 3)).collect();
+        assert_eq!(fill(&requests), MAX_REQUESTS / 3 * 3);
+        assert_eq!(fill(&requests[..6]), 6);
+        // A single group travels together whatever its size.
+        assert_eq!(fill(&group(0, MAX_REQUESTS + 1)), MAX_REQUESTS + 1);
+        let mut long = group(0, 2);
+        long.insert(0, encode::get_link("v".parse().expect("a name")));
+        let alias = "x".repeat(MAX_SEND / 2);
+        for request in &mut long {
+            let RouteNetlinkMessage::GetLink(link) = &mut request.message else { panic!("a link") };
+            link.attributes.push(LinkAttribute::IfAlias(alias.clone()));
+        }
+        assert_eq!((fill(&long), fill(&long[1..])), (1, 2));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use netloom_kernel::{KernelError, Op};
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
+use super::conflict::collide;
 use super::state::{State, Turn};
 
 /// The answers of one call.
@@ -74,6 +75,12 @@ impl Calls {
         self.live.values().filter(|call| call.step == Step::Hanging).count()
     }
 
+    /// Whether a hanging operation is about an object of this one.
+    fn hold_up(&self, op: &Op) -> bool {
+        let held = self.live.values().filter(|call| call.step == Step::Hanging);
+        held.filter_map(|call| call.ops.get(call.answers.len())).any(|hanging| collide(hanging, op))
+    }
+
     fn enter(&mut self, at: Instant, id: u64) {
         self.entered += 1;
         self.due.push(Reverse((at, self.entered, id)));
@@ -120,6 +127,10 @@ impl State {
                 call.step = Step::Effect;
                 call.at += latency;
                 continue;
+            }
+            if self.calls.hold_up(op) {
+                call.step = Step::Hanging;
+                break;
             }
             match self.take_turn(op) {
                 Turn::Answered(answer) => call.answers.push(answer),

@@ -31,7 +31,8 @@ pub enum FaultKind {
     LoseBefore,
     /// It is not answered until [`super::SimKernel::release`] or the deadline. When it is released it takes
     /// effect, even if its caller has given up: that is what a kernel does with a request it has taken.
-    /// Operations behind it in the same call wait with it.
+    /// Operations behind it in the same call wait with it, and so do later ones on the same link or
+    /// namespace: a kernel does not let them overtake.
     Hang,
 }
 

@@ -18,6 +18,7 @@ mod apply;
 mod arena;
 mod build;
 mod calls;
+mod conflict;
 mod dump;
 mod faults;
 mod foreign;

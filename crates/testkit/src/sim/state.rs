@@ -52,7 +52,7 @@ impl State {
 
     /// Whether operations take effect at once and as they should.
     pub(super) fn is_plain(&self) -> bool {
-        self.faults.is_empty() && self.latency.is_zero()
+        self.faults.is_empty() && self.latency.is_zero() && self.calls.hanging() == 0
     }
 
     /// Counts a call: one send, one message for each operation.

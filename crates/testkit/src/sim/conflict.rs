@@ -1,0 +1,64 @@
+//! Which operations are about the same object, and so cannot overtake each other.
+
+use netloom_kernel::{Netns, Op};
+use netloom_model::IfName;
+
+/// Whether two operations are about the same link, or one is about the namespace the other works in.
+pub(super) fn collide(one: &Op, other: &Op) -> bool {
+    let others = touched(other);
+    touched(one).into_iter().flatten().any(|a| others.into_iter().flatten().any(|b| a.meets(b)))
+}
+
+/// A link of a namespace, or the whole namespace.
+#[derive(Clone, Copy, Debug)]
+struct Object {
+    netns: Netns,
+    link: Option<IfName>,
+}
+
+impl Object {
+    fn meets(self, other: Self) -> bool {
+        let whole = self.link.is_none() || other.link.is_none();
+        self.netns == other.netns && (whole || self.link == other.link)
+    }
+}
+
+fn touched(op: &Op) -> [Option<Object>; 2] {
+    let link = |netns, link| Some(Object { netns, link: Some(link) });
+    match op {
+        Op::CreateNetns { name } | Op::DeleteNetns { name } => {
+            [Some(Object { netns: Netns::Named(*name), link: None }), None]
+        }
+        Op::CreateBridge { name, .. } | Op::CutLink { name } | Op::DeleteLink { name, .. } => {
+            [link(Netns::Host, *name), None]
+        }
+        Op::CreateVeth { host, peer, netns, .. } => [link(Netns::Host, *host), link(*netns, *peer)],
+        Op::MoveLink { from, name, to, rename } => [link(*from, *name), link(*to, *rename)],
+        Op::SetLink { netns, name, .. } | Op::SetMtu { netns, name, .. } => [link(*netns, *name), None],
+        Op::AddAddress { netns, link: name, .. }
+        | Op::DeleteAddress { netns, link: name, .. }
+        | Op::AddNeighbour { netns, link: name, .. }
+        | Op::DeleteNeighbour { netns, link: name, .. } => [link(*netns, *name), None],
+        Op::AddRoute { netns, route } | Op::DeleteRoute { netns, route } => [link(*netns, route.link), None],
+        // A setting of a link that is gone is refused, whatever came in between.
+        Op::Sysctl { .. } => [None, None],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_link_and_a_namespace_with_what_is_in_it_collide() {
+        let netns = |name: &str| Netns::Named(name.parse().expect("valid"));
+        let set = |netns, name: &str| Op::SetLink { netns, name: name.parse().expect("valid"), up: true };
+        let delete = Op::DeleteNetns { name: "a".parse().expect("valid") };
+        assert!(collide(&set(netns("a"), "eth0"), &set(netns("a"), "eth0")));
+        assert!(!collide(&set(netns("a"), "eth0"), &set(netns("a"), "eth1")));
+        assert!(!collide(&set(netns("a"), "eth0"), &set(netns("b"), "eth0")));
+        assert!(!collide(&set(netns("a"), "eth0"), &set(Netns::Host, "eth0")));
+        assert!(collide(&set(netns("a"), "eth0"), &delete) && collide(&delete, &set(netns("a"), "eth0")));
+        assert!(!collide(&set(netns("b"), "eth0"), &delete));
+    }
+}

@@ -1,0 +1,210 @@
+//! A kernel and a store for an engine that dies at a chosen moment: from then on nothing it does has any
+//! effect, as if its process had been killed there.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Instant;
+
+use futures::FutureExt;
+use futures::channel::mpsc;
+use futures::future::{BoxFuture, pending};
+use netloom::kernel::{
+    AddressView, Kernel, KernelError, KernelEvent, KernelFuture, KernelStats, LinkView, NeighbourView, Netns,
+    NetnsJob, Op, RouteView,
+};
+use netloom::testkit::SimKernel;
+use netloom::{NetnsName, OpId};
+use netloom_store::{Change, Intent, Key, MemoryDisk, MemoryStore, Store, StoreError};
+use tokio::sync::Notify;
+
+/// When an engine dies. Clones are the same death.
+#[derive(Clone, Debug)]
+pub(crate) struct Death(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Moments left to live. Each effect has two: before it and after it.
+    left: AtomicI64,
+    died: Notify,
+    what: std::sync::Mutex<String>,
+}
+
+impl Death {
+    /// Dies at the n-th moment: odd ones are before an effect, even ones after it.
+    pub(crate) fn at(moment: i64) -> Self {
+        Self(Arc::new(Inner {
+            left: AtomicI64::new(moment),
+            died: Notify::new(),
+            what: std::sync::Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn never() -> Self {
+        Self::at(i64::MAX)
+    }
+
+    /// Waits for it.
+    pub(crate) async fn wait(&self) {
+        self.0.died.notified().await;
+    }
+
+    /// Where it died.
+    pub(crate) fn what(&self) -> String {
+        self.0.what.lock().unwrap().clone()
+    }
+
+    fn is_dead(&self) -> bool {
+        self.0.left.load(Ordering::SeqCst) <= 0
+    }
+
+    /// A moment passes; says whether the engine is still alive.
+    fn passes(&self, what: impl FnOnce() -> String) -> bool {
+        let left = self.0.left.fetch_sub(1, Ordering::SeqCst) - 1;
+        if left == 0 {
+            *self.0.what.lock().unwrap() = what();
+            self.0.died.notify_one();
+        }
+        left > 0
+    }
+}
+
+/// The kernel of a mortal engine.
+#[derive(Debug)]
+pub(crate) struct Mortal {
+    sim: SimKernel,
+    death: Death,
+}
+
+impl Mortal {
+    pub(crate) fn new(sim: SimKernel, death: Death) -> Self {
+        Self { sim, death }
+    }
+
+    fn read<T: Send + 'static>(&self, answer: KernelFuture<T>) -> KernelFuture<T> {
+        if self.death.is_dead() { pending().boxed() } else { answer }
+    }
+}
+
+impl Kernel for Mortal {
+    fn execute(&self, ops: Vec<Op>, deadline: Instant) -> BoxFuture<'static, Vec<Result<(), KernelError>>> {
+        let (sim, death) = (self.sim.clone(), self.death.clone());
+        async move {
+            let mut answers = Vec::with_capacity(ops.len());
+            for op in ops {
+                if !death.passes(|| format!("before {op}")) {
+                    return pending().await;
+                }
+                let text = op.to_string();
+                answers.extend(sim.execute(vec![op], deadline).await);
+                if !death.passes(|| format!("after {text}")) {
+                    return pending().await;
+                }
+            }
+            answers
+        }
+        .boxed()
+    }
+
+    fn links(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<LinkView>> {
+        self.read(self.sim.links(netns, deadline))
+    }
+
+    fn addresses(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<AddressView>> {
+        self.read(self.sim.addresses(netns, deadline))
+    }
+
+    fn routes(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<RouteView>> {
+        self.read(self.sim.routes(netns, deadline))
+    }
+
+    fn neighbours(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<NeighbourView>> {
+        self.read(self.sim.neighbours(netns, deadline))
+    }
+
+    fn namespaces(&self, deadline: Instant) -> KernelFuture<Vec<NetnsName>> {
+        self.read(self.sim.namespaces(deadline))
+    }
+
+    fn run_in(&self, netns: Netns, job: NetnsJob, deadline: Instant) -> KernelFuture<()> {
+        self.read(self.sim.run_in(netns, job, deadline))
+    }
+
+    fn netns_path(&self, netns: NetnsName) -> PathBuf {
+        self.sim.netns_path(netns)
+    }
+
+    fn watch(&self) -> mpsc::Receiver<KernelEvent> {
+        self.sim.watch()
+    }
+
+    fn stats(&self) -> KernelStats {
+        self.sim.stats()
+    }
+}
+
+/// A disk that survives its engines.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Disk(MemoryDisk);
+
+impl Disk {
+    pub(crate) fn open(&self, death: Death) -> MortalStore {
+        MortalStore { store: self.0.open(), death }
+    }
+
+    pub(crate) fn records(&self) -> Vec<(Key, Vec<u8>)> {
+        self.0.records()
+    }
+
+    pub(crate) fn intents(&self) -> Vec<Intent> {
+        self.0.intents()
+    }
+}
+
+/// The store of a mortal engine. A dead one refuses: its answers go nowhere anyway.
+#[derive(Debug)]
+pub(crate) struct MortalStore {
+    store: MemoryStore,
+    death: Death,
+}
+
+impl MortalStore {
+    fn write(
+        &mut self,
+        what: &'static str,
+        effect: impl FnOnce(&mut MemoryStore) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let dead = || StoreError::Database { action: what, message: "the engine is dead".into() };
+        if !self.death.passes(|| format!("before the store's {what}")) {
+            return Err(dead());
+        }
+        effect(&mut self.store)?;
+        if self.death.passes(|| format!("after the store's {what}")) { Ok(()) } else { Err(dead()) }
+    }
+}
+
+impl Store for MortalStore {
+    fn load(&mut self) -> Result<Vec<(Key, Vec<u8>)>, StoreError> {
+        self.store.load()
+    }
+
+    fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        self.write("commit", |store| store.commit(changes))
+    }
+
+    fn begin(&mut self, intents: &[Intent]) -> Result<(), StoreError> {
+        self.write("begin", |store| store.begin(intents))
+    }
+
+    fn end(&mut self, ops: &[OpId]) -> Result<(), StoreError> {
+        self.write("end", |store| store.end(ops))
+    }
+
+    fn open_intents(&mut self) -> Result<Vec<Intent>, StoreError> {
+        self.store.open_intents()
+    }
+
+    fn syncs(&self) -> u64 {
+        self.store.syncs()
+    }
+}
