@@ -21,7 +21,8 @@ fn it_runs_inside_a_current_thread_runtime() {
 
 #[test]
 fn it_runs_inside_a_multi_thread_runtime() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
     runtime.block_on(async {
         let world = World::new().await;
         let controller = world.engine().controller();
@@ -80,12 +81,7 @@ async fn a_caller_that_goes_away_leaves_everything_consistent() {
         world.kernel().set_latency(Latency::all(Duration::from_millis(1)));
         let scenario = everything_once(world.engine().controller());
         drop(tokio::time::timeout(Duration::from_millis(patience), scenario).await);
-        until("what is in flight", async || {
-            let picture = world.engine().inspect().await.unwrap();
-            picture.operations.is_empty() && picture.reaping == 0
-        })
-        .await;
-        check_truth(world.engine(), world.kernel()).await.unwrap();
+        world.settles().await;
         world.delete_everything().await;
         world.assert_pristine().await;
     }
@@ -218,7 +214,11 @@ async fn handles_of_a_dead_engine_say_so() {
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
     }
     drop((endpoint, sandbox, network, engine));
-    let end = async { while let Some(event) = events.next().await { drop(event) } };
+    let end = async {
+        while let Some(event) = events.next().await {
+            drop(event)
+        }
+    };
     bounded("the end of the events", end).await;
     world.delete_everything().await;
     world.assert_pristine().await;

@@ -54,7 +54,7 @@ impl Death {
         self.0.what.lock().unwrap().clone()
     }
 
-    fn is_dead(&self) -> bool {
+    pub(crate) fn is_dead(&self) -> bool {
         self.0.left.load(Ordering::SeqCst) <= 0
     }
 

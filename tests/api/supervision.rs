@@ -5,9 +5,11 @@ use std::time::Duration;
 use futures::future::join_all;
 use netloom::snapshot::NetworkPhase;
 use netloom::testkit::Latency;
-use netloom::{EndpointSpec, Error, ErrorKind, EventKind, JoinSpec, NetworkSpec, Reason, SandboxSpec, Victim};
+use netloom::{
+    EndpointSpec, Error, ErrorKind, EventKind, JoinSpec, NetworkSpec, Reason, SandboxSpec, Victim,
+};
 
-use crate::support::{World, bounded, check_truth, until};
+use crate::support::{World, bounded, until};
 
 impl World {
     async fn crash(&self, victim: &Victim) {
@@ -30,21 +32,12 @@ impl World {
         bounded("the restart", restarted).await;
     }
 
-    /// Waits until nothing runs, then checks that what is listed is true.
-    async fn settles(&self) {
-        until("everything in flight", async || {
-            let picture = self.engine().inspect().await.expect("inspected");
-            picture.operations.is_empty() && picture.leaks.is_empty() && picture.reaping == 0
-        })
-        .await;
-        check_truth(self.engine(), self.kernel()).await.unwrap();
-    }
-
     /// One whole life on a network.
     async fn lives(&self, network: &netloom::Network, name: &str) -> netloom::Result<()> {
         let controller = self.engine().controller();
         let endpoint = network.create_endpoint(EndpointSpec::new(name)).await?;
-        let sandbox = controller.create_sandbox(SandboxSpec::new(format!("{}-{name}", network.name()))).await?;
+        let sandbox =
+            controller.create_sandbox(SandboxSpec::new(format!("{}-{name}", network.name()))).await?;
         endpoint.join(&sandbox, JoinSpec::default()).await?;
         endpoint.leave(&sandbox).await?;
         endpoint.delete().await?;
@@ -104,8 +97,8 @@ async fn dies_busy(choose: impl Fn(&[Victim]) -> Victim) {
         let lives = join_all((0..50).map(|n| {
             let (world, network) = (&world, if n % 2 == 0 { &blue } else { &red });
             async move {
-                let life = world.lives(network, &format!("r{round}e{n}"));
-                (n, bounded("a life", life).await)
+                let name = format!("r{round}e{n}");
+                (n, bounded("a life", world.lives(network, &name)).await)
             }
         }));
         let crash = async {
@@ -184,8 +177,10 @@ async fn creations_and_deletions_survive_the_death_of_what_they_need() {
             let lives = join_all((0..30).map(|n| {
                 let controller = controller.clone();
                 async move {
-                    let network = controller.create_network(NetworkSpec::new(format!("r{round}n{n}"))).await?;
-                    let sandbox = controller.create_sandbox(SandboxSpec::new(format!("r{round}c{n}"))).await?;
+                    let network =
+                        controller.create_network(NetworkSpec::new(format!("r{round}n{n}"))).await?;
+                    let sandbox =
+                        controller.create_sandbox(SandboxSpec::new(format!("r{round}c{n}"))).await?;
                     network.create_endpoint(EndpointSpec::new("e")).await?.delete().await?;
                     sandbox.delete().await?;
                     network.delete().await
@@ -229,8 +224,13 @@ async fn a_network_whose_actor_dies_while_it_is_created_exists_wholly_or_not_at_
         }
         world.settles().await;
         let recorded = !world.simulation.disk().records().is_empty();
-        until("the restart", async || world.engine().controller().networks().len() == usize::from(recorded)).await;
-        if recorded { exist += 1 } else { gone += 1 }
+        until("the restart", async || world.engine().controller().networks().len() == usize::from(recorded))
+            .await;
+        if recorded {
+            exist += 1
+        } else {
+            gone += 1
+        }
         // Whichever it is, the name can be used: for this one, or for the next.
         match controller.network_by_name("blue") {
             Ok(network) => world.lives(&network, "web").await.expect("it works"),

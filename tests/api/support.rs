@@ -125,6 +125,22 @@ impl World {
         }
     }
 
+    /// Waits until nothing runs and everything that is listed is true.
+    pub(crate) async fn settles(&self) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let picture = bounded("inspecting", self.engine().inspect()).await.expect("inspected");
+            let quiet = picture.operations.is_empty() && picture.leaks.is_empty() && picture.reaping == 0;
+            let truth = check_truth(self.engine(), self.kernel()).await;
+            if quiet && truth.is_ok() {
+                return;
+            }
+            let late = tokio::time::Instant::now() > deadline;
+            assert!(!late, "it does not settle: {truth:?}; {:?}; {:?}", picture.operations, picture.leaks);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
     /// A line for everything that is left of the engine: in the kernel, in the store, in flight.
     pub(crate) async fn leftovers(&self) -> Vec<String> {
         let mut left = self.kernel().leftovers(&self.before);

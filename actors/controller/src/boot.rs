@@ -178,7 +178,7 @@ async fn remove(
     op: &OpCtx,
 ) {
     let cut = links.iter().map(|(name, _)| Op::CutLink { name: *name }).collect();
-    for outcome in services.kernel.execute(cut, op.deadline_std()).await {
+    for outcome in services.execute(op, cut).await {
         if let Err(error) = outcome.or_else(|e| if e.already_gone() { Ok(()) } else { Err(e) }) {
             tracing::warn!(%error, "cannot cut off a link that belongs to nobody");
         }
@@ -187,10 +187,9 @@ async fn remove(
     ops.extend(links.into_iter().map(|(name, tag)| Op::DeleteLink { name, tag: Some(tag) }));
     // One call for each, so that deletions are gathered and one failure is told by itself.
     let removals = ops.into_iter().map(|removal| {
-        let kernel = services.kernel.clone();
-        let deadline = op.deadline_std();
+        let (services, op) = (services.clone(), op.clone());
         async move {
-            for outcome in kernel.execute(vec![removal], deadline).await {
+            for outcome in services.execute(&op, vec![removal]).await {
                 if let Err(error) = outcome.or_else(|e| if e.already_gone() { Ok(()) } else { Err(e) }) {
                     tracing::warn!(%error, "cannot remove what belongs to nobody; the next start tries again");
                 }

@@ -112,6 +112,8 @@ impl ControllerActor {
         }
         let origin = NetworkOrigin::AfterRestart(record, reread.endpoints);
         self.settle(op, &addr, EstablishNetwork(origin), cx);
+        // Before anybody is told: who hears of it may ask at once.
+        self.directory.publish_network(NetworkEntry { id, name, addr: addr.clone() });
         if within_budget {
             self.restarted(op, &child);
         } else {
@@ -119,7 +121,6 @@ impl ControllerActor {
             addr.tell(op, NetworkFailed(cause.clone()));
             self.failed(op, &child, &cause);
         }
-        self.directory.publish_network(NetworkEntry { id, name, addr });
     }
 
     // === Sandboxes ===
@@ -168,6 +169,8 @@ impl ControllerActor {
             entry.running = Running { budget, ..running };
         }
         self.settle(op, &addr, EstablishSandbox(SandboxOrigin::Recorded(reread.members)), cx);
+        // Before anybody is told: who hears of it may ask at once.
+        self.directory.publish_sandbox(SandboxEntry { id, container_id, addr: addr.clone() });
         if within_budget {
             self.restarted(op, &child);
         } else {
@@ -175,7 +178,6 @@ impl ControllerActor {
             addr.tell(op, SandboxFailed(cause.clone()));
             self.failed(op, &child, &cause);
         }
-        self.directory.publish_sandbox(SandboxEntry { id, container_id, addr });
     }
 
     // === Drivers ===

@@ -67,7 +67,8 @@ impl NetworkActor {
             let prefix = prefixes.remove(&record.id).unwrap_or_default();
             self.endpoints.insert(Endpoint { record, phase, prefix })?;
         }
-        self.phase = NetworkPhase::Active;
+        // It may have been put out of service meanwhile; its endpoints are known all the same.
+        self.phase = if self.failure.is_some() { NetworkPhase::Failed } else { NetworkPhase::Active };
         Ok(repairs)
     }
 

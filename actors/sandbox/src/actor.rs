@@ -326,7 +326,9 @@ impl Handle<Finished> for SandboxActor {
         match outcome {
             Outcome::Established(members, result, reply) => {
                 if result.is_ok() {
-                    self.phase = SandboxPhase::Ready;
+                    // It may have been put out of service meanwhile.
+                    let failed = self.failure.is_some();
+                    self.phase = if failed { SandboxPhase::Failed } else { SandboxPhase::Ready };
                     self.gateways = elect(&members);
                     let used = members.iter().filter_map(|member| number_of(member.ifname.as_str()));
                     self.next_index = used.max().map_or(0, |highest| highest + 1);

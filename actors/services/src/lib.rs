@@ -11,7 +11,7 @@ pub mod store;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netloom_kernel::Kernel;
+use netloom_kernel::{Kernel, KernelError, Op};
 use netloom_runtime::{OpCtx, Port, SagaTools, TaskGroup};
 
 pub use ask::{Outcome, Trouble, answered, panicked};
@@ -44,7 +44,22 @@ pub struct Services {
     pub operation_timeout: Duration,
 }
 
+/// How much later than asked the kernel may answer before the wait for it ends: its own answer says more
+/// than ours.
+const LATE: Duration = Duration::from_secs(1);
+
 impl Services {
+    /// Has the kernel carry operations out, as [`Kernel::execute`] does, and waits no longer than the
+    /// operation allows even if a kernel thread is stuck in a system call.
+    pub async fn execute(&self, op: &OpCtx, ops: Vec<Op>) -> Vec<Result<(), KernelError>> {
+        let count = ops.len();
+        let answer = self.kernel.execute(ops, op.deadline_std());
+        match tokio::time::timeout_at(op.deadline + LATE, answer).await {
+            Ok(results) => results,
+            Err(_) => vec![Err(KernelError::timed_out("change the kernel's state", op.allowed)); count],
+        }
+    }
+
     /// A new operation of the engine's own.
     #[must_use]
     pub fn operation(&self, cause: netloom_runtime::Cause) -> OpCtx {

@@ -7,8 +7,9 @@ use std::rc::Rc;
 
 use futures::FutureExt;
 use netloom_actor_driver::LeaveDriverEndpoint;
+use netloom_actor_services::Services;
 use netloom_drivers::{Leave, Left};
-use netloom_kernel::{Kernel, Op};
+use netloom_kernel::Op;
 use netloom_model::record::EndpointRecord;
 use netloom_model::{EndpointId, Result};
 use netloom_runtime::{Cause, OpCtx};
@@ -87,7 +88,7 @@ pub(crate) fn reap(world: &World, endpoint: EndpointId, remains: Vec<Op>) {
     let dying = Rc::new(services.quarantine.begin(endpoint));
     world.services.reaping.spawn(async move {
         let op = services.operation(Cause::Tick("reap"));
-        let Err(error) = carry_out(&*services.kernel, remains.clone(), op.deadline_std()).await else {
+        let Err(error) = carry_out(&services, &op, remains.clone()).await else {
             return;
         };
         tracing::warn!(error, endpoint = endpoint.short(), "cannot remove what is left of a link");
@@ -97,15 +98,15 @@ pub(crate) fn reap(world: &World, endpoint: EndpointId, remains: Vec<Op>) {
             async move {
                 let _dying = dying;
                 let op = services.operation(Cause::Tick("janitor"));
-                carry_out(&*services.kernel, remains, op.deadline_std()).await
+                carry_out(&services, &op, remains).await
             }
             .boxed_local()
         });
     });
 }
 
-async fn carry_out(kernel: &dyn Kernel, ops: Vec<Op>, deadline: std::time::Instant) -> Result<(), String> {
-    for result in kernel.execute(ops, deadline).await {
+async fn carry_out(services: &Services, op: &OpCtx, ops: Vec<Op>) -> Result<(), String> {
+    for result in services.execute(op, ops).await {
         match result {
             Ok(()) => {}
             Err(error) if error.already_gone() => {}

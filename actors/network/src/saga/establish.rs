@@ -30,8 +30,6 @@ pub(crate) struct Established {
 
 /// Makes a new network.
 pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) -> Result<Established> {
-    let intent = intent_for("create_network", &op, &record)?;
-    answered(&op, "the store", world.services.store.outcome(&op, BeginIntent(intent)).await)?;
     let object = format!("network {:?} ({})", record.spec.name, record.id.short());
     let undo = Undone::Network(record.id, OpId(op.id));
     let outcome = world.saga(&op, "create_network", object, async |saga| {
@@ -49,6 +47,12 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) ->
             }
             (record.v4, record.v6) = (v4, v6);
         }
+        // With the pools: the next start needs them to find what the driver did.
+        let intent = intent_for("create_network", &op, &record)?;
+        saga.step("note the intent", None, async {
+            answered(&op, "the store", world.services.store.outcome(&op, BeginIntent(intent)).await)
+        })
+        .await?;
         saga.step(
             "driver",
             // With pools, their undo covers the driver too.

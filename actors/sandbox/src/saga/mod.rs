@@ -62,7 +62,7 @@ impl World {
         if ops.is_empty() {
             return Ok(());
         }
-        let results = self.services.kernel.execute(ops, op.deadline_std()).await;
+        let results = self.services.execute(op, ops).await;
         results.into_iter().collect::<Result<(), _>>().map_err(Error::from)
     }
 
@@ -71,7 +71,7 @@ impl World {
         if ops.is_empty() {
             return Ok(());
         }
-        let results = self.services.kernel.execute(ops, op.deadline_std()).await;
+        let results = self.services.execute(op, ops).await;
         let failed = results
             .into_iter()
             .find_map(|result| result.err().filter(|error| !error.already_gone() && !error.already_there()));

@@ -38,10 +38,6 @@ impl Monitor {
         socket.bind(&SocketAddr::new(0, 0))?;
         socket.add_membership(libc::RTNLGRP_LINK)?;
         socket.set_non_blocking(true)?;
-        Self::listen_to(socket)
-    }
-
-    fn listen_to(socket: Socket) -> io::Result<Self> {
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let watchers = Arc::new(Mutex::new(Some(Vec::new())));
         let listener = Listener { socket, stop: Arc::clone(&stop), watchers: Arc::clone(&watchers) };
@@ -189,12 +185,6 @@ fn read(kind: u16, body: &[u8]) -> Option<KernelEvent> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-    use std::os::fd::{FromRawFd, IntoRawFd};
-
-    use futures::StreamExt;
-    use futures::executor::block_on;
-
     use super::*;
 
     fn gone(index: u32) -> KernelEvent {
@@ -219,22 +209,5 @@ mod tests {
         assert_eq!(receiver.try_recv().ok(), Some(gone(11)));
         drop(receiver);
         assert!(!watcher.tell(&gone(12)));
-    }
-
-    /// A socket that is always ready and never of use.
-    #[expect(unsafe_code, reason = "netlink_sys wraps an open descriptor in no other way")]
-    fn broken() -> Socket {
-        let fd = File::open("/dev/null").expect("opens").into_raw_fd();
-        // SAFETY: the descriptor is open and nobody else owns it.
-        unsafe { Socket::from_raw_fd(fd) }
-    }
-
-    #[test]
-    fn a_watch_ends_when_the_listening_fails_and_at_once_when_it_has() {
-        let monitor = Monitor::listen_to(broken()).expect("a thread");
-        // Either the failure comes first or the watch does.
-        assert_eq!(block_on(monitor.watch().next()), None);
-        assert!(lock(&monitor.watchers).is_none());
-        assert_eq!(block_on(monitor.watch().next()), None);
     }
 }

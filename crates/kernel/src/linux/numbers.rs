@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use netloom_model::IfName;
 use nix::errno::Errno;
-use nix::net::if_::if_nametoindex;
+use nix::net::if_::{if_indextoname, if_nametoindex};
 
 use super::failure::Failure;
 
@@ -59,18 +59,15 @@ impl Numbers {
 }
 
 /// Whether a link has this number.
-#[expect(unsafe_code, reason = "nix's wrapper answers with an empty name where there is no link")]
 fn is_taken(number: u32) -> Result<bool, Errno> {
-    let mut name = [0; libc::IF_NAMESIZE];
-    // SAFETY: the call writes at most IF_NAMESIZE bytes, and only until it returns.
-    let found = unsafe { libc::if_indextoname(number, name.as_mut_ptr()) };
-    if !found.is_null() {
-        return Ok(true);
-    }
-    match Errno::last() {
-        Errno::ENXIO => Ok(false),
-        errno => Err(errno),
-    }
+    // nix takes the null of a failure for an empty name, and leaves the reason where it was.
+    Errno::clear();
+    let reason = match if_indextoname(number) {
+        Ok(name) if !name.is_empty() => return Ok(true),
+        Ok(_) => Errno::last(),
+        Err(errno) => errno,
+    };
+    if reason == Errno::ENXIO { Ok(false) } else { Err(reason) }
 }
 
 #[cfg(test)]
