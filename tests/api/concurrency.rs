@@ -1,13 +1,15 @@
 //! Many callers at once: exactly one wins what only one can have, and nothing is ever half done.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
+use netloom::testkit::Latency;
 use netloom::{
     EndpointSpec, ErrorKind, JoinSpec, Limits, NetworkSpec, Result, SandboxSpec, snapshot::EndpointPhase,
 };
 
-use crate::support::{World, bounded, check_truth};
+use crate::support::{World, bounded, check_truth, until};
 
 const CALLERS: usize = 64;
 
@@ -175,10 +177,19 @@ async fn a_network_is_deleted_or_gets_an_endpoint_never_both() {
     let world = World::new().await;
     for round in 0..60 {
         let network = world.network("blue").await;
-        // The deletion has the longer way; the creation starts a little later from round to round.
+        // Every third creation comes while the deletion is under way; the others race with it, starting a
+        // little later from round to round.
         let (one, two) = (network.clone(), network.clone());
+        let latency = if round % 3 == 0 { Duration::from_millis(5) } else { Duration::ZERO };
+        world.kernel().set_latency(Latency::default().verb("delete_link", latency));
         let delete = async move { one.delete().await };
-        let create = async move {
+        let create = async {
+            if round % 3 == 0 {
+                until("the deletion", async || {
+                    world.engine().operations().iter().any(|running| running.verb == "delete_network")
+                })
+                .await;
+            }
             for _ in 0..round * 20 {
                 tokio::task::yield_now().await;
             }
@@ -259,7 +270,7 @@ async fn tiny_limits_answer_busy_and_lose_nothing() {
     };
     let world = World::with(config).await;
     let controller = world.engine().controller();
-    world.kernel().set_latency(netloom::testkit::Latency::all(std::time::Duration::from_millis(2)));
+    world.kernel().set_latency(Latency::all(Duration::from_millis(2)));
     let outcomes = all_at_once(CALLERS, |n| {
         let controller = controller.clone();
         async move { controller.create_sandbox(SandboxSpec::new(format!("c{n}"))).await }
@@ -271,7 +282,7 @@ async fn tiny_limits_answer_busy_and_lose_nothing() {
     }
     assert_eq!(controller.sandboxes().len(), made.len(), "who was told yes has one, nobody else");
     // One endpoint runs and one operation may wait on it: the third caller is refused.
-    world.kernel().set_latency(netloom::testkit::Latency::default());
+    world.kernel().set_latency(Latency::default());
     let network = world.network("blue").await;
     let outcomes = all_at_once(CALLERS, |n| {
         let network = network.clone();

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use netloom::snapshot::NetworkPhase;
-use netloom::testkit::Latency;
+use netloom::testkit::{Fault, FaultKind, Latency};
 use netloom::{
     EndpointSpec, Error, ErrorKind, EventKind, JoinSpec, NetworkSpec, Reason, SandboxSpec, Victim,
 };
 
-use crate::support::{World, bounded, until};
+use crate::support::{World, bounded, until, within};
 
 impl World {
     async fn crash(&self, victim: &Victim) {
@@ -240,6 +240,38 @@ async fn a_network_whose_actor_dies_while_it_is_created_exists_wholly_or_not_at_
         world.assert_pristine_soon().await;
     }
     assert!(exist + gone == 12 && exist > 0, "{exist} exist, {gone} do not");
+}
+
+/// The kernel takes its time with a link, the driver dies meanwhile and forgets it: it goes all the same.
+#[tokio::test]
+async fn a_link_that_could_not_be_removed_goes_although_its_driver_died() {
+    let world = World::with(within(Duration::from_millis(200))).await;
+    let network = world.network("blue").await;
+    let (endpoint, sandbox) = world.joined(&network, "web").await;
+    world.kernel().plan(Fault::verb("cut_link", 1, FaultKind::Hang));
+    drop(endpoint.leave(&sandbox).await);
+    until("the leak", async || !world.engine().inspect().await.unwrap().leaks.is_empty()).await;
+    world.crash_and_wait(&Victim::Driver("bridge".into())).await;
+    world.kernel().release();
+    world.settles().await;
+    // Its interface went with its link, so the endpoint can come back under a new name.
+    endpoint.join(&sandbox, JoinSpec::default()).await.expect("it joins again");
+    world.settles().await;
+    world.delete_everything().await;
+    world.assert_pristine().await;
+}
+
+/// The same for the device of a network.
+#[tokio::test]
+async fn a_network_that_could_not_be_removed_goes_although_its_driver_died() {
+    let world = World::new().await;
+    let network = world.network("blue").await;
+    world.kernel().plan(Fault::verb("delete_link", 1, FaultKind::Refuse(16)).always());
+    network.delete().await.expect("its record is gone, and so is the way back");
+    assert!(!world.engine().inspect().await.unwrap().leaks.is_empty(), "and it is told");
+    world.crash_and_wait(&Victim::Driver("bridge".into())).await;
+    world.kernel().clear_faults();
+    world.assert_pristine_soon().await;
 }
 
 #[tokio::test]

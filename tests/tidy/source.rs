@@ -139,10 +139,11 @@ fn code_is_free_of_what_is_banned() {
 }
 
 #[test]
-fn exceptions_of_bans_exist() {
+fn exceptions_for_files_are_used() {
     let files = rust_files();
     for ban in BANS {
-        for exception in ban.except {
+        // A folder's exception is a rule, whether or not somebody uses it today.
+        for exception in ban.except.iter().filter(|exception| exception.ends_with(".rs")) {
             let used = files.iter().filter(|file| file.is_in(&[exception]));
             let uses: usize = used.map(|file| lines_with(&code_only(&file.text), ban.needle).len()).sum();
             assert!(uses > 0, "`{}` is not used in {exception} any more: end the exception", ban.needle);

@@ -1,1 +1,353 @@
-//! The plan of a start, case by case.
+//! Every rule of the start plan, a case each.
+
+use netloom_kernel::LinkKind;
+use netloom_model::record::AttachmentRecord;
+use netloom_model::snapshot::SandboxEndpoint;
+use netloom_model::{NetworkSpec, ObjectKind, SandboxSpec};
+use uuid::Uuid;
+
+use super::*;
+
+const US: &str = "us";
+
+/// A machine and its records, built up line by line.
+#[derive(Default)]
+struct Case {
+    records: Records,
+    inventory: Inventory,
+    intents: Vec<Intent>,
+}
+
+fn network_id(n: u8) -> NetworkId {
+    format!("{n:064x}").parse().expect("an id")
+}
+
+fn endpoint_id(n: u8) -> EndpointId {
+    format!("{n:064x}").parse().expect("an id")
+}
+
+fn sandbox_id(n: u8) -> SandboxId {
+    format!("{n:064x}").parse().expect("an id")
+}
+
+fn netns(n: u8) -> NetnsName {
+    format!("netns{n}").parse().expect("a name")
+}
+
+fn ifname(name: &str) -> IfName {
+    name.parse().expect("a name")
+}
+
+fn network_record(n: u8) -> NetworkRecord {
+    let spec = NetworkSpec::new(format!("network {n}"));
+    NetworkRecord { id: network_id(n), spec, v4: Vec::new(), v6: Vec::new(), deleting: false }
+}
+
+impl Case {
+    fn network(mut self, n: u8) -> Self {
+        self.records.networks.insert(network_id(n), network_record(n));
+        self
+    }
+
+    fn sandbox(mut self, n: u8) -> Self {
+        let record = SandboxRecord { id: sandbox_id(n), netns: netns(n), spec: SandboxSpec::new("c") };
+        self.records.sandboxes.insert(sandbox_id(n), record);
+        self
+    }
+
+    fn endpoint(mut self, n: u8, network: u8, attachment: Option<(u8, &str)>) -> Self {
+        let attachment = attachment.map(|(sandbox, link)| AttachmentRecord {
+            sandbox: sandbox_id(sandbox),
+            ifname: ifname("eth0"),
+            priority: 0,
+            link: (!link.is_empty()).then(|| ifname(link)),
+            gateway: None,
+            gateway6: None,
+        });
+        let record = EndpointRecord {
+            id: endpoint_id(n),
+            network: network_id(network),
+            name: format!("endpoint {n}"),
+            mac: None,
+            ipv4: None,
+            ipv6: None,
+            labels: BTreeMap::new(),
+            options: BTreeMap::new(),
+            attachment,
+        };
+        self.records.endpoints.insert(endpoint_id(n), record);
+        self
+    }
+
+    fn link(mut self, name: &str, alias: Option<LinkTag>) -> Self {
+        self.inventory.links.push(LinkView {
+            index: 1,
+            name: ifname(name),
+            kind: LinkKind::Veth,
+            mac: None,
+            mtu: 1500,
+            up: true,
+            master: None,
+            alias: alias.map(|tag| tag.to_string()),
+            group: 0,
+        });
+        self
+    }
+
+    fn netns(mut self, n: u8) -> Self {
+        self.inventory.namespaces.push(netns(n));
+        self
+    }
+
+    fn intent(mut self, verb: &str, network: u8) -> Self {
+        let detail = serde_json::to_value(network_record(network)).expect("encoded");
+        self.intents.push(intent(verb, detail));
+        self
+    }
+
+    fn plan(self) -> Plan {
+        plan(self.records, &self.intents, &self.inventory, US)
+    }
+}
+
+fn intent(verb: &str, detail: serde_json::Value) -> Intent {
+    let op = OpId(Uuid::from_u128(7));
+    Intent { op, verb: verb.into(), object: ObjectKind::Network, id: "n".into(), detail }
+}
+
+fn deleted(plan: &Plan) -> Vec<(RecordKind, String)> {
+    let deletion = |change: &Change| match change {
+        Change::Delete { key } => Some((key.kind, key.id.clone())),
+        Change::Put { .. } => None,
+    };
+    plan.changes.iter().filter_map(deletion).collect()
+}
+
+fn is_empty(plan: &Plan) -> bool {
+    plan.changes.is_empty()
+        && plan.links.is_empty()
+        && plan.namespaces.is_empty()
+        && plan.take_down.is_empty()
+        && plan.repairs.is_empty()
+}
+
+#[test]
+fn what_agrees_is_left_alone() {
+    let case = Case::default()
+        .network(1)
+        .sandbox(1)
+        .endpoint(1, 1, Some((1, "veth1")))
+        .endpoint(2, 1, None)
+        .endpoint(3, 1, Some((1, "")))
+        .netns(1)
+        .link("br-1", Some(LinkTag::new(US, "network", network_id(1))))
+        .link("veth1", Some(LinkTag::new(US, "endpoint", endpoint_id(1))));
+    let plan = case.plan();
+    assert!(is_empty(&plan), "{plan:?}");
+    let (record, endpoints) = plan.records.network(network_id(1)).expect("kept");
+    assert_eq!((record.id, endpoints.len()), (network_id(1), 3));
+    let (_, members) = plan.records.sandbox(sandbox_id(1)).expect("kept");
+    assert_eq!(members.len(), 2, "the idle one is in no sandbox");
+    assert!(members.iter().all(|member| member.network_name == "network 1"));
+}
+
+#[test]
+fn nothing_at_all_needs_nothing() {
+    assert!(is_empty(&Case::default().plan()));
+    assert!(Records::default().network(network_id(1)).is_none());
+    assert!(Records::default().sandbox(sandbox_id(1)).is_none());
+}
+
+#[test]
+fn a_creation_that_never_committed_is_taken_down() {
+    let plan = Case::default().intent("create_network", 1).plan();
+    assert_eq!(plan.take_down, [network_record(1)]);
+    assert!(matches!(&plan.repairs[..], [Repair::OperationUnwound { verb, .. }] if verb == "create_network"));
+    assert_eq!(plan.ended, [OpId(Uuid::from_u128(7))]);
+    assert!(plan.changes.is_empty());
+}
+
+#[test]
+fn a_creation_that_committed_only_lacks_its_end() {
+    let plan = Case::default().network(1).intent("create_network", 1).plan();
+    assert!(is_empty(&plan), "{plan:?}");
+    assert_eq!(plan.ended.len(), 1);
+    assert!(plan.records.networks.contains_key(&network_id(1)));
+}
+
+#[test]
+fn a_deletion_that_began_is_finished_whether_or_not_its_record_went() {
+    let before = Case::default().network(1).intent("delete_network", 1).plan();
+    assert_eq!(deleted(&before), [(RecordKind::Network, network_id(1).to_string())]);
+    let after = Case::default().intent("delete_network", 1).plan();
+    assert_eq!(deleted(&after), []);
+    for plan in [before, after] {
+        assert_eq!(plan.take_down, [network_record(1)]);
+        assert!(matches!(&plan.repairs[..], [Repair::DeletionFinished { .. }]), "{:?}", plan.repairs);
+        assert!(plan.records.networks.is_empty());
+        assert_eq!(plan.ended.len(), 1);
+    }
+}
+
+#[test]
+fn the_device_of_a_network_that_is_taken_down_is_its_drivers_business() {
+    let tag = LinkTag::new(US, "network", network_id(1));
+    let plan = Case::default().intent("create_network", 1).link("br-1", Some(tag)).plan();
+    assert_eq!((plan.links.len(), plan.take_down.len(), plan.repairs.len()), (0, 1, 1));
+}
+
+#[test]
+fn an_intent_that_cannot_be_read_is_reported_and_ended() {
+    let intents = [intent("create_network", serde_json::json!({"what": "ever"}))];
+    let plan = plan(Records::default(), &intents, &Inventory::default(), US);
+    assert!(matches!(&plan.repairs[..], [Repair::RecordDropped { .. }]), "{:?}", plan.repairs);
+    assert_eq!((plan.take_down.len(), plan.ended.len()), (0, 1));
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_reported_and_its_kernel_object_removed() {
+    let raw = vec![(Key::new(RecordKind::Network, network_id(1).to_string()), b"not a record".to_vec())];
+    let records = Records::decode(raw);
+    let tag = LinkTag::new(US, "network", network_id(1));
+    let case = Case { records, ..Case::default() }.link("br-1", Some(tag.clone()));
+    let plan = case.plan();
+    assert_eq!(plan.links, [(ifname("br-1"), tag)]);
+    let [Repair::RecordDropped { record, .. }, Repair::KernelObjectRemoved { .. }] = &plan.repairs[..] else {
+        panic!("{:?}", plan.repairs);
+    };
+    assert!(record.contains(network_id(1).as_str()), "{record}");
+}
+
+#[test]
+fn records_are_read_back_as_they_were_written() {
+    let case = Case::default().network(1).sandbox(2).endpoint(3, 1, Some((2, "veth3")));
+    let put = |kind, id: &str, value| (Key::new(kind, id), value);
+    let raw = vec![
+        put(RecordKind::Network, "n", encode(&case.records.networks[&network_id(1)]).expect("encoded")),
+        put(RecordKind::Sandbox, "s", encode(&case.records.sandboxes[&sandbox_id(2)]).expect("encoded")),
+        put(RecordKind::Endpoint, "e", encode(&case.records.endpoints[&endpoint_id(3)]).expect("encoded")),
+        put(RecordKind::Engine, "identity", b"something else".to_vec()),
+        put(RecordKind::Driver, "bridge", b"something else".to_vec()),
+    ];
+    let records = Records::decode(raw);
+    assert_eq!(records.networks, case.records.networks);
+    assert_eq!(records.sandboxes, case.records.sandboxes);
+    assert_eq!(records.endpoints, case.records.endpoints);
+    assert!(records.unreadable.is_empty());
+}
+
+#[test]
+fn a_sandbox_without_its_namespace_is_released_with_its_endpoints() {
+    let case = Case::default()
+        .network(1)
+        .sandbox(1)
+        .sandbox(2)
+        .netns(2)
+        .endpoint(1, 1, Some((1, "veth1")))
+        .endpoint(2, 1, Some((2, "veth2")))
+        .endpoint(3, 1, None)
+        .link("veth2", Some(LinkTag::new(US, "endpoint", endpoint_id(2))));
+    let plan = case.plan();
+    assert_eq!(plan.repairs, [Repair::SandboxReleased { sandbox: sandbox_id(1) }]);
+    let expected = [
+        (RecordKind::Sandbox, sandbox_id(1).to_string()),
+        (RecordKind::Endpoint, endpoint_id(1).to_string()),
+    ];
+    assert_eq!(deleted(&plan), expected);
+    assert_eq!(plan.records.endpoints.keys().copied().collect::<Vec<_>>(), [endpoint_id(2), endpoint_id(3)]);
+    assert!(plan.namespaces.is_empty() && plan.links.is_empty());
+}
+
+#[test]
+fn an_endpoint_without_its_link_or_its_sandbox_is_set_back_to_idle() {
+    let lost_link = Case::default().network(1).sandbox(1).netns(1).endpoint(1, 1, Some((1, "veth1")));
+    let lost_sandbox = Case::default()
+        .network(1)
+        .endpoint(1, 1, Some((9, "veth1")))
+        .link("veth1", Some(LinkTag::new(US, "endpoint", endpoint_id(1))));
+    for (case, remains) in [(lost_link, 0), (lost_sandbox, 1)] {
+        let plan = case.plan();
+        let first = plan.repairs.first();
+        assert!(
+            matches!(first, Some(Repair::EndpointDetached { endpoint, .. }) if *endpoint == endpoint_id(1))
+        );
+        let [Change::Put { key, value }] = &plan.changes[..] else { panic!("{:?}", plan.changes) };
+        assert_eq!((key.kind, key.id.as_str()), (RecordKind::Endpoint, endpoint_id(1).as_str()));
+        let written: EndpointRecord = decode(value).expect("readable");
+        assert_eq!(written.attachment, None);
+        assert_eq!(plan.records.endpoints[&endpoint_id(1)], written);
+        assert_eq!(plan.links.len(), remains, "its link belongs to nobody now");
+    }
+}
+
+#[test]
+fn an_endpoint_without_its_network_is_dropped() {
+    let plan = Case::default().sandbox(1).netns(1).endpoint(1, 1, Some((1, "veth1"))).plan();
+    assert_eq!(deleted(&plan), [(RecordKind::Endpoint, endpoint_id(1).to_string())]);
+    assert!(matches!(&plan.repairs[..], [Repair::RecordDropped { .. }]), "{:?}", plan.repairs);
+    let (_, members) = plan.records.sandbox(sandbox_id(1)).expect("the sandbox stays");
+    assert!(members.is_empty());
+}
+
+#[test]
+fn what_is_ours_and_unknown_is_removed() {
+    let network = LinkTag::new(US, "network", network_id(9));
+    let endpoint = LinkTag::new(US, "endpoint", endpoint_id(9));
+    let nonsense = LinkTag::new(US, "endpoint", "nonsense");
+    let case = Case::default()
+        .netns(1)
+        .link("br-9", Some(network.clone()))
+        .link("veth9", Some(endpoint.clone()))
+        .link("veth8", Some(nonsense.clone()));
+    let plan = case.plan();
+    let links = [(ifname("br-9"), network), (ifname("veth9"), endpoint), (ifname("veth8"), nonsense)];
+    assert_eq!(plan.links, links);
+    assert_eq!(plan.namespaces, [netns(1)]);
+    let removed = |repair: &Repair| matches!(repair, Repair::KernelObjectRemoved { .. });
+    assert_eq!(plan.repairs.iter().filter(|repair| removed(repair)).count(), 4);
+    assert_eq!(plan.repairs.len(), 4);
+}
+
+#[test]
+fn the_link_of_an_earlier_join_is_removed_and_the_present_one_kept() {
+    let tag = LinkTag::new(US, "endpoint", endpoint_id(1));
+    let case = Case::default()
+        .network(1)
+        .sandbox(1)
+        .netns(1)
+        .endpoint(1, 1, Some((1, "veth2")))
+        .link("veth1", Some(tag.clone()))
+        .link("veth2", Some(tag.clone()));
+    let plan = case.plan();
+    assert_eq!(plan.links, [(ifname("veth1"), tag)]);
+    assert!(plan.changes.is_empty());
+}
+
+#[test]
+fn what_is_not_ours_is_left_alone() {
+    let case = Case::default()
+        .link("eth0", None)
+        .link("br-other", Some(LinkTag::new("others", "network", network_id(9))))
+        .link("vxlan1", Some(LinkTag::new(US, "overlay", "x")));
+    let plan = case.plan();
+    assert!(is_empty(&plan), "{plan:?}");
+}
+
+#[test]
+fn members_carry_what_a_sandbox_shows() {
+    let case = Case::default().network(1).sandbox(1).endpoint(1, 1, Some((1, "veth1")));
+    let (_, members) = case.records.sandbox(sandbox_id(1)).expect("there");
+    let shown = members.iter().map(|member| SandboxEndpoint {
+        endpoint: member.endpoint,
+        network: member.network,
+        ifname: member.ifname,
+        priority: member.priority,
+    });
+    let expected = SandboxEndpoint {
+        endpoint: endpoint_id(1),
+        network: network_id(1),
+        ifname: ifname("eth0"),
+        priority: 0,
+    };
+    assert_eq!(shown.collect::<Vec<_>>(), [expected]);
+}

@@ -4,8 +4,8 @@ use std::net::Ipv6Addr;
 use std::sync::{Arc, OnceLock};
 
 use ipnet::{IpNet, Ipv6Net};
-use netloom_kernel::{KernelError, LinkKind, Netns, Op, execute_all};
-use netloom_model::{Error, Holder, ObjectKind, Reason, Result};
+use netloom_kernel::{KernelError, LinkKind, LinkTag, Netns, Op, execute_all};
+use netloom_model::{Error, Holder, IfName, ObjectKind, Reason, Result};
 
 use super::config::BridgeConfig;
 use crate::driver::DriverCx;
@@ -98,6 +98,24 @@ async fn make_or_adopt(cx: &DriverCx, config: &BridgeConfig) -> Result<Device> {
             Err(Error::invalid(super::config::NAME, config.bridge, why))
         }
     }
+}
+
+/// The host's links that carry this mark: for a driver that was restarted and forgot their names.
+pub(super) async fn marked(cx: &DriverCx, tag: &LinkTag) -> Result<Vec<IfName>> {
+    let links = cx.kernel.links(Netns::Host, cx.deadline).await?;
+    Ok(links.into_iter().filter(|link| link.tag().as_ref() == Some(tag)).map(|link| link.name).collect())
+}
+
+/// Removes whatever carries this mark.
+pub(super) async fn remove_marked(cx: DriverCx, tag: LinkTag) -> Result<()> {
+    let delete = |name| Op::DeleteLink { name, tag: Some(tag.clone()) };
+    let ops: Vec<_> = marked(&cx, &tag).await?.into_iter().map(delete).collect();
+    if ops.is_empty() {
+        return Ok(());
+    }
+    let results = cx.kernel.execute(ops, cx.deadline).await;
+    let failed = results.into_iter().find_map(|result| result.err().filter(|error| !error.already_gone()));
+    failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// Removes the device if it is ours; from somebody else's, removes what we added.

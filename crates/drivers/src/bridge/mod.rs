@@ -62,7 +62,8 @@ struct Going {
 
 #[derive(Clone, Debug)]
 struct Leaving {
-    link: IfName,
+    /// Unknown to a driver that was restarted.
+    link: Option<IfName>,
     gone: Gone,
 }
 
@@ -198,7 +199,10 @@ impl Driver for Bridge {
         if let Some(Network { config, added, .. }) = self.networks.remove(&network) {
             self.going.insert(network, Going { config, added, gone: Gone::default() });
         }
-        let Some(Going { config, added, gone }) = self.going.get(&network).cloned() else { return done(()) };
+        let Some(Going { config, added, gone }) = self.going.get(&network).cloned() else {
+            let tag = LinkTag::new(&cx.instance, "network", network);
+            return Ok(device::remove_marked(cx.clone(), tag).boxed());
+        };
         let cx = cx.clone();
         Ok(async move {
             device::take_down(cx, config, added).await?;
@@ -236,28 +240,37 @@ impl Driver for Bridge {
     }
 
     fn leave(&mut self, cx: &DriverCx, request: Leave) -> Begun<Left> {
+        let Leave { network, endpoint } = request;
         self.leaving.retain(|_, leaving| leaving.gone.get().is_none());
-        if let Some(link) = self.take_link(request.network, request.endpoint) {
-            self.leaving.insert(request.endpoint, Leaving { link, gone: Gone::default() });
+        let link = self.take_link(network, endpoint);
+        if link.is_some() {
+            self.leaving.insert(endpoint, Leaving { link, gone: Gone::default() });
         }
-        let Some(Leaving { link: name, gone }) = self.leaving.get(&request.endpoint).cloned() else {
-            return done(Left::default());
-        };
-        let tag = LinkTag::new(&cx.instance, "endpoint", request.endpoint);
-        let (kernel, deadline) = (cx.kernel.clone(), cx.deadline);
+        let unknown = || Leaving { link: None, gone: Gone::default() };
+        let Leaving { link, gone } = self.leaving.entry(endpoint).or_insert_with(unknown).clone();
+        let cx = cx.clone();
         Ok(async move {
-            let left = match execute_all(&*kernel, vec![Op::CutLink { name }], deadline).await {
-                Ok(()) => Left { remains: vec![Op::DeleteLink { name, tag: Some(tag) }] },
-                Err(error) if error.already_gone() => Left::default(),
-                Err(error) => {
-                    // It may still pass traffic, so the caller has to wait for its deletion.
-                    tracing::warn!(%error, link = %name, "cannot cut a link off; deleting it at once");
-                    let delete = Op::DeleteLink { name, tag: Some(tag) };
-                    let deleted = execute_all(&*kernel, vec![delete.clone()], deadline).await;
-                    let gone = deleted.map_or_else(|error| error.already_gone(), |()| true);
-                    Left { remains: if gone { Vec::new() } else { vec![delete] } }
-                }
+            let tag = LinkTag::new(&cx.instance, "endpoint", endpoint);
+            let links = match link {
+                Some(link) => vec![link],
+                None => device::marked(&cx, &tag).await?,
             };
+            let mut left = Left::default();
+            for name in links {
+                let delete = Op::DeleteLink { name, tag: Some(tag.clone()) };
+                match execute_all(&*cx.kernel, vec![Op::CutLink { name }], cx.deadline).await {
+                    Ok(()) => left.remains.push(delete),
+                    Err(error) if error.already_gone() => {}
+                    Err(error) => {
+                        // It may still pass traffic, so the caller has to wait for its deletion.
+                        tracing::warn!(%error, link = %name, "cannot cut a link off; deleting it at once");
+                        let deleted = execute_all(&*cx.kernel, vec![delete.clone()], cx.deadline).await;
+                        if deleted.is_err_and(|error| !error.already_gone()) {
+                            left.remains.push(delete);
+                        }
+                    }
+                }
+            }
             // What remains is the caller's from here on.
             let _ = gone.set(());
             Ok(left)
