@@ -1,0 +1,307 @@
+//! One network's actor with a scripted driver below it, on stopped time.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::FutureExt;
+use netloom_actor_driver::{DriverActor, DriverDeps};
+use netloom_actor_network::{
+    AttachEndpoint, CommitAttachment, CreateEndpoint, DeleteEndpoint, DeleteNetwork, DetachEndpoint,
+    Establish, InspectNetwork, NetworkActor, NetworkDeps, NetworkEvent, Origin,
+};
+use netloom_actor_services::ipam::IpamActor;
+use netloom_actor_services::store::{Backend, StoreActor};
+use netloom_actor_services::{Quarantine, Services};
+use netloom_drivers::{
+    Begun, Capability, CreateEndpoint as DriverEndpoint, CreateNetwork, Driver, DriverCx, EndpointCreated,
+    Join, Joined, Leave, Left, NetworkCreated, Scope, done,
+};
+use netloom_kernel::{LinkTag, Netns, Op};
+use netloom_model::record::NetworkRecord;
+use netloom_model::snapshot::EndpointSnapshot;
+use netloom_model::{
+    EndpointId, EndpointSpec, EngineConfig, Error, ErrorKind, NetworkId, NetworkSpec, Result, SandboxId,
+};
+use netloom_runtime::{
+    Addr, Cause, EventSink, Handle, Janitor, Ledger, Message, OpCtx, Port, SagaTools, TaskGroup, spawn,
+};
+use netloom_store::MemoryDisk;
+use netloom_testkit::{Latency, SimKernel};
+use tokio::task::LocalSet;
+use uuid::Uuid;
+
+/// What the scripted driver is to do next, and what it was asked.
+#[derive(Clone, Default)]
+struct Script(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    refuse_endpoints: bool,
+    hang_endpoints: bool,
+    calls: Vec<&'static str>,
+}
+
+impl Script {
+    fn set(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.0.lock().expect("nobody panics with it"));
+    }
+
+    fn calls(&self) -> Vec<&'static str> {
+        self.0.lock().expect("nobody panics with it").calls.clone()
+    }
+
+    fn called(&self, what: &'static str) -> (bool, bool) {
+        let mut state = self.0.lock().expect("nobody panics with it");
+        state.calls.push(what);
+        (state.refuse_endpoints, state.hang_endpoints)
+    }
+}
+
+impl Driver for Script {
+    fn kind(&self) -> &str {
+        "script"
+    }
+
+    fn capability(&self) -> Capability {
+        Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: true }
+    }
+
+    fn create_network(&mut self, _: &DriverCx, _: CreateNetwork) -> Begun<NetworkCreated> {
+        self.called("create network");
+        done(NetworkCreated::default())
+    }
+
+    fn delete_network(&mut self, _: &DriverCx, _: NetworkId) -> Begun<()> {
+        self.called("delete network");
+        done(())
+    }
+
+    fn create_endpoint(&mut self, _: &DriverCx, _: DriverEndpoint) -> Begun<EndpointCreated> {
+        let (refuse, hang) = self.called("create endpoint");
+        if refuse {
+            return Err(Error::invalid("script", "endpoint", "told to refuse"));
+        }
+        if hang {
+            return Ok(std::future::pending().boxed());
+        }
+        done(EndpointCreated { interface_prefix: Some("eth".into()), ..EndpointCreated::default() })
+    }
+
+    fn delete_endpoint(&mut self, _: &DriverCx, _: NetworkId, _: EndpointId) -> Begun<()> {
+        self.called("delete endpoint");
+        done(())
+    }
+
+    fn join(&mut self, _: &DriverCx, _: Join) -> Begun<Joined> {
+        self.called("join");
+        done(Joined::default())
+    }
+
+    /// Leaves a link to the kernel, so that its address has to be kept for a while.
+    fn leave(&mut self, _: &DriverCx, _: Leave) -> Begun<Left> {
+        self.called("leave");
+        done(Left { remains: vec![Op::DeleteLink { name: "dying0".parse()?, tag: None }] })
+    }
+}
+
+/// A network's actor and everything below it.
+struct Stage {
+    network: Addr<NetworkActor>,
+    script: Script,
+    kernel: SimKernel,
+    services: Services,
+    told: Arc<Mutex<Vec<NetworkEvent>>>,
+    _driver: Port<DriverActor>,
+}
+
+fn services(kernel: &SimKernel, waiting: usize) -> Services {
+    let config = EngineConfig::default();
+    let backend = Backend::in_place(Box::new(MemoryDisk::default().open()));
+    Services {
+        store: Port::new(spawn(StoreActor::new(backend), |_| {}).0),
+        ipam: Port::new(spawn(IpamActor::new(&config.default_pools), |_| {}).0),
+        kernel: Arc::new(kernel.clone()),
+        tools: SagaTools { ledger: Ledger::default(), janitor: Janitor::new(|_, _| {}) },
+        quarantine: Quarantine::default(),
+        reaping: TaskGroup::default(),
+        instance: "test".into(),
+        waiting_per_object: waiting,
+        operation_timeout: Duration::from_secs(30),
+    }
+}
+
+impl Stage {
+    async fn set(subnet: &str, waiting: usize) -> Self {
+        let (script, kernel) = (Script::default(), SimKernel::new());
+        let services = services(&kernel, waiting);
+        let deps = DriverDeps {
+            kernel: services.kernel.clone(),
+            instance: services.instance.clone(),
+            tasks: TaskGroup::default(),
+        };
+        let driver = Port::new(spawn(DriverActor::new(Box::new(script.clone()), deps), |_| {}).0);
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let heard = told.clone();
+        let record = NetworkRecord {
+            id: "blue".parse().expect("an id"),
+            spec: NetworkSpec::new("blue").driver("script").subnet(subnet.parse().expect("a subnet")),
+            v4: Vec::new(),
+            v6: Vec::new(),
+            deleting: false,
+        };
+        let deps = NetworkDeps {
+            services: services.clone(),
+            driver: driver.clone(),
+            capability: script.capability(),
+            events: EventSink::new(move |_, event| heard.lock().expect("not poisoned").push(event)),
+        };
+        let (network, _) = spawn(NetworkActor::new(record, deps), |_| {});
+        let stage = Self { network, script, kernel, services, told, _driver: driver };
+        stage.ask(Establish(Origin::Fresh)).await.expect("established");
+        stage
+    }
+
+    async fn ask<M: Message>(&self, message: M) -> M::Reply
+    where
+        NetworkActor: Handle<M>,
+    {
+        self.network.ask(&op(), message).await.expect("it answers")
+    }
+
+    async fn create(&self, name: &str) -> Result<EndpointSnapshot> {
+        self.ask(create(name)).await
+    }
+
+    async fn names(&self) -> Vec<String> {
+        self.ask(InspectNetwork).await.endpoints.into_iter().map(|endpoint| endpoint.name).collect()
+    }
+}
+
+fn op() -> OpCtx {
+    OpCtx::new(Cause::Request, Duration::from_secs(300))
+}
+
+fn create(name: &str) -> CreateEndpoint {
+    let endpoint = EndpointId::from_uuids(Uuid::new_v4(), Uuid::new_v4());
+    CreateEndpoint { endpoint, spec: EndpointSpec::new(name) }
+}
+
+fn on_stopped_time(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    LocalSet::new().block_on(&runtime.expect("a runtime"), test);
+}
+
+#[test]
+fn a_refused_endpoint_leaves_no_name_and_no_address() {
+    on_stopped_time(async {
+        // Room for exactly one endpoint beside the gateway.
+        let stage = Stage::set("10.1.0.0/30", 16).await;
+        stage.script.set(|state| state.refuse_endpoints = true);
+        for _ in 0..3 {
+            let error = stage.create("web").await.expect_err("told to refuse");
+            assert_eq!(error.kind(), ErrorKind::InvalidParameter);
+        }
+        assert!(stage.names().await.is_empty());
+        stage.script.set(|state| state.refuse_endpoints = false);
+        stage.create("web").await.expect("name and address are free");
+        assert_eq!(stage.create("db").await.expect_err("full").kind(), ErrorKind::Exhausted);
+        assert!(matches!(&stage.told.lock().unwrap()[..], [NetworkEvent::EndpointCreated { .. }]));
+    });
+}
+
+#[test]
+fn a_hanging_driver_costs_its_own_endpoint_its_deadline_and_others_nothing() {
+    on_stopped_time(async {
+        let stage = Stage::set("10.1.0.0/24", 16).await;
+        stage.script.set(|state| state.hang_endpoints = true);
+        let short = OpCtx::new(Cause::Request, Duration::from_secs(5));
+        let started = tokio::time::Instant::now();
+        let stuck = stage.network.outcome(&short, create("stuck"));
+        // The driver has decided about the first one before it is asked about the second.
+        while !stage.script.calls().contains(&"create endpoint") {
+            tokio::task::yield_now().await;
+        }
+        stage.script.set(|state| state.hang_endpoints = false);
+        stage.create("free").await.expect("it is not held up");
+        assert!(started.elapsed() < Duration::from_secs(5));
+        let error = stuck.await.expect("it answers").expect_err("it hung");
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+        assert!(started.elapsed() >= Duration::from_secs(5));
+        assert_eq!(stage.names().await, ["free"]);
+        assert!(stage.script.calls().contains(&"delete endpoint"), "what it had decided is taken back");
+        assert!(stage.services.tools.ledger.is_empty());
+    });
+}
+
+#[test]
+fn the_queue_of_a_network_has_a_bound() {
+    on_stopped_time(async {
+        let stage = Stage::set("10.1.0.0/24", 1).await;
+        let held = create("one");
+        let id = held.endpoint;
+        stage.script.set(|state| state.hang_endpoints = true);
+        let short = OpCtx::new(Cause::Request, Duration::from_secs(5));
+        let first = stage.network.outcome(&short, held);
+        let second = stage.network.outcome(&op(), DeleteEndpoint(id));
+        let third = stage.network.outcome(&op(), DeleteEndpoint(id));
+        let refused = third.await.expect("it answers").expect_err("the queue is full");
+        assert_eq!(refused.kind(), ErrorKind::Busy, "{refused}");
+        assert_eq!(first.await.expect("it answers").expect_err("it hung").kind(), ErrorKind::Timeout);
+        let error = second.await.expect("it answers").expect_err("there is none to delete");
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    });
+}
+
+#[test]
+fn deleting_the_network_waits_for_what_runs_and_nobody_slips_in_behind() {
+    on_stopped_time(async {
+        let stage = Stage::set("10.1.0.0/24", 16).await;
+        stage.script.set(|state| state.hang_endpoints = true);
+        let short = OpCtx::new(Cause::Request, Duration::from_secs(5));
+        let running = stage.network.outcome(&short, create("running"));
+        let delete = stage.network.outcome(&op(), DeleteNetwork);
+        let late = stage.network.outcome(&op(), create("late"));
+        running.await.expect("it answers").expect_err("it hung");
+        delete.await.expect("it answers").expect("nothing is left on it");
+        let error = late.await.expect("it answers").expect_err("the network is gone");
+        assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
+        assert_eq!(stage.script.calls().last(), Some(&"delete network"));
+    });
+}
+
+#[test]
+fn an_address_stays_taken_until_the_kernel_has_let_go_of_its_link() {
+    on_stopped_time(async {
+        let stage = Stage::set("10.1.0.0/30", 16).await;
+        stage.kernel.foreign_op(&dying_link()).expect("a link that takes its time");
+        stage.kernel.set_latency(Latency::default().verb("delete_link", Duration::from_secs(20)));
+        let endpoint = stage.create("web").await.expect("created").id;
+        let sandbox = SandboxId::from_uuids(Uuid::new_v4(), Uuid::new_v4());
+        let attach = AttachEndpoint {
+            endpoint,
+            sandbox,
+            netns: Netns::Host,
+            index: 0,
+            priority: 0,
+            labels: BTreeMap::new(),
+        };
+        stage.ask(attach).await.expect("attached");
+        stage.ask(CommitAttachment(endpoint, sandbox)).await.expect("joined");
+        stage.ask(DetachEndpoint(endpoint, sandbox)).await.expect("left at once");
+        stage.ask(DeleteEndpoint(endpoint)).await.expect("deleted at once");
+        let error = stage.create("next").await.expect_err("its link may still answer");
+        assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+        stage.services.reaping.idle().await;
+        stage.create("next").await.expect("the address is free now");
+    });
+}
+
+fn dying_link() -> Op {
+    Op::CreateBridge {
+        name: "dying0".parse().expect("a name"),
+        mac: None,
+        mtu: None,
+        tag: LinkTag::new("somebody", "else", 1),
+    }
+}
