@@ -1,6 +1,6 @@
 //! The engine: started, watched, stopped.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,6 +152,7 @@ fn open_store(config: &EngineConfig) -> Result<(Box<dyn Store>, Vec<Finding>)> {
 }
 
 fn open_kernel(config: &EngineConfig) -> Result<Arc<dyn Kernel>> {
+    hold(&config.run_dir)?;
     let kernel = LinuxKernel::start(LinuxConfig { run_dir: config.run_dir.clone() });
     kernel.map(|kernel| Arc::new(kernel) as Arc<dyn Kernel>).map_err(|error| {
         Reason::Kernel {
@@ -161,6 +162,25 @@ fn open_kernel(config: &EngineConfig) -> Result<Arc<dyn Kernel>> {
         }
         .into()
     })
+}
+
+/// Keeps other engines out of a run directory for as long as this engine's thread lives: the namespaces in
+/// it carry no engine's mark, so a second engine would take them for remains of its own.
+fn hold(run_dir: &Path) -> Result<()> {
+    let refused = |what: &str, error: &dyn std::fmt::Display| {
+        let why = "name a directory that this engine can write to and that no other engine uses";
+        Error::invalid("run_dir", run_dir.display(), format!("{what}: {error}; {why}"))
+    };
+    std::fs::create_dir_all(run_dir).map_err(|error| refused("cannot create it", &error))?;
+    let lock =
+        std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(run_dir.join("lock"));
+    let lock = lock.map_err(|error| refused("cannot lock it", &error))?;
+    lock.try_lock().map_err(|error| refused("another engine runs there", &error))?;
+    tokio::task::spawn_local(async move {
+        let _lock = lock;
+        std::future::pending::<()>().await;
+    });
+    Ok(())
 }
 
 impl Engine {

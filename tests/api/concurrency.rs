@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use netloom::testkit::Latency;
+use netloom::testkit::{Fault, FaultKind, Latency};
 use netloom::{
     EndpointSpec, ErrorKind, JoinSpec, Limits, NetworkSpec, Result, SandboxSpec, snapshot::EndpointPhase,
 };
@@ -180,22 +180,24 @@ async fn a_network_is_deleted_or_gets_an_endpoint_never_both() {
         // Every third creation comes while the deletion is under way; the others race with it, starting a
         // little later from round to round.
         let (one, two) = (network.clone(), network.clone());
-        let latency = if round % 3 == 0 { Duration::from_millis(5) } else { Duration::ZERO };
-        world.kernel().set_latency(Latency::default().verb("delete_link", latency));
         let delete = async move { one.delete().await };
+        let under_way = round % 3 == 0;
+        if under_way {
+            world.kernel().plan(Fault::verb("delete_link", 1, FaultKind::Hang));
+        }
         let create = async {
-            if round % 3 == 0 {
-                until("the deletion", async || {
-                    world.engine().operations().iter().any(|running| running.verb == "delete_network")
-                })
-                .await;
+            if under_way {
+                until("the deletion", async || world.kernel().hanging() > 0).await;
             }
             for _ in 0..round * 20 {
                 tokio::task::yield_now().await;
             }
-            two.create_endpoint(EndpointSpec::new("web")).await
+            let create = two.create_endpoint(EndpointSpec::new("web"));
+            let release = async { world.kernel().release() };
+            tokio::join!(create, release).0
         };
         let (gone, made) = tokio::join!(delete, create);
+        world.kernel().clear_faults();
         match (gone, made) {
             (Ok(()), Err(error)) => {
                 assert!(

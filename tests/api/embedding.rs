@@ -92,8 +92,8 @@ async fn a_request_that_was_dropped_after_it_was_sent_is_carried_out() {
     let world = World::new().await;
     let controller = world.engine().controller();
     let request = controller.create_network(NetworkSpec::new("blue"));
-    // Polled once: it is on its way.
-    assert!(futures::FutureExt::now_or_never(request).is_none());
+    // Polled once: it is on its way, if it is not answered already.
+    drop(futures::FutureExt::now_or_never(request));
     until("the network", async || controller.network_by_name("blue").is_ok()).await;
     world.delete_everything().await;
     world.assert_pristine().await;
@@ -101,18 +101,39 @@ async fn a_request_that_was_dropped_after_it_was_sent_is_carried_out() {
 
 // === Shutdown ===
 
-/// A world where 20 sandboxes are being made, each taking a while.
+/// A world where 20 sandboxes are being made, each until it is released.
 async fn busy() -> (World, Vec<tokio::task::JoinHandle<netloom::Result<netloom::Sandbox>>>) {
     let world = World::new().await;
-    world.kernel().set_latency(Latency::all(Duration::from_millis(50)));
+    world.kernel().plan(Fault::verb("create_netns", 1, FaultKind::Hang).always());
     let controller = world.engine().controller();
     let tasks = (0..20).map(|n| {
         let controller = controller.clone();
         tokio::spawn(async move { controller.create_sandbox(SandboxSpec::new(format!("c{n}"))).await })
     });
     let tasks = tasks.collect();
-    until("the operations", async || world.engine().operations().len() == 20).await;
+    until("the operations", async || world.kernel().hanging() == 20).await;
     (world, tasks)
+}
+
+/// Shuts an engine down, and lets what hangs go on once it refuses new requests.
+async fn shut_down(world: &World, mode: ShutdownMode) {
+    let release = async {
+        let controller = world.engine().controller();
+        let refused = async || {
+            controller.create_network(NetworkSpec::new("")).await.is_err_and(|error| is_stopping(&error))
+        };
+        until("the refusal", refused).await;
+        assert_eq!(world.engine().operations().len(), 20, "it waits for them");
+        world.kernel().clear_faults();
+        world.kernel().release();
+    };
+    let (stopped, ()) =
+        bounded("the shutdown", async { tokio::join!(world.engine().shutdown(mode), release) }).await;
+    stopped.expect("stopped");
+}
+
+fn is_stopping(error: &netloom::Error) -> bool {
+    matches!(error.reason(), netloom::Reason::ShuttingDown)
 }
 
 async fn refuses_everything(world: &World) {
@@ -134,12 +155,11 @@ async fn refuses_everything(world: &World) {
 #[tokio::test]
 async fn a_graceful_shutdown_carries_out_what_is_in_flight() {
     let (world, tasks) = busy().await;
-    bounded("the shutdown", world.engine().shutdown(ShutdownMode::Graceful)).await.expect("stopped");
+    shut_down(&world, ShutdownMode::Graceful).await;
     for outcome in bounded("the callers", join_all(tasks)).await {
         outcome.unwrap().expect("it was carried out");
     }
     refuses_everything(&world).await;
-    world.kernel().set_latency(Latency::default());
     let world = world.kill_and_restart().await;
     assert_eq!(world.engine().repairs(), []);
     assert_eq!(world.engine().controller().sandboxes().len(), 20, "they stay, for the next engine");
@@ -150,7 +170,7 @@ async fn a_graceful_shutdown_carries_out_what_is_in_flight() {
 #[tokio::test]
 async fn an_immediate_shutdown_unwinds_what_is_in_flight() {
     let (world, tasks) = busy().await;
-    bounded("the shutdown", world.engine().shutdown(ShutdownMode::Immediate)).await.expect("stopped");
+    shut_down(&world, ShutdownMode::Immediate).await;
     for outcome in bounded("the callers", join_all(tasks)).await {
         let error = outcome.unwrap().expect_err("it was unwound");
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
@@ -216,7 +236,7 @@ async fn handles_of_a_dead_engine_say_so() {
     drop((endpoint, sandbox, network, engine));
     let end = async {
         while let Some(event) = events.next().await {
-            drop(event)
+            drop(event);
         }
     };
     bounded("the end of the events", end).await;

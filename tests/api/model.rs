@@ -233,7 +233,7 @@ impl Caller {
             let endpoints = endpoints.map(|endpoint| (endpoint.name, endpoint.sandbox.map(name_of)));
             seen.networks.insert(network.name().to_owned(), endpoints.collect());
         }
-        let names = sandboxes.iter().map(|sandbox| sandbox.container_id());
+        let names = sandboxes.iter().map(netloom::Sandbox::container_id);
         seen.sandboxes = names.filter(|name| mine(name)).map(str::to_owned).collect();
         seen
     }
@@ -275,7 +275,7 @@ async fn run(world: &World, seed: u64, faults: Option<f64>) -> usize {
         // Nothing runs now, so the listing is the model.
         world.kernel().clear_faults();
         world.settles().await;
-        check_truth(world.engine(), world.kernel()).await.unwrap();
+        check_truth(world.engine(), world.kernel()).await.expect("what is listed is true");
         for caller in &callers {
             assert_eq!(caller.seen().await, caller.model, "caller {} after round {round}", caller.number);
         }
@@ -295,8 +295,8 @@ async fn random_operations_do_what_the_model_says() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_operations_with_random_faults_never_succeed_wrongly_and_end_clean() {
     let world = World::new().await;
-    let failed = run(&world, seed(), Some(0.02)).await;
-    assert!(failed > 10, "the faults took place: {failed}");
+    let failed = run(&world, seed(), Some(0.05)).await;
+    assert!(failed > 0, "no fault took place");
     note(format!("{failed} operations failed"));
     world.delete_everything().await;
     world.assert_pristine_soon().await;

@@ -51,7 +51,7 @@ impl Death {
 
     /// Where it died.
     pub(crate) fn what(&self) -> String {
-        self.0.what.lock().unwrap().clone()
+        self.0.what.lock().expect("nobody panics with it").clone()
     }
 
     pub(crate) fn is_dead(&self) -> bool {
@@ -62,7 +62,7 @@ impl Death {
     fn passes(&self, what: impl FnOnce() -> String) -> bool {
         let left = self.0.left.fetch_sub(1, Ordering::SeqCst) - 1;
         if left == 0 {
-            *self.0.what.lock().unwrap() = what();
+            *self.0.what.lock().expect("nobody panics with it") = what();
             self.0.died.notify_one();
         }
         left > 0

@@ -61,7 +61,7 @@ async fn killed_at_every_kernel_operation_the_next_engine_lists_the_truth() {
 /// effect from that moment on.
 #[tokio::test]
 async fn killed_at_every_effect_on_kernel_and_store_the_next_engine_lists_the_truth() {
-    let (mut wrong, mut repaired, mut silent) = (Vec::new(), 0, Vec::new());
+    let (mut wrong, mut repaired) = (Vec::new(), 0);
     let (mut effect, mut runs) = (0, 0);
     loop {
         effect += 1;
@@ -88,7 +88,6 @@ async fn killed_at_every_effect_on_kernel_and_store_the_next_engine_lists_the_tr
         }
         runs += 1;
         drop(engine);
-        let half_way = !sim.leftovers(&before).is_empty();
         let engine = start(&sim, &disk, Death::never()).await;
         repaired += usize::from(!engine.repairs().is_empty());
         let taken_over = async {
@@ -104,13 +103,10 @@ async fn killed_at_every_effect_on_kernel_and_store_the_next_engine_lists_the_tr
         if let Err(why) = bounded("taking over", taken_over).await {
             wrong.push(format!("killed at effect {effect} ({}): {why}", death.what()));
         }
-        if half_way && engine.repairs().is_empty() {
-            silent.push(death.what());
-        }
     }
     assert!(wrong.is_empty(), "{} of {runs}:\n  {}", wrong.len(), wrong.join("\n  "));
     assert!(runs > 60 && repaired > 20, "{repaired} of {runs} starts had something to repair");
-    note(format!("{runs} places to die; {repaired} starts repaired something; silent at {}", silent.len()));
+    note(format!("{runs} places to die; {repaired} starts repaired something"));
 }
 
 async fn start(sim: &SimKernel, disk: &Disk, death: Death) -> Engine {
@@ -194,7 +190,7 @@ async fn a_bridge_that_vanished_is_made_again() {
 
 async fn host_links(kernel: &SimKernel) -> Vec<netloom::kernel::LinkView> {
     let deadline = std::time::Instant::now() + Duration::from_secs(5);
-    netloom::kernel::Kernel::links(kernel, Netns::Host, deadline).await.unwrap()
+    netloom::kernel::Kernel::links(kernel, Netns::Host, deadline).await.expect("listed")
 }
 
 #[tokio::test]

@@ -103,7 +103,8 @@ async fn dies_busy(choose: impl Fn(&[Victim]) -> Victim) {
         }));
         let crash = async {
             // Somewhere in the middle: a different place each round.
-            until("the lives", async || world.engine().operations().len() > 5 * round).await;
+            let place = world.kernel().ops_count() + 20 + 60 * round;
+            until("the lives", async || world.kernel().ops_count() > place).await;
             world.crash(&victim).await;
         };
         let (outcomes, ()) = tokio::join!(lives, crash);
@@ -118,7 +119,7 @@ async fn dies_busy(choose: impl Fn(&[Victim]) -> Victim) {
         // What the dead left half-way can be cleaned up through the public interface.
         for network in [&blue, &red] {
             bounded("the next", world.lives(network, "next")).await.expect("it works again");
-            for endpoint in network.endpoints().await.unwrap() {
+            for endpoint in network.endpoints().await.expect("listed") {
                 if endpoint.name() != "web" {
                     endpoint.delete_with_force().await.expect("deleted");
                 }
@@ -130,7 +131,7 @@ async fn dies_busy(choose: impl Fn(&[Victim]) -> Victim) {
             }
         }
         // Two endpoints never have one address.
-        let picture = world.engine().inspect().await.unwrap();
+        let picture = world.engine().inspect().await.expect("inspected");
         for network in &picture.networks {
             assert_eq!(network.endpoints.len(), 1, "{network:?}");
         }
@@ -187,7 +188,8 @@ async fn creations_and_deletions_survive_the_death_of_what_they_need() {
                 }
             }));
             let crash = async {
-                until("the lives", async || world.engine().operations().len() > 3 * round).await;
+                let place = world.kernel().ops_count() + 10 + 30 * round;
+                until("the lives", async || world.kernel().ops_count() > place).await;
                 world.crash(&victim).await;
             };
             let (outcomes, ()) = bounded("the lives", async { tokio::join!(lives, crash) }).await;
@@ -213,7 +215,9 @@ async fn a_network_whose_actor_dies_while_it_is_created_exists_wholly_or_not_at_
         let crash = async {
             let begun = world.kernel().ops_count();
             until("the creation", async || {
-                !world.engine().operations().is_empty() && world.kernel().ops_count() >= begun + wait / 4
+                let running = !world.engine().operations().is_empty();
+                let over = controller.network(id).is_ok();
+                over || running && world.kernel().ops_count() >= begun + wait / 4
             })
             .await;
             world.crash(&Victim::Network(id)).await;
@@ -227,9 +231,9 @@ async fn a_network_whose_actor_dies_while_it_is_created_exists_wholly_or_not_at_
         until("the restart", async || world.engine().controller().networks().len() == usize::from(recorded))
             .await;
         if recorded {
-            exist += 1
+            exist += 1;
         } else {
-            gone += 1
+            gone += 1;
         }
         // Whichever it is, the name can be used: for this one, or for the next.
         match controller.network_by_name("blue") {

@@ -1,6 +1,9 @@
 //! kill -9 at any moment of a churn: the next engine starts, tells the truth, and everything can be deleted.
 
-use std::path::PathBuf;
+// The seed must be seen, and the victim talks to its killer.
+#![allow(clippy::print_stdout)]
+
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +28,7 @@ const CALLERS: usize = 16;
 #[test]
 fn killed_at_any_moment_of_a_churn() {
     if let Some(dir) = std::env::var_os(VICTIM) {
-        churn_until_killed(dir.into());
+        churn_until_killed(Path::new(&dir));
     }
     in_lab(async |lab| {
         let seed = std::env::var(SEED).ok().and_then(|text| text.parse().ok());
@@ -79,7 +82,7 @@ async fn kill_after(lab: &Lab, time: Duration) {
 }
 
 /// The victim: networks and endpoints come and go until somebody ends this process.
-fn churn_until_killed(dir: PathBuf) -> ! {
+fn churn_until_killed(dir: &Path) -> ! {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let builder = Engine::builder().data_dir(dir.join("data")).run_dir(dir.join("run"));

@@ -3,5 +3,6 @@
 mod churn;
 mod kill;
 mod lab;
+mod misuse;
 mod packets;
 mod takeover;

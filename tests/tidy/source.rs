@@ -56,8 +56,12 @@ const BANS: &[Ban] = &[
     Ban {
         needle: "Mutex",
         folders: ENGINE,
-        // Holds the sender whose drop ends the thread, touched once, when the last handle goes.
-        except: &["actors/runtime/src/thread.rs"],
+        except: &[
+            // A test's scripted driver: `Driver` is `Send + Sync`, and the test reads what it was asked.
+            "actors/network/tests/network.rs",
+            // Holds the sender whose drop ends the thread, touched once, when the last handle goes.
+            "actors/runtime/src/thread.rs",
+        ],
         reason: "state has one owner: send it a message",
     },
     Ban {
@@ -194,7 +198,11 @@ mod tests {
             let inside = format!("{}network/src/actor.rs", ban.folders[0]);
             assert!(!banned(&inside, &line).is_empty(), "{}", ban.needle);
             for exception in ban.except {
-                let inside = format!("{exception}x.rs");
+                let inside = if exception.ends_with('/') {
+                    format!("{exception}x.rs")
+                } else {
+                    (*exception).to_owned()
+                };
                 assert!(banned(&inside, &line).iter().all(|found| !found.contains(ban.needle)), "{inside}");
             }
         }

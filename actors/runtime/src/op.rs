@@ -80,6 +80,15 @@ impl OpCtx {
         self.deadline.into_std()
     }
 
+    /// Waits a moment before another attempt; `false` when there is no time left for one.
+    pub async fn pause(&self, moment: Duration) -> bool {
+        if self.remaining() <= moment || self.cancel.is_cancelled() {
+            return false;
+        }
+        tokio::time::sleep(moment).await;
+        true
+    }
+
     /// How long the operation may still take.
     #[must_use]
     pub fn remaining(&self) -> Duration {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use futures::FutureExt;
 use ipnet::IpNet;
 use netloom_actor_driver::{CreateDriverEndpoint, CreateDriverNetwork};
 use netloom_actor_services::answered;
@@ -9,10 +10,10 @@ use netloom_actor_services::ipam::{RequestPools, RestorePools};
 use netloom_actor_services::store::{BeginIntent, EndIntent};
 use netloom_drivers::{CreateEndpoint, CreateNetwork, EndpointCreated, NetworkCreated, Restored};
 use netloom_ipam::{Granted, HostNet};
-use netloom_kernel::Netns;
+use netloom_kernel::{LinkView, Netns};
 use netloom_model::record::{EndpointRecord, NetworkRecord};
 use netloom_model::{EndpointId, Error, IfName, NetworkSpec, ObjectKind, OpId, Repair, Result};
-use netloom_runtime::OpCtx;
+use netloom_runtime::{Cause, OpCtx};
 use netloom_store::{Change, Intent, Key, RecordKind, encode};
 
 use super::{Undone, World};
@@ -94,12 +95,19 @@ pub(super) fn intent_for(verb: &str, op: &OpCtx, record: &NetworkRecord) -> Resu
 }
 
 pub(super) async fn end_intent(world: &World, op: &OpCtx) {
-    let undo = op.for_undo(world.services.operation_timeout);
-    let ended = world.services.store.outcome(&undo, EndIntent(OpId(op.id))).await;
-    if let Err(error) = answered(&undo, "the store", ended) {
-        // The next start undoes or finishes an operation that ended, which changes nothing.
-        tracing::warn!(%error, "cannot note the end of an operation");
-    }
+    let (services, intent) = (world.services.clone(), OpId(op.id));
+    let end = async move |op: OpCtx| {
+        answered(&op, "the store", services.store.outcome(&op, EndIntent(intent)).await)
+    };
+    let Err(error) = end(op.for_undo(world.services.operation_timeout)).await else { return };
+    // Should the engine die before it is noted, the next start undoes or finishes an operation that ended,
+    // which changes nothing.
+    tracing::warn!(%error, "cannot note the end of an operation");
+    let services = world.services.clone();
+    world.services.tools.janitor.adopt(format!("open note of operation {intent}"), move || {
+        let (end, op) = (end.clone(), services.operation(Cause::Tick("janitor")));
+        async move { end(op).await.map_err(|error| error.to_string()) }.boxed_local()
+    });
 }
 
 /// Brings a network into service whose record was read back.
@@ -173,9 +181,10 @@ async fn host_nets(world: &World, op: &OpCtx, spec: &NetworkSpec) -> Result<Vec<
     let (kernel, deadline) = (&world.services.kernel, op.deadline_std());
     let links = kernel.links(Netns::Host, deadline).await?;
     let named = |name: &str| spec.options.values().any(|value| value == name);
+    let ours = |link: &LinkView| link.tag().is_some_and(|tag| *tag.instance == *world.services.instance);
     let known = |index: Option<u32>| {
         let link = links.iter().find(|link| Some(link.index) == index);
-        link.is_some_and(|link| link.tag().is_some() || named(link.name.as_str()))
+        link.is_some_and(|link| ours(link) || named(link.name.as_str()))
     };
     let mut nets: Vec<HostNet> = Vec::new();
     for view in kernel.addresses(Netns::Host, deadline).await? {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use netloom_actor_network::{AttachEndpoint, Attachment, CommitAttachment, ProgramEndpoint, RevokeEndpoint};
 use netloom_drivers::Interface;
 use netloom_kernel::{Netns, Op, Route};
-use netloom_model::Result;
+use netloom_model::{Error, Reason, Result};
 use netloom_runtime::{OpCtx, Saga};
 
 use super::{Undone, World};
@@ -60,10 +60,21 @@ pub(crate) async fn join(world: World, op: OpCtx, plan: JoinPlan) -> Result<Join
         hand_over(saga, &world, &op, &plan, &members, gateways).await?;
 
         let commit = world.ask_network(&op, network, CommitAttachment(endpoint, world.sandbox));
-        saga.step("commit", None, commit).await?;
+        saga.step("commit", None, async { commit.await.map_err(forgotten) }).await?;
         Ok(Joined { member, gateways })
     });
     joined.await
+}
+
+/// A network that was restarted after it made the link knows nothing of the attachment. To the caller that
+/// is the death of the network on the way, not a mistake of its own.
+fn forgotten(error: Error) -> Error {
+    match error.reason() {
+        Reason::NotJoined { .. } | Reason::WrongPhase { .. } => {
+            Reason::Gone { who: "the network".into() }.into()
+        }
+        _ => error,
+    }
 }
 
 /// Everything inside the namespace, in one send.
@@ -125,7 +136,7 @@ async fn hand_over(
     if let (Some(endpoint), Some(network)) = (new, network_of(new)) {
         let undo = Undone::Connectivity(network, endpoint);
         let program = world.ask_network(op, network, ProgramEndpoint(endpoint, plan.labels.clone()));
-        saga.step("program the new way out", undo, program).await?;
+        saga.step("program the new way out", undo, async { program.await.map_err(forgotten) }).await?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! fails is retried behind the caller's back as a visible leak.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures::FutureExt;
 use netloom_actor_network::{DetachEndpoint, ProgramEndpoint, RevokeEndpoint};
@@ -47,11 +48,22 @@ pub(crate) async fn leave(
     Ok(())
 }
 
+/// How often a network that is being started again is asked.
+const RESTART_PAUSE: Duration = Duration::from_millis(10);
+
 /// Has the network cut an endpoint off. One that the network no longer knows, or knows elsewhere, is out
 /// already.
 pub(super) async fn detached(world: &World, op: &OpCtx, member: &Member) -> Result<()> {
     let detach = DetachEndpoint(member.endpoint, world.sandbox);
-    match world.ask_network(op, member.network, detach).await {
+    let mut outcome = world.ask_network(op, member.network, detach).await;
+    // A network that died on the way may have carried it out. Its next incarnation knows: without its word
+    // the two would have different pictures.
+    while outcome.as_ref().is_err_and(|error| matches!(error.reason(), Reason::Gone { .. }))
+        && op.pause(RESTART_PAUSE).await
+    {
+        outcome = world.ask_network(op, member.network, detach).await;
+    }
+    match outcome {
         Err(error)
             if error.kind() == ErrorKind::NotFound || matches!(error.reason(), Reason::NotJoined { .. }) =>
         {

@@ -1,0 +1,76 @@
+//! A clumsy operator: wrong directories, two engines in one place, names that are not what they seem.
+
+use netloom::{Engine, ErrorKind, NetworkSpec, ShutdownMode};
+
+use crate::lab::{delete_everything, in_lab, joined};
+
+#[test]
+fn two_engines_cannot_share_a_directory_and_say_which() {
+    in_lab(async |lab| {
+        let engine = lab.engine().await;
+        let network = engine.controller().create_network(NetworkSpec::new("blue")).await.unwrap();
+        joined(&engine, &network, "one").await;
+        let same_store = Engine::builder().data_dir(lab.data_dir()).run_dir(lab.dir.path().join("run2"));
+        let error = same_store.start().await.expect_err("the store is in use");
+        assert!(error.to_string().contains("data"), "{error}");
+        // Its start would sweep the first one's namespaces away.
+        let same_run = Engine::builder().data_dir(lab.dir.path().join("data2")).run_dir(lab.run_dir());
+        let error = same_run.start().await.expect_err("the run directory is in use");
+        assert_eq!(error.kind(), ErrorKind::InvalidParameter);
+        assert!(error.to_string().contains("run") && error.to_string().contains("another engine"), "{error}");
+        assert_eq!(engine.controller().sandboxes().len(), 1);
+        delete_everything(&engine).await;
+        engine.shutdown(ShutdownMode::Graceful).await.unwrap();
+        lab.engine().await.shutdown(ShutdownMode::Graceful).await.expect("free again at once");
+        lab.assert_pristine().await;
+    });
+}
+
+#[test]
+fn two_engines_side_by_side_leave_each_other_alone() {
+    in_lab(async |lab| {
+        let first = lab.engine().await;
+        let start = || {
+            let dir = lab.dir.path();
+            let builder = Engine::builder().data_dir(dir.join("data2")).run_dir(dir.join("run2"));
+            builder.instance("second").start()
+        };
+        let blue = first.controller().create_network(NetworkSpec::new("blue")).await.unwrap();
+        joined(&first, &blue, "one").await;
+        let second = start().await.expect("beside the first");
+        let same =
+            second.controller().create_network(NetworkSpec::new("blue")).await.expect("names are its own");
+        let pool = async |network: &netloom::Network| network.inspect().await.unwrap().v4[0].pool;
+        assert_ne!(pool(&blue).await, pool(&same).await, "it sees what the host uses");
+        joined(&second, &same, "one").await;
+        second.shutdown(ShutdownMode::Graceful).await.unwrap();
+        let second = start().await.expect("again");
+        assert!(
+            second.repairs().is_empty(),
+            "the first one's objects are no remains: {:?}",
+            second.repairs()
+        );
+        delete_everything(&second).await;
+        assert_eq!(first.controller().sandboxes().len(), 1);
+        delete_everything(&first).await;
+        lab.assert_pristine().await;
+    });
+}
+
+#[test]
+fn directories_that_cannot_be_used_are_named() {
+    in_lab(async |lab| {
+        let file = lab.dir.path().join("file");
+        std::fs::write(&file, "not a directory").unwrap();
+        let good = lab.dir.path().join("good");
+        for (data, run, name) in
+            [(file.join("data"), good.join("run"), "file"), (good.join("data"), file.join("run"), "file")]
+        {
+            let error = Engine::builder().data_dir(data).run_dir(run).start().await.expect_err("unusable");
+            assert!(error.to_string().contains(name), "{error}");
+        }
+        let error = Engine::builder().data_dir("relative").start().await.expect_err("relative");
+        assert_eq!(error.kind(), ErrorKind::InvalidParameter);
+        lab.assert_pristine().await;
+    });
+}
