@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use netloom_actor_controller::{
     BootInput, Booted, Drain, EventHub, EventStream, InspectEngine, Shutdown, ShutdownMode, StoreCounters,
-    StoreStats, boot,
+    StoreStats, boot, operations,
 };
 use netloom_drivers::Registration;
 use netloom_drivers::bridge::{self, Bridge};
 use netloom_kernel::{Kernel, KernelStats, LinuxConfig, LinuxKernel};
 use netloom_model::snapshot::{EngineSnapshot, OperationSnapshot};
-use netloom_model::{EngineConfig, Error, OpId, Reason, Repair, Result};
+use netloom_model::{EngineConfig, Error, Reason, Repair, Result};
 use netloom_runtime::EngineThread;
 use netloom_store::{Finding, RedbStore, Store};
 
@@ -225,16 +225,7 @@ impl Engine {
     /// Operations in flight, oldest first. Read without asking anybody.
     #[must_use]
     pub fn operations(&self) -> Vec<OperationSnapshot> {
-        let now = tokio::time::Instant::now();
-        let list = self.core.ledger.list().into_iter();
-        list.map(|view| OperationSnapshot {
-            id: OpId(view.id),
-            verb: view.verb.to_owned(),
-            object: view.object,
-            step: view.step.to_owned(),
-            running_for: now.saturating_duration_since(view.since),
-        })
-        .collect()
+        operations(&self.core.ledger)
     }
 
     /// The kernel's counters since the start.

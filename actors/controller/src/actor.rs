@@ -47,6 +47,7 @@ use crate::message::{Child, ChildExited};
 
 #[path = "control.rs"]
 mod control;
+pub use control::operations;
 #[path = "networks.rs"]
 mod networks;
 #[path = "sandboxes.rs"]

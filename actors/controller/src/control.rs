@@ -62,7 +62,9 @@ impl Handle<InspectEngine> for ControllerActor {
     }
 }
 
-fn operations(ledger: &Ledger) -> Vec<OperationSnapshot> {
+/// Operations in flight, oldest first.
+#[must_use]
+pub fn operations(ledger: &Ledger) -> Vec<OperationSnapshot> {
     let now = tokio::time::Instant::now();
     let shown = |view: netloom_runtime::OperationView| OperationSnapshot {
         id: OpId(view.id),

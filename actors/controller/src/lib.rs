@@ -8,7 +8,7 @@ mod events;
 mod message;
 pub mod reconcile;
 
-pub use actor::ControllerActor;
+pub use actor::{ControllerActor, operations};
 pub use boot::{BootInput, Booted, boot};
 pub use directory::Directory;
 pub use events::{EventHub, EventStream, Missed};

@@ -7,7 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
+use futures::FutureExt;
 use futures::future::LocalBoxFuture;
+
+use crate::op::OpCtx;
+use crate::saga::{UNDO_ALLOWED, Undo};
 
 /// The pause after the first failed attempt; doubled after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -58,6 +62,19 @@ impl Janitor {
             }
             janitor.leaks.remove(&key);
             (janitor.on_change)(&what, false);
+        });
+    }
+
+    /// Takes over an undo step. `keep` is dropped when it has succeeded, or with the engine.
+    pub fn adopt_undo<U: Undo>(&self, op: &OpCtx, world: &U::World, undo: U, keep: impl Clone + 'static) {
+        let (op, world) = (op.clone(), world.clone());
+        self.adopt(undo.to_string(), move || {
+            let (retry, keep) = (undo.undo(&world, &op.for_undo(UNDO_ALLOWED)), keep.clone());
+            async move {
+                let _keep = keep;
+                retry.await.map_err(|error| error.to_string())
+            }
+            .boxed_local()
         });
     }
 

@@ -18,7 +18,7 @@ use crate::tasks::Panicked;
 
 /// How long undoing one saga may take before what is left goes to the janitor. Apart from the operation's
 /// own deadline: that may be what made it fail.
-const UNDO_ALLOWED: Duration = Duration::from_secs(10);
+pub(crate) const UNDO_ALLOWED: Duration = Duration::from_secs(10);
 
 /// How to take one step back. Undoing must be idempotent: "not there" is success. `Display` names what is
 /// left behind if it cannot be undone.
@@ -105,6 +105,15 @@ pub async fn run<U: Undo, T>(
     Err(Unwound { cause, leaks })
 }
 
+/// Carries a removal to its end behind the point of no return: now, or later as a visible leak.
+pub async fn finish<U: Undo>(tools: &SagaTools, op: &OpCtx, world: &U::World, removal: U) {
+    let now = op.for_undo(UNDO_ALLOWED);
+    if let Err(error) = removal.undo(world, &now).await {
+        tracing::warn!(%error, what = %removal, "cannot remove");
+        tools.janitor.adopt_undo(op, world, removal, ());
+    }
+}
+
 impl<U: Undo> Saga<U> {
     /// The operation it belongs to.
     #[must_use]
@@ -165,12 +174,7 @@ impl<U: Undo> Saga<U> {
     }
 
     fn leave_to_janitor(&self, undo: U) {
-        let (world, op) = (self.world.clone(), self.op.clone());
-        self.janitor.adopt(undo.to_string(), move || {
-            let op = op.for_undo(UNDO_ALLOWED);
-            let retry = undo.undo(&world, &op);
-            async move { retry.await.map_err(|error| error.to_string()) }.boxed_local()
-        });
+        self.janitor.adopt_undo(&self.op, &self.world, undo, ());
     }
 }
 

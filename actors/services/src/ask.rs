@@ -30,6 +30,15 @@ pub fn panicked(panicked: &Panicked) -> Error {
     Error::internal(panicked.to_string()).uncertain()
 }
 
+/// An operation was cancelled, or ran out of time, before this step.
+#[must_use]
+pub fn interrupted(op: &OpCtx, step: &'static str) -> Error {
+    if op.cancel.is_cancelled() {
+        return Reason::ShuttingDown.into();
+    }
+    Error::from(Reason::DeadlineExceeded { what: format!("step {step:?}"), waited: op.allowed }).unwound()
+}
+
 /// What became of a saga.
 pub trait Trouble {
     /// One error that says what failed first, and what is left behind if anything is.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use netloom_kernel::{Kernel, KernelError, Op};
 use netloom_runtime::{OpCtx, Port, SagaTools, TaskGroup};
 
-pub use ask::{Outcome, Trouble, answered, panicked};
+pub use ask::{Outcome, Trouble, answered, interrupted, panicked};
 pub use quarantine::Quarantine;
 
 use crate::ipam::IpamActor;

@@ -60,20 +60,8 @@ async fn cut(world: &World, op: &OpCtx, endpoint: EndpointId) {
         Ok(Left { remains }) => reap(world, endpoint, remains),
         Err(error) => {
             tracing::warn!(%error, endpoint = endpoint.short(), "cannot cut an endpoint off");
-            let world = world.clone();
             let dying = Rc::new(world.services.quarantine.begin(endpoint));
-            let undone = Undone::Link(endpoint);
-            let janitor = world.services.tools.janitor.clone();
-            janitor.adopt(undone.to_string(), move || {
-                let (world, dying) = (world.clone(), dying.clone());
-                async move {
-                    let _dying = dying;
-                    let op = world.services.operation(Cause::Tick("janitor"));
-                    let undo = netloom_runtime::Undo::undo(&undone, &world, &op);
-                    undo.await.map_err(|error| error.to_string())
-                }
-                .boxed_local()
-            });
+            world.services.tools.janitor.adopt_undo(&op, world, Undone::Link(endpoint), dying);
         }
     }
 }

@@ -42,6 +42,11 @@ impl World {
         outcome.map_err(Trouble::into_error)
     }
 
+    /// Carries a removal to its end: now, or later as a visible leak.
+    async fn finish(&self, op: &OpCtx, removal: Undone) {
+        saga::finish(&self.services.tools, op, self, removal).await;
+    }
+
     async fn commit(&self, op: &OpCtx, changes: Vec<Change>) -> Result<()> {
         answered(op, "the store", self.services.store.outcome(op, Commit(changes)).await)
     }

@@ -2,12 +2,11 @@
 
 use std::fmt::Display;
 
-use futures::FutureExt;
 use netloom_actor_services::answered;
 use netloom_actor_services::store::BeginIntent;
 use netloom_model::record::NetworkRecord;
 use netloom_model::{EndpointId, OpId, Result};
-use netloom_runtime::{Cause, OpCtx, Undo};
+use netloom_runtime::OpCtx;
 use netloom_store::{Change, Key, RecordKind};
 
 use super::establish::{end_intent, intent_for};
@@ -20,7 +19,7 @@ pub(crate) async fn delete_endpoint(world: World, op: OpCtx, endpoint: EndpointI
     entry.step("commit");
     world.commit(&op, vec![delete(RecordKind::Endpoint, endpoint)]).await?;
     entry.step("driver");
-    finish(&world, &op, Undone::DriverEndpoint(endpoint)).await;
+    world.finish(&op, Undone::DriverEndpoint(endpoint)).await;
     Ok(())
 }
 
@@ -37,24 +36,10 @@ pub(crate) async fn delete_network(world: World, op: OpCtx, record: NetworkRecor
         return Err(error);
     }
     entry.step("driver");
-    finish(&world, &op, Undone::Network(record.id, OpId(op.id))).await;
+    world.finish(&op, Undone::Network(record.id, OpId(op.id))).await;
     Ok(())
 }
 
 fn delete(kind: RecordKind, id: impl Display) -> Change {
     Change::Delete { key: Key { kind, id: id.to_string() } }
-}
-
-/// Carries a removal to its end: now, or later as a visible leak.
-async fn finish(world: &World, op: &OpCtx, removal: Undone) {
-    let now = op.for_undo(world.services.operation_timeout);
-    let Err(error) = removal.undo(world, &now).await else { return };
-    tracing::warn!(%error, what = %removal, "cannot remove");
-    let world = world.clone();
-    let janitor = world.services.tools.janitor.clone();
-    janitor.adopt(removal.to_string(), move || {
-        let op = world.services.operation(Cause::Tick("janitor"));
-        let retry = removal.undo(&world, &op);
-        async move { retry.await.map_err(|error| error.to_string()) }.boxed_local()
-    });
 }

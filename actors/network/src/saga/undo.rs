@@ -7,7 +7,7 @@ use futures::future::LocalBoxFuture;
 use netloom_actor_driver::{DeleteDriverEndpoint, DeleteDriverNetwork, LeaveDriverEndpoint};
 use netloom_actor_services::ipam::{ReleaseAddresses, ReleasePools};
 use netloom_actor_services::store::EndIntent;
-use netloom_actor_services::{answered, panicked};
+use netloom_actor_services::{answered, interrupted, panicked};
 use netloom_drivers::Leave;
 use netloom_model::{Certainty, EndpointId, Error, NetworkId, OpId, Reason, Result};
 use netloom_runtime::{OpCtx, Panicked, Undo};
@@ -99,10 +99,7 @@ impl Undo for Undone {
     }
 
     fn interrupted(op: &OpCtx, step: &'static str) -> Error {
-        if op.cancel.is_cancelled() {
-            return Reason::ShuttingDown.into();
-        }
-        Error::from(Reason::DeadlineExceeded { what: format!("step {step:?}"), waited: op.allowed }).unwound()
+        interrupted(op, step)
     }
 
     fn panicked(cause: &Panicked) -> Error {

@@ -5,7 +5,7 @@ use netloom_model::{EndpointId, Result};
 use netloom_runtime::OpCtx;
 use netloom_store::{Change, Key, RecordKind};
 
-use super::leave::{detached, finish};
+use super::leave::detached;
 use super::{Undone, World};
 use crate::member::Member;
 
@@ -41,6 +41,6 @@ pub(crate) async fn delete(world: World, op: OpCtx, members: Vec<Member>) -> Res
     }
     entry.step("delete the namespace");
     let op = op.for_undo(world.services.operation_timeout);
-    finish(&world, &op, Undone::Netns(world.netns)).await;
+    world.finish(&op, Undone::Netns(world.netns)).await;
     Ok(Deleted { left, result: Ok(()) })
 }

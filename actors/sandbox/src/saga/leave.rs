@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::FutureExt;
 use netloom_actor_network::{DetachEndpoint, ProgramEndpoint, RevokeEndpoint};
 use netloom_model::{ErrorKind, Reason, Result};
-use netloom_runtime::{Cause, OpCtx, Undo};
+use netloom_runtime::OpCtx;
 
 use super::{Undone, World};
 use crate::gateway::Gateways;
@@ -31,7 +30,7 @@ pub(crate) async fn leave(
     entry.step("clear what is left inside");
     let mut ops = before.change(after, world.netns);
     ops.extend(leaving.undress(world.netns));
-    finish(&world, &op, Undone::Plumbing(ops)).await;
+    world.finish(&op, Undone::Plumbing(ops)).await;
     if before.provider() == Some(leaving.endpoint) {
         entry.step("hand the way out over");
         let _ = world.ask_network(&op, leaving.network, RevokeEndpoint(leaving.endpoint)).await;
@@ -41,7 +40,7 @@ pub(crate) async fn leave(
             if let Err(error) = world.ask_network(&op, next.network, program).await {
                 tracing::warn!(%error, "cannot program the new way out");
                 let again = Undone::LostConnectivity(next.network, next.endpoint, labels);
-                finish(&world, &op, again).await;
+                world.finish(&op, again).await;
             }
         }
     }
@@ -72,17 +71,4 @@ pub(super) async fn detached(world: &World, op: &OpCtx, member: &Member) -> Resu
         }
         outcome => outcome,
     }
-}
-
-/// Carries a removal to its end: now, or later as a visible leak.
-pub(super) async fn finish(world: &World, op: &OpCtx, removal: Undone) {
-    let Err(error) = removal.undo(world, op).await else { return };
-    tracing::warn!(%error, what = %removal, "cannot remove");
-    let world = world.clone();
-    let janitor = world.services.tools.janitor.clone();
-    janitor.adopt(removal.to_string(), move || {
-        let op = world.services.operation(Cause::Tick("janitor"));
-        let retry = removal.undo(&world, &op);
-        async move { retry.await.map_err(|error| error.to_string()) }.boxed_local()
-    });
 }

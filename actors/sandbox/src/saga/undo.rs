@@ -5,9 +5,9 @@ use std::fmt;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use netloom_actor_network::{AbandonAttachment, ProgramEndpoint, RevokeEndpoint};
-use netloom_actor_services::panicked;
+use netloom_actor_services::{interrupted, panicked};
 use netloom_kernel::{Netns, Op};
-use netloom_model::{Certainty, EndpointId, Error, ErrorKind, NetworkId, Reason, Result, SandboxId};
+use netloom_model::{Certainty, EndpointId, Error, ErrorKind, NetworkId, Result, SandboxId};
 use netloom_runtime::{OpCtx, Panicked, Undo};
 use netloom_store::{Change, Key, RecordKind};
 
@@ -96,10 +96,7 @@ impl Undo for Undone {
     }
 
     fn interrupted(op: &OpCtx, step: &'static str) -> Error {
-        if op.cancel.is_cancelled() {
-            return Reason::ShuttingDown.into();
-        }
-        Error::from(Reason::DeadlineExceeded { what: format!("step {step:?}"), waited: op.allowed }).unwound()
+        interrupted(op, step)
     }
 
     fn panicked(cause: &Panicked) -> Error {

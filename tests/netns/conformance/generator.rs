@@ -1,0 +1,276 @@
+//! Random operations on few names, so that they meet.
+
+use std::fmt::Debug;
+use std::str::FromStr;
+
+use netloom::MacAddr;
+use netloom::kernel::{LinkTag, Neighbour, Netns, Op, Route};
+
+/// Every operation there is.
+pub(super) const VERBS: [&str; 16] = [
+    "create_netns",
+    "delete_netns",
+    "create_bridge",
+    "create_veth",
+    "cut_link",
+    "delete_link",
+    "move_link",
+    "set_link",
+    "set_mtu",
+    "add_address",
+    "delete_address",
+    "add_route",
+    "delete_route",
+    "add_neighbour",
+    "delete_neighbour",
+    "sysctl",
+];
+
+const NAMESPACES: [&str; 2] = ["n1", "n2"];
+const BRIDGES: [&str; 2] = ["br1", "br2"];
+const PAIRS: [&str; 3] = ["v1", "v2", "v3"];
+const PEERS: [&str; 3] = ["eth0", "eth1", "v3"];
+const LOOPBACK: &str = "lo";
+/// Every name a link may have; the usual one inside more often.
+const LINKS: [&str; 10] = ["br1", "br2", "v1", "v2", "v3", "eth0", "eth0", "eth0", "eth1", LOOPBACK];
+const MTUS: [u32; 6] = [60, 1000, 1400, 1500, 9000, 70_000];
+const MACS: [[u8; 6]; 3] = [[0x02, 0x42, 0, 0, 0, 1], [0x02, 0x42, 0, 0, 0, 2], [1, 0, 0, 0, 0, 1]];
+const ADDRESSES: [&str; 14] = [
+    "10.0.0.1/24",
+    "10.0.0.2/24",
+    "10.0.0.2/16",
+    "10.1.0.1/32",
+    "10.0.0.0/24",
+    "0.0.0.0/0",
+    "10.2.0.1/31",
+    "127.0.0.9/8",
+    "fd00::1/64",
+    "fd00::2/64",
+    "fd00::/64",
+    "fd01::1/128",
+    "fd02::3/127",
+    "::/0",
+];
+const DESTINATIONS: [&str; 11] = [
+    "10.0.0.0/24",
+    "10.0.0.0/16",
+    "10.5.0.0/16",
+    "10.5.0.1/16",
+    "10.2.0.0/31",
+    "0.0.0.0/0",
+    "fd00::/64",
+    "fd05::/64",
+    "fd05::1/64",
+    "fd01::1/128",
+    "::/0",
+];
+const NEXT_HOPS: [&str; 7] =
+    ["10.0.0.1", "10.0.0.9", "10.0.0.255", "10.2.0.0", "fd00::1", "fd00::9", "fe80::1"];
+const NEIGHBOURS: [&str; 2] = ["10.0.0.5", "fd00::5"];
+const SETTINGS: [&str; 8] = [
+    "ipv6/conf/all/disable_ipv6",
+    "ipv6/conf/default/disable_ipv6",
+    "ipv6/conf/eth0/disable_ipv6",
+    "ipv6/conf/eth1/accept_ra",
+    "ipv4/conf/eth0/promote_secondaries",
+    "ipv4/conf/br1/rp_filter",
+    "ipv4/ip_forward",
+    "ipv4/none",
+];
+
+/// Reads a constant.
+pub(super) fn parsed<T: FromStr<Err: Debug>>(text: &str) -> T {
+    text.parse().expect("a valid constant")
+}
+
+pub(super) fn named(name: &str) -> Netns {
+    Netns::Named(parsed(name))
+}
+
+/// The mark of a link.
+pub(super) fn tag(link: &str) -> LinkTag {
+    LinkTag::new("netloom", "endpoint", link)
+}
+
+/// An endless sequence of operations, the same for the same seed. It begins with two namespaces on a bridge,
+/// since most random operations on an empty machine are refused.
+pub(super) struct Generator {
+    /// The state of the splitmix64 sequence.
+    random: u64,
+    /// Still to come before chance decides, the next one last.
+    opening: Vec<Op>,
+}
+
+impl Generator {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut opening = vec![bridge("br1"), up(Netns::Host, "br1"), address(Netns::Host, "br1", "10.0.0.1/24")];
+        for (pair, inside, own) in [("v1", "n1", "10.0.0.2/24"), ("v2", "n2", "10.0.0.3/24")] {
+            opening.push(Op::CreateNetns { name: parsed(inside) });
+            opening.push(veth(pair, "eth0", named(inside), Some("br1")));
+            opening.push(up(named(inside), "eth0"));
+            opening.push(address(named(inside), "eth0", own));
+        }
+        opening.push(address(named("n1"), "eth0", "fd00::2/64"));
+        opening.reverse();
+        Self { random: seed, opening }
+    }
+
+    pub(super) fn next_op(&mut self) -> Op {
+        if let Some(op) = self.opening.pop() {
+            return op;
+        }
+        // Made more often than taken away, so that something is there to disagree about.
+        match self.below(64) {
+            0..=1 => Op::CreateNetns { name: parsed(self.pick(&NAMESPACES)) },
+            2 => Op::DeleteNetns { name: parsed(self.pick(&NAMESPACES)) },
+            3..=6 => self.create_bridge(),
+            7..=14 => self.create_veth(),
+            15..=16 => Op::CutLink { name: parsed(self.pick(&LINKS)) },
+            17 => {
+                let name = self.pick(&LINKS);
+                Op::DeleteLink { name: parsed(name), tag: self.one_in(2).then(|| tag(name)) }
+            }
+            18..=19 => self.move_link(),
+            20..=27 => {
+                let up = !self.one_in(4);
+                Op::SetLink { netns: self.place(), name: parsed(self.pick(&LINKS)), up }
+            }
+            28..=29 => self.set_mtu(),
+            30..=37 => Op::AddAddress {
+                netns: self.place(),
+                link: parsed(self.pick(&LINKS)),
+                address: parsed(self.pick(&ADDRESSES)),
+            },
+            38..=39 => Op::DeleteAddress {
+                netns: self.place(),
+                link: parsed(self.pick(&LINKS)),
+                address: parsed(self.pick(&ADDRESSES)),
+            },
+            40..=48 => self.add_route(),
+            49..=52 => self.delete_route(),
+            53..=56 => self.add_neighbour(),
+            57..=58 => Op::DeleteNeighbour {
+                netns: self.place(),
+                link: parsed(self.pick(&LINKS)),
+                neighbour: self.neighbour(),
+            },
+            _ => Op::Sysctl {
+                netns: self.place(),
+                key: self.pick(&SETTINGS).to_owned(),
+                value: self.pick(&["0", "1", "x"]).to_owned(),
+            },
+        }
+    }
+
+    fn create_bridge(&mut self) -> Op {
+        let name = self.pick(&BRIDGES);
+        let (mac, mtu) = (self.mac(), self.mtu());
+        Op::CreateBridge { name: parsed(name), mac, mtu, tag: self.mark(name) }
+    }
+
+    fn create_veth(&mut self) -> Op {
+        let host = self.pick(&PAIRS);
+        let (peer, netns) = (parsed(self.pick(&PEERS)), self.place());
+        let master = self.one_in(2).then(|| parsed(self.pick(&BRIDGES)));
+        let (mac, mtu) = (self.mac(), self.mtu());
+        Op::CreateVeth { host: parsed(host), peer, netns, master, mac, mtu, tag: self.mark(host) }
+    }
+
+    fn move_link(&mut self) -> Op {
+        let name = parsed(self.pick(&LINKS));
+        Op::MoveLink { from: self.place(), name, to: self.place(), rename: parsed(self.pick(&LINKS)) }
+    }
+
+    fn set_mtu(&mut self) -> Op {
+        let name = parsed(self.pick(&LINKS));
+        Op::SetMtu { netns: self.place(), name, mtu: self.pick(&MTUS) }
+    }
+
+    fn route(&mut self) -> Route {
+        let via = (!self.one_in(3)).then(|| parsed(self.pick(&NEXT_HOPS)));
+        Route { destination: parsed(self.pick(&DESTINATIONS)), via, link: parsed(self.pick(&LINKS)) }
+    }
+
+    fn add_route(&mut self) -> Op {
+        Op::AddRoute { netns: self.place(), route: self.route() }
+    }
+
+    fn delete_route(&mut self) -> Op {
+        Op::DeleteRoute { netns: self.place(), route: self.route() }
+    }
+
+    fn add_neighbour(&mut self) -> Op {
+        Op::AddNeighbour {
+            netns: self.place(),
+            link: parsed(self.pick(&LINKS)),
+            neighbour: self.neighbour(),
+        }
+    }
+
+    fn neighbour(&mut self) -> Neighbour {
+        Neighbour::Address { address: parsed(self.pick(&NEIGHBOURS)), mac: MacAddr([0x02, 0x42, 0, 0, 0, 5]) }
+    }
+
+    fn mac(&mut self) -> Option<MacAddr> {
+        self.one_in(3).then(|| MacAddr(self.pick(&MACS)))
+    }
+
+    fn mtu(&mut self) -> Option<u32> {
+        self.one_in(3).then(|| self.pick(&MTUS))
+    }
+
+    /// A link's mark, now and then one that is too long.
+    fn mark(&mut self, link: &str) -> LinkTag {
+        if self.one_in(16) { tag(&link.repeat(100)) } else { tag(link) }
+    }
+
+    fn place(&mut self) -> Netns {
+        match self.below(3) {
+            0 => Netns::Host,
+            _ => named(self.pick(&NAMESPACES)),
+        }
+    }
+
+    fn pick<T: Copy>(&mut self, all: &[T]) -> T {
+        let bound = u64::try_from(all.len()).expect("few");
+        all[usize::try_from(self.below(bound)).expect("few")]
+    }
+
+    fn one_in(&mut self, chances: u64) -> bool {
+        self.below(chances) == 0
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+}
+
+/// A bridge with a hardware address of its own; Linux lets others follow their ports.
+pub(super) fn bridge(name: &str) -> Op {
+    Op::CreateBridge { name: parsed(name), mac: Some(MacAddr(MACS[0])), mtu: None, tag: tag(name) }
+}
+
+pub(super) fn veth(host: &str, peer: &str, netns: Netns, master: Option<&str>) -> Op {
+    let (host_name, peer) = (parsed(host), parsed(peer));
+    Op::CreateVeth {
+        host: host_name,
+        peer,
+        netns,
+        master: master.map(parsed),
+        mac: None,
+        mtu: None,
+        tag: tag(host),
+    }
+}
+
+pub(super) fn up(netns: Netns, name: &str) -> Op {
+    Op::SetLink { netns, name: parsed(name), up: true }
+}
+
+pub(super) fn address(netns: Netns, link: &str, address: &str) -> Op {
+    Op::AddAddress { netns, link: parsed(link), address: parsed(address) }
+}
