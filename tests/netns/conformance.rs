@@ -127,7 +127,7 @@ fn random_operations_come_to_the_same_on_both_kernels() {
         note(format!("{total:#?}"));
         if given.is_none() {
             for verb in generator::VERBS {
-                let did = |done: bool| total.keys().any(|(of, answer)| of == verb && (answer == "ok") == done);
+                let did = |done: bool| total.keys().any(|(of, answer)| *of == verb && (answer == "ok") == done);
                 assert!(did(true) && did(false), "{verb} was not both carried out and refused");
             }
         }

@@ -32,6 +32,7 @@ errnos! {
     EEXIST = 17, "File exists";
     ENODEV = 19, "No such device";
     EINVAL = 22, "Invalid argument";
+    ERANGE = 34, "Numerical result out of range";
     EXFULL = 54, "Exchange full";
     EOPNOTSUPP = 95, "Operation not supported";
     EADDRNOTAVAIL = 99, "Cannot assign requested address";

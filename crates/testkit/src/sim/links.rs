@@ -7,10 +7,12 @@ use super::world::{
     Alias, Bridge, ETHERNET_MTU, HOST, IPV6_MIN_MTU, Kind, Link, LinkId, MAX_PORTS, NewLink, NsId, Port,
     World,
 };
-use crate::errno::{EADDRNOTAVAIL, EEXIST, EINVAL, EOPNOTSUPP, EPERM, EXFULL, Refusal};
+use crate::errno::{EADDRNOTAVAIL, EEXIST, EINVAL, EOPNOTSUPP, EPERM, ERANGE, EXFULL, Refusal};
 
 /// The sizes an Ethernet link takes.
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 68..=65_535;
+/// The longest mark in bytes.
+const MAX_TAG: usize = 254;
 
 /// A veth pair to make.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +34,7 @@ impl World {
         mtu: Option<u32>,
         tag: &LinkTag,
     ) -> Result<(), Refusal> {
+        check_tag(tag)?;
         check_mac(mac)?;
         self.check_free(HOST, name)?;
         let mtu = check_mtu(mtu)?;
@@ -47,6 +50,7 @@ impl World {
     pub(super) fn create_veth(&mut self, new: NewVeth<'_>) -> Result<(), Refusal> {
         let ns = self.ns(new.netns)?;
         let master = new.master.map(|name| self.find(Netns::Host, name)).transpose()?;
+        check_tag(new.tag)?;
         check_mac(new.mac)?;
         let mtu = check_mtu(new.mtu)?;
         self.check_free(ns, new.peer)?;
@@ -324,4 +328,10 @@ fn check_mac(mac: Option<MacAddr>) -> Result<(), Refusal> {
 fn check_mtu(mtu: Option<u32>) -> Result<u32, Refusal> {
     let mtu = mtu.unwrap_or(ETHERNET_MTU);
     if MTU_RANGE.contains(&mtu) { Ok(mtu) } else { Err(Refusal::new(EINVAL)) }
+}
+
+fn check_tag(tag: &LinkTag) -> Result<(), Refusal> {
+    // Counted rather than written out: every new link comes by here.
+    let length = "netloom///".len() + tag.instance.len() + tag.kind.len() + tag.id.len();
+    if length <= MAX_TAG { Ok(()) } else { Err(Refusal::saying(ERANGE, "The mark is too long")) }
 }
