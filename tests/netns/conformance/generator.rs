@@ -31,8 +31,9 @@ const BRIDGES: [&str; 2] = ["br1", "br2"];
 const PAIRS: [&str; 3] = ["v1", "v2", "v3"];
 const PEERS: [&str; 3] = ["eth0", "eth1", "v3"];
 const LOOPBACK: &str = "lo";
-/// Every name a link may have; the usual one inside more often.
-const LINKS: [&str; 10] = ["br1", "br2", "v1", "v2", "v3", "eth0", "eth0", "eth0", "eth1", LOOPBACK];
+/// The names a link of the host may have, and one inside a namespace; likely ones more often.
+const HOST_LINKS: [&str; 8] = ["br1", "br1", "br2", "v1", "v2", "v3", "eth0", LOOPBACK];
+const INSIDE_LINKS: [&str; 8] = ["eth0", "eth0", "eth0", "eth1", "v3", "br1", "v1", LOOPBACK];
 const MTUS: [u32; 6] = [60, 1000, 1400, 1500, 9000, 70_000];
 const MACS: [[u8; 6]; 3] = [[0x02, 0x42, 0, 0, 0, 1], [0x02, 0x42, 0, 0, 0, 2], [1, 0, 0, 0, 0, 1]];
 const ADDRESSES: [&str; 14] = [
@@ -99,11 +100,14 @@ pub(super) struct Generator {
     random: u64,
     /// Still to come before chance decides, the next one last.
     opening: Vec<Op>,
+    /// The additions asked for, since chance alone hardly ever finds something to remove.
+    additions: Vec<Op>,
 }
 
 impl Generator {
     pub(super) fn new(seed: u64) -> Self {
-        let mut opening = vec![bridge("br1"), up(Netns::Host, "br1"), address(Netns::Host, "br1", "10.0.0.1/24")];
+        let mut opening =
+            vec![bridge("br1"), up(Netns::Host, "br1"), address(Netns::Host, "br1", "10.0.0.1/24")];
         for (pair, inside, own) in [("v1", "n1", "10.0.0.2/24"), ("v2", "n2", "10.0.0.3/24")] {
             opening.push(Op::CreateNetns { name: parsed(inside) });
             opening.push(veth(pair, "eth0", named(inside), Some("br1")));
@@ -112,59 +116,56 @@ impl Generator {
         }
         opening.push(address(named("n1"), "eth0", "fd00::2/64"));
         opening.reverse();
-        Self { random: seed, opening }
+        Self { random: seed, opening, additions: Vec::new() }
     }
 
     pub(super) fn next_op(&mut self) -> Op {
-        if let Some(op) = self.opening.pop() {
-            return op;
+        let op = self.opening.pop().unwrap_or_else(|| self.random_op());
+        if matches!(op, Op::AddAddress { .. } | Op::AddRoute { .. } | Op::AddNeighbour { .. }) {
+            self.additions.push(op.clone());
         }
+        op
+    }
+
+    fn random_op(&mut self) -> Op {
         // Made more often than taken away, so that something is there to disagree about.
         match self.below(64) {
             0..=1 => Op::CreateNetns { name: parsed(self.pick(&NAMESPACES)) },
             2 => Op::DeleteNetns { name: parsed(self.pick(&NAMESPACES)) },
-            3..=6 => self.create_bridge(),
-            7..=14 => self.create_veth(),
-            15..=16 => Op::CutLink { name: parsed(self.pick(&LINKS)) },
-            17 => {
-                let name = self.pick(&LINKS);
+            3..=5 => self.create_bridge(),
+            6..=12 => self.create_veth(),
+            13..=14 => Op::CutLink { name: parsed(self.pick(&HOST_LINKS)) },
+            15 => {
+                let name = self.pick(&HOST_LINKS);
                 Op::DeleteLink { name: parsed(name), tag: self.one_in(2).then(|| tag(name)) }
             }
-            18..=19 => self.move_link(),
-            20..=27 => {
-                let up = !self.one_in(4);
-                Op::SetLink { netns: self.place(), name: parsed(self.pick(&LINKS)), up }
+            16..=18 => self.move_link(),
+            19..=25 => {
+                let (netns, name) = self.spot();
+                Op::SetLink { netns, name: parsed(name), up: !self.one_in(3) }
             }
-            28..=29 => self.set_mtu(),
-            30..=37 => Op::AddAddress {
-                netns: self.place(),
-                link: parsed(self.pick(&LINKS)),
-                address: parsed(self.pick(&ADDRESSES)),
-            },
-            38..=39 => Op::DeleteAddress {
-                netns: self.place(),
-                link: parsed(self.pick(&LINKS)),
-                address: parsed(self.pick(&ADDRESSES)),
-            },
-            40..=48 => self.add_route(),
+            26..=28 => self.set_mtu(),
+            29..=36 => {
+                let (netns, link) = self.spot();
+                address(netns, link, self.pick(&ADDRESSES))
+            }
+            37..=40 => self.delete_address(),
+            41..=48 => self.add_route(),
             49..=52 => self.delete_route(),
-            53..=56 => self.add_neighbour(),
-            57..=58 => Op::DeleteNeighbour {
-                netns: self.place(),
-                link: parsed(self.pick(&LINKS)),
-                neighbour: self.neighbour(),
-            },
-            _ => Op::Sysctl {
-                netns: self.place(),
-                key: self.pick(&SETTINGS).to_owned(),
-                value: self.pick(&["0", "1", "x"]).to_owned(),
-            },
+            53..=55 => self.add_neighbour(),
+            56..=58 => self.delete_neighbour(),
+            _ => {
+                let key = self.pick(&SETTINGS).to_owned();
+                Op::Sysctl { netns: self.place(), key, value: self.pick(&["0", "1", "x"]).to_owned() }
+            }
         }
     }
 
+    /// Always with a hardware address: without, Linux lets a bridge follow its ports and forgets its
+    /// neighbours when the address changes.
     fn create_bridge(&mut self) -> Op {
         let name = self.pick(&BRIDGES);
-        let (mac, mtu) = (self.mac(), self.mtu());
+        let (mac, mtu) = (Some(MacAddr(self.pick(&MACS))), self.mtu());
         Op::CreateBridge { name: parsed(name), mac, mtu, tag: self.mark(name) }
     }
 
@@ -177,34 +178,73 @@ impl Generator {
     }
 
     fn move_link(&mut self) -> Op {
-        let name = parsed(self.pick(&LINKS));
-        Op::MoveLink { from: self.place(), name, to: self.place(), rename: parsed(self.pick(&LINKS)) }
+        let ((from, name), (to, rename)) = (self.spot(), self.spot());
+        Op::MoveLink { from, name: parsed(name), to, rename: parsed(rename) }
     }
 
+    /// Never of a loopback, from which Linux takes IPv4 below 68 bytes.
     fn set_mtu(&mut self) -> Op {
-        let name = parsed(self.pick(&LINKS));
-        Op::SetMtu { netns: self.place(), name, mtu: self.pick(&MTUS) }
+        let (netns, name) = self.spot_of_a_wire();
+        Op::SetMtu { netns, name: parsed(name), mtu: self.pick(&MTUS) }
     }
 
-    fn route(&mut self) -> Route {
-        let via = (!self.one_in(3)).then(|| parsed(self.pick(&NEXT_HOPS)));
-        Route { destination: parsed(self.pick(&DESTINATIONS)), via, link: parsed(self.pick(&LINKS)) }
-    }
-
-    fn add_route(&mut self) -> Op {
-        Op::AddRoute { netns: self.place(), route: self.route() }
-    }
-
-    fn delete_route(&mut self) -> Op {
-        Op::DeleteRoute { netns: self.place(), route: self.route() }
-    }
-
-    fn add_neighbour(&mut self) -> Op {
-        Op::AddNeighbour {
-            netns: self.place(),
-            link: parsed(self.pick(&LINKS)),
-            neighbour: self.neighbour(),
+    fn delete_address(&mut self) -> Op {
+        if let Some(Op::AddAddress { netns, link, address }) = self.addition("add_address") {
+            return Op::DeleteAddress { netns, link, address };
         }
+        let (netns, link) = self.spot();
+        Op::DeleteAddress { netns, link: parsed(link), address: parsed(self.pick(&ADDRESSES)) }
+    }
+
+    fn route(&mut self) -> (Netns, Route) {
+        let via = (!self.one_in(3)).then(|| parsed(self.pick(&NEXT_HOPS)));
+        let (netns, link) = self.spot();
+        (netns, Route { destination: parsed(self.pick(&DESTINATIONS)), via, link: parsed(link) })
+    }
+
+    /// Never through a loopback by a next hop: Linux takes each of its addresses for one.
+    fn add_route(&mut self) -> Op {
+        let (netns, mut route) = self.route();
+        if route.link == parsed(LOOPBACK) {
+            route.via = None;
+        }
+        Op::AddRoute { netns, route }
+    }
+
+    /// Never the IPv6 default route of a loopback: Linux finds a placeholder of its own there and says that it
+    /// must not be removed (`ENOENT`).
+    fn delete_route(&mut self) -> Op {
+        let (netns, mut route) = match self.addition("add_route") {
+            Some(Op::AddRoute { netns, route }) => (netns, route),
+            _ => self.route(),
+        };
+        if route.link == parsed(LOOPBACK) && route.destination.prefix_len() == 0 {
+            route.link = parsed("eth0");
+        }
+        Op::DeleteRoute { netns, route }
+    }
+
+    /// Never on a loopback, where Linux files all IPv4 neighbours under 0.0.0.0.
+    fn add_neighbour(&mut self) -> Op {
+        let (netns, link) = self.spot_of_a_wire();
+        Op::AddNeighbour { netns, link: parsed(link), neighbour: self.neighbour() }
+    }
+
+    fn delete_neighbour(&mut self) -> Op {
+        if let Some(Op::AddNeighbour { netns, link, neighbour }) = self.addition("add_neighbour") {
+            return Op::DeleteNeighbour { netns, link, neighbour };
+        }
+        let (netns, link) = self.spot();
+        Op::DeleteNeighbour { netns, link: parsed(link), neighbour: self.neighbour() }
+    }
+
+    /// One of the additions of this kind, mostly; it may have been refused, or be gone.
+    fn addition(&mut self, verb: &str) -> Option<Op> {
+        if self.one_in(4) {
+            return None;
+        }
+        let fitting: Vec<_> = self.additions.iter().filter(|op| op.verb() == verb).cloned().collect();
+        (!fitting.is_empty()).then(|| self.choose(&fitting).clone())
     }
 
     fn neighbour(&mut self) -> Neighbour {
@@ -221,19 +261,37 @@ impl Generator {
 
     /// A link's mark, now and then one that is too long.
     fn mark(&mut self, link: &str) -> LinkTag {
-        if self.one_in(16) { tag(&link.repeat(100)) } else { tag(link) }
+        if self.one_in(8) { tag(&link.repeat(150)) } else { tag(link) }
     }
 
     fn place(&mut self) -> Netns {
-        match self.below(3) {
-            0 => Netns::Host,
-            _ => named(self.pick(&NAMESPACES)),
+        if self.one_in(3) { Netns::Host } else { named(self.pick(&NAMESPACES)) }
+    }
+
+    /// A namespace and the name of a link in it.
+    fn spot(&mut self) -> (Netns, &'static str) {
+        let netns = self.place();
+        let name = if netns == Netns::Host { self.pick(&HOST_LINKS) } else { self.pick(&INSIDE_LINKS) };
+        (netns, name)
+    }
+
+    /// The same without loopbacks.
+    fn spot_of_a_wire(&mut self) -> (Netns, &'static str) {
+        loop {
+            let spot = self.spot();
+            if spot.1 != LOOPBACK {
+                return spot;
+            }
         }
     }
 
     fn pick<T: Copy>(&mut self, all: &[T]) -> T {
+        *self.choose(all)
+    }
+
+    fn choose<'a, T>(&mut self, all: &'a [T]) -> &'a T {
         let bound = u64::try_from(all.len()).expect("few");
-        all[usize::try_from(self.below(bound)).expect("few")]
+        &all[usize::try_from(self.below(bound)).expect("few")]
     }
 
     fn one_in(&mut self, chances: u64) -> bool {

@@ -83,7 +83,11 @@ impl Pair {
     }
 
     fn report(&self, what: &str) -> String {
-        format!("the kernels disagree about operation {}\n{what}\nafter\n{}", self.history.len(), self.history())
+        format!(
+            "the kernels disagree about operation {}\n{what}\nafter\n{}",
+            self.history.len(),
+            self.history()
+        )
     }
 }
 

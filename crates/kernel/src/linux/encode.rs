@@ -237,18 +237,24 @@ fn without_statistics(link: LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilde
 }
 
 fn address(index: u32, address: &IpNet) -> AddressMessage {
-    match address {
+    let own = address.addr();
+    let mut message = match address {
         IpNet::V4(net) => {
-            let builder = AddressMessageBuilder::<Ipv4Addr>::new().index(index);
-            builder.address(net.addr(), net.prefix_len()).build()
+            AddressMessageBuilder::<Ipv4Addr>::new().address(net.addr(), net.prefix_len()).build()
         }
         IpNet::V6(net) => {
-            let builder = AddressMessageBuilder::<Ipv6Addr>::new().index(index);
-            let mut message = builder.address(net.addr(), net.prefix_len()).build();
-            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-            message
+            AddressMessageBuilder::<Ipv6Addr>::new().address(net.addr(), net.prefix_len()).build()
         }
+    };
+    message.header.index = index;
+    if own.is_multicast() {
+        // The builder leaves it out, and a deletion without address takes the first one of the link.
+        message.attributes = vec![AddressAttribute::Address(own), AddressAttribute::Local(own)];
     }
+    if own.is_ipv6() {
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    message
 }
 
 fn route(index: u32, route: &Route) -> Result<RouteMessage, Failure> {

@@ -82,9 +82,11 @@ impl World {
         if !addresses.iter().any(|have| same_subnet(*have, address)) {
             self.drop_routes(id, |route| route.connected && route.destination == address.trunc());
         }
-        // With its last IPv4 address a link loses IPv4, and with it all IPv4 routes. IPv6 routes stay.
+        // With its last IPv4 address a link loses IPv4, and with it all IPv4 routes and neighbours. IPv6 stays.
         if address.addr().is_ipv4() && !self.links[id].addresses.iter().any(|have| have.addr().is_ipv4()) {
             self.drop_routes(id, |route| route.destination.addr().is_ipv4());
+            let ipv4 = |key: &NeighbourKey| matches!(key, NeighbourKey::Address(IpAddr::V4(_)));
+            self.links[id].neighbours.retain(|key, _| !ipv4(key));
         }
         Ok(())
     }

@@ -34,9 +34,9 @@ impl World {
         mtu: Option<u32>,
         tag: &LinkTag,
     ) -> Result<(), Refusal> {
+        self.check_free(HOST, name)?;
         check_tag(tag)?;
         check_mac(mac)?;
-        self.check_free(HOST, name)?;
         let mtu = check_mtu(mtu)?;
         // Given by hand, so it does not follow the ports: Linux needs a second message for that, which the
         // real kernel layer sends, and which counts only if it changes something.
@@ -50,11 +50,12 @@ impl World {
     pub(super) fn create_veth(&mut self, new: NewVeth<'_>) -> Result<(), Refusal> {
         let ns = self.ns(new.netns)?;
         let master = new.master.map(|name| self.find(Netns::Host, name)).transpose()?;
-        check_tag(new.tag)?;
-        check_mac(new.mac)?;
-        let mtu = check_mtu(new.mtu)?;
-        self.check_free(ns, new.peer)?;
+        // The real kernel layer looks at the host's name before it asks; the rest is in the order of Linux.
         self.check_free(HOST, new.host)?;
+        check_tag(new.tag)?;
+        let mtu = check_mtu(new.mtu)?;
+        check_mac(new.mac)?;
+        self.check_free(ns, new.peer)?;
         if ns == HOST && new.peer == new.host {
             return Err(Refusal::new(EEXIST));
         }
@@ -197,9 +198,22 @@ impl World {
         if mtu < IPV6_MIN_MTU {
             self.stop_ipv6(id);
         } else if before < IPV6_MIN_MTU {
-            self.add_loopback_addresses(id);
+            self.begin_ipv6(id);
         }
         self.note_changed(id);
+    }
+
+    /// IPv6 comes to a link that has become large enough for it. Only the loopback had kept its settings;
+    /// others get those of a new link.
+    fn begin_ipv6(&mut self, id: LinkId) {
+        if self.links[id].is_loopback() {
+            self.add_loopback_addresses(id);
+            return;
+        }
+        let off = self.namespaces[self.links[id].ns].starts_without_ipv6();
+        let link = &mut self.links[id];
+        link.ipv6_off = off;
+        link.settings.retain(|(setting, _)| !setting.dir.starts_with("ipv6"));
     }
 
     /// Sets a link up or down, with what Linux does about addresses, routes and port states.

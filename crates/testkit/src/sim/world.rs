@@ -74,7 +74,12 @@ impl Namespace {
     pub(super) fn welcome(&mut self) -> (u32, bool) {
         let index = self.next_index;
         self.next_index = index.wrapping_add(1).max(1);
-        (index, self.setting("ipv6/conf/default/disable_ipv6").is_some_and(is_on))
+        (index, self.starts_without_ipv6())
+    }
+
+    /// Whether links on which IPv6 begins have it off.
+    pub(super) fn starts_without_ipv6(&self) -> bool {
+        self.setting("ipv6/conf/default/disable_ipv6").is_some_and(is_on)
     }
 
     pub(super) fn netns(&self) -> Netns {
