@@ -35,10 +35,11 @@ impl Life<'_> {
         self.engine.drain().await.expect("drained");
         let mut lines = BTreeSet::new();
         for sandbox in self.controller().sandboxes() {
-            let inside = contents(self.kernel, Netns::Named(sandbox.netns().expect("a name"))).await;
+            let netns = Netns::Named(sandbox.netns().expect("a name"));
+            let inside = contents(self.kernel, netns, |_| true).await;
             lines.extend(inside.into_iter().map(|line| format!("{}: {line}", sandbox.container_id())));
         }
-        let host = contents(self.kernel, Netns::Host).await;
+        let host = contents(self.kernel, Netns::Host, |_| false).await;
         // The alias names the network by its drawn identifier, so the bridge itself is compared up to there.
         let bridges = host.iter().filter(|line| line.contains(" br-"));
         lines.extend(bridges.map(|line| line.split(" alias ").next().unwrap_or(line).to_owned()));

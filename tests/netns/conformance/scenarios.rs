@@ -322,7 +322,8 @@ fn ipv4_routes() -> Vec<Step> {
         step("ENETDOWN", plain("10.9.0.0/16")),
         does(up(a, "eth0")),
         does(plain("10.9.0.0/16")),
-        // With the last IPv4 address all IPv4 routes go.
+        // With the last IPv4 address all IPv4 routes and neighbours go.
+        does(add_neighbour(a, "eth0", neighbour("10.0.0.5", 5))),
         does(drop_address(a, "eth0", "10.0.0.2/24")),
     ]
 }
@@ -383,6 +384,12 @@ fn settings() -> Vec<Step> {
         step("EACCES", address(a, "eth1", "fd00::9/64")),
         does(sysctl(a, "ipv6/conf/all/disable_ipv6", "0")),
         does(address(a, "eth1", "fd00::9/64")),
+        // A link that was too small for IPv6 begins again, with the settings of a new link.
+        does(sysctl(a, "ipv6/conf/default/disable_ipv6", "1")),
+        does(address(a, "eth0", "fd00::8/64")),
+        does(mtu(a, "eth0", 1000)),
+        does(mtu(a, "eth0", 1500)),
+        step("EACCES", address(a, "eth0", "fd00::8/64")),
     ]
 }
 
