@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use netloom_actor_controller::{ControllerActor, Directory, EventHub};
 use netloom_kernel::Kernel;
@@ -19,6 +20,36 @@ pub(crate) struct Core {
     pub(crate) kernel: Arc<dyn Kernel>,
     pub(crate) config: EngineConfig,
     pub(crate) repairs: Vec<Repair>,
+    pub(crate) door: Door,
+}
+
+/// Where requests are admitted: all of them pass here, whichever actor they are for.
+#[derive(Debug, Default)]
+pub(crate) struct Door {
+    inside: Arc<AtomicUsize>,
+    closed: AtomicBool,
+}
+
+/// A request that was let in; it leaves when its work ends, not when its caller does.
+struct Inside(Arc<AtomicUsize>);
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Door {
+    fn enter(&self, limit: usize) -> Result<Inside> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Reason::ShuttingDown.into());
+        }
+        let inside = Inside(self.inside.clone());
+        if self.inside.fetch_add(1, Ordering::AcqRel) >= limit {
+            return Err(Reason::Busy { what: "the engine".into(), limit }.into());
+        }
+        Ok(inside)
+    }
 }
 
 impl fmt::Debug for Core {
@@ -28,18 +59,24 @@ impl fmt::Debug for Core {
 }
 
 impl Core {
-    /// Asks an actor, on the engine's thread: the request is carried out whether or not the caller waits to
-    /// the end.
+    /// Lets nobody in any more.
+    pub(crate) fn close(&self) {
+        self.door.closed.store(true, Ordering::Release);
+    }
+
+    /// Asks an actor for something to be done, on the engine's thread: it is carried out whether or not the
+    /// caller waits to the end.
     pub(crate) async fn ask<A, M, T>(&self, addr: Addr<A>, message: M) -> Result<T>
     where
         A: Handle<M>,
         M: Message<Reply = Result<T>>,
         T: Send + 'static,
     {
-        self.query(addr, message).await?
+        let inside = self.door.enter(self.config.limits.operations)?;
+        self.send(addr, message, self.config.timeouts.operation, Some(inside)).await?
     }
 
-    /// The same for an actor that answers without a [`Result`].
+    /// Asks an actor a question; those are always let in.
     pub(crate) async fn query<A, M>(&self, addr: Addr<A>, message: M) -> Result<M::Reply>
     where
         A: Handle<M>,
@@ -59,8 +96,25 @@ impl Core {
         A: Handle<M>,
         M: Message,
     {
+        self.send(addr, message, allowed, None).await
+    }
+
+    async fn send<A, M>(
+        &self,
+        addr: Addr<A>,
+        message: M,
+        allowed: std::time::Duration,
+        inside: Option<Inside>,
+    ) -> Result<M::Reply>
+    where
+        A: Handle<M>,
+        M: Message,
+    {
         let op = OpCtx::new(Cause::Request, allowed);
-        let answer = self.thread.call(move || async move { addr.ask(&op, message).await });
+        let answer = self.thread.call(move || async move {
+            let _inside = inside;
+            addr.ask(&op, message).await
+        });
         match answer.await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(AskError::Gone)) => Err(gone::<A>()),

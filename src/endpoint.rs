@@ -49,7 +49,7 @@ impl Endpoint {
     /// # Errors
     /// `NotFound` after its deletion.
     pub async fn inspect(&self) -> Result<EndpointSnapshot> {
-        self.core.ask(Network::addr(&self.core, self.network)?, InspectEndpoint(self.id)).await
+        self.core.query(Network::addr(&self.core, self.network)?, InspectEndpoint(self.id)).await?
     }
 
     /// What its driver knows about it.
@@ -57,7 +57,7 @@ impl Endpoint {
     /// # Errors
     /// `NotFound` after its deletion, or what the driver says.
     pub async fn driver_info(&self) -> Result<OperInfo> {
-        self.core.ask(Network::addr(&self.core, self.network)?, EndpointInfo(self.id)).await
+        self.core.query(Network::addr(&self.core, self.network)?, EndpointInfo(self.id)).await?
     }
 
     /// Plugs it into a sandbox: when this answers, traffic flows.

@@ -1,6 +1,9 @@
 //! The engine: started, watched, stopped.
 
-use std::path::{Path, PathBuf};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +20,7 @@ use netloom_runtime::EngineThread;
 use netloom_store::{Finding, RedbStore, Store};
 
 use crate::controller::Controller;
-use crate::core::Core;
+use crate::core::{Core, Door};
 
 /// How long closing the store may take, at the end of a shutdown.
 const CLOSING: Duration = Duration::from_secs(10);
@@ -141,7 +144,8 @@ impl EngineBuilder {
         });
         let gone = |_| Error::from(Reason::Gone { who: "the engine's thread".into() });
         let (kernel, Booted { controller, directory, ledger, repairs }) = started.await.map_err(gone)??;
-        let core = Core { thread, controller, directory, ledger, events, kernel, config, repairs };
+        let door = Door::default();
+        let core = Core { thread, controller, directory, ledger, events, kernel, config, repairs, door };
         Ok(Engine { core: Arc::new(core) })
     }
 }
@@ -152,7 +156,7 @@ fn open_store(config: &EngineConfig) -> Result<(Box<dyn Store>, Vec<Finding>)> {
 }
 
 fn open_kernel(config: &EngineConfig) -> Result<Arc<dyn Kernel>> {
-    hold(&config.run_dir)?;
+    hold(config)?;
     let kernel = LinuxKernel::start(LinuxConfig { run_dir: config.run_dir.clone() });
     kernel.map(|kernel| Arc::new(kernel) as Arc<dyn Kernel>).map_err(|error| {
         Reason::Kernel {
@@ -164,20 +168,44 @@ fn open_kernel(config: &EngineConfig) -> Result<Arc<dyn Kernel>> {
     })
 }
 
-/// Keeps other engines out of a run directory for as long as this engine's thread lives: the namespaces in
-/// it carry no engine's mark, so a second engine would take them for remains of its own.
-fn hold(run_dir: &Path) -> Result<()> {
-    let refused = |what: &str, error: &dyn std::fmt::Display| {
-        let why = "name a directory that this engine can write to and that no other engine uses";
-        Error::invalid("run_dir", run_dir.display(), format!("{what}: {error}; {why}"))
+/// Keeps others out for as long as this engine's thread lives.
+///
+/// Namespaces carry no engine's mark, so a second engine in the same run directory would take them for
+/// remains of its own; links carry only the instance's name, so the same holds for two engines of one name
+/// in one network namespace.
+fn hold(config: &EngineConfig) -> Result<()> {
+    let EngineConfig { run_dir, data_dir, instance, .. } = config;
+    let shown = run_dir.display().to_string();
+    let unusable = |error: std::io::Error| {
+        let why = format!("{error}; name a directory that this engine can write to");
+        Error::invalid("run_dir", &shown, why)
     };
-    std::fs::create_dir_all(run_dir).map_err(|error| refused("cannot create it", &error))?;
-    let lock =
-        std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(run_dir.join("lock"));
-    let lock = lock.map_err(|error| refused("cannot lock it", &error))?;
-    lock.try_lock().map_err(|error| refused("another engine runs there", &error))?;
+    let taken = |what: String, by: String| Error::from(Reason::InUse { what, by });
+    std::fs::create_dir_all(run_dir).map_err(unusable)?;
+    let mut options = std::fs::OpenOptions::new();
+    // Nobody else may open it: a lock by a passer-by would keep the engine from starting.
+    options.create(true).truncate(false).write(true).mode(0o600);
+    let lock = options.open(run_dir.join("engine.lock")).map_err(unusable)?;
+    lock.try_lock().map_err(|_| taken(format!("run_dir {shown}"), "another engine".into()))?;
+
+    let home = data_dir.canonicalize().map_err(unusable)?.display().to_string();
+    let owner = run_dir.join("owner");
+    match std::fs::read_to_string(&owner) {
+        Ok(other) if other != home => {
+            let by = format!("the engine of data_dir {other}; remove {} if that is gone", owner.display());
+            return Err(taken(format!("run_dir {shown}"), by));
+        }
+        Ok(_) => {}
+        Err(_) => std::fs::write(&owner, home).map_err(unusable)?,
+    }
+
+    // An abstract name belongs to the network namespace and goes with its holder.
+    let name = SocketAddr::from_abstract_name(format!("netloom/{instance}")).map_err(unusable)?;
+    let claim = UnixListener::bind_addr(&name).map_err(|_| {
+        taken(format!("instance {instance}"), "another engine in this network namespace".into())
+    })?;
     tokio::task::spawn_local(async move {
-        let _lock = lock;
+        let _held = (lock, claim);
         std::future::pending::<()>().await;
     });
     Ok(())
@@ -239,7 +267,7 @@ impl Engine {
     /// # Errors
     /// `Unavailable` when the engine is gone.
     pub async fn store_stats(&self) -> Result<StoreStats> {
-        self.core.ask(self.core.controller.clone(), StoreCounters).await
+        self.core.query(self.core.controller.clone(), StoreCounters).await?
     }
 
     /// Waits until the kernel has let go of everything that was deleted so far.
@@ -261,6 +289,7 @@ impl Engine {
     /// `Unavailable` when the engine is gone already, `Timeout` when the store could not be closed in time.
     pub async fn shutdown(&self, mode: ShutdownMode) -> Result<()> {
         let core = &self.core;
+        core.close();
         // The controller gives up on the rest when its patience ends, and then still has to close the store.
         let patience = core.config.timeouts.shutdown;
         let allowed = patience + CLOSING;

@@ -101,7 +101,7 @@ impl Network {
     /// # Errors
     /// `NotFound`.
     pub async fn endpoint(&self, id: EndpointId) -> Result<Endpoint> {
-        let snapshot = self.core.ask(Self::addr(&self.core, self.id)?, InspectEndpoint(id)).await?;
+        let snapshot = self.core.query(Self::addr(&self.core, self.id)?, InspectEndpoint(id)).await??;
         Ok(Endpoint::new(self.core.clone(), self.id, id, &snapshot.name))
     }
 

@@ -42,6 +42,9 @@ async fn malformed_networks_change_nothing() {
         ErrorKind::NotFound,
         "warp",
     );
+    let mut foreign = NetworkSpec::new("n");
+    foreign.ipam.driver = "dhcp".into();
+    refused(controller.create_network(foreign).await, ErrorKind::NotFound, "dhcp");
     assert!(controller.networks().is_empty());
     world.assert_pristine().await;
 }

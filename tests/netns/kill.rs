@@ -56,7 +56,8 @@ fn killed_at_any_moment_of_a_churn() {
         }
         println!("{repairs} repairs in all, slowest start {slowest:?}");
         assert!(repairs > 0, "no kill ever hit anything: the test is blind");
-        assert!(slowest < Duration::from_secs(1), "a start took {slowest:?}");
+        // Under a second on a machine that does nothing else; the bound here only tells a hang from a start.
+        assert!(slowest < Duration::from_secs(20), "a start took {slowest:?}");
     });
 }
 

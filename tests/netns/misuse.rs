@@ -16,12 +16,21 @@ fn two_engines_cannot_share_a_directory_and_say_which() {
         // Its start would sweep the first one's namespaces away.
         let same_run = Engine::builder().data_dir(lab.dir.path().join("data2")).run_dir(lab.run_dir());
         let error = same_run.start().await.expect_err("the run directory is in use");
-        assert_eq!(error.kind(), ErrorKind::InvalidParameter);
+        assert_eq!(error.kind(), ErrorKind::Conflict);
         assert!(error.to_string().contains("run") && error.to_string().contains("another engine"), "{error}");
+        let (data, run) = (lab.dir.path().join("data3"), lab.dir.path().join("run3"));
+        let error = Engine::builder().data_dir(data).run_dir(run).start().await.expect_err("the same name");
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert!(error.to_string().contains("instance netloom"), "it would sweep our links: {error}");
         assert_eq!(engine.controller().sandboxes().len(), 1);
         delete_everything(&engine).await;
         engine.shutdown(ShutdownMode::Graceful).await.unwrap();
         lab.engine().await.shutdown(ShutdownMode::Graceful).await.expect("free again at once");
+        // Also while the first one is away its namespaces are not up for grabs.
+        let other = Engine::builder().data_dir(lab.dir.path().join("data2")).run_dir(lab.run_dir());
+        let error = other.start().await.expect_err("the run directory belongs to another store");
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert!(error.to_string().contains("owner"), "{error} must say what to remove");
         lab.assert_pristine().await;
     });
 }

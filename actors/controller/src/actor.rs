@@ -28,16 +28,20 @@
 
 use std::collections::HashMap;
 
+use netloom_actor_driver::DriverActor;
 use netloom_actor_network::{NetworkActor, NetworkDeps, NetworkEvent};
 use netloom_actor_sandbox::{SandboxActor, SandboxDeps};
 use netloom_actor_services::ipam::IpamActor;
 use netloom_actor_services::store::{Backend, StoreActor};
 use netloom_actor_services::{Services, panicked};
+use netloom_drivers::{Capability, Scope};
 use netloom_model::config::DefaultPool;
 use netloom_model::record::{NetworkRecord, SandboxRecord};
 use netloom_model::snapshot::{NetworkSnapshot, SandboxSnapshot};
 use netloom_model::{Error, EventKind, NetworkId, ObjectKind, Reason, Repair, Result, SandboxId};
-use netloom_runtime::{Actor, Cause, Cx, EventSink, OpCtx, Panicked, Reply, RestartBudget, messages, spawn};
+use netloom_runtime::{
+    Actor, Cause, Cx, EventSink, OpCtx, Panicked, Port, Reply, RestartBudget, messages, spawn,
+};
 use rustc_hash::FxBuildHasher;
 
 use crate::children::{DriverChild, NetworkChild, NetworkChildren, Running, SandboxChild, SandboxChildren};
@@ -151,15 +155,25 @@ impl ControllerActor {
             let query = format!("{} (known: {})", record.spec.driver, known.join(", "));
             Error::not_found(ObjectKind::Driver, query)
         })?;
+        Ok(self.network_over(record, driver.port.clone(), driver.capability))
+    }
+
+    /// A network that was read back and whose driver is not there: it keeps its name and its addresses, and
+    /// is out of service, visibly.
+    fn orphan(&self, record: NetworkRecord) -> NetworkActor {
+        let capability = Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: false };
+        self.network_over(record, Port::vacant(), capability)
+    }
+
+    fn network_over(
+        &self,
+        record: NetworkRecord,
+        driver: Port<DriverActor>,
+        capability: Capability,
+    ) -> NetworkActor {
         let hub = self.events.clone();
         let events = EventSink::new(move |op: &OpCtx, event: NetworkEvent| hub.emit(op, public(event)));
-        let deps = NetworkDeps {
-            services: self.services.clone(),
-            driver: driver.port.clone(),
-            capability: driver.capability,
-            events,
-        };
-        Ok(NetworkActor::new(record, deps))
+        NetworkActor::new(record, NetworkDeps { services: self.services.clone(), driver, capability, events })
     }
 
     fn sandbox_actor(&self, record: SandboxRecord) -> SandboxActor {
@@ -218,6 +232,8 @@ enum Outcome {
     SandboxRestored(SandboxId, Result<()>, Reply<Result<()>>),
     SandboxRestarted(SandboxId, Result<supervise::Reread<SandboxRecord>>),
     IpamRestarted(Result<netloom_runtime::Addr<IpamActor>>),
+    /// The first message of a new incarnation was answered.
+    Settled(Child, Result<()>),
     /// Answered by the work itself.
     Done(Result<()>),
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::join_all;
 use netloom_actor_services::store::{Backend, Commit, EndIntent};
 use netloom_actor_services::{Quarantine, Services, answered};
@@ -68,7 +69,7 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
     // No actor runs yet on this thread, so reading the store blocks nobody.
     let raw = store.load().map_err(Error::from)?;
     let intents = store.open_intents().map_err(Error::from)?;
-    let plan = make_plan(&*kernel, raw, &intents, &config.instance, &op).await?;
+    let plan = make_plan(&*kernel, raw, findings.is_empty(), &intents, &config.instance, &op).await?;
 
     let backend = if store_blocks {
         Backend::threaded(store)
@@ -95,6 +96,7 @@ fn set_aside(finding: Finding) -> Repair {
 async fn make_plan(
     kernel: &dyn Kernel,
     raw: Vec<(Key, Vec<u8>)>,
+    complete: bool,
     intents: &[Intent],
     instance: &str,
     op: &OpCtx,
@@ -102,7 +104,7 @@ async fn make_plan(
     let deadline = op.deadline_std();
     let links = kernel.links(Netns::Host, deadline).await?;
     let namespaces = kernel.namespaces(deadline).await?;
-    Ok(reconcile::plan(Records::decode(raw), intents, &Inventory { links, namespaces }, instance))
+    Ok(reconcile::plan(Records::decode(raw), complete, intents, &Inventory { links, namespaces }, instance))
 }
 
 async fn start_actors(
@@ -145,13 +147,16 @@ async fn apply(
     plan: Plan,
     op: &OpCtx,
 ) -> Result<Vec<Repair>> {
-    let Plan { records, changes, links, namespaces, take_down, ended, mut repairs } = plan;
+    let Plan { records, changes, links, namespaces, take_down, mut ended, mut repairs } = plan;
     if !changes.is_empty() {
         answered(op, "the store", services.store.ask(op, Commit(changes)).await)?;
     }
     remove(services, links, namespaces, op).await;
-    for record in take_down {
-        take_down_network(controller, record, op).await;
+    for (intent, record) in take_down {
+        // What cannot be taken down now is tried again at the next start: its intent stays open.
+        if take_down_network(controller, record, op).await {
+            ended.push(intent);
+        }
     }
     let networks = records.networks.keys().filter_map(|id| records.network(*id));
     let restored = join_all(networks.map(|(r, e)| controller.ask(op, RestoreNetwork(r, e)))).await;
@@ -189,11 +194,14 @@ async fn remove(
     let removals = ops.into_iter().map(|removal| {
         let (services, op) = (services.clone(), op.clone());
         async move {
-            for outcome in services.execute(&op, vec![removal]).await {
-                if let Err(error) = outcome.or_else(|e| if e.already_gone() { Ok(()) } else { Err(e) }) {
-                    tracing::warn!(%error, "cannot remove what belongs to nobody; the next start tries again");
-                }
-            }
+            let Err(error) = removed(&services, &op, removal.clone()).await else { return };
+            tracing::warn!(error, "cannot remove what belongs to nobody");
+            let again = services.clone();
+            services.tools.janitor.adopt(removal.to_string(), move || {
+                let (services, removal) = (again.clone(), removal.clone());
+                let op = services.operation(Cause::Tick("janitor"));
+                async move { removed(&services, &op, removal).await }.boxed_local()
+            });
         }
     });
     let removals = join_all(removals);
@@ -202,11 +210,19 @@ async fn remove(
     });
 }
 
-/// A network that was never committed, or half deleted: made known to its driver, then deleted there.
-async fn take_down_network(controller: &Addr<ControllerActor>, record: NetworkRecord, op: &OpCtx) {
+async fn removed(services: &Services, op: &OpCtx, removal: Op) -> Result<(), String> {
+    let results = services.execute(op, vec![removal]).await;
+    let failed = results.into_iter().find_map(|result| result.err().filter(|error| !error.already_gone()));
+    failed.map_or(Ok(()), |error| Err(error.to_string()))
+}
+
+/// A network that was never committed, or half deleted: made known to its driver, then deleted there. Tells
+/// whether it is gone.
+async fn take_down_network(controller: &Addr<ControllerActor>, record: NetworkRecord, op: &OpCtx) -> bool {
     let object = format!("network {:?} ({})", record.spec.name, record.id.short());
     let outcome = answered(op, "the controller", controller.ask(op, TakeDown(record)).await);
-    if let Err(error) = outcome {
+    if let Err(error) = &outcome {
         tracing::warn!(%error, object, "cannot take down what is left of a network");
     }
+    outcome.is_ok()
 }

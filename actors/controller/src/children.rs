@@ -94,6 +94,10 @@ impl<K: Copy + Eq + Hash + fmt::Display, V> Named<K, V> {
         self.by_id.get_mut(&id)
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.by_id.iter()
+    }
+
     pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
         self.by_id.values()
     }

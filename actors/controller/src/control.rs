@@ -31,9 +31,10 @@ impl Handle<Finished> for ControllerActor {
             Outcome::SandboxRestored(id, result, reply) => reply.send(self.sandbox_restored(id, result)),
             Outcome::SandboxRestarted(id, result) => self.sandbox_reread(&op, id, result, cx),
             Outcome::IpamRestarted(result) => self.ipam_restarted(&op, result),
+            Outcome::Settled(child, result) => self.settled(&op, &child, result),
             Outcome::Done(result) => {
                 if let Err(error) = result {
-                    tracing::error!(%error, "a restarted actor could not be brought into service");
+                    tracing::error!(%error, "a request died on its way");
                 }
             }
         }

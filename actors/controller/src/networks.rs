@@ -14,6 +14,7 @@ impl ControllerActor {
         &mut self,
         id: NetworkId,
         record: NetworkRecord,
+        restored: bool,
         cx: &Cx<'_, Self>,
     ) -> Result<Addr<NetworkActor>> {
         let name = record.spec.name.clone();
@@ -25,7 +26,10 @@ impl ControllerActor {
             return Err(Reason::IdTaken { id: id.to_string(), holder }.into());
         }
         let driver = record.spec.driver.clone();
-        let actor = self.network_actor(record)?;
+        let actor = match self.network_actor(record.clone()) {
+            Err(_) if restored => self.orphan(record),
+            made => made?,
+        };
         let running = self.start(actor, Child::Network(id), cx);
         let addr = running.addr.clone();
         self.networks.insert(id, &name, NetworkChild { name: name.clone(), driver, running });
@@ -96,6 +100,16 @@ impl ControllerActor {
     }
 }
 
+/// The one IPAM driver there is.
+const IPAM_DRIVER: &str = "default";
+
+fn known_ipam(driver: &str) -> Result<()> {
+    if driver == IPAM_DRIVER {
+        return Ok(());
+    }
+    Err(Error::not_found(ObjectKind::IpamDriver, format!("{driver} (known: {IPAM_DRIVER})")))
+}
+
 impl Handle<CreateNetwork> for ControllerActor {
     fn handle(
         &mut self,
@@ -108,7 +122,8 @@ impl Handle<CreateNetwork> for ControllerActor {
         let begun = self
             .admit()
             .and_then(|()| record.spec.validate())
-            .and_then(|()| self.begin_network(id, record, cx));
+            .and_then(|()| known_ipam(&record.spec.ipam.driver))
+            .and_then(|()| self.begin_network(id, record, false, cx));
         let addr = match begun {
             Ok(addr) => addr,
             Err(refusal) => return reply.send(Err(refusal)),
@@ -131,7 +146,7 @@ impl Handle<RestoreNetwork> for ControllerActor {
         cx: &mut Cx<'_, Self>,
     ) {
         let id = record.id;
-        let addr = match self.begin_network(id, record.clone(), cx) {
+        let addr = match self.begin_network(id, record.clone(), true, cx) {
             Ok(addr) => addr,
             Err(refusal) => return reply.send(Err(refusal)),
         };

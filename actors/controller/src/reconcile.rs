@@ -9,7 +9,7 @@ use netloom_actor_sandbox::Member;
 use netloom_kernel::{LinkTag, LinkView};
 use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
 use netloom_model::{EndpointId, IfName, NetnsName, NetworkId, OpId, Repair, SandboxId};
-use netloom_store::{Change, Intent, Key, RecordKind, decode, encode};
+use netloom_store::{Change, Intent, Key, RecordKind, StoreError, decode, encode};
 
 /// The records of a store.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +22,8 @@ pub struct Records {
     pub sandboxes: BTreeMap<SandboxId, SandboxRecord>,
     /// Records that cannot be read, with the reason.
     pub unreadable: Vec<(String, String)>,
+    /// How many of those seem to be of a later format.
+    pub newer: usize,
 }
 
 impl Records {
@@ -43,10 +45,17 @@ impl Records {
                 RecordKind::Driver | RecordKind::Engine => Ok(()),
             };
             if let Err(error) = outcome {
+                records.newer += usize::from(matches!(error, StoreError::Newer { .. }));
                 records.unreadable.push((format!("{:?} {}", key.kind, key.id), error.to_string()));
             }
         }
         records
+    }
+
+    /// Whether nothing can be read because a newer engine wrote it all: whole records, only not for us.
+    fn of_a_newer_engine(&self) -> bool {
+        let readable = self.networks.len() + self.endpoints.len() + self.sandboxes.len();
+        readable == 0 && self.newer > 0
     }
 
     /// A network with its endpoints.
@@ -89,33 +98,47 @@ pub struct Plan {
     pub links: Vec<(IfName, LinkTag)>,
     /// Namespaces of ours to remove.
     pub namespaces: Vec<NetnsName>,
-    /// Networks to take down in their drivers: never committed, or half deleted.
-    pub take_down: Vec<NetworkRecord>,
+    /// Networks to take down in their drivers, never committed or half deleted, with the operation that left
+    /// them; its intent stays open until that is done.
+    pub take_down: Vec<(OpId, NetworkRecord)>,
     /// Operations whose intents are dealt with.
     pub ended: Vec<OpId>,
     /// What to report.
     pub repairs: Vec<Repair>,
 }
 
-/// Plans a start.
+/// Plans a start. `complete` says that the store holds everything it ever held: it was not set aside.
 #[must_use]
-pub fn plan(records: Records, intents: &[Intent], inventory: &Inventory, instance: &str) -> Plan {
+pub fn plan(
+    records: Records,
+    complete: bool,
+    intents: &[Intent],
+    inventory: &Inventory,
+    instance: &str,
+) -> Plan {
     let mut plan = Plan { records, ..Plan::default() };
+    let complete = complete && !plan.records.of_a_newer_engine();
     for (record, why) in std::mem::take(&mut plan.records.unreadable) {
         plan.repairs.push(Repair::RecordDropped { record, why });
     }
     plan.settle_intents(intents);
     plan.release_lost_sandboxes(inventory);
-    plan.check_endpoints(inventory);
-    plan.sweep(inventory, instance);
+    if complete {
+        plan.check_endpoints(inventory);
+        plan.sweep(inventory, instance);
+    } else {
+        // What no readable record knows may well belong to a container that runs.
+        let why = "some records are lost, so nothing is taken for a remain".to_owned();
+        plan.repairs.push(Repair::SweepSkipped { why });
+    }
     plan
 }
 
 impl Plan {
     fn settle_intents(&mut self, intents: &[Intent]) {
         for intent in intents {
-            self.ended.push(intent.op);
             let Ok(record) = serde_json::from_value::<NetworkRecord>(intent.detail.clone()) else {
+                self.ended.push(intent.op);
                 let record = format!("intent {} of {}", intent.op, intent.verb);
                 self.repairs.push(Repair::RecordDropped { record, why: "unreadable".into() });
                 continue;
@@ -126,13 +149,13 @@ impl Plan {
                     if self.records.networks.remove(&record.id).is_some() {
                         self.delete(RecordKind::Network, record.id.as_str());
                     }
-                    self.take_down.push(record);
+                    self.take_down.push((intent.op, record));
                     self.repairs.push(Repair::DeletionFinished { object });
                 }
                 // Committed, only the end of it is missing.
-                _ if self.records.networks.contains_key(&record.id) => {}
+                _ if self.records.networks.contains_key(&record.id) => self.ended.push(intent.op),
                 verb => {
-                    self.take_down.push(record);
+                    self.take_down.push((intent.op, record));
                     self.repairs.push(Repair::OperationUnwound { verb: verb.to_owned(), object });
                 }
             }
@@ -206,7 +229,7 @@ impl Plan {
                 _ => true,
             };
             // A network that is taken down in its driver takes its device along.
-            let going = self.take_down.iter().any(|network| network.id.as_str() == tag.id);
+            let going = self.take_down.iter().any(|(_, network)| network.id.as_str() == tag.id);
             if !known && !going {
                 let object = format!("link {} of {} {}", link.name, tag.kind, short(&tag.id));
                 self.repairs.push(Repair::KernelObjectRemoved { object });

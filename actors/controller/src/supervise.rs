@@ -18,8 +18,11 @@ use tokio::time::Instant;
 use super::*;
 use crate::reconcile::Records;
 
-/// How long the tasks of a dead actor may still run before it is started again.
-const LAST_TASKS: Duration = Duration::from_secs(30);
+/// How much longer than an operation the tasks of a dead actor may still run before it is started again:
+/// the time of an undo.
+const LAST_UNDO: Duration = Duration::from_secs(15);
+/// How often the store is asked for a dead actor's records before its object is given up.
+const READS: usize = 5;
 
 /// What the store says about a dead actor's object: `None` when there is no record, because it was still
 /// being created or just deleted.
@@ -30,12 +33,25 @@ pub(super) struct Reread<R> {
     members: Vec<netloom_actor_sandbox::Member>,
 }
 
-async fn reread(services: Services, op: OpCtx, tasks: TaskGroup) -> Result<Records> {
-    if tokio::time::timeout(LAST_TASKS, tasks.idle()).await.is_err() {
+async fn reread(services: Services, tasks: TaskGroup) -> Result<Records> {
+    let patience = services.operation_timeout + LAST_UNDO;
+    if tokio::time::timeout(patience, tasks.idle()).await.is_err() {
         tracing::warn!(?tasks, "starting an actor again although tasks of its predecessor still run");
     }
-    let raw = answered(&op, "the store", services.store.ask(&op, LoadRecords).await)?;
-    Ok(Records::decode(raw))
+    let mut read = 1;
+    loop {
+        // Each with a deadline of its own: waiting for the tasks may have used up the first one.
+        let op = services.operation(Cause::Event("child exited"));
+        let raw = answered(&op, "the store", services.store.ask(&op, LoadRecords).await);
+        match raw {
+            Err(error) if read < READS => {
+                tracing::warn!(%error, read, "cannot read a dead actor's records yet");
+                read += 1;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            outcome => return outcome.map(Records::decode),
+        }
+    }
 }
 
 impl Handle<ChildExited> for ControllerActor {
@@ -68,9 +84,9 @@ impl ControllerActor {
         if child.running.incarnation != incarnation {
             return;
         }
-        let (services, tasks, own) = (self.services.clone(), child.running.tasks.clone(), op.clone());
+        let (services, tasks) = (self.services.clone(), child.running.tasks.clone());
         let work = async move {
-            let records = reread(services, own, tasks).await?;
+            let records = reread(services, tasks).await?;
             let (record, endpoints) = records.network(id).unzip();
             Ok(Reread { record, endpoints: endpoints.unwrap_or_default(), members: Vec::new() })
         };
@@ -111,7 +127,7 @@ impl ControllerActor {
             entry.running = Running { budget, ..running };
         }
         let origin = NetworkOrigin::AfterRestart(record, reread.endpoints);
-        self.settle(op, &addr, EstablishNetwork(origin), cx);
+        self.settle(op, child.clone(), &addr, EstablishNetwork(origin), cx);
         // Before anybody is told: who hears of it may ask at once.
         self.directory.publish_network(NetworkEntry { id, name, addr: addr.clone() });
         if within_budget {
@@ -130,9 +146,9 @@ impl ControllerActor {
         if child.running.incarnation != incarnation {
             return;
         }
-        let (services, tasks, own) = (self.services.clone(), child.running.tasks.clone(), op.clone());
+        let (services, tasks) = (self.services.clone(), child.running.tasks.clone());
         let work = async move {
-            let records = reread(services, own, tasks).await?;
+            let records = reread(services, tasks).await?;
             let (record, members) = records.sandbox(id).unzip();
             Ok(Reread { record, endpoints: Vec::new(), members: members.unwrap_or_default() })
         };
@@ -168,7 +184,7 @@ impl ControllerActor {
             let budget = std::mem::take(&mut entry.running.budget);
             entry.running = Running { budget, ..running };
         }
-        self.settle(op, &addr, EstablishSandbox(SandboxOrigin::Recorded(reread.members)), cx);
+        self.settle(op, child.clone(), &addr, EstablishSandbox(SandboxOrigin::Recorded(reread.members)), cx);
         // Before anybody is told: who hears of it may ask at once.
         self.directory.publish_sandbox(SandboxEntry { id, container_id, addr: addr.clone() });
         if within_budget {
@@ -189,10 +205,10 @@ impl ControllerActor {
             return;
         };
         let within_budget = driver.budget.take(Instant::now());
-        let users: Vec<_> =
-            self.networks.values().filter(|n| n.driver == kind).map(|n| n.running.addr.clone()).collect();
+        let of_driver = self.networks.iter().filter(|(_, network)| network.driver == kind);
+        let users: Vec<_> = of_driver.map(|(id, network)| (*id, network.running.addr.clone())).collect();
         if !within_budget {
-            for network in users {
+            for (_, network) in users {
                 network.tell(op, NetworkFailed(format!("driver {kind:?}: {OUT_OF_BUDGET}")));
             }
             return self.failed(op, &child, OUT_OF_BUDGET);
@@ -203,8 +219,8 @@ impl ControllerActor {
         let actor = startup::driver_actor((driver.registration.factory)(), &self.services);
         let (addr, _) = watch(actor, child.clone(), incarnation, cx);
         driver.port.set(addr);
-        for network in users {
-            self.settle(op, &network, RestoreInDriver, cx);
+        for (id, network) in users {
+            self.settle(op, Child::Network(id), &network, RestoreInDriver, cx);
         }
         self.restarted(op, &child);
     }
@@ -268,7 +284,7 @@ impl ControllerActor {
     // === Helpers ===
 
     /// Sends the first message of a new incarnation; its failure is told in the log and by the object.
-    fn settle<A, M, T>(&mut self, op: &OpCtx, addr: &Addr<A>, message: M, cx: &mut Cx<'_, Self>)
+    fn settle<A, M, T>(&mut self, op: &OpCtx, child: Child, addr: &Addr<A>, message: M, cx: &mut Cx<'_, Self>)
     where
         A: Handle<M>,
         M: netloom_runtime::Message<Reply = Result<T>>,
@@ -276,7 +292,27 @@ impl ControllerActor {
     {
         let (asked, own) = (addr.outcome(op, message), op.clone());
         let work = async move { answered(&own, A::KIND, asked.await).map(|_| ()) };
-        self.run(op, work, Outcome::Done, cx);
+        self.run(op, work, move |result| Outcome::Settled(child, result), cx);
+    }
+
+    /// An object that cannot be brought back into service says so.
+    pub(super) fn settled(&self, op: &OpCtx, child: &Child, result: Result<()>) {
+        let Err(error) = result else { return };
+        let cause = error.to_string();
+        match child {
+            Child::Network(id) => {
+                if let Some(network) = self.networks.get(*id) {
+                    network.running.addr.tell(op, NetworkFailed(cause.clone()));
+                }
+            }
+            Child::Sandbox(id) => {
+                if let Some(sandbox) = self.sandboxes.get(*id) {
+                    sandbox.running.addr.tell(op, SandboxFailed(cause.clone()));
+                }
+            }
+            Child::Driver(_) | Child::Ipam | Child::Store => {}
+        }
+        self.failed(op, child, &cause);
     }
 
     fn restarted(&self, op: &OpCtx, child: &Child) {

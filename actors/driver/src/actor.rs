@@ -22,7 +22,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use netloom_drivers::{Begun, Driver, DriverCx, Work};
+use netloom_drivers::{Begun, Driver, DriverCx, Restored, Work, done};
 use netloom_kernel::Kernel;
 use netloom_model::{EndpointId, Error, NetworkId, Reason, Result};
 use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply, TaskGroup, messages};
@@ -85,12 +85,13 @@ impl DriverActor {
     }
 
     /// The same for a creation: when its slow part fails, what it decided is taken back before the answer.
+    /// What was to be restored is only forgotten: it exists in the kernel, and containers use it.
     fn answer_or_take_back<T: Send + 'static>(
         &self,
         op: &OpCtx,
         begun: Begun<T>,
         reply: Reply<Result<T>>,
-        object: Created,
+        (object, restored): (Created, Restored),
         cx: &Cx<'_, Self>,
     ) {
         let work = match begun {
@@ -103,10 +104,15 @@ impl DriverActor {
                 Ok(value) => reply.send(Ok(value)),
                 Err(error) => {
                     let undo = op.for_undo(std::time::Duration::from_secs(10));
-                    let taken_back = me.outcome(&undo, WorkFailed(object)).await;
-                    // If taking back failed too, the caller must try again: only `Uncertain` makes it.
+                    let taken_back = me.outcome(&undo, WorkFailed(object, restored)).await;
                     let clean = matches!(taken_back, Ok(Ok(())));
-                    reply.send(Err(if clean { error.unwound() } else { error.uncertain() }));
+                    reply.send(Err(match restored {
+                        // What it did to the kernel before it failed stays.
+                        Restored::FromStore => error,
+                        Restored::Fresh if clean => error.unwound(),
+                        // Taking back failed too, so the caller must try again: only `Uncertain` makes it.
+                        Restored::Fresh => error.uncertain(),
+                    }));
                 }
             }
         });
@@ -117,6 +123,13 @@ impl DriverActor {
         match object {
             Created::Network(network) => self.driver.delete_network(&cx, network),
             Created::Endpoint(network, endpoint) => self.driver.delete_endpoint(&cx, network, endpoint),
+        }
+    }
+
+    fn forget(&mut self, object: Created) {
+        match object {
+            Created::Network(network) => self.driver.forget_network(network),
+            Created::Endpoint(network, endpoint) => self.driver.forget_endpoint(network, endpoint),
         }
     }
 }
@@ -138,7 +151,7 @@ enum Created {
     Endpoint(NetworkId, EndpointId),
 }
 
-struct WorkFailed(Created);
+struct WorkFailed(Created, Restored);
 
 messages! {
     WorkFailed => Result<()>;
@@ -160,7 +173,7 @@ impl Handle<CreateDriverNetwork> for DriverActor {
         reply: Reply<Result<netloom_drivers::NetworkCreated>>,
         cx: &mut Cx<'_, Self>,
     ) {
-        let object = Created::Network(request.network);
+        let object = (Created::Network(request.network), request.restored);
         let begun = self.driver.create_network(&self.cx(&op), request);
         self.answer_or_take_back(&op, begun, reply, object, cx);
     }
@@ -187,7 +200,7 @@ impl Handle<CreateDriverEndpoint> for DriverActor {
         reply: Reply<Result<netloom_drivers::EndpointCreated>>,
         cx: &mut Cx<'_, Self>,
     ) {
-        let object = Created::Endpoint(request.network, request.endpoint);
+        let object = (Created::Endpoint(request.network, request.endpoint), request.restored);
         let begun = self.driver.create_endpoint(&self.cx(&op), request);
         self.answer_or_take_back(&op, begun, reply, object, cx);
     }
@@ -287,11 +300,17 @@ impl Handle<WorkFailed> for DriverActor {
     fn handle(
         &mut self,
         op: OpCtx,
-        WorkFailed(object): WorkFailed,
+        WorkFailed(object, restored): WorkFailed,
         reply: Reply<Result<()>>,
         _: &mut Cx<'_, Self>,
     ) {
-        let begun = self.take_back(&op, object);
+        let begun = match restored {
+            Restored::Fresh => self.take_back(&op, object),
+            Restored::FromStore => {
+                self.forget(object);
+                done(())
+            }
+        };
         self.answer(&op, begun, reply);
     }
 }

@@ -317,14 +317,20 @@ fn interface_name(entry: &Endpoint, index: u32) -> Result<IfName> {
 
 /// The number at the end of an interface's name.
 fn number_of(ifname: IfName) -> Option<u32> {
-    ifname.as_str().trim_start_matches(|c: char| !c.is_ascii_digit()).parse().ok()
+    let name = ifname.as_str();
+    // What stands before it may contain digits too.
+    name.strip_prefix(unnumbered(name))?.parse().ok()
 }
 
 /// What stands before the number in the name of a joined endpoint's interface.
-fn prefix_of(record: &EndpointRecord) -> String {
+pub(super) fn prefix_of(record: &EndpointRecord) -> String {
     let name = record.attachment.as_ref().map(|attachment| attachment.ifname);
     let name = name.as_ref().map_or("eth", IfName::as_str);
-    name.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned()
+    unnumbered(name).to_owned()
+}
+
+fn unnumbered(name: &str) -> &str {
+    name.trim_end_matches(|c: char| c.is_ascii_digit())
 }
 
 // === Commands ===
@@ -431,5 +437,17 @@ impl Handle<EndpointInfo> for NetworkActor {
         }
         let asked = self.world.driver.ask(&op, InspectDriverEndpoint(self.record.id, endpoint));
         cx.tasks().spawn(async move { reply.send(answered(&op, "the driver", asked.await)) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_number_is_what_its_name_ends_with() {
+        let of = |name: &str| number_of(name.parse().expect("a name"));
+        assert_eq!([of("eth0"), of("eth12"), of("p2p7"), of("7")], [Some(0), Some(12), Some(7), Some(7)]);
+        assert_eq!([of("eth"), of("p2p")], [None, None]);
     }
 }

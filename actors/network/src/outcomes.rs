@@ -1,11 +1,13 @@
 //! How a network's operations end: applied to the state, answered, told.
 
-use netloom_actor_services::ipam::{QuarantineAddresses, ReleaseAddresses};
+use std::collections::HashMap;
+
 use netloom_drivers::{Interface, Joined};
 use netloom_model::snapshot::EndpointPhase;
 use netloom_runtime::Handle;
 
 use super::*;
+use crate::commands::prefix_of;
 use crate::endpoint::Endpoint;
 
 impl Handle<Finished> for NetworkActor {
@@ -18,7 +20,7 @@ impl Handle<Finished> for NetworkActor {
     ) {
         match outcome {
             Outcome::Established { endpoints, result, reply } => {
-                reply.send(result.and_then(|done| self.established(endpoints, done)));
+                reply.send(self.established(endpoints, result));
             }
             Outcome::EndpointCreated { endpoint, result, reply } => {
                 reply.send(self.endpoint_created(&op, endpoint, result));
@@ -57,19 +59,39 @@ impl NetworkActor {
     fn established(
         &mut self,
         records: Vec<EndpointRecord>,
-        done: Established,
+        result: Result<Established>,
     ) -> Result<Vec<netloom_model::Repair>> {
-        let Established { record, mut prefixes, repairs } = done;
+        let Established { record, prefixes, repairs } = match result {
+            Ok(done) => done,
+            Err(error) => {
+                // It goes out of service, but what is recorded is there: its endpoints still hold it.
+                let prefixes = records.iter().map(|record| (record.id, prefix_of(record))).collect();
+                self.enter(records, prefixes)?;
+                return Err(error);
+            }
+        };
         self.record = record;
+        self.enter(records, prefixes)?;
+        // It may have been put out of service meanwhile; its endpoints are known all the same.
+        self.phase = if self.failure.is_some() { NetworkPhase::Failed } else { NetworkPhase::Active };
+        Ok(repairs)
+    }
+
+    /// Lists the endpoints that the store has.
+    fn enter(
+        &mut self,
+        records: Vec<EndpointRecord>,
+        mut prefixes: HashMap<EndpointId, String>,
+    ) -> Result<()> {
+        // An earlier attempt to come into service may have listed them already.
+        self.endpoints = Endpoints::default();
         for record in records {
             let joined = record.attachment.is_some();
             let phase = if joined { EndpointPhase::Joined } else { EndpointPhase::Idle };
             let prefix = prefixes.remove(&record.id).unwrap_or_default();
             self.endpoints.insert(Endpoint { record, phase, prefix })?;
         }
-        // It may have been put out of service meanwhile; its endpoints are known all the same.
-        self.phase = if self.failure.is_some() { NetworkPhase::Failed } else { NetworkPhase::Active };
-        Ok(repairs)
+        Ok(())
     }
 
     fn endpoint_created(
@@ -101,12 +123,6 @@ impl NetworkActor {
         }
         let Some(entry) = self.endpoints.remove(endpoint) else { return Ok(()) };
         let network = self.record.id;
-        let services = &self.world.services;
-        let (ipam, own) = (services.ipam.clone(), op.clone());
-        if services.quarantine.holds(endpoint) {
-            ipam.tell(op, QuarantineAddresses(network, endpoint));
-        }
-        services.quarantine.after(endpoint, move || ipam.tell(&own, ReleaseAddresses(network, endpoint)));
         let name = entry.record.name;
         self.deps.events.emit(op, NetworkEvent::EndpointDeleted { network, endpoint, name });
         Ok(())

@@ -49,7 +49,8 @@ pub struct DriverCx {
 /// `delete_endpoint` and `leave` undo, and must succeed for what is not there.
 ///
 /// After a restart a new value is made by its [`DriverFactory`], and its networks and endpoints are made
-/// again with [`crate::Restored::FromStore`].
+/// again with [`crate::Restored::FromStore`]. When that fails nothing is deleted, because containers use it:
+/// `forget_network` or `forget_endpoint` is called instead.
 pub trait Driver: Send + 'static {
     /// Its type, such as `bridge`.
     fn kind(&self) -> &str;
@@ -82,6 +83,14 @@ pub trait Driver: Send + 'static {
 
     /// Deletes an endpoint. Succeeds when it is not there.
     fn delete_endpoint(&mut self, cx: &DriverCx, network: NetworkId, endpoint: EndpointId) -> Begun<()>;
+
+    /// Drops what the driver itself knows of a network whose restore failed. Its devices carry running
+    /// containers, so nothing in the kernel is touched. Unlike after a deletion, the network is still
+    /// recorded: `leave`, `delete_endpoint` and `delete_network` may follow, as for what is not there.
+    fn forget_network(&mut self, _network: NetworkId) {}
+
+    /// The same for an endpoint.
+    fn forget_endpoint(&mut self, _network: NetworkId, _endpoint: EndpointId) {}
 
     /// What the driver knows about an endpoint.
     fn endpoint_info(&self, _cx: &DriverCx, _network: NetworkId, _endpoint: EndpointId) -> Begun<OperInfo> {

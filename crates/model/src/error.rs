@@ -186,6 +186,14 @@ pub enum Reason {
         /// Who has it.
         holder: Holder,
     },
+    /// A place or a name that only one engine may use is used by another.
+    #[error("{what} is in use by {by}")]
+    InUse {
+        /// The place or name.
+        what: String,
+        /// Who uses it.
+        by: String,
+    },
     /// The identifier is in use.
     #[error("id {id} is already in use by {holder}")]
     IdTaken {
@@ -448,7 +456,7 @@ impl Error {
             | Reason::InvalidOption { .. }
             | Reason::AddressUnusable { .. } => ErrorKind::InvalidParameter,
             Reason::NotFound { .. } => ErrorKind::NotFound,
-            Reason::NameTaken { .. } | Reason::IdTaken { .. } => ErrorKind::Conflict,
+            Reason::NameTaken { .. } | Reason::IdTaken { .. } | Reason::InUse { .. } => ErrorKind::Conflict,
             Reason::ActiveEndpoints { .. }
             | Reason::EndpointInUse { .. }
             | Reason::NotJoined { .. }
@@ -480,6 +488,7 @@ impl Error {
             }
             Reason::NotFound { object, .. } => format!("list the {object}s and check the spelling"),
             Reason::NameTaken { .. } => "choose another name or delete the holder".into(),
+            Reason::InUse { .. } => "stop that one, or give this one a place and a name of its own".into(),
             Reason::IdTaken { .. } => "leave the id out and let the engine choose one".into(),
             Reason::ActiveEndpoints { .. } => "let those endpoints leave and delete them first".into(),
             Reason::EndpointInUse { .. } => "let it leave its sandbox first, or delete it with force".into(),
@@ -528,6 +537,7 @@ impl From<Reason> for Error {
             | Reason::NotFound { .. }
             | Reason::NameTaken { .. }
             | Reason::IdTaken { .. }
+            | Reason::InUse { .. }
             | Reason::ActiveEndpoints { .. }
             | Reason::EndpointInUse { .. }
             | Reason::NotJoined { .. }

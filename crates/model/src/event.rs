@@ -166,6 +166,11 @@ pub enum Repair {
         /// Why.
         why: String,
     },
+    /// Records are lost, so nothing was removed and no endpoint was checked at this start.
+    SweepSkipped {
+        /// Why.
+        why: String,
+    },
     /// A corrupt store was set aside.
     StoreSetAside {
         /// Where it lies now.
@@ -189,6 +194,7 @@ impl fmt::Display for Repair {
                 write!(f, "set endpoint {} back to idle: {why}", endpoint.short())
             }
             Self::RecordDropped { record, why } => write!(f, "dropped record {record}: {why}"),
+            Self::SweepSkipped { why } => write!(f, "removed nothing: {why}"),
             Self::StoreSetAside { path, why } => write!(f, "set a broken store aside as {path}: {why}"),
         }
     }

@@ -92,6 +92,13 @@ impl StoreError {
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
+        if let StoreError::Locked { dir } = &error {
+            return Reason::InUse {
+                what: format!("data_dir {}", dir.display()),
+                by: "another engine".into(),
+            }
+            .into();
+        }
         let uncertain = matches!(error, StoreError::CommitUncertain { .. });
         let error = Self::from(Reason::Store { action: error.action(), message: error.to_string() });
         if uncertain { error.uncertain() } else { error }

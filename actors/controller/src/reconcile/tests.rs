@@ -106,7 +106,7 @@ impl Case {
     }
 
     fn plan(self) -> Plan {
-        plan(self.records, &self.intents, &self.inventory, US)
+        plan(self.records, true, &self.intents, &self.inventory, US)
     }
 }
 
@@ -161,9 +161,9 @@ fn nothing_at_all_needs_nothing() {
 #[test]
 fn a_creation_that_never_committed_is_taken_down() {
     let plan = Case::default().intent("create_network", 1).plan();
-    assert_eq!(plan.take_down, [network_record(1)]);
+    assert_eq!(plan.take_down, [(OpId(Uuid::from_u128(7)), network_record(1))]);
     assert!(matches!(&plan.repairs[..], [Repair::OperationUnwound { verb, .. }] if verb == "create_network"));
-    assert_eq!(plan.ended, [OpId(Uuid::from_u128(7))]);
+    assert!(plan.ended.is_empty(), "its intent stays open until it is taken down");
     assert!(plan.changes.is_empty());
 }
 
@@ -182,10 +182,10 @@ fn a_deletion_that_began_is_finished_whether_or_not_its_record_went() {
     let after = Case::default().intent("delete_network", 1).plan();
     assert_eq!(deleted(&after), []);
     for plan in [before, after] {
-        assert_eq!(plan.take_down, [network_record(1)]);
+        assert_eq!(plan.take_down, [(OpId(Uuid::from_u128(7)), network_record(1))]);
         assert!(matches!(&plan.repairs[..], [Repair::DeletionFinished { .. }]), "{:?}", plan.repairs);
         assert!(plan.records.networks.is_empty());
-        assert_eq!(plan.ended.len(), 1);
+        assert!(plan.ended.is_empty(), "its intent stays open until it is taken down");
     }
 }
 
@@ -199,16 +199,21 @@ fn the_device_of_a_network_that_is_taken_down_is_its_drivers_business() {
 #[test]
 fn an_intent_that_cannot_be_read_is_reported_and_ended() {
     let intents = [intent("create_network", serde_json::json!({"what": "ever"}))];
-    let plan = plan(Records::default(), &intents, &Inventory::default(), US);
+    let plan = plan(Records::default(), true, &intents, &Inventory::default(), US);
     assert!(matches!(&plan.repairs[..], [Repair::RecordDropped { .. }]), "{:?}", plan.repairs);
     assert_eq!((plan.take_down.len(), plan.ended.len()), (0, 1));
 }
 
 #[test]
 fn a_record_that_cannot_be_read_is_reported_and_its_kernel_object_removed() {
-    let raw = vec![(Key::new(RecordKind::Network, network_id(1).to_string()), b"not a record".to_vec())];
-    let records = Records::decode(raw);
+    let spoilt = (Key::new(RecordKind::Network, network_id(1).to_string()), b"not a record".to_vec());
+    let whole = encode(&network_record(2)).expect("encoded");
+    let whole = (Key::new(RecordKind::Network, network_id(2).to_string()), whole);
+    let records = Records::decode(vec![spoilt.clone(), whole]);
+    let lost = Case { records: Records::decode(vec![spoilt]), ..Case::default() };
     let tag = LinkTag::new(US, "network", network_id(1));
+    let lost = lost.link("br-1", Some(tag.clone())).plan();
+    assert!(lost.links.is_empty(), "all of it unreadable: the store is a newer engine's");
     let case = Case { records, ..Case::default() }.link("br-1", Some(tag.clone()));
     let plan = case.plan();
     assert_eq!(plan.links, [(ifname("br-1"), tag)]);
@@ -350,4 +355,14 @@ fn members_carry_what_a_sandbox_shows() {
         priority: 0,
     };
     assert_eq!(shown.collect::<Vec<_>>(), [expected]);
+}
+
+#[test]
+fn a_store_that_lost_records_has_nothing_taken_for_a_remain() {
+    let link = Case::default().link("br-live", Some(LinkTag::new(US, "network", "live")));
+    let inventory = link.inventory.clone();
+    let plan = plan(Records::default(), false, &[], &inventory, US);
+    assert!(plan.links.is_empty() && plan.namespaces.is_empty() && plan.changes.is_empty());
+    assert!(matches!(&plan.repairs[..], [Repair::SweepSkipped { .. }]));
+    assert_eq!(link.plan().links.len(), 1, "with all records it would be swept");
 }

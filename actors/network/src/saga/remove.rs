@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use netloom_actor_services::answered;
+use netloom_actor_services::ipam::{QuarantineAddresses, ReleaseAddresses};
 use netloom_actor_services::store::BeginIntent;
 use netloom_model::record::NetworkRecord;
 use netloom_model::{EndpointId, OpId, Result};
@@ -20,7 +21,19 @@ pub(crate) async fn delete_endpoint(world: World, op: OpCtx, endpoint: EndpointI
     world.commit(&op, vec![delete(RecordKind::Endpoint, endpoint)]).await?;
     entry.step("driver");
     world.finish(&op, Undone::DriverEndpoint(endpoint)).await;
+    // Here and not in the actor, which may have died since the commit: nobody else would do it.
+    release_addresses(&world, &op, endpoint);
     Ok(())
+}
+
+/// Gives the addresses of a deleted endpoint back: at once, or when the kernel has let go of its last link.
+fn release_addresses(world: &World, op: &OpCtx, endpoint: EndpointId) {
+    let (network, services) = (world.network, &world.services);
+    let (ipam, own) = (services.ipam.clone(), op.clone());
+    if services.quarantine.holds(endpoint) {
+        ipam.tell(op, QuarantineAddresses(network, endpoint));
+    }
+    services.quarantine.after(endpoint, move || ipam.tell(&own, ReleaseAddresses(network, endpoint)));
 }
 
 /// Deletes a network's record, then the network in its driver, then gives its pools back.

@@ -217,11 +217,20 @@ impl Driver for Bridge {
     }
 
     fn delete_endpoint(&mut self, _cx: &DriverCx, network: NetworkId, endpoint: EndpointId) -> Begun<()> {
+        self.forget_endpoint(network, endpoint);
+        done(())
+    }
+
+    fn forget_network(&mut self, network: NetworkId) {
+        // Its deletion then goes by the mark on the device, as after any restart.
+        self.networks.remove(&network);
+    }
+
+    fn forget_endpoint(&mut self, network: NetworkId, endpoint: EndpointId) {
         self.take_link(network, endpoint);
         if let Some(network) = self.networks.get_mut(&network) {
             network.endpoints.remove(&endpoint);
         }
-        done(())
     }
 
     fn endpoint_info(&self, _cx: &DriverCx, network: NetworkId, endpoint: EndpointId) -> Begun<OperInfo> {
