@@ -7,6 +7,7 @@ mod faults;
 mod lifecycle;
 mod model;
 mod mortal;
+mod recovery;
 mod restart;
 mod supervision;
 mod support;

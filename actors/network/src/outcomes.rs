@@ -6,8 +6,8 @@ use netloom_drivers::{Interface, Joined};
 use netloom_model::snapshot::EndpointPhase;
 use netloom_runtime::Handle;
 
+use super::commands::prefix_of;
 use super::*;
-use crate::commands::prefix_of;
 use crate::endpoint::Endpoint;
 
 impl Handle<Finished> for NetworkActor {

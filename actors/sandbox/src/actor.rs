@@ -369,5 +369,5 @@ impl Handle<Finished> for SandboxActor {
 
 /// The number at the end of an interface's name.
 fn number_of(ifname: &str) -> Option<u32> {
-    ifname.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().ok()
+    ifname.rsplit(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok())
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
@@ -43,7 +44,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     let dir = tempfile::Builder::new().prefix("netloom-demo-").tempdir().context("no temporary directory")?;
     let stage = Stage::new(dir.path(), isolated);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let outcome = runtime.block_on(stage.perform(options.keep));
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = stage.perform(options.keep) => outcome,
+            () = interrupted() => stage.interrupted().await,
+        }
+    });
     if options.json {
         report::json(&outcome)?;
     } else {
@@ -51,7 +57,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
         verdict(&outcome, options.keep);
     }
     if options.keep && outcome.ok {
-        stage.explain(options.json);
+        stage.explain(if options.json { report::aside } else { report::line });
         if isolated {
             // The namespaces live as long as this process does.
             runtime.block_on(until_interrupted());
@@ -75,11 +81,25 @@ fn verdict(outcome: &Outcome, keep: bool) {
     }
 }
 
+/// Ends when somebody wants the demonstration to end.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
 async fn until_interrupted() {
     use tokio::io::AsyncReadExt;
     let (mut byte, mut input) = ([0], tokio::io::stdin());
     tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
+        () = interrupted() => {}
         // Also ends when whoever started this closes its standard input.
         _ = input.read(&mut byte) => {}
     }
@@ -91,6 +111,9 @@ struct Stage {
     run_dir: PathBuf,
     instance: String,
     isolated: bool,
+    /// The engine once it runs, for whoever has to take everything down in a hurry.
+    engine: OnceLock<Engine>,
+    before: OnceLock<Picture>,
 }
 
 /// What stands on it.
@@ -125,48 +148,80 @@ impl Clock {
 
 impl Stage {
     fn new(dir: &Path, isolated: bool) -> Self {
-        let instance = format!("demo-{}", std::process::id());
-        Self { data_dir: dir.join("data"), run_dir: dir.join("run"), instance, isolated }
+        // Of the directory's own name, which is drawn: process ids recur.
+        let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let drawn: String = name.chars().rev().take(6).collect::<String>().to_ascii_lowercase();
+        Self {
+            data_dir: dir.join("data"),
+            run_dir: dir.join("run"),
+            instance: format!("demo-{drawn}"),
+            isolated,
+            engine: OnceLock::new(),
+            before: OnceLock::new(),
+        }
     }
 
     async fn perform(&self, keep: bool) -> Outcome {
         let mut clock = Clock(Vec::new());
         let played = self.play(&mut clock, keep).await;
-        let (leftovers, error) = match played {
-            Ok(leftovers) => (leftovers, None),
-            Err(error) => (Vec::new(), Some(format!("{error:#}"))),
-        };
-        Outcome { ok: error.is_none() && leftovers.is_empty(), steps: clock.0, leftovers, error }
+        self.outcome(clock.0, played, keep).await
     }
 
-    async fn play(&self, clock: &mut Clock, keep: bool) -> anyhow::Result<Vec<String>> {
-        let before = Picture::take(&self.run_dir).await?;
-        let engine = clock.step("start the engine", self.start()).await?;
-        let built = self.build(clock, &engine).await;
-        let cast = match built {
-            Ok(cast) => cast,
-            Err(error) => {
-                self.clear(&engine).await;
-                return Err(error);
-            }
-        };
-        if keep {
-            engine.shutdown(ShutdownMode::Graceful).await?;
-            return Ok(Vec::new());
+    /// Takes down what stands so far.
+    async fn interrupted(&self) -> Outcome {
+        if let Some(engine) = self.engine.get() {
+            self.clear(engine).await;
         }
-        let taken_down = self.take_down(clock, cast).await;
-        if taken_down.is_err() {
+        self.outcome(Vec::new(), Err(anyhow!("interrupted")), false).await
+    }
+
+    /// Looks for leftovers, also after a failure.
+    async fn outcome(&self, mut steps: Vec<Step>, played: anyhow::Result<()>, keep: bool) -> Outcome {
+        let mut outcome =
+            Outcome { error: played.err().map(|error| format!("{error:#}")), ..Outcome::default() };
+        if !keep || outcome.error.is_some() {
+            let started = Instant::now();
+            match self.leftovers().await {
+                Ok(left) => {
+                    let result =
+                        if left.is_empty() { "none".to_owned() } else { format!("{} found", left.len()) };
+                    steps.push(Step::new("look for leftovers", started.elapsed(), result));
+                    outcome.leftovers = left;
+                }
+                Err(error) => {
+                    outcome.error = outcome.error.or(Some(format!("look for leftovers: {error:#}")));
+                }
+            }
+        }
+        Outcome { ok: outcome.error.is_none() && outcome.leftovers.is_empty(), steps, ..outcome }
+    }
+
+    async fn leftovers(&self) -> anyhow::Result<Vec<String>> {
+        let Some(before) = self.before.get() else { return Ok(Vec::new()) };
+        let mut left = Picture::take(&self.run_dir).await?.beyond(before);
+        if self.data_dir.exists() {
+            left.extend(self.records().await?);
+        }
+        Ok(left)
+    }
+
+    async fn play(&self, clock: &mut Clock, keep: bool) -> anyhow::Result<()> {
+        let before = Picture::take(&self.run_dir).await?;
+        let _ = self.before.set(before);
+        let engine = clock.step("start the engine", self.start()).await?;
+        let _ = self.engine.set(engine.clone());
+        let played = async {
+            let cast = self.build(clock, &engine).await?;
+            if keep {
+                return engine.shutdown(ShutdownMode::Graceful).await.map_err(anyhow::Error::from);
+            }
+            self.take_down(clock, cast).await
+        };
+        let played = played.await;
+        if played.is_err() {
             self.clear(&engine).await;
         }
-        drop(engine);
-        taken_down?;
-        let left = clock.step("look for leftovers", async {
-            let mut left = Picture::take(&self.run_dir).await?.beyond(&before);
-            left.extend(self.records().await?);
-            let result = if left.is_empty() { "none".to_owned() } else { format!("{} found", left.len()) };
-            Ok((left, result))
-        });
-        left.await
+        played
     }
 
     async fn start(&self) -> anyhow::Result<(Engine, String)> {
@@ -264,28 +319,30 @@ impl Stage {
         }
     }
 
-    fn explain(&self, to_stderr: bool) {
-        if to_stderr {
-            // Standard output carries one JSON object and nothing else.
-            return;
-        }
+    /// `say` puts a line where it does not disturb: standard output may carry one JSON object and nothing
+    /// else.
+    fn explain(&self, say: fn(&str)) {
         let netns_dir = self.run_dir.join("netns");
-        let inside = std::fs::read_dir(&netns_dir).into_iter().flatten().flatten();
-        report::line("look around with:");
+        // The engine's own mark on the directory is no namespace.
+        let named = |entry: &std::fs::DirEntry| !entry.file_name().as_encoded_bytes().starts_with(b".");
+        let inside = std::fs::read_dir(&netns_dir).into_iter().flatten().flatten().filter(named);
+        say("look around with:");
         for entry in inside {
             let enter = format!("nsenter --net={}", entry.path().display());
             if self.isolated {
                 let own = format!("nsenter -t {} -U -m -n --preserve-credentials", std::process::id());
-                report::line(&format!("  {own} {enter} ip address"));
+                say(&format!("  {own} {enter} ip address"));
             } else {
-                report::line(&format!("  {enter} ip address"));
+                say(&format!("  {enter} ip address"));
             }
         }
         if self.isolated {
-            report::line("press Enter or Ctrl-C to end; everything goes with this process");
+            say("press Enter or Ctrl-C to end; everything goes with this process");
         } else {
             let dir = self.run_dir.parent().unwrap_or(&self.run_dir).display();
-            report::line(&format!("its store and its namespaces are in {dir}"));
+            say(&format!("its store and its namespaces are in {dir}; take it down with:"));
+            say(&format!("  umount {}/* && rm -r {dir}", netns_dir.display()));
+            say("  and `ip link delete` for the bridge");
         }
     }
 }

@@ -64,6 +64,11 @@ pub(crate) fn line(text: &str) {
     println!("{text}");
 }
 
+/// A line for a person where standard output is for a program.
+pub(crate) fn aside(text: &str) {
+    eprintln!("{text}");
+}
+
 /// An error, with what can be done about it.
 pub(crate) fn failure(error: &anyhow::Error) {
     eprintln!("error: {error:#}");

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use netloom_model::{Certainty, Error, Reason};
 
+/// How the message of a refusal begins when a queue was full; the queue's bound follows.
+pub(crate) const QUEUE_FULL: &str = "the queue is full; its bound is ";
+
 /// A refused or unanswered operation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KernelError {
@@ -42,6 +45,12 @@ impl KernelError {
         Self { timed_out: Some(allowed), ..Self::lost(operation, "no answer before the deadline") }
     }
 
+    /// The bound of the queue that was full, where that is why nothing was done.
+    fn full_queue(&self) -> Option<usize> {
+        let refused = self.errno == libc::EBUSY && self.certainty == Certainty::Aborted;
+        self.message.strip_prefix(QUEUE_FULL).filter(|_| refused)?.parse().ok()
+    }
+
     /// Whether the object is there already.
     #[must_use]
     pub fn already_there(&self) -> bool {
@@ -65,10 +74,12 @@ impl std::error::Error for KernelError {}
 
 impl From<KernelError> for Error {
     fn from(error: KernelError) -> Self {
+        let full_queue = error.full_queue();
         let KernelError { operation, errno, message, certainty, timed_out } = error;
-        let reason = match timed_out {
-            Some(waited) => Reason::DeadlineExceeded { what: operation, waited },
-            None => Reason::Kernel { operation, errno, message },
+        let reason = match (timed_out, full_queue) {
+            (Some(waited), _) => Reason::DeadlineExceeded { what: operation, waited },
+            (None, Some(limit)) => Reason::Busy { what: "the kernel's thread".into(), limit },
+            (None, None) => Reason::Kernel { operation, errno, message },
         };
         match certainty {
             Certainty::Aborted => Self::from(reason),

@@ -473,3 +473,27 @@ fn an_unusable_run_directory_is_an_error_that_names_it() {
     let error = LinuxKernel::start(LinuxConfig { run_dir: file.clone() }).expect_err("not a directory");
     assert!(error.to_string().contains(&file.display().to_string()), "{error}");
 }
+
+#[test]
+fn a_directory_that_others_use_is_refused_by_name() {
+    isolated(|lab| {
+        let run_dir = lab.run_dir.with_file_name("shared");
+        let netns = run_dir.join("netns");
+        fs::create_dir_all(&netns).expect("made");
+        fs::write(netns.join("theirs"), "").expect("written");
+        let config = || LinuxConfig { run_dir: run_dir.clone() };
+        let error = LinuxKernel::start(config()).expect_err("not ours").to_string();
+        assert!(error.contains(&netns.display().to_string()) && error.contains("run_dir"), "{error}");
+        assert!(netns.join("theirs").exists() && !netns.join(".netloom").exists());
+        // An empty one is taken, and is ours from then on.
+        fs::remove_file(netns.join("theirs")).expect("removed");
+        drop(LinuxKernel::start(config()).expect("empty"));
+        fs::write(netns.join("late"), "text").expect("written");
+        let kernel = LinuxKernel::start(config()).expect("ours");
+        assert_eq!(wait(kernel.namespaces(soon())).expect("listed"), []);
+        for op in [create_netns(".netloom"), Op::DeleteNetns { name: netns_name(".netloom") }] {
+            wait(execute_all(&kernel, vec![op], soon())).expect_err("the marker is no name");
+        }
+        assert!(netns.join(".netloom").exists());
+    });
+}

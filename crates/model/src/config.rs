@@ -8,6 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+/// The largest bound on a queue: each holds what it may need, so a larger one is a slip, not a wish.
+const MAX_LIMIT: usize = 1_048_576;
+
+/// The longest bound on time: far above any use, and far below where adding it to a clock overflows.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Everything an engine needs to know before it starts.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -36,7 +42,7 @@ pub struct DefaultPool {
     pub size: u8,
 }
 
-/// Bounds on queues. Excess is answered `Busy` at once.
+/// Bounds on queues, each 1 to 1,048,576. Excess is answered `Busy` at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -48,7 +54,7 @@ pub struct Limits {
     pub event_backlog: usize,
 }
 
-/// Bounds on time.
+/// Bounds on time, each at most one day.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
@@ -126,11 +132,17 @@ impl EngineConfig {
             if value == 0 {
                 return Err(Error::invalid(key, value, "must be at least 1"));
             }
+            if value > MAX_LIMIT {
+                return Err(Error::invalid(key, value, format!("must be at most {MAX_LIMIT}")));
+            }
         }
         let Timeouts { operation, shutdown } = self.timeouts;
         for (key, value) in [("timeouts.operation", operation), ("timeouts.shutdown", shutdown)] {
             if value.is_zero() {
                 return Err(Error::invalid(key, format!("{value:?}"), "must be longer than zero"));
+            }
+            if value > MAX_TIMEOUT {
+                return Err(Error::invalid(key, format!("{value:?}"), "must be at most one day"));
             }
         }
         Ok(())
@@ -163,6 +175,29 @@ mod tests {
         ];
         for config in bad {
             assert!(config.validate().is_err(), "{config:?}");
+        }
+    }
+
+    #[test]
+    fn bounds_that_would_overflow_later_are_refused_by_name() {
+        let limits = |limits| EngineConfig { limits, ..Default::default() };
+        let timeouts = |timeouts| EngineConfig { timeouts, ..Default::default() };
+        let (l, t) = (Limits::default(), Timeouts::default());
+        limits(Limits { event_backlog: MAX_LIMIT, ..l }).validate().expect("the largest");
+        timeouts(Timeouts { operation: MAX_TIMEOUT, ..t }).validate().expect("the longest");
+        let bad = [
+            ("limits.operations", limits(Limits { operations: usize::MAX, ..l })),
+            ("limits.waiting_per_object", limits(Limits { waiting_per_object: MAX_LIMIT + 1, ..l })),
+            ("limits.event_backlog", limits(Limits { event_backlog: usize::MAX, ..l })),
+            ("timeouts.operation", timeouts(Timeouts { operation: Duration::MAX, ..t })),
+            (
+                "timeouts.shutdown",
+                timeouts(Timeouts { shutdown: MAX_TIMEOUT + Duration::from_nanos(1), ..t }),
+            ),
+        ];
+        for (key, config) in bad {
+            let error = config.validate().expect_err(key);
+            assert!(error.to_string().contains(key), "{error}");
         }
     }
 }

@@ -72,12 +72,13 @@ macro_rules! kernel_name {
 }
 
 kernel_name!(
-    /// The name of a network interface: what `dev_valid_name` in the kernel accepts, and ASCII only.
+    /// The name of a network interface: what `dev_valid_name` in the kernel accepts, and ASCII only. No `%`:
+    /// the kernel would take the name for a template (`eth%d`) and choose another.
     IfName,
     MAX_IFNAME_LEN,
     "interface name",
-    |b| b.is_ascii_graphic() && b != b'/' && b != b':',
-    "an interface name is 1 to 15 printable ASCII characters without '/' and ':'"
+    |b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%'),
+    "an interface name is 1 to 15 printable ASCII characters without '/', ':' and '%'"
 );
 kernel_name!(
     /// The name of a network namespace: a file name below the engine's `netns` directory.
@@ -95,7 +96,7 @@ mod tests {
     #[test]
     fn names_the_kernel_would_refuse_are_refused_here() {
         assert_eq!("br-0123456789ab".parse::<IfName>().expect("fits").as_str(), "br-0123456789ab");
-        for bad in ["", ".", "..", "a b", "a/b", "eth0:1", "sixteen-chars-xx", "ü"] {
+        for bad in ["", ".", "..", "a b", "a/b", "eth0:1", "eth%d", "100%", "sixteen-chars-xx", "ü"] {
             assert!(bad.parse::<IfName>().is_err(), "{bad:?}");
         }
         for bad in ["", "..", "a/b", "a b", &"n".repeat(65)] {

@@ -62,13 +62,24 @@ impl World {
         answered(op, "the store", self.services.store.outcome(op, Commit(changes)).await)
     }
 
-    /// Carries out operations of which every one must succeed.
+    /// Carries out operations of which every one must succeed, except that a route to be removed may be gone
+    /// already: the container can do that itself.
+    ///
+    /// Of several operations some may have taken effect although one was refused, so that error is uncertain
+    /// and its step is undone.
     async fn execute(&self, op: &OpCtx, ops: Vec<Op>) -> Result<()> {
         if ops.is_empty() {
             return Ok(());
         }
+        let removals: Vec<_> = ops.iter().map(|op| matches!(op, Op::DeleteRoute { .. })).collect();
         let results = self.services.execute(op, ops).await;
-        results.into_iter().collect::<Result<(), _>>().map_err(Error::from)
+        let several = results.len() > 1;
+        let failed = results
+            .into_iter()
+            .zip(removals)
+            .find_map(|(result, removal)| result.err().filter(|error| !(removal && error.already_gone())));
+        let Some(error) = failed.map(Error::from) else { return Ok(()) };
+        Err(if several { error.uncertain() } else { error })
     }
 
     /// Carries out removals: what is gone already is fine.

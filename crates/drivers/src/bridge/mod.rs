@@ -34,7 +34,8 @@ const MAC_LABEL: &str = "com.docker.network.endpoint.macaddress";
 #[derive(Debug, Default)]
 pub struct Bridge {
     networks: HashMap<NetworkId, Network, FxBuildHasher>,
-    /// Deleted networks whose devices are not gone for sure: a deletion that failed is asked for again.
+    /// Deleted or forgotten networks whose devices are not gone for sure: a deletion that failed is asked for
+    /// again.
     going: HashMap<NetworkId, Going, FxBuildHasher>,
     /// The same for the links of endpoints that left.
     leaving: HashMap<EndpointId, Leaving, FxBuildHasher>,
@@ -196,9 +197,7 @@ impl Driver for Bridge {
 
     fn delete_network(&mut self, cx: &DriverCx, network: NetworkId) -> Begun<()> {
         self.going.retain(|_, going| going.gone.get().is_none());
-        if let Some(Network { config, added, .. }) = self.networks.remove(&network) {
-            self.going.insert(network, Going { config, added, gone: Gone::default() });
-        }
+        self.forget_network(network);
         let Some(Going { config, added, gone }) = self.going.get(&network).cloned() else {
             let tag = LinkTag::new(&cx.instance, "network", network);
             return Ok(device::remove_marked(cx.clone(), tag).boxed());
@@ -222,8 +221,10 @@ impl Driver for Bridge {
     }
 
     fn forget_network(&mut self, network: NetworkId) {
-        // Its deletion then goes by the mark on the device, as after any restart.
-        self.networks.remove(&network);
+        // What the failed restore added to somebody else's bridge is taken back when the network is deleted.
+        if let Some(Network { config, added, .. }) = self.networks.remove(&network) {
+            self.going.insert(network, Going { config, added, gone: Gone::default() });
+        }
     }
 
     fn forget_endpoint(&mut self, network: NetworkId, endpoint: EndpointId) {

@@ -8,6 +8,7 @@ use netloom_model::Certainty;
 use nix::errno::Errno;
 
 use crate::KernelError;
+use crate::error::QUEUE_FULL;
 
 /// A failed request.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,7 +42,7 @@ impl Failure {
 
     /// Refused because a queue is full.
     pub(super) fn busy() -> Self {
-        Self::Refused { errno: libc::EBUSY, text: "busy: too many operations are waiting".into() }
+        Self::Refused { errno: libc::EBUSY, text: format!("{QUEUE_FULL}{}", super::QUEUE) }
     }
 
     /// The error for the caller; `allowed` is the time that the call had.
@@ -62,5 +63,21 @@ impl Failure {
 impl From<Errno> for Failure {
     fn from(errno: Errno) -> Self {
         Self::errno(errno)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netloom_model::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn a_full_queue_is_busy_and_a_busy_device_is_not() {
+        let kind = |failure: Failure| {
+            netloom_model::Error::from(failure.of("make it", Duration::from_secs(1))).kind()
+        };
+        assert_eq!(kind(Failure::busy()), ErrorKind::Busy);
+        assert_eq!(kind(Failure::errno(Errno::EBUSY)), ErrorKind::Internal);
     }
 }
