@@ -192,8 +192,7 @@ impl NetworkActor {
     ) -> Started {
         let entry = self.endpoints.accepting(endpoint, EndpointCommand::Abandon);
         let (entry, reply) = checked_value(entry, reply)?;
-        let meant =
-            |held: &AttachmentRecord| held.sandbox == sandbox && number_of(held.ifname) == Some(index);
+        let meant = |held: &AttachmentRecord| held.sandbox == sandbox && held.ifname.number() == Some(index);
         let Some(entry) = entry.filter(|entry| entry.record.attachment.as_ref().is_none_or(meant)) else {
             return Err(Box::new(|| reply.send(Ok(()))));
         };
@@ -315,22 +314,10 @@ fn interface_name(entry: &Endpoint, index: u32) -> Result<IfName> {
     format!("{prefix}{index}").parse()
 }
 
-/// The number at the end of an interface's name.
-fn number_of(ifname: IfName) -> Option<u32> {
-    let name = ifname.as_str();
-    // What stands before it may contain digits too.
-    name.strip_prefix(unnumbered(name))?.parse().ok()
-}
-
 /// What stands before the number in the name of a joined endpoint's interface.
 pub(super) fn prefix_of(record: &EndpointRecord) -> String {
     let name = record.attachment.as_ref().map(|attachment| attachment.ifname);
-    let name = name.as_ref().map_or("eth", IfName::as_str);
-    unnumbered(name).to_owned()
-}
-
-fn unnumbered(name: &str) -> &str {
-    name.trim_end_matches(|c: char| c.is_ascii_digit())
+    name.as_ref().map_or("eth", IfName::unnumbered).to_owned()
 }
 
 // === Commands ===
@@ -446,7 +433,7 @@ mod tests {
 
     #[test]
     fn an_interface_number_is_what_its_name_ends_with() {
-        let of = |name: &str| number_of(name.parse().expect("a name"));
+        let of = |name: &str| name.parse::<IfName>().expect("a name").number();
         assert_eq!([of("eth0"), of("eth12"), of("p2p7"), of("7")], [Some(0), Some(12), Some(7), Some(7)]);
         assert_eq!([of("eth"), of("p2p")], [None, None]);
     }

@@ -330,7 +330,7 @@ impl Handle<Finished> for SandboxActor {
                     let failed = self.failure.is_some();
                     self.phase = if failed { SandboxPhase::Failed } else { SandboxPhase::Ready };
                     self.gateways = elect(&members);
-                    let used = members.iter().filter_map(|member| number_of(member.ifname.as_str()));
+                    let used = members.iter().filter_map(|member| member.ifname.number());
                     self.next_index = used.max().map_or(0, |highest| highest + 1);
                     self.members = members;
                 }
@@ -365,9 +365,4 @@ impl Handle<Finished> for SandboxActor {
         }
         self.release(cx);
     }
-}
-
-/// The number at the end of an interface's name.
-fn number_of(ifname: &str) -> Option<u32> {
-    ifname.rsplit(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok())
 }
