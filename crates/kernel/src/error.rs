@@ -5,9 +5,6 @@ use std::time::Duration;
 
 use netloom_model::{Certainty, Error, Reason};
 
-/// How the message of a refusal begins when a queue was full; the queue's bound follows.
-pub(crate) const QUEUE_FULL: &str = "the queue is full; its bound is ";
-
 /// A refused or unanswered operation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KernelError {
@@ -21,6 +18,8 @@ pub struct KernelError {
     pub certainty: Certainty,
     /// Set when the deadline passed: the time that was allowed.
     pub timed_out: Option<Duration>,
+    /// Set when it found no place in the queue of its thread: how many wait there at most.
+    pub queue_full: Option<usize>,
 }
 
 impl KernelError {
@@ -32,7 +31,14 @@ impl KernelError {
             message: message.into(),
             certainty: Certainty::Aborted,
             timed_out: None,
+            queue_full: None,
         }
+    }
+
+    /// The queue of the thread that carries it out was full; nothing was done.
+    pub fn busy(operation: impl fmt::Display, bound: usize) -> Self {
+        let message = format!("{bound} operations wait already");
+        Self { queue_full: Some(bound), ..Self::refused(operation, libc::EBUSY, message) }
     }
 
     /// The answer was lost; the operation may have taken effect.
@@ -43,12 +49,6 @@ impl KernelError {
     /// The deadline passed before the answer came.
     pub fn timed_out(operation: impl fmt::Display, allowed: Duration) -> Self {
         Self { timed_out: Some(allowed), ..Self::lost(operation, "no answer before the deadline") }
-    }
-
-    /// The bound of the queue that was full, where that is why nothing was done.
-    fn full_queue(&self) -> Option<usize> {
-        let refused = self.errno == libc::EBUSY && self.certainty == Certainty::Aborted;
-        self.message.strip_prefix(QUEUE_FULL).filter(|_| refused)?.parse().ok()
     }
 
     /// Whether the object is there already.
@@ -74,9 +74,8 @@ impl std::error::Error for KernelError {}
 
 impl From<KernelError> for Error {
     fn from(error: KernelError) -> Self {
-        let full_queue = error.full_queue();
-        let KernelError { operation, errno, message, certainty, timed_out } = error;
-        let reason = match (timed_out, full_queue) {
+        let KernelError { operation, errno, message, certainty, timed_out, queue_full } = error;
+        let reason = match (timed_out, queue_full) {
             (Some(waited), _) => Reason::DeadlineExceeded { what: operation, waited },
             (None, Some(limit)) => Reason::Busy { what: "the kernel's thread".into(), limit },
             (None, None) => Reason::Kernel { operation, errno, message },

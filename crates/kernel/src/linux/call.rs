@@ -148,7 +148,7 @@ impl Call {
             },
         };
         if let Some(call) = refused {
-            call.fail(&Failure::busy());
+            call.fail(&Failure::QueueFull);
         }
     }
 }

@@ -8,7 +8,6 @@ use netloom_model::Certainty;
 use nix::errno::Errno;
 
 use crate::KernelError;
-use crate::error::QUEUE_FULL;
 
 /// A failed request.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,6 +20,8 @@ pub(super) enum Failure {
     TimedOut,
     /// The deadline passed before the request was sent; nothing changed.
     NotStarted,
+    /// Too many calls wait for the thread already; nothing changed.
+    QueueFull,
 }
 
 impl Failure {
@@ -40,11 +41,6 @@ impl Failure {
         Self::Refused { errno: error.raw_os_error().unwrap_or(0), text: format!("{doing}: {error}") }
     }
 
-    /// Refused because a queue is full.
-    pub(super) fn busy() -> Self {
-        Self::Refused { errno: libc::EBUSY, text: format!("{QUEUE_FULL}{}", super::QUEUE) }
-    }
-
     /// The error for the caller; `allowed` is the time that the call had.
     pub(super) fn of(self, operation: impl fmt::Display, allowed: Duration) -> KernelError {
         match self {
@@ -56,6 +52,7 @@ impl Failure {
                 message: "the deadline passed before it was started".into(),
                 ..KernelError::timed_out(operation, allowed)
             },
+            Self::QueueFull => KernelError::busy(operation, super::QUEUE),
         }
     }
 }
@@ -77,7 +74,10 @@ mod tests {
         let kind = |failure: Failure| {
             netloom_model::Error::from(failure.of("make it", Duration::from_secs(1))).kind()
         };
-        assert_eq!(kind(Failure::busy()), ErrorKind::Busy);
+        assert_eq!(kind(Failure::QueueFull), ErrorKind::Busy);
         assert_eq!(kind(Failure::errno(Errno::EBUSY)), ErrorKind::Internal);
+        // Whatever its words are.
+        let words = "the queue is full; its bound is 16384";
+        assert_eq!(kind(Failure::refused(libc::EBUSY, Some(words.into()))), ErrorKind::Internal);
     }
 }

@@ -128,7 +128,7 @@ fn answered<T: Send + 'static>(
         let result = match answer.await {
             Ok(result) => result,
             Err(oneshot::Canceled) if queued => Err(thread_failed()),
-            Err(oneshot::Canceled) => Err(Failure::busy()),
+            Err(oneshot::Canceled) => Err(Failure::QueueFull),
         };
         result.map_err(|failure| failure.of(operation, allowance.allowed))
     }
