@@ -37,6 +37,9 @@ pub struct LinkView {
     pub up: bool,
     /// The number of the bridge it is a port of.
     pub master: Option<u32>,
+    /// The number of the other end of a veth pair. It counts in the namespace of the other end, which may be
+    /// another one, where a link of this namespace may have the same number. `None` for every other kind.
+    pub peer: Option<u32>,
     /// Its alias.
     pub alias: Option<String>,
     /// Its group.

@@ -88,6 +88,7 @@ impl Case {
             mtu: 1500,
             up: true,
             master: None,
+            peer: None,
             alias: alias.map(|tag| tag.to_string()),
             group: 0,
         });

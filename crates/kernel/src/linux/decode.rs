@@ -44,13 +44,16 @@ pub(super) fn link(body: &[u8]) -> Option<LinkView> {
         mtu: 0,
         up: u32_at(body, 8)? & IFF_UP != 0,
         master: None,
+        peer: None,
         alias: None,
         group: 0,
     };
+    let mut link = None;
     for (kind, value) in attributes(body.get(LINK_HEADER..)?) {
         match kind {
             libc::IFLA_ADDRESS => view.mac = mac(value),
             libc::IFLA_MTU => view.mtu = u32_at(value, 0)?,
+            libc::IFLA_LINK => link = u32_at(value, 0),
             libc::IFLA_MASTER => view.master = u32_at(value, 0),
             libc::IFLA_IFALIAS => view.alias = Some(string(value)),
             libc::IFLA_GROUP => view.group = u32_at(value, 0)?,
@@ -65,6 +68,8 @@ pub(super) fn link(body: &[u8]) -> Option<LinkView> {
             _ => {}
         }
     }
+    // Other kinds put the link below them there, and a pair that is being deleted zero.
+    view.peer = link.filter(|number| view.kind == LinkKind::Veth && *number != 0);
     Some(view)
 }
 
@@ -166,6 +171,7 @@ mod tests {
         let attributes = [
             attribute_bytes(libc::IFLA_IFNAME, b"veth0\0"),
             attribute_bytes(libc::IFLA_MTU, &1400u32.to_ne_bytes()),
+            attribute_bytes(libc::IFLA_LINK, &2u32.to_ne_bytes()),
             attribute_bytes(libc::IFLA_ADDRESS, &[2, 0, 0, 0, 0, 1]),
             attribute_bytes(libc::IFLA_IFALIAS, b"netloom/a/endpoint/b\0"),
             attribute_bytes(libc::IFLA_LINKINFO, &info),
@@ -178,8 +184,22 @@ mod tests {
         let view = link(&veth()).expect("a link");
         assert_eq!((view.index, view.name.as_str(), view.mtu, view.up), (7, "veth0", 1400, true));
         assert_eq!((&view.kind, view.master, view.group), (&LinkKind::Veth, None, 0));
+        assert_eq!(view.peer, Some(2));
         assert_eq!(view.tag().expect("a tag").id, "b");
         assert_eq!(view.mac, Some(MacAddr([2, 0, 0, 0, 0, 1])));
+    }
+
+    #[test]
+    fn only_the_link_of_a_veth_is_a_peer() {
+        let replaced = |from: &[u8], to: &[u8]| {
+            let mut bytes = veth();
+            let at = bytes.windows(from.len()).position(|window| window == from).expect("there");
+            bytes[at..at + to.len()].copy_from_slice(to);
+            link(&bytes).expect("a link")
+        };
+        assert_eq!(replaced(b"veth\0", b"vlan\0").peer, None, "the link below it");
+        let number = |number: u32| attribute_bytes(libc::IFLA_LINK, &number.to_ne_bytes());
+        assert_eq!(replaced(&number(2), &number(0)).peer, None, "no link has this number");
     }
 
     #[test]

@@ -23,6 +23,7 @@ impl World {
             mtu: link.mtu,
             up: link.up,
             master: link.port.map(|port| self.links[port.bridge].index),
+            peer: link.peer().and_then(|peer| self.links.get(peer)).map(|peer| peer.index),
             alias: link.alias.as_ref().map(|alias| match alias {
                 Alias::Tag(tag) => tag.to_string(),
                 Alias::Text(text) => text.clone(),

@@ -52,6 +52,29 @@ fn a_pair_is_made_in_its_places() {
 }
 
 #[test]
+fn the_ends_of_a_pair_know_each_others_numbers() {
+    let kernel = SimKernel::new();
+    let (a, b) = (named("a"), named("b"));
+    let ends = |(there, name), (here, other)| {
+        let (outside, inside) =
+            (view(&kernel, there, name).expect("there"), view(&kernel, here, other).expect("there"));
+        assert_eq!((outside.peer, inside.peer), (Some(inside.index), Some(outside.index)));
+        (outside.index, inside.index)
+    };
+    does(&kernel, [bridge("br0"), netns("a"), netns("b"), veth("va", "eth0", a, Some("br0"))]);
+    assert_eq!(ends((HOST_NS, "va"), (a, "eth0")), (3, 2));
+    // In another namespace the other end has another number.
+    does(&kernel, [veth("vb", "eth0", b, None), veth("vc", "eth1", b, None)]);
+    does(&kernel, [Op::MoveLink { from: a, name: link("eth0"), to: b, rename: link("eth2") }]);
+    assert_eq!(ends((HOST_NS, "va"), (b, "eth2")), (3, 4));
+    does(&kernel, [veth("vd", "ve", HOST_NS, None)]);
+    ends((HOST_NS, "vd"), (HOST_NS, "ve"));
+    for name in ["lo", "br0"] {
+        assert_eq!(view(&kernel, HOST_NS, name).expect("there").peer, None, "{name}");
+    }
+}
+
+#[test]
 fn one_end_takes_the_other_with_it() {
     let kernel = two_on_a_bridge();
     does(&kernel, [delete("va")]);
