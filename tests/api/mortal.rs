@@ -14,7 +14,7 @@ use netloom::kernel::{
     NetnsJob, Op, RouteView,
 };
 use netloom::testkit::SimKernel;
-use netloom::{NetnsName, OpId};
+use netloom::{IfName, NetnsName, OpId};
 use netloom_store::{Change, Intent, Key, MemoryDisk, MemoryStore, Store, StoreError};
 use tokio::sync::Notify;
 
@@ -108,6 +108,15 @@ impl Kernel for Mortal {
 
     fn links(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<LinkView>> {
         self.read(self.sim.links(netns, deadline))
+    }
+
+    fn find_links(
+        &self,
+        netns: Netns,
+        names: Vec<IfName>,
+        deadline: Instant,
+    ) -> KernelFuture<Vec<Option<LinkView>>> {
+        self.read(self.sim.find_links(netns, names, deadline))
     }
 
     fn addresses(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<AddressView>> {

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use futures::channel::mpsc;
 use futures::future::BoxFuture;
-use netloom_model::NetnsName;
+use netloom_model::{IfName, NetnsName};
 
 pub use error::KernelError;
 pub use linux::{LinuxConfig, LinuxKernel};
@@ -51,6 +51,16 @@ pub trait Kernel: Debug + Send + Sync + 'static {
 
     /// Every link of a namespace.
     fn links(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<LinkView>>;
+
+    /// The links of these names, in the order of `names`; `None` for one that is not there. Cheaper than all
+    /// [`links`](Self::links) where a namespace has many, and not one picture: each is as it is when its turn
+    /// comes. A link's alternative names do not count.
+    fn find_links(
+        &self,
+        netns: Netns,
+        names: Vec<IfName>,
+        deadline: Instant,
+    ) -> KernelFuture<Vec<Option<LinkView>>>;
 
     /// Every address of a namespace.
     fn addresses(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<AddressView>>;

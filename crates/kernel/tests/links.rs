@@ -1,9 +1,11 @@
-//! Links one by one: pairs and their ends.
+//! Links one by one: pairs and their ends, lookups by name.
 
 mod common;
 
-use common::{Lab, bridge, create_netns, foreign, ifname, inside, isolated, veth};
-use netloom_kernel::{Netns, Op};
+use std::time::{Duration, Instant};
+
+use common::{Lab, bridge, create_netns, foreign, ifname, inside, isolated, soon, veth, wait};
+use netloom_kernel::{Kernel, LinkView, Netns, Op};
 
 const HOST: Netns = Netns::Host;
 
@@ -35,5 +37,55 @@ fn the_ends_of_a_pair_know_each_others_numbers() {
         for name in ["lo", "br0"] {
             assert_eq!(lab.link(HOST, name).expect("there").peer, None, "{name}");
         }
+    });
+}
+
+/// Looks links up that must be answered.
+fn find(lab: &Lab, netns: Netns, names: &[&str]) -> Vec<Option<LinkView>> {
+    let names = names.iter().map(|name| ifname(name)).collect();
+    wait(lab.kernel.find_links(netns, names, soon())).expect("answered")
+}
+
+#[test]
+fn links_are_found_by_name_in_the_order_asked_for() {
+    isolated(|lab| {
+        let c1 = inside("c1");
+        lab.must(vec![create_netns("c1"), bridge("br0"), veth("veth1", "eth0", c1, Some("br0"))]);
+        let before = lab.kernel.stats();
+        let found = find(&lab, HOST, &["veth1", "none", "br0", "veth1", "eth0"]);
+        let after = lab.kernel.stats();
+        assert_eq!((after.sends - before.sends, after.messages - before.messages), (1, 5));
+        let listed = |name| lab.link(HOST, name);
+        assert_eq!(found, [listed("veth1"), None, listed("br0"), listed("veth1"), None]);
+        assert_eq!(found[0].as_ref().expect("there").tag(), Some(common::tag("veth1")));
+        assert_eq!(find(&lab, c1, &["veth1", "eth0"]), [None, lab.link(c1, "eth0")]);
+        assert_eq!(find(&lab, c1, &[]), []);
+
+        let gone = wait(lab.kernel.find_links(inside("none"), vec![ifname("lo")], soon()));
+        assert_eq!(gone.expect_err("no such namespace").errno, libc::ENOENT);
+        let past = Instant::now().checked_sub(Duration::from_millis(1)).expect("the machine is up");
+        let late = wait(lab.kernel.find_links(HOST, vec![ifname("lo")], past));
+        assert!(late.expect_err("too late").timed_out.is_some());
+    });
+}
+
+#[test]
+fn an_alternative_name_is_not_the_links_name() {
+    isolated(|lab| {
+        lab.must(vec![bridge("br0")]);
+        foreign("ip link property add dev br0 altname other");
+        assert_eq!(find(&lab, HOST, &["other", "br0"]), [None, lab.link(HOST, "br0")]);
+    });
+}
+
+#[test]
+fn as_many_links_are_found_as_are_asked_for() {
+    isolated(|lab| {
+        lab.must(vec![bridge("br0")]);
+        let names: Vec<_> = (0..1_000).map(|i| if i % 3 == 0 { "br0" } else { "none" }).collect();
+        let found = find(&lab, HOST, &names);
+        assert_eq!(found.len(), names.len());
+        let right = |(name, link): (&&str, &Option<LinkView>)| link.is_some() == (*name == "br0");
+        assert!(names.iter().zip(&found).all(right));
     });
 }

@@ -6,7 +6,7 @@
 //! - `nl-writer`: changes of the host's namespace, as many as wait in one send;
 //! - `nl-reaper`: deletions of links, as many as wait in one deletion;
 //! - `nl-netns`: everything inside other namespaces, and the namespaces themselves;
-//! - `nl-reader`: listings of the host's namespace.
+//! - `nl-reader`: inquiries about the host's namespace.
 //!
 //! `nl-monitor` listens only. All of them start in the caller's namespace and end with the [`LinuxKernel`].
 //!
@@ -45,7 +45,7 @@ use std::time::Instant;
 use futures::FutureExt;
 use futures::channel::{mpsc, oneshot};
 use futures::future::BoxFuture;
-use netloom_model::NetnsName;
+use netloom_model::{IfName, NetnsName};
 
 use crate::op::{Netns, Op};
 use crate::view::{AddressView, KernelEvent, KernelStats, LinkView, NeighbourView, RouteView};
@@ -57,8 +57,8 @@ use self::failure::Failure;
 use self::monitor::Monitor;
 use self::mounts::Mounts;
 use self::netns::Task;
-use self::reader::{Inquiry, List};
-use self::transport::Counters;
+use self::reader::{Inquiry, Listing};
+use self::transport::{Counters, Transport};
 
 /// How many calls may wait for each thread. Admission above bounds them first; beyond this they are
 /// refused with `EBUSY`.
@@ -99,21 +99,22 @@ impl LinuxKernel {
         Ok(Self { executors: Arc::new(executors), reader, monitor: Monitor::start()?, mounts, counters })
     }
 
-    fn list<T: Send + 'static>(
+    /// Has a question about a namespace answered on a socket of it.
+    fn inquire<T: Send + 'static>(
         &self,
         what: &'static str,
         netns: Netns,
         deadline: Instant,
-        list: List<T>,
+        ask: impl FnOnce(&mut Transport, Instant) -> Listing<T> + Send + 'static,
     ) -> KernelFuture<Vec<T>> {
         let allowance = Allowance::until(deadline);
         let (reply, answer) = oneshot::channel();
-        let inquiry = Inquiry::new(list, allowance, reply);
+        let inquiry = Inquiry::new(ask, allowance, reply);
         let queued = match netns {
             Netns::Host => self.reader.submit(inquiry).is_ok(),
             Netns::Named(name) => self.executors.netns.submit(Task::Inquire { name, inquiry }).is_ok(),
         };
-        answered(format!("list {what} of {netns}"), allowance, queued, answer)
+        answered(format!("{what} of {netns}"), allowance, queued, answer)
     }
 }
 
@@ -154,19 +155,30 @@ impl Kernel for LinuxKernel {
     }
 
     fn links(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<LinkView>> {
-        self.list("links", netns, deadline, reader::links)
+        self.inquire("list links", netns, deadline, reader::links)
+    }
+
+    fn find_links(
+        &self,
+        netns: Netns,
+        names: Vec<IfName>,
+        deadline: Instant,
+    ) -> KernelFuture<Vec<Option<LinkView>>> {
+        self.inquire("find links", netns, deadline, move |socket, deadline| {
+            reader::find_links(socket, &names, deadline)
+        })
     }
 
     fn addresses(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<AddressView>> {
-        self.list("addresses", netns, deadline, reader::addresses)
+        self.inquire("list addresses", netns, deadline, reader::addresses)
     }
 
     fn routes(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<RouteView>> {
-        self.list("routes", netns, deadline, reader::routes)
+        self.inquire("list routes", netns, deadline, reader::routes)
     }
 
     fn neighbours(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<NeighbourView>> {
-        self.list("neighbours", netns, deadline, reader::neighbours)
+        self.inquire("list neighbours", netns, deadline, reader::neighbours)
     }
 
     fn namespaces(&self, deadline: Instant) -> KernelFuture<Vec<NetnsName>> {

@@ -36,7 +36,7 @@ const MAX_SOCKETS: usize = 256;
 pub(super) enum Task {
     /// Operations.
     Call(Call),
-    /// A listing inside a namespace.
+    /// A question about a namespace.
     Inquire { name: NetnsName, inquiry: Inquiry },
     /// The mounted namespaces.
     List { allowance: Allowance, reply: oneshot::Sender<Result<Vec<NetnsName>, Failure>> },

@@ -1,4 +1,5 @@
-//! The reader: listings of the host's namespace, on a thread of their own so that they wait for no change.
+//! The reader: what there is in the host's namespace, asked on a thread of its own so that it waits for no
+//! change.
 
 use std::fmt;
 use std::io;
@@ -10,6 +11,7 @@ use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+use netloom_model::IfName;
 
 use super::call::Allowance;
 use super::decode;
@@ -22,7 +24,7 @@ use crate::worker::Worker;
 /// What to do with a socket, or with the reason that there is none.
 type Use = dyn FnOnce(Result<&mut Transport, Failure>) + Send;
 
-/// A listing to be made on some socket.
+/// A question to be asked on some socket.
 pub(super) struct Inquiry {
     answer: Box<Use>,
     allowance: Allowance,
@@ -34,26 +36,23 @@ impl fmt::Debug for Inquiry {
     }
 }
 
-/// What a listing comes to.
+/// What a question comes to.
 pub(super) type Listing<T> = Result<Vec<T>, Failure>;
-
-/// How a table is listed.
-pub(super) type List<T> = fn(&mut Transport, Instant) -> Listing<T>;
 
 impl Inquiry {
     pub(super) fn new<T: Send + 'static>(
-        list: List<T>,
+        ask: impl FnOnce(&mut Transport, Instant) -> Listing<T> + Send + 'static,
         allowance: Allowance,
         reply: oneshot::Sender<Listing<T>>,
     ) -> Self {
         let answer = move |socket: Result<&mut Transport, Failure>| {
             // The caller may have stopped waiting.
-            let _ = reply.send(socket.and_then(|socket| list(socket, allowance.deadline)));
+            let _ = reply.send(socket.and_then(|socket| ask(socket, allowance.deadline)));
         };
         Self { answer: Box::new(answer), allowance }
     }
 
-    /// Makes the listing on the socket, unless its time is over.
+    /// Asks on the socket, unless its time is over.
     pub(super) fn answer<'a>(self, socket: impl FnOnce() -> Result<&'a mut Transport, Failure>) {
         (self.answer)(if self.allowance.is_over() { Err(Failure::NotStarted) } else { socket() });
     }
@@ -72,6 +71,23 @@ pub(super) fn spawn(bound: usize, counters: &Arc<Counters>) -> io::Result<Worker
 /// Every link.
 pub(super) fn links(socket: &mut Transport, deadline: Instant) -> Listing<LinkView> {
     socket.dump(&encode::list_links(), libc::RTM_NEWLINK, deadline, decode::link)
+}
+
+/// The links of these names.
+pub(super) fn find_links(
+    socket: &mut Transport,
+    names: &[IfName],
+    deadline: Instant,
+) -> Listing<Option<LinkView>> {
+    let requests: Vec<_> = names.iter().map(|name| encode::get_link(*name)).collect();
+    let answers = socket.exchange(&requests, deadline);
+    let found = names.iter().zip(answers).map(|(name, answer)| match answer {
+        // The kernel finds a link by its alternative names too.
+        Ok(body) => Ok(body.as_deref().and_then(decode::link).filter(|link| link.name == *name)),
+        Err(Failure::Refused { errno: libc::ENODEV, .. }) => Ok(None),
+        Err(failure) => Err(failure),
+    });
+    found.collect()
 }
 
 /// Every address.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use netloom_kernel::{AddressView, LinkKind, LinkView, Neighbour, NeighbourView, Netns, RouteView};
-use netloom_model::NetnsName;
+use netloom_model::{IfName, NetnsName};
 
 use super::world::{Alias, Kind, Link, World};
 use crate::errno::Refusal;
@@ -42,6 +42,15 @@ impl World {
 
     pub(super) fn link_views(&self, netns: Netns) -> Result<Vec<LinkView>, Refusal> {
         Ok(self.links_in(netns)?.into_iter().map(|link| self.link_view(link)).collect())
+    }
+
+    pub(super) fn find_views(
+        &self,
+        netns: Netns,
+        names: &[IfName],
+    ) -> Result<Vec<Option<LinkView>>, Refusal> {
+        let links = &self.namespaces[self.ns(netns)?].links;
+        Ok(names.iter().map(|name| links.get(name).map(|id| self.link_view(&self.links[*id]))).collect())
     }
 
     pub(super) fn address_views(&self, netns: Netns) -> Result<Vec<AddressView>, Refusal> {

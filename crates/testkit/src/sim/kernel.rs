@@ -11,7 +11,7 @@ use netloom_kernel::{
     AddressView, Kernel, KernelError, KernelEvent, KernelFuture, KernelStats, LinkView, NeighbourView, Netns,
     NetnsJob, Op, RouteView,
 };
-use netloom_model::NetnsName;
+use netloom_model::{IfName, NetnsName};
 use tokio::time::timeout_at;
 
 use super::SimKernel;
@@ -38,19 +38,28 @@ impl Kernel for SimKernel {
     }
 
     fn links(&self, netns: Netns, _deadline: Instant) -> KernelFuture<Vec<LinkView>> {
-        self.dump("links", netns, |world| world.link_views(netns))
+        self.inquire("list the links", netns, |world| world.link_views(netns))
+    }
+
+    fn find_links(
+        &self,
+        netns: Netns,
+        names: Vec<IfName>,
+        _deadline: Instant,
+    ) -> KernelFuture<Vec<Option<LinkView>>> {
+        self.inquire("find links", netns, |world| world.find_views(netns, &names))
     }
 
     fn addresses(&self, netns: Netns, _deadline: Instant) -> KernelFuture<Vec<AddressView>> {
-        self.dump("addresses", netns, |world| world.address_views(netns))
+        self.inquire("list the addresses", netns, |world| world.address_views(netns))
     }
 
     fn routes(&self, netns: Netns, _deadline: Instant) -> KernelFuture<Vec<RouteView>> {
-        self.dump("routes", netns, |world| world.route_views(netns))
+        self.inquire("list the routes", netns, |world| world.route_views(netns))
     }
 
     fn neighbours(&self, netns: Netns, _deadline: Instant) -> KernelFuture<Vec<NeighbourView>> {
-        self.dump("neighbours", netns, |world| world.neighbour_views(netns))
+        self.inquire("list the neighbours", netns, |world| world.neighbour_views(netns))
     }
 
     fn namespaces(&self, _deadline: Instant) -> KernelFuture<Vec<NetnsName>> {
@@ -82,14 +91,14 @@ impl Kernel for SimKernel {
 }
 
 impl SimKernel {
-    fn dump<T: Send + 'static>(
+    fn inquire<T: Send + 'static>(
         &self,
         what: &str,
         netns: Netns,
-        list: impl FnOnce(&World) -> Result<T, Refusal>,
+        ask: impl FnOnce(&World) -> Result<T, Refusal>,
     ) -> KernelFuture<T> {
-        let answer = list(&self.lock().world).map_err(|refusal| {
-            KernelError::refused(format!("list the {what} of {netns}"), refusal.errno, refusal.message())
+        let answer = ask(&self.lock().world).map_err(|refusal| {
+            KernelError::refused(format!("{what} of {netns}"), refusal.errno, refusal.message())
         });
         ready(answer).boxed()
     }

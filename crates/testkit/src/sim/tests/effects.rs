@@ -4,7 +4,7 @@ use netloom_kernel::{KernelEvent, LinkKind, Neighbour};
 use netloom_model::MacAddr;
 
 use super::*;
-use crate::errno::{EEXIST, ENODEV};
+use crate::errno::{EEXIST, ENODEV, ENOENT};
 
 #[test]
 fn a_host_starts_with_its_loopback_and_uplink() {
@@ -72,6 +72,20 @@ fn the_ends_of_a_pair_know_each_others_numbers() {
     for name in ["lo", "br0"] {
         assert_eq!(view(&kernel, HOST_NS, name).expect("there").peer, None, "{name}");
     }
+}
+
+#[test]
+fn links_are_found_by_name_in_the_order_asked_for() {
+    let kernel = two_on_a_bridge();
+    let find = |inside, names: &[&str]| {
+        kernel.find_links(inside, names.iter().map(|name| link(name)).collect(), later())
+    };
+    let there = |name| view(&kernel, HOST_NS, name);
+    let found = now(find(HOST_NS, &["vb", "none", "br0", "vb"]));
+    assert_eq!(found, [there("vb"), None, there("br0"), there("vb")]);
+    assert_eq!(now(find(named("a"), &["vb", "eth0"])), [None, view(&kernel, named("a"), "eth0")]);
+    let gone = find(named("gone"), &[]).now_or_never().expect("at once").expect_err("no such namespace");
+    assert_eq!((gone.errno, gone.operation.as_str()), (ENOENT, "find links of namespace gone"));
 }
 
 #[test]
