@@ -174,6 +174,16 @@ pub enum Op {
         /// Up or down.
         up: bool,
     },
+    /// Makes a link of the host's namespace a port of a bridge, or takes it out of its bridge. A link that is
+    /// where it should be is left alone, and a refused one is where it was. `ENODEV` without the link or the
+    /// master, `EOPNOTSUPP` when the master takes no ports, `EXFULL` when the bridge has 1023 of them, `ELOOP`
+    /// when the link is a bridge, `EINVAL` when it is a loopback.
+    SetMaster {
+        /// The link.
+        name: IfName,
+        /// The bridge; `None` for no bridge at all.
+        master: Option<IfName>,
+    },
     /// Changes a link's MTU. `ENODEV` without the link, `EINVAL` for a size it cannot take.
     SetMtu {
         /// Its namespace.
@@ -258,6 +268,7 @@ impl Op {
             Self::DeleteLink { .. } => "delete_link",
             Self::MoveLink { .. } => "move_link",
             Self::SetLink { .. } => "set_link",
+            Self::SetMaster { .. } => "set_master",
             Self::SetMtu { .. } => "set_mtu",
             Self::AddAddress { .. } => "add_address",
             Self::DeleteAddress { .. } => "delete_address",
@@ -277,7 +288,8 @@ impl Op {
             Self::CreateBridge { .. }
             | Self::CreateVeth { .. }
             | Self::CutLink { .. }
-            | Self::DeleteLink { .. } => Netns::Host,
+            | Self::DeleteLink { .. }
+            | Self::SetMaster { .. } => Netns::Host,
             Self::MoveLink { from: netns, .. }
             | Self::SetLink { netns, .. }
             | Self::SetMtu { netns, .. }
@@ -310,6 +322,10 @@ impl fmt::Display for Op {
             Self::SetLink { netns, name, up } => {
                 write!(f, "set link {name} of {netns} {}", if *up { "up" } else { "down" })
             }
+            Self::SetMaster { name, master: Some(master) } => {
+                write!(f, "make link {name} a port of {master}")
+            }
+            Self::SetMaster { name, master: None } => write!(f, "take link {name} out of its bridge"),
             Self::SetMtu { netns, name, mtu } => write!(f, "set the MTU of link {name} of {netns} to {mtu}"),
             Self::AddAddress { netns, link, address } => write!(f, "add {address} to link {link} of {netns}"),
             Self::DeleteAddress { netns, link, address } => {

@@ -1,4 +1,4 @@
-//! Links one by one: pairs and their ends, lookups by name.
+//! Links one by one: pairs and their ends, ports of bridges, lookups by name.
 
 mod common;
 
@@ -37,6 +37,72 @@ fn the_ends_of_a_pair_know_each_others_numbers() {
         for name in ["lo", "br0"] {
             assert_eq!(lab.link(HOST, name).expect("there").peer, None, "{name}");
         }
+    });
+}
+
+fn port(name: &str, master: Option<&str>) -> Op {
+    Op::SetMaster { name: ifname(name), master: master.map(ifname) }
+}
+
+#[test]
+fn a_link_becomes_a_port_changes_its_bridge_and_leaves() {
+    isolated(|lab| {
+        let number = |name| lab.link(HOST, name).expect("there").index;
+        let master = || lab.link(HOST, "veth1").expect("there").master;
+        lab.must(vec![create_netns("c1"), bridge("br0"), bridge("br1")]);
+        lab.must(vec![veth("veth1", "eth0", inside("c1"), None)]);
+        lab.must(vec![port("veth1", Some("br0"))]);
+        assert_eq!(master(), Some(number("br0")));
+        lab.must(vec![port("veth1", Some("br1"))]);
+        assert_eq!(master(), Some(number("br1")));
+        lab.must(vec![port("veth1", Some("br1")), port("br0", None)]);
+        assert_eq!(master(), Some(number("br1")));
+        lab.must(vec![port("veth1", None), port("veth1", None)]);
+        assert_eq!(master(), None);
+
+        // All in one call: each sees what the ones before did.
+        lab.must(vec![
+            veth("veth2", "eth1", inside("c1"), Some("br0")),
+            port("veth2", Some("br1")),
+            bridge("br2"),
+            port("veth2", Some("br2")),
+            port("veth1", Some("br2")),
+            port("veth1", None),
+        ]);
+        assert_eq!((lab.link(HOST, "veth2").expect("there").master, master()), (Some(number("br2")), None));
+    });
+}
+
+#[test]
+fn a_link_that_another_bridge_refuses_is_where_it_was() {
+    isolated(|lab| {
+        lab.must(vec![create_netns("c1"), bridge("br0"), bridge("br1"), bridge("br2")]);
+        lab.must(vec![veth("veth1", "eth0", inside("c1"), Some("br0"))]);
+        lab.must(vec![veth("veth2", "eth1", inside("c1"), None)]);
+        let places = || -> Vec<_> {
+            lab.links(HOST).into_iter().map(|link| (link.name, link.master, link.mtu, link.up)).collect()
+        };
+        let before = places();
+        let cases = [
+            ("veth1", Some("none"), libc::ENODEV),
+            ("none", Some("br0"), libc::ENODEV),
+            ("none", None, libc::ENODEV),
+            ("veth1", Some("veth2"), libc::EOPNOTSUPP),
+            ("veth1", Some("lo"), libc::EOPNOTSUPP),
+            ("veth2", Some("veth1"), libc::EOPNOTSUPP),
+            ("br1", Some("br0"), libc::ELOOP),
+            ("lo", Some("br0"), libc::EINVAL),
+        ];
+        for (name, master, errno) in cases {
+            assert_eq!(lab.errno(port(name, master)), errno, "{name} on {master:?}");
+        }
+        // In one call, after the link has moved to yet another bridge.
+        let results = lab.execute(vec![port("veth1", Some("br1")), port("veth1", Some("veth2"))]);
+        assert_eq!(results[1].as_ref().expect_err("no bridge").errno, libc::EOPNOTSUPP);
+        let master = lab.link(HOST, "veth1").expect("there").master;
+        assert_eq!(master, Some(lab.link(HOST, "br1").expect("there").index));
+        lab.must(vec![port("veth1", Some("br0"))]);
+        assert_eq!(places(), before);
     });
 }
 

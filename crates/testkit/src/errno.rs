@@ -33,6 +33,7 @@ errnos! {
     ENODEV = 19, "No such device";
     EINVAL = 22, "Invalid argument";
     ERANGE = 34, "Numerical result out of range";
+    ELOOP = 40, "Too many levels of symbolic links";
     EXFULL = 54, "Exchange full";
     EOPNOTSUPP = 95, "Operation not supported";
     EADDRNOTAVAIL = 99, "Cannot assign requested address";

@@ -7,7 +7,7 @@ use netloom::MacAddr;
 use netloom::kernel::{LinkTag, Neighbour, Netns, Op, Route};
 
 /// Every operation there is.
-pub(super) const VERBS: [&str; 16] = [
+pub(super) const VERBS: [&str; 17] = [
     "create_netns",
     "delete_netns",
     "create_bridge",
@@ -16,6 +16,7 @@ pub(super) const VERBS: [&str; 16] = [
     "delete_link",
     "move_link",
     "set_link",
+    "set_master",
     "set_mtu",
     "add_address",
     "delete_address",
@@ -129,7 +130,7 @@ impl Generator {
 
     fn random_op(&mut self) -> Op {
         // Made more often than taken away, so that something is there to disagree about.
-        match self.below(64) {
+        match self.below(68) {
             0..=1 => Op::CreateNetns { name: parsed(self.pick(&NAMESPACES)) },
             2 => Op::DeleteNetns { name: parsed(self.pick(&NAMESPACES)) },
             3..=5 => self.create_bridge(),
@@ -154,6 +155,7 @@ impl Generator {
             49..=52 => self.delete_route(),
             53..=55 => self.add_neighbour(),
             56..=58 => self.delete_neighbour(),
+            59..=62 => self.set_master(),
             _ => {
                 let key = self.pick(&SETTINGS).to_owned();
                 Op::Sysctl { netns: self.place(), key, value: self.pick(&["0", "1", "x"]).to_owned() }
@@ -180,6 +182,16 @@ impl Generator {
     fn move_link(&mut self) -> Op {
         let ((from, name), (to, rename)) = (self.spot(), self.spot());
         Op::MoveLink { from, name: parsed(name), to, rename: parsed(rename) }
+    }
+
+    fn set_master(&mut self) -> Op {
+        let name = parsed(self.pick(&HOST_LINKS));
+        let master = match self.below(8) {
+            0..=1 => None,
+            2 => Some(parsed(self.pick(&HOST_LINKS))),
+            _ => Some(parsed(self.pick(&BRIDGES))),
+        };
+        Op::SetMaster { name, master }
     }
 
     /// Never of a loopback, from which Linux takes IPv4 below 68 bytes.

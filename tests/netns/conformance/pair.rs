@@ -46,6 +46,16 @@ impl Pair {
         self.history.join("\n")
     }
 
+    /// Whether an operation would make both ends of a pair ports: what one of them sends might go round for
+    /// ever.
+    pub(super) async fn would_loop(&self, op: &Op) -> bool {
+        let Op::SetMaster { name, master: Some(_) } = op else { return false };
+        let links = self.simulated.links(Netns::Host, soon()).await.expect("links are listed");
+        let Some(link) = links.iter().find(|link| link.name == *name) else { return false };
+        let is_end = |other: &LinkView| other.peer == Some(link.index) && link.peer == Some(other.index);
+        links.iter().any(|other| other.master.is_some() && is_end(other))
+    }
+
     /// Carries out operations on both kernels and answers each with `ok` or the name of its error. A report
     /// when the answers differ, or what is there afterwards.
     pub(super) async fn carry_out(&mut self, ops: Vec<Op>) -> Result<Vec<String>, String> {

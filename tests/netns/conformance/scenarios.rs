@@ -54,6 +54,10 @@ fn delete(name: &str, tag: LinkTag) -> Op {
     Op::DeleteLink { name: parsed(name), tag: Some(tag) }
 }
 
+fn port(name: &str, master: Option<&str>) -> Op {
+    Op::SetMaster { name: parsed(name), master: master.map(parsed) }
+}
+
 fn mtu(netns: Netns, name: &str, mtu: u32) -> Op {
     Op::SetMtu { netns, name: parsed(name), mtu }
 }
@@ -145,6 +149,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         on_a_bridge("marks", marks()),
         on_a_bridge("hardware addresses and sizes", macs_and_mtus()),
         on_a_bridge("links up, down, cut, moved and deleted", links()),
+        on_a_bridge("ports", ports()),
         on_a_bridge("addresses", addresses()),
         on_a_bridge("IPv4 routes", ipv4_routes()),
         on_a_bridge("IPv6 routes", ipv6_routes()),
@@ -260,6 +265,48 @@ fn links() -> Vec<Step> {
         does(drop_netns("b")),
         step("ENODEV", up(a, "eth0")),
         does(delete("br0", tag("br0"))),
+    ]
+}
+
+fn ports() -> Vec<Step> {
+    let a = named("a");
+    vec![
+        step("ENODEV", port("vb", Some("br0"))),
+        step("ENODEV", port("vb", None)),
+        step("ENODEV", port("va", Some("br1"))),
+        all_do([bridge("br1"), up(HOST, "br1"), with_mtu(veth("vb", "eth1", a, None), 1400)]),
+        // A refused one is where it was.
+        step("EOPNOTSUPP", port("va", Some("vb"))),
+        step("EOPNOTSUPP", port("vb", Some("lo"))),
+        step("EINVAL", port("lo", Some("br0"))),
+        step("ELOOP", port("br1", Some("br0"))),
+        step("ELOOP", port("br0", Some("br0"))),
+        // Bridges follow the sizes of their ports, wherever these go.
+        does(port("vb", None)),
+        does(port("vb", Some("br0"))),
+        does(port("vb", Some("br0"))),
+        does(port("vb", Some("br1"))),
+        does(port("va", Some("br1"))),
+        does(port("vb", None)),
+        does(port("va", None)),
+        // Addresses and routes stay, up or down.
+        all_do([address(HOST, "vb", "10.6.0.1/24"), address(HOST, "vb", "fd06::1/64")]),
+        does(port("vb", Some("br0"))),
+        does(down(HOST, "vb")),
+        does(port("vb", Some("br1"))),
+        does(cut("va")),
+        does(port("va", Some("br0"))),
+        // In one call each finds what the ones before left.
+        all_do([
+            veth("vc", "eth2", a, Some("br0")),
+            port("vc", Some("br1")),
+            bridge("br2"),
+            port("vc", Some("br2")),
+            port("va", Some("br2")),
+            port("va", None),
+        ]),
+        does(delete("br2", tag("br2"))),
+        does(port("vc", Some("br1"))),
     ]
 }
 
@@ -395,13 +442,17 @@ fn settings() -> Vec<Step> {
 
 fn full_bridge() -> Vec<Step> {
     let a = named("a");
-    let port = |n: usize| veth(&format!("v{n}"), &format!("e{n}"), a, Some("br0"));
+    let pair = |n: usize| veth(&format!("v{n}"), &format!("e{n}"), a, Some("br0"));
     vec![
         all_do([bridge("br0"), create("a")]),
-        all_do((0..PORTS).map(port)),
-        step("EXFULL", port(PORTS)),
+        all_do((0..PORTS).map(pair)),
+        step("EXFULL", pair(PORTS)),
         does(delete("v500", tag("v500"))),
-        does(port(PORTS)),
-        step("EXFULL", port(PORTS + 1)),
+        does(pair(PORTS)),
+        step("EXFULL", pair(PORTS + 1)),
+        all_do([bridge("br1"), veth("va", "eth0", a, Some("br1"))]),
+        step("EXFULL", port("va", Some("br0"))),
+        does(port("v7", Some("br1"))),
+        does(port("va", Some("br0"))),
     ]
 }

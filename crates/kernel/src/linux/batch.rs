@@ -20,7 +20,7 @@ pub(super) type OpenNetns<'a> = &'a dyn Fn(Netns) -> Result<Option<OwnedFd>, Fai
 /// Carries out operations in order and answers each.
 ///
 /// Links that are needed by number are looked up first, all in one send. Where an earlier operation may
-/// give the name to another link, the lookup comes after it. `numbers` are those of new links, for a socket
+/// change what a lookup says, the lookup comes after it. `numbers` are those of new links, for a socket
 /// of the thread's own namespace; without, links are not made.
 pub(super) fn carry_out(
     transport: &mut Transport,
@@ -38,14 +38,18 @@ pub(super) fn carry_out(
     answers
 }
 
-/// How many operations go together: up to the first that needs the number of a link whose name an earlier
-/// one touches.
+/// How many operations go together: up to the first for which a link is looked up that an earlier one
+/// touches.
 fn wave_length(ops: &[&Op]) -> usize {
     let depends = |at: usize| {
-        encode::needs(ops[at])
-            .is_some_and(|link| ops[..at].iter().any(|earlier| encode::renames(earlier, link)))
+        looked_up(ops[at]).any(|link| ops[..at].iter().any(|earlier| encode::affects(earlier, link)))
     };
     (1..ops.len()).find(|at| depends(*at)).unwrap_or(ops.len())
+}
+
+/// The links that must be looked up before an operation.
+fn looked_up(op: &Op) -> impl Iterator<Item = IfName> {
+    encode::needs(op).into_iter().chain(encode::unbridges(op))
 }
 
 fn wave(
@@ -64,49 +68,66 @@ fn wave(
     let mut prepare = |op: &Op| {
         let netns = encode::puts_into(op).and_then(|netns| namespaces.get(&netns));
         let netns = netns.map(|opened| opened.as_ref().map_err(Clone::clone)).transpose()?;
-        let index = encode::needs(op).and_then(|link| links.get(&link)).cloned().transpose()?;
+        let look = |link: Option<IfName>| link.and_then(|link| links.get(&link)).cloned().transpose();
+        let index = look(encode::needs(op))?.map(|found| found.index);
+        let master = look(encode::unbridges(op))?.and_then(|found| found.master);
         let take = |name| match &mut numbers {
             Some(numbers) => numbers.take(name),
             None => Err(Failure::errno(Errno::EOPNOTSUPP)),
         };
         let number = encode::makes(op).map(take).transpose()?;
         let netns = netns.and_then(Option::as_ref).map(AsFd::as_fd);
-        Ok((number, encode::requests(op, Places { index, netns, number })?))
+        Ok((number, master, encode::requests(op, Places { index, netns, number })?))
     };
     let mut requests = Vec::with_capacity(2 * ops.len());
     let mut answers: Vec<Result<(), Failure>> = Vec::with_capacity(ops.len());
     let mut sent = Vec::with_capacity(ops.len());
     for (at, op) in ops.iter().enumerate() {
-        answers.push(prepare(op).map(|(number, mut own)| {
-            sent.push((at, number, own.len()));
+        answers.push(prepare(op).map(|(number, master, mut own)| {
+            sent.push((at, number, master, own.len()));
             requests.append(&mut own);
         }));
     }
     let mut arrived = transport.exchange(&requests, deadline).into_iter();
-    for (at, number, count) in sent {
+    for (at, number, master, count) in sent {
         let mut own = arrived.by_ref().take(count);
         let first = own.next().unwrap_or_else(|| Err(Failure::Lost("no answer".into()))).map(drop);
         let finished = own.collect();
-        answers[at] = match number {
-            Some(number) => complete(transport, number, first, finished, deadline),
-            None => first,
+        answers[at] = match (number, encode::unbridges(ops[at]).zip(master)) {
+            (Some(number), _) => complete(transport, number, first, finished, deadline),
+            (None, Some((link, master))) => {
+                first.map_err(|failure| put_back(transport, link, master, failure, deadline))
+            }
+            (None, None) => first,
         };
     }
     answers
 }
 
-/// Looks up the numbers of the links that the operations need.
+/// What a lookup says of a link.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    index: u32,
+    /// The number of the bridge that it is a port of.
+    master: Option<u32>,
+}
+
+/// Looks up the links for which the operations ask.
 fn find_links(
     transport: &mut Transport,
     ops: &[&Op],
     deadline: Instant,
-) -> FxHashMap<IfName, Result<u32, Failure>> {
-    let mut names: Vec<IfName> = ops.iter().filter_map(|op| encode::needs(op)).collect();
+) -> FxHashMap<IfName, Result<Found, Failure>> {
+    let mut names: Vec<IfName> = ops.iter().flat_map(|op| looked_up(op)).collect();
     names.sort_unstable();
     names.dedup();
     let requests: Vec<_> = names.iter().map(|name| encode::get_link(*name)).collect();
     let answers = transport.exchange(&requests, deadline);
-    names.into_iter().zip(answers.into_iter().map(number)).collect()
+    let found = answers.into_iter().map(|answer| {
+        let master = answer.as_ref().ok().and_then(Option::as_deref).and_then(decode::link_master);
+        Ok(Found { index: number(answer)?, master })
+    });
+    names.into_iter().zip(found).collect()
 }
 
 /// Reads the number of a link from the answer to [`encode::get_link`]. Whatever went wrong, nothing has
@@ -147,6 +168,24 @@ fn complete(
     }
 }
 
+/// Puts a link back into its bridge when another one has refused it, and says what came of it: the kernel
+/// takes it out of the one before it asks the other.
+fn put_back(
+    transport: &mut Transport,
+    link: IfName,
+    master: u32,
+    failure: Failure,
+    deadline: Instant,
+) -> Failure {
+    if !matches!(failure, Failure::Refused { .. }) {
+        return failure;
+    }
+    match transport.ask(&encode::set_master(link, master), deadline) {
+        Ok(_) => failure,
+        Err(undo) => Failure::Lost(format!("refused ({failure:?}), but not as it was ({undo:?})")),
+    }
+}
+
 /// Opens namespaces by their mounts, for sockets that live in the host's namespace.
 pub(super) fn opener<'a>(
     open: impl Fn(NetnsName) -> Result<OwnedFd, Failure> + 'a,
@@ -181,5 +220,9 @@ mod tests {
         assert_eq!(length(&[bridge("a"), up("a"), address("b")]), 3);
         assert_eq!(length(&[address("a"), bridge("a")]), 2);
         assert_eq!(length(&[address("a")]), 1);
+        let port = |text, master: Option<&str>| Op::SetMaster { name: name(text), master: master.map(name) };
+        assert_eq!(length(&[bridge("a"), port("b", Some("a"))]), 1);
+        assert_eq!(length(&[bridge("a"), port("a", None)]), 1);
+        assert_eq!(length(&[port("a", Some("c")), port("b", Some("c")), up("a"), port("a", None)]), 3);
     }
 }

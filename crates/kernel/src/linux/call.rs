@@ -34,6 +34,7 @@ fn executor(op: &Op) -> Executor {
         | Op::CreateVeth { .. }
         | Op::CutLink { .. }
         | Op::SetLink { .. }
+        | Op::SetMaster { .. }
         | Op::SetMtu { .. }
         | Op::AddAddress { .. }
         | Op::DeleteAddress { .. }

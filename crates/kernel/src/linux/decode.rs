@@ -73,6 +73,11 @@ pub(super) fn link(body: &[u8]) -> Option<LinkView> {
     Some(view)
 }
 
+/// The number of the bridge that a link is a port of.
+pub(super) fn link_master(body: &[u8]) -> Option<u32> {
+    u32_at(attribute(body.get(LINK_HEADER..)?, libc::IFLA_MASTER)?, 0)
+}
+
 /// The group of a link, whatever its name: even a link that is not listed counts here.
 pub(super) fn link_group(body: &[u8]) -> Option<u32> {
     let group = attribute(body.get(LINK_HEADER..)?, libc::IFLA_GROUP)?;
@@ -217,7 +222,8 @@ mod tests {
         ) {
             let whole = veth();
             for bytes in [&bytes[..], &whole[..length.min(whole.len())]] {
-                let _ = (link(bytes), link_group(bytes), address(bytes), route(bytes), neighbour(bytes));
+                let _ = (link_master(bytes), link_group(bytes));
+                let _ = (link(bytes), address(bytes), route(bytes), neighbour(bytes));
             }
         }
     }

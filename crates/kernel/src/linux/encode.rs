@@ -27,7 +27,7 @@ const MAX_ALIAS: usize = 254;
 /// The link whose number an operation needs: the kernel takes only numbers there.
 pub(super) fn needs(op: &Op) -> Option<IfName> {
     match op {
-        Op::CreateVeth { master, .. } => *master,
+        Op::CreateVeth { master, .. } | Op::SetMaster { master, .. } => *master,
         Op::MoveLink { name: link, .. }
         | Op::AddAddress { link, .. }
         | Op::DeleteAddress { link, .. }
@@ -46,12 +46,22 @@ pub(super) fn needs(op: &Op) -> Option<IfName> {
     }
 }
 
-/// Whether a link may have this name, or have it no more, once the operation is done.
-pub(super) fn renames(op: &Op, link: IfName) -> bool {
+/// The link that an operation takes out of the bridge that it is a port of, if it is a port.
+pub(super) fn unbridges(op: &Op) -> Option<IfName> {
+    match op {
+        Op::SetMaster { name, .. } => Some(*name),
+        _ => None,
+    }
+}
+
+/// Whether a link may have this name, or have it no more, or may be a port of another bridge, once the
+/// operation is done.
+pub(super) fn affects(op: &Op, link: IfName) -> bool {
     match op {
         Op::CreateBridge { name, .. } => *name == link,
         Op::CreateVeth { host, peer, netns, .. } => *host == link || (*netns == Netns::Host && *peer == link),
         Op::MoveLink { name, rename, .. } => *name == link || *rename == link,
+        Op::SetMaster { name, .. } => *name == link,
         _ => false,
     }
 }
@@ -139,6 +149,7 @@ fn request(op: &Op, Places { index, netns, number }: Places<'_>) -> Result<Reque
             let link = if *up { named(name).up() } else { named(name).down() };
             (Message::SetLink(link.build()), 0)
         }
+        Op::SetMaster { name, .. } => return Ok(set_master(*name, index)),
         Op::SetMtu { name, mtu, .. } => (Message::SetLink(named(name).mtu(*mtu).build()), 0),
         Op::AddAddress { address, .. } => (Message::NewAddress(self::address(index, address)), CREATE),
         Op::DeleteAddress { address, .. } => (Message::DelAddress(self::address(index, address)), 0),
@@ -198,6 +209,11 @@ pub(super) fn get_link(name: IfName) -> Request {
 /// Asks for all links, without their statistics.
 pub(super) fn list_links() -> Request {
     Request::new(Message::GetLink(without_statistics(LinkMessageBuilder::<LinkUnspec>::new()).build()))
+}
+
+/// Makes a link a port of the bridge with this number; zero is no bridge.
+pub(super) fn set_master(name: IfName, master: u32) -> Request {
+    Request::new(Message::SetLink(named(&name).controller(master).build()))
 }
 
 /// Brings the loopback up; it has the same number in every namespace.

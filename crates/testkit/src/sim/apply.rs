@@ -40,6 +40,7 @@ impl World {
                 self.set_up(id, *up);
                 Ok(())
             }
+            Op::SetMaster { name, master } => self.set_master(*name, *master),
             Op::SetMtu { netns, name, mtu } => {
                 let id = self.find(*netns, *name)?;
                 self.set_mtu(id, *mtu)

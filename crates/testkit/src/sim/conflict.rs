@@ -34,6 +34,9 @@ fn touched(op: &Op) -> [Option<Object>; 2] {
         }
         Op::CreateVeth { host, peer, netns, .. } => [link(Netns::Host, *host), link(*netns, *peer)],
         Op::MoveLink { from, name, to, rename } => [link(*from, *name), link(*to, *rename)],
+        Op::SetMaster { name, master } => {
+            [link(Netns::Host, *name), master.and_then(|master| link(Netns::Host, master))]
+        }
         Op::SetLink { netns, name, .. } | Op::SetMtu { netns, name, .. } => [link(*netns, *name), None],
         Op::AddAddress { netns, link: name, .. }
         | Op::DeleteAddress { netns, link: name, .. }
@@ -60,5 +63,12 @@ mod tests {
         assert!(!collide(&set(netns("a"), "eth0"), &set(Netns::Host, "eth0")));
         assert!(collide(&set(netns("a"), "eth0"), &delete) && collide(&delete, &set(netns("a"), "eth0")));
         assert!(!collide(&set(netns("b"), "eth0"), &delete));
+        let port = |name: &str, master: &str| Op::SetMaster {
+            name: name.parse().expect("valid"),
+            master: Some(master.parse().expect("valid")),
+        };
+        assert!(collide(&port("v1", "br0"), &set(Netns::Host, "v1")));
+        assert!(collide(&port("v1", "br0"), &set(Netns::Host, "br0")));
+        assert!(!collide(&port("v1", "br0"), &port("v2", "br1")));
     }
 }

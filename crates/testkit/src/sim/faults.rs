@@ -10,6 +10,7 @@ pub(super) const VERBS: &[&str] = &[
     "delete_link",
     "move_link",
     "set_link",
+    "set_master",
     "set_mtu",
     "add_address",
     "delete_address",

@@ -7,7 +7,7 @@ use super::world::{
     Alias, Bridge, ETHERNET_MTU, HOST, IPV6_MIN_MTU, Kind, Link, LinkId, MAX_PORTS, NewLink, NsId, Port,
     World,
 };
-use crate::errno::{EADDRNOTAVAIL, EEXIST, EINVAL, EOPNOTSUPP, EPERM, ERANGE, EXFULL, Refusal};
+use crate::errno::{EADDRNOTAVAIL, EEXIST, EINVAL, ELOOP, EOPNOTSUPP, EPERM, ERANGE, EXFULL, Refusal};
 
 /// The sizes an Ethernet link takes.
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 68..=65_535;
@@ -60,10 +60,7 @@ impl World {
             return Err(Refusal::new(EEXIST));
         }
         if let Some(master) = master {
-            let bridge = self.links[master].bridge().ok_or(Refusal::new(EOPNOTSUPP))?;
-            if bridge.ports.len() >= MAX_PORTS {
-                return Err(Refusal::new(EXFULL));
-            }
+            check_room(self.ports_of(master)?)?;
         }
         let unpaired = || Kind::Other("".into());
         let peer =
@@ -89,6 +86,35 @@ impl World {
         self.set_up(id, false);
         self.links[id].cut = true;
         Ok(())
+    }
+
+    pub(super) fn set_master(&mut self, name: IfName, master: Option<IfName>) -> Result<(), Refusal> {
+        let id = self.find(Netns::Host, name)?;
+        let master = master.map(|name| self.find(Netns::Host, name)).transpose()?;
+        if self.links[id].port.map(|port| port.bridge) == master {
+            return Ok(());
+        }
+        if let Some(master) = master {
+            let ports = self.ports_of(master)?;
+            match self.links[id].kind {
+                Kind::Loopback => return Err(Refusal::new(EINVAL)),
+                Kind::Bridge(_) => {
+                    return Err(Refusal::saying(ELOOP, "Can not enslave a bridge to a bridge"));
+                }
+                Kind::Device | Kind::Veth { .. } | Kind::Other(_) => check_room(ports)?,
+            }
+        }
+        self.detach(id);
+        if let Some(master) = master {
+            self.attach(id, master);
+        }
+        self.note_changed(id);
+        Ok(())
+    }
+
+    /// The ports of a bridge; `EOPNOTSUPP` for what has none.
+    fn ports_of(&self, master: LinkId) -> Result<&[LinkId], Refusal> {
+        Ok(&self.links[master].bridge().ok_or(Refusal::new(EOPNOTSUPP))?.ports)
     }
 
     pub(super) fn delete_link(&mut self, name: IfName, tag: Option<&LinkTag>) -> Result<(), Refusal> {
@@ -329,6 +355,11 @@ impl Bridge {
             }
         }
     }
+}
+
+/// `EXFULL` when a bridge has as many ports as it takes.
+fn check_room(ports: &[LinkId]) -> Result<(), Refusal> {
+    if ports.len() < MAX_PORTS { Ok(()) } else { Err(Refusal::new(EXFULL)) }
 }
 
 /// Zero and group addresses cannot belong to a link.

@@ -222,6 +222,37 @@ fn a_bridge_follows_the_mtu_of_its_ports() {
 }
 
 #[test]
+fn a_link_becomes_a_port_changes_its_bridge_and_leaves() {
+    let kernel = two_on_a_bridge();
+    let at = |name| view(&kernel, HOST_NS, name).expect("there");
+    let master = |name| {
+        let master = at(name).master;
+        links(&kernel, HOST_NS).into_iter().find(|view| Some(view.index) == master).map(|view| view.name)
+    };
+    let mut events = kernel.watch();
+    does(&kernel, [bridge("br1"), set(HOST_NS, "br1", true), mtu(HOST_NS, "va", 1400)]);
+    assert_eq!((at("br0").mtu, at("br1").mtu), (1400, 1500));
+    does(&kernel, [port("va", Some("br1"))]);
+    assert_eq!((master("va"), at("va").up), (Some(link("br1")), true));
+    assert_eq!((at("br0").mtu, at("br1").mtu), (1500, 1400));
+    kernel.can_reach(named("b"), ip("10.0.0.2")).expect_err("on another bridge");
+    does(&kernel, [port("va", None)]);
+    assert_eq!((master("va"), at("br1").mtu), (None, 1500));
+    does(&kernel, [port("va", None), set(HOST_NS, "va", false), port("va", Some("br0"))]);
+    assert_eq!((master("va"), at("va").up), (Some(link("br0")), false));
+    does(&kernel, [set(HOST_NS, "va", true)]);
+    kernel.can_reach(named("b"), ip("10.0.0.2")).expect("on one bridge");
+    // Where it is already, it is left alone.
+    while events.try_recv().is_ok() {}
+    does(&kernel, [port("va", Some("br0")), port("eth0", None)]);
+    assert!(events.try_recv().is_err());
+    does(&kernel, [port("va", None)]);
+    let mut told = std::iter::from_fn(|| events.try_recv().ok());
+    let left = |view: &LinkView| view.name == link("va") && view.master.is_none();
+    assert!(told.any(|event| matches!(event, KernelEvent::LinkChanged(view) if left(&view))));
+}
+
+#[test]
 fn ipv6_needs_1280_bytes() {
     let kernel = two_on_a_bridge();
     let a = named("a");

@@ -80,6 +80,10 @@ fn set(inside: Netns, name: &str, up: bool) -> Op {
     Op::SetLink { netns: inside, name: link(name), up }
 }
 
+fn port(name: &str, master: Option<&str>) -> Op {
+    Op::SetMaster { name: link(name), master: master.map(link) }
+}
+
 fn mtu(inside: Netns, name: &str, mtu: u32) -> Op {
     Op::SetMtu { netns: inside, name: link(name), mtu }
 }

@@ -60,6 +60,24 @@ fn only_a_bridge_has_ports() {
 }
 
 #[test]
+fn what_cannot_be_a_port_and_where_there_is_no_place() {
+    let kernel = two_on_a_bridge();
+    does(&kernel, [bridge("br1")]);
+    for (name, master) in [("gone", Some("br0")), ("va", Some("gone")), ("gone", None)] {
+        assert_eq!(refuses(&kernel, port(name, master)), ENODEV, "{name}");
+    }
+    for master in ["va", "vb", "lo", "eth0"] {
+        assert_eq!(refuses(&kernel, port("va", Some(master))), EOPNOTSUPP, "{master}");
+    }
+    assert_eq!(refuses(&kernel, port("lo", Some("br0"))), EINVAL);
+    assert_eq!(refuses(&kernel, port("br1", Some("br0"))), ELOOP);
+    assert_eq!(refuses(&kernel, port("br0", Some("br0"))), ELOOP);
+    does(&kernel, (0..1023).map(|n| veth(&format!("v{n}"), &format!("e{n}"), named("a"), Some("br1"))));
+    assert_eq!(refuses(&kernel, port("va", Some("br1"))), EXFULL);
+    does(&kernel, [port("v7", Some("br1")), port("v7", None), port("va", Some("br1"))]);
+}
+
+#[test]
 fn hardware_addresses_and_sizes_that_no_link_has() {
     let kernel = two_on_a_bridge();
     let with = |mac: Option<[u8; 6]>, mtu| Op::CreateVeth {
