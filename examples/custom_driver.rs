@@ -21,8 +21,8 @@ use netloom::drivers::{
 use netloom::kernel::{LinkTag, Netns, Op, Route, execute_all};
 use netloom::testkit::SimKernel;
 use netloom::{
-    EndpointId, EndpointSpec, Engine, Error, ErrorKind, IfName, JoinSpec, MacAddr, NetworkId, NetworkSpec,
-    ObjectKind, Reason, Result, SandboxSpec,
+    EndpointId, EndpointSpec, Engine, Error, ErrorKind, IfName, JoinId, JoinSpec, MacAddr, NetworkId,
+    NetworkSpec, ObjectKind, Reason, Result, SandboxSpec,
 };
 
 // === The driver ===
@@ -35,8 +35,6 @@ const MTU: &str = "ptp.mtu";
 /// A wire from each container to the host.
 struct PointToPoint {
     networks: HashMap<NetworkId, Wires>,
-    /// Makes the names of links differ between joins: an earlier link may still be dying.
-    joins: u16,
     /// Where it tells what it was asked.
     asked: Sender<String>,
 }
@@ -52,13 +50,13 @@ struct Wires {
 struct Wire {
     address: IpAddr,
     mac: MacAddr,
-    /// The host's end. It stays noted after a leave, so that a leave that failed can be asked for again.
+    /// The host's end while it is joined.
     link: Option<IfName>,
 }
 
 impl PointToPoint {
     fn new(asked: Sender<String>) -> Self {
-        Self { networks: HashMap::new(), joins: 0, asked }
+        Self { networks: HashMap::new(), asked }
     }
 
     /// Notes what it was asked. Whether anybody listens is not its business.
@@ -73,6 +71,12 @@ impl PointToPoint {
     fn wire(&mut self, network: NetworkId, endpoint: EndpointId) -> Result<&mut Wire> {
         let wire = self.network(network)?.endpoints.get_mut(&endpoint);
         wire.ok_or_else(|| Error::not_found(ObjectKind::Endpoint, endpoint))
+    }
+
+    /// The host's end of a join's link. The join is in it: an earlier link may still be dying, and a leave that
+    /// is asked for again must not hit a later one.
+    fn link(endpoint: EndpointId, JoinId(join): JoinId) -> Result<IfName> {
+        format!("ptp{}{:04x}", &endpoint.as_str()[..7], join & 0xffff).parse()
     }
 
     fn tag(cx: &DriverCx, endpoint: EndpointId) -> LinkTag {
@@ -132,7 +136,8 @@ impl Driver for PointToPoint {
         let address = request.ipv4.ok_or_else(|| refuse("an endpoint needs an IPv4 address"))?.addr();
         let mac = request.mac.unwrap_or_else(|| MacAddr::from_ipv4(address));
         // The kernel costs nothing before the join. After a restart the link is there already.
-        let wire = Wire { address: address.into(), mac, link: request.link };
+        let wire =
+            Wire { address: address.into(), mac, link: request.joined.and_then(|present| present.link) };
         self.network(request.network)?.endpoints.insert(request.endpoint, wire);
         let interface_prefix = Some("ptp".into());
         done(EndpointCreated { mac: Some(mac), interface_prefix, ..EndpointCreated::default() })
@@ -153,8 +158,7 @@ impl Driver for PointToPoint {
     }
 
     fn join(&mut self, cx: &DriverCx, request: Join) -> Begun<Joined> {
-        self.joins = self.joins.wrapping_add(1);
-        let host: IfName = format!("ptp{}{:04x}", &request.endpoint.as_str()[..7], self.joins).parse()?;
+        let host = Self::link(request.endpoint, request.join)?;
         self.note(format!("join as {} in {}", request.ifname, request.netns));
         let Wires { gateway, mtu, .. } = *self.network(request.network)?;
         let wire = self.wire(request.network, request.endpoint)?;
@@ -186,8 +190,12 @@ impl Driver for PointToPoint {
 
     fn leave(&mut self, cx: &DriverCx, request: Leave) -> Begun<Left> {
         self.note("leave".into());
-        let link = self.wire(request.network, request.endpoint).ok().and_then(|wire| wire.link);
-        let Some(name) = link else { return done(Left::default()) };
+        let name = Self::link(request.endpoint, request.join)?;
+        if let Ok(wire) = self.wire(request.network, request.endpoint)
+            && wire.link == Some(name)
+        {
+            wire.link = None;
+        }
         let delete = Op::DeleteLink { name, tag: Some(Self::tag(cx, request.endpoint)) };
         let (kernel, deadline) = (cx.kernel.clone(), cx.deadline);
         Ok(Box::pin(async move {

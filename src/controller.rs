@@ -31,7 +31,7 @@ impl Controller {
     pub async fn create_network(&self, spec: NetworkSpec) -> Result<Network> {
         let (a, b) = fresh();
         let id = spec.id.unwrap_or_else(|| NetworkId::from_uuids(a, b));
-        let snapshot = self.core.ask(self.core.controller.clone(), CreateNetwork { id, spec }).await?;
+        let snapshot = self.core.ask(self.core.controller()?, CreateNetwork { id, spec }).await?;
         Ok(Network::new(self.core.clone(), snapshot.id, &snapshot.name))
     }
 
@@ -77,7 +77,7 @@ impl Controller {
     pub async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox> {
         let (a, b) = fresh();
         let id = SandboxId::from_uuids(a, b);
-        let snapshot = self.core.ask(self.core.controller.clone(), CreateSandbox { id, spec }).await?;
+        let snapshot = self.core.ask(self.core.controller()?, CreateSandbox { id, spec }).await?;
         Ok(Sandbox::new(self.core.clone(), snapshot.id, &snapshot.container_id))
     }
 
@@ -120,6 +120,6 @@ impl Controller {
     /// # Errors
     /// `Unavailable` when the engine is gone.
     pub async fn drivers(&self) -> Result<Vec<String>> {
-        self.core.query(self.core.controller.clone(), ListDrivers).await
+        self.core.query(self.core.controller()?, ListDrivers).await
     }
 }

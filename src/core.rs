@@ -13,12 +13,12 @@ use uuid::Uuid;
 /// Everything a handle needs. One per engine.
 pub(crate) struct Core {
     pub(crate) thread: EngineThread,
-    pub(crate) controller: Addr<ControllerActor>,
     pub(crate) directory: Directory,
     pub(crate) ledger: Ledger,
     pub(crate) events: EventHub,
     pub(crate) kernel: Arc<dyn Kernel>,
     pub(crate) config: EngineConfig,
+    pub(crate) identity: String,
     pub(crate) repairs: Vec<Repair>,
     pub(crate) door: Door,
 }
@@ -59,6 +59,12 @@ impl fmt::Debug for Core {
 }
 
 impl Core {
+    /// The present controller.
+    pub(crate) fn controller(&self) -> Result<Addr<ControllerActor>> {
+        let addr = self.directory.controller.get(&()).ok_or_else(gone::<ControllerActor>)?;
+        Ok((*addr).clone())
+    }
+
     /// Lets nobody in any more.
     pub(crate) fn close(&self) {
         self.door.closed.store(true, Ordering::Release);

@@ -69,7 +69,7 @@ impl Endpoint {
     pub async fn join(&self, sandbox: &Sandbox, spec: JoinSpec) -> Result<SandboxEndpoint> {
         let (network, endpoint, sandbox) = (self.network, self.id, sandbox.id());
         let join = JoinEndpoint { network, endpoint, sandbox, spec };
-        self.core.ask(self.core.controller.clone(), join).await
+        self.core.ask(self.core.controller()?, join).await
     }
 
     /// Unplugs it from a sandbox: when this answers, no traffic passes any more. The kernel may still be
@@ -79,7 +79,7 @@ impl Endpoint {
     /// `Forbidden` when it is not in that sandbox; `NotFound` when either is gone.
     pub async fn leave(&self, sandbox: &Sandbox) -> Result<()> {
         let (network, endpoint, sandbox) = (self.network, self.id, sandbox.id());
-        self.core.ask(self.core.controller.clone(), LeaveEndpoint { network, endpoint, sandbox }).await
+        self.core.ask(self.core.controller()?, LeaveEndpoint { network, endpoint, sandbox }).await
     }
 
     /// Deletes it.
@@ -90,16 +90,17 @@ impl Endpoint {
         self.remove(false).await
     }
 
-    /// Deletes it; if it is in a sandbox, it leaves that first.
+    /// Deletes it wherever it is and whatever is under way on it: that is ended, and what is stuck becomes a
+    /// leak, so that this never waits behind it.
     ///
     /// # Errors
-    /// `NotFound` after its deletion, or why it could not leave.
+    /// `NotFound` after its deletion; `Internal` when its record cannot be removed.
     pub async fn delete_with_force(&self) -> Result<()> {
         self.remove(true).await
     }
 
     async fn remove(&self, force: bool) -> Result<()> {
         let (network, endpoint) = (self.network, self.id);
-        self.core.ask(self.core.controller.clone(), DeleteEndpoint { network, endpoint, force }).await
+        self.core.ask(self.core.controller()?, DeleteEndpoint { network, endpoint, force }).await
     }
 }

@@ -1,8 +1,5 @@
 //! The engine: started, watched, stopped.
 
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +18,7 @@ use netloom_store::{Finding, RedbStore, Store};
 
 use crate::controller::Controller;
 use crate::core::{Core, Door};
+use crate::place;
 
 /// How long closing the store may take, at the end of a shutdown.
 const CLOSING: Duration = Duration::from_secs(10);
@@ -127,12 +125,14 @@ impl EngineBuilder {
                 Some(store) => (false, (store, Vec::new())),
                 None => (true, open_store(&own)?),
             };
-            let kernel = match kernel {
-                KernelSource::Given(kernel) => kernel,
+            let (kernel, identity) = match kernel {
+                KernelSource::Given(kernel) => (kernel, own.instance.clone()),
                 KernelSource::Linux => open_kernel(&own)?,
             };
+            let marked = identity.clone();
             let input = BootInput {
                 config: own,
+                identity,
                 kernel: kernel.clone(),
                 store,
                 store_blocks,
@@ -140,12 +140,12 @@ impl EngineBuilder {
                 drivers,
                 events: hub,
             };
-            boot(input).await.map(|booted| (kernel, booted))
+            boot(input).await.map(|booted| (kernel, marked, booted))
         });
         let gone = |_| Error::from(Reason::Gone { who: "the engine's thread".into() });
-        let (kernel, Booted { controller, directory, ledger, repairs }) = started.await.map_err(gone)??;
+        let (kernel, identity, Booted { directory, ledger, repairs }) = started.await.map_err(gone)??;
         let door = Door::default();
-        let core = Core { thread, controller, directory, ledger, events, kernel, config, repairs, door };
+        let core = Core { thread, directory, ledger, events, kernel, config, identity, repairs, door };
         Ok(Engine { core: Arc::new(core) })
     }
 }
@@ -155,10 +155,12 @@ fn open_store(config: &EngineConfig) -> Result<(Box<dyn Store>, Vec<Finding>)> {
     Ok((Box::new(store), findings))
 }
 
-fn open_kernel(config: &EngineConfig) -> Result<Arc<dyn Kernel>> {
-    hold(config)?;
+/// The kernel of this machine, and the mark of this engine's objects in it.
+fn open_kernel(config: &EngineConfig) -> Result<(Arc<dyn Kernel>, String)> {
+    place::hold(config)?;
+    let identity = format!("{}.{}", config.instance, place::identity(config)?.short());
     let kernel = LinuxKernel::start(LinuxConfig { run_dir: config.run_dir.clone() });
-    kernel.map(|kernel| Arc::new(kernel) as Arc<dyn Kernel>).map_err(|error| {
+    kernel.map(|kernel| (Arc::new(kernel) as Arc<dyn Kernel>, identity)).map_err(|error| {
         Reason::Kernel {
             operation: format!("open netlink and {}", config.run_dir.display()),
             errno: error.raw_os_error().unwrap_or_default(),
@@ -166,49 +168,6 @@ fn open_kernel(config: &EngineConfig) -> Result<Arc<dyn Kernel>> {
         }
         .into()
     })
-}
-
-/// Keeps others out for as long as this engine's thread lives.
-///
-/// Namespaces carry no engine's mark, so a second engine in the same run directory would take them for
-/// remains of its own; links carry only the instance's name, so the same holds for two engines of one name
-/// in one network namespace.
-fn hold(config: &EngineConfig) -> Result<()> {
-    let EngineConfig { run_dir, data_dir, instance, .. } = config;
-    let shown = run_dir.display().to_string();
-    let unusable = |error: std::io::Error| {
-        let why = format!("{error}; name a directory that this engine can write to");
-        Error::invalid("run_dir", &shown, why)
-    };
-    let taken = |what: String, by: String| Error::from(Reason::InUse { what, by });
-    std::fs::create_dir_all(run_dir).map_err(unusable)?;
-    let mut options = std::fs::OpenOptions::new();
-    // Nobody else may open it: a lock by a passer-by would keep the engine from starting.
-    options.create(true).truncate(false).write(true).mode(0o600);
-    let lock = options.open(run_dir.join("engine.lock")).map_err(unusable)?;
-    lock.try_lock().map_err(|_| taken(format!("run_dir {shown}"), "another engine".into()))?;
-
-    let home = data_dir.canonicalize().map_err(unusable)?.display().to_string();
-    let owner = run_dir.join("owner");
-    match std::fs::read_to_string(&owner) {
-        Ok(other) if other != home => {
-            let by = format!("the engine of data_dir {other}; remove {} if that is gone", owner.display());
-            return Err(taken(format!("run_dir {shown}"), by));
-        }
-        Ok(_) => {}
-        Err(_) => std::fs::write(&owner, home).map_err(unusable)?,
-    }
-
-    // An abstract name belongs to the network namespace and goes with its holder.
-    let name = SocketAddr::from_abstract_name(format!("netloom/{instance}")).map_err(unusable)?;
-    let claim = UnixListener::bind_addr(&name).map_err(|_| {
-        taken(format!("instance {instance}"), "another engine in this network namespace".into())
-    })?;
-    tokio::task::spawn_local(async move {
-        let _held = (lock, claim);
-        std::future::pending::<()>().await;
-    });
-    Ok(())
 }
 
 impl Engine {
@@ -236,6 +195,13 @@ impl Engine {
         &self.core.config
     }
 
+    /// What its links are marked with: their alias is `netloom/<identity>/<kind>/<id>`. It belongs to the data
+    /// directory and, in case that is lost, to the run directory.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        &self.core.identity
+    }
+
     /// What its start found wrong, and put right.
     #[must_use]
     pub fn repairs(&self) -> &[Repair] {
@@ -247,7 +213,7 @@ impl Engine {
     /// # Errors
     /// `Unavailable` when the engine is gone.
     pub async fn inspect(&self) -> Result<EngineSnapshot> {
-        self.core.query(self.core.controller.clone(), InspectEngine).await
+        self.core.query(self.core.controller()?, InspectEngine).await
     }
 
     /// Operations in flight, oldest first. Read without asking anybody.
@@ -267,7 +233,7 @@ impl Engine {
     /// # Errors
     /// `Unavailable` when the engine is gone.
     pub async fn store_stats(&self) -> Result<StoreStats> {
-        self.core.query(self.core.controller.clone(), StoreCounters).await?
+        self.core.query(self.core.controller()?, StoreCounters).await?
     }
 
     /// Waits until the kernel has let go of everything that was deleted so far.
@@ -275,7 +241,7 @@ impl Engine {
     /// # Errors
     /// `Timeout` after the configured time of an operation; `Unavailable` when the engine is gone.
     pub async fn drain(&self) -> Result<()> {
-        self.core.query(self.core.controller.clone(), Drain).await
+        self.core.query(self.core.controller()?, Drain).await
     }
 
     /// Stops the engine. New requests are refused from now on; networks and sandboxes stay as they are.
@@ -293,7 +259,10 @@ impl Engine {
         // The controller gives up on the rest when its patience ends, and then still has to close the store.
         let patience = core.config.timeouts.shutdown;
         let allowed = patience + CLOSING;
-        let stopped = core.query_within(core.controller.clone(), Shutdown { mode, patience }, allowed).await;
+        let stopped = match core.controller() {
+            Ok(controller) => core.query_within(controller, Shutdown { mode, patience }, allowed).await,
+            Err(gone) => Err(gone),
+        };
         core.thread.kill().await;
         stopped
     }

@@ -26,6 +26,7 @@ mod core;
 mod endpoint;
 mod engine;
 mod network;
+mod place;
 mod sandbox;
 mod simulation;
 
@@ -43,7 +44,7 @@ pub use netloom_model::config::DefaultPool;
 pub use netloom_model::record::PoolRecord;
 pub use netloom_model::{
     Certainty, EndpointId, EndpointSpec, EngineConfig, Error, ErrorKind, Event, EventKind, Holder, IfName,
-    IpamPoolSpec, IpamSpec, JoinSpec, Limits, MacAddr, NetnsName, NetworkId, NetworkSpec, ObjectKind, OpId,
-    Reason, Repair, Result, SandboxId, SandboxSpec, Timeouts, snapshot,
+    IpamPoolSpec, IpamSpec, JoinId, JoinSpec, Limits, MacAddr, NetnsName, NetworkId, NetworkSpec, ObjectKind,
+    OpId, Reason, Repair, Result, SandboxId, SandboxSpec, Timeouts, snapshot,
 };
 pub use netloom_testkit as testkit;

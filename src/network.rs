@@ -110,6 +110,6 @@ impl Network {
     /// # Errors
     /// `Forbidden` while it has endpoints, naming them; `NotFound` after its deletion.
     pub async fn delete(&self) -> Result<()> {
-        self.core.ask(self.core.controller.clone(), DeleteNetwork(self.id)).await
+        self.core.ask(self.core.controller()?, DeleteNetwork(self.id)).await
     }
 }

@@ -89,6 +89,19 @@ impl Sandbox {
     /// # Errors
     /// `NotFound` after its deletion, or why an endpoint could not leave; the sandbox stays then.
     pub async fn delete(&self) -> Result<()> {
-        self.core.ask(self.core.controller.clone(), DeleteSandbox(self.id)).await
+        self.remove(false).await
+    }
+
+    /// Deletes the sandbox whatever is under way in it: that is ended, and an endpoint that cannot leave does
+    /// not count. What is stuck becomes a leak.
+    ///
+    /// # Errors
+    /// `NotFound` after its deletion; `Internal` when its record cannot be removed.
+    pub async fn delete_with_force(&self) -> Result<()> {
+        self.remove(true).await
+    }
+
+    async fn remove(&self, force: bool) -> Result<()> {
+        self.core.ask(self.core.controller()?, DeleteSandbox { id: self.id, force }).await
     }
 }

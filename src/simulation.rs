@@ -116,7 +116,7 @@ impl Simulation {
     /// `Unavailable` when the engine is gone.
     pub async fn crash_actor(&self, victim: Victim) -> Result<()> {
         let core = self.engine.core();
-        core.query(core.controller.clone(), CrashActor(victim)).await
+        core.query(core.controller()?, CrashActor(victim)).await
     }
 
     /// Kills the engine at once, as `kill -9` would, and starts another one on the same machine. Handles of

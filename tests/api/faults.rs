@@ -17,7 +17,8 @@ const EBUSY: i32 = 16;
 const BESIDE: usize = 16;
 
 /// Everything an engine is for, once: two endpoints on a network of both families, one plugged out by hand,
-/// one by the deletion of its sandbox. Ends at the first error, and names the step.
+/// one by the deletion of its sandbox, and a third one on another network that takes over the way out of one
+/// sandbox, then of the other. Ends at the first error, and names the step.
 pub(crate) async fn everything_once(controller: Controller) -> Result<(), (&'static str, netloom::Error)> {
     fn at<T>(step: &'static str, outcome: Result<T>) -> Result<T, (&'static str, netloom::Error)> {
         outcome.map_err(|error| (step, error))
@@ -25,17 +26,25 @@ pub(crate) async fn everything_once(controller: Controller) -> Result<(), (&'sta
     let subnet = |text: &str| text.parse().expect("a subnet");
     let spec = NetworkSpec::new("dual").subnet(subnet("10.9.0.0/24")).subnet(subnet("fd09::/64"));
     let network = at("create network", controller.create_network(spec).await)?;
+    let spec = NetworkSpec::new("side").subnet(subnet("10.8.0.0/24"));
+    let side = at("create network", controller.create_network(spec).await)?;
+    let three = at("create endpoint", side.create_endpoint(EndpointSpec::new("three")).await)?;
     let one = at("create endpoint", network.create_endpoint(EndpointSpec::new("one")).await)?;
     let two = at("create endpoint", network.create_endpoint(EndpointSpec::new("two")).await)?;
     let first = at("create sandbox", controller.create_sandbox(SandboxSpec::new("first")).await)?;
     let second = at("create sandbox", controller.create_sandbox(SandboxSpec::new("second")).await)?;
     at("join", one.join(&first, JoinSpec::default()).await)?;
     at("join", two.join(&second, JoinSpec::default()).await)?;
+    at("join", three.join(&first, JoinSpec::priority(1)).await)?;
+    at("leave", three.leave(&first).await)?;
+    at("join", three.join(&second, JoinSpec::priority(1)).await)?;
     at("leave", one.leave(&first).await)?;
     at("delete endpoint", one.delete().await)?;
     at("delete sandbox", second.delete().await)?;
     at("delete sandbox", first.delete().await)?;
     at("delete endpoint", two.delete().await)?;
+    at("delete endpoint", three.delete().await)?;
+    at("delete network", side.delete().await)?;
     at("delete network", network.delete().await)
 }
 
@@ -265,18 +274,18 @@ async fn a_commit_whose_answer_is_lost_at_every_step_ends_clean() {
     assert!(failures(&ends) > 0, "{ends:?}");
 }
 
-/// The creation and the deletion of a network note an intent each.
+/// The creations and the deletions of networks note an intent each.
 #[tokio::test]
 async fn an_intent_that_cannot_be_noted_fails_its_operation_cleanly() {
-    let ends = store_sweep("begin refused", 2, |world, n| world.simulation.disk().fail_begin(n)).await;
-    assert_eq!(failures(&ends), 2, "{ends:?}");
+    let ends = store_sweep("begin refused", 4, |world, n| world.simulation.disk().fail_begin(n)).await;
+    assert_eq!(failures(&ends), 4, "{ends:?}");
 }
 
 /// An intent whose end cannot be noted is tried again; should the engine die before, the next start closes
 /// it, and nothing else changes.
 #[tokio::test]
 async fn an_intent_whose_end_cannot_be_noted_is_closed_later() {
-    for nth in 1..=2 {
+    for nth in 1..=4 {
         let world = World::new().await;
         let mut events = world.engine().events();
         world.simulation.disk().fail_end(nth);

@@ -135,6 +135,10 @@ impl Kernel for Mortal {
         self.read(self.sim.namespaces(deadline))
     }
 
+    fn read_setting(&self, netns: Netns, key: &str, deadline: Instant) -> KernelFuture<String> {
+        self.read(self.sim.read_setting(netns, key, deadline))
+    }
+
     fn run_in(&self, netns: Netns, job: NetnsJob, deadline: Instant) -> KernelFuture<()> {
         self.read(self.sim.run_in(netns, job, deadline))
     }

@@ -10,8 +10,8 @@ use netloom::kernel::Netns;
 use netloom::snapshot::{EndpointPhase, NetworkPhase};
 use netloom::testkit::{Fault, FaultKind, SimKernel};
 use netloom::{
-    Endpoint, EndpointId, EndpointSpec, Engine, ErrorKind, Network, NetworkId, NetworkSpec, Reason, Sandbox,
-    Victim,
+    Endpoint, EndpointId, EndpointSpec, Engine, ErrorKind, EventKind, Network, NetworkId, NetworkSpec,
+    Reason, Sandbox, Victim,
 };
 use tokio::sync::Semaphore;
 
@@ -170,6 +170,7 @@ async fn a_deletion_gives_the_address_back_although_its_network_died() {
     let network = world.engine().controller().create_network(spec).await.expect("it answers");
     let endpoint = network.create_endpoint(EndpointSpec::new("web")).await.expect("it answers");
     let address = endpoint.inspect().await.expect("it answers").ipv4.expect("an address").addr();
+    let (id, mut events) = (endpoint.id(), world.engine().events());
 
     let deletion = tokio::spawn(async move { endpoint.delete().await });
     let entered = bounded("the deletion", gate.entered.acquire()).await.expect("it answers");
@@ -182,7 +183,17 @@ async fn a_deletion_gives_the_address_back_although_its_network_died() {
 
     let mut again = EndpointSpec::new("web");
     again.ipv4 = Some(address);
-    bounded("creating", network.create_endpoint(again)).await.expect("the address is free");
+    let again = bounded("creating", network.create_endpoint(again)).await.expect("the address is free");
+    // The deletion is told although the actor that would have told it had died.
+    let mut told = Vec::new();
+    loop {
+        match bounded("events", events.next()).await.expect("the engine runs").expect("nothing missed").kind {
+            EventKind::EndpointDeleted { endpoint, .. } => told.push(endpoint),
+            EventKind::EndpointCreated { endpoint, .. } if endpoint == again.id() => break,
+            _ => {}
+        }
+    }
+    assert_eq!(told, [id]);
     gate.open.add_permits(9);
     world.delete_everything().await;
     world.assert_pristine_soon().await;

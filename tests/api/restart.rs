@@ -188,6 +188,70 @@ async fn a_bridge_that_vanished_is_made_again() {
     world.assert_pristine().await;
 }
 
+/// A bridge that is made again has no ports: the links of its containers become ports of it again, at a start
+/// and when only the driver was restarted.
+#[tokio::test]
+async fn a_bridge_that_is_made_again_gets_its_ports_back() {
+    for engine_dies in [true, false] {
+        let world = World::new().await;
+        let network = world.network("blue").await;
+        let (_, one) = world.joined(&network, "one").await;
+        let (two, _) = world.joined(&network, "two").await;
+        let to = two.inspect().await.unwrap().ipv4.unwrap().addr().into();
+        let from = Netns::Named(one.netns().unwrap());
+        world.kernel().can_reach(from, to).expect("it reaches the other one");
+        let links = host_links(world.kernel()).await;
+        let bridge = links.iter().find(|link| link.kind == LinkKind::Bridge).expect("its bridge").name;
+        world.kernel().vanish_link(Netns::Host, bridge).unwrap();
+        world.kernel().can_reach(from, to).expect_err("the bridge is gone");
+        let world = if engine_dies {
+            let world = world.kill_and_restart().await;
+            let remade = |r: &&Repair| matches!(r, Repair::KernelObjectRemade { .. });
+            let repairs = world.engine().repairs();
+            assert_eq!(repairs.iter().filter(remade).count(), 3, "a bridge and two ports: {repairs:?}");
+            world
+        } else {
+            let driver = netloom::Victim::Driver("bridge".into());
+            world.simulation.crash_actor(driver).await.unwrap();
+            until("the ports", async || world.kernel().can_reach(from, to).is_ok()).await;
+            world
+        };
+        world.settles().await;
+        world.kernel().can_reach(from, to).expect("it reaches the other one again");
+        world.delete_everything().await;
+        world.assert_pristine().await;
+    }
+}
+
+/// Somebody else's bridge is given back as it was, also by an engine that did not adopt it itself.
+#[tokio::test]
+async fn an_adopted_bridge_is_given_back_as_it_was_after_a_restart() {
+    for up in [true, false] {
+        let kernel = SimKernel::new();
+        let name = "lan0".parse().unwrap();
+        kernel.foreign_link(Netns::Host, name, LinkKind::Bridge, None).unwrap();
+        kernel.foreign_op(&Op::SetLink { netns: Netns::Host, name, up }).unwrap();
+        let own = "192.0.2.1/24".parse().unwrap();
+        kernel.foreign_op(&Op::AddAddress { netns: Netns::Host, link: name, address: own }).unwrap();
+        let before = kernel.snapshot();
+        let simulation = Engine::simulation().kernel(kernel).start().await.unwrap();
+        let mut world = World { simulation, before };
+        let spec = netloom::NetworkSpec::new("lan")
+            .subnet("10.88.0.0/24".parse().unwrap())
+            .subnet("fd88::/64".parse().unwrap())
+            .option("com.docker.network.bridge.name", "lan0");
+        let network = world.engine().controller().create_network(spec).await.unwrap();
+        world.joined(&network, "web").await;
+        for _ in 0..2 {
+            world = world.kill_and_restart().await;
+            assert_eq!(world.engine().repairs(), []);
+        }
+        world.settles().await;
+        world.delete_everything().await;
+        world.assert_pristine().await;
+    }
+}
+
 async fn host_links(kernel: &SimKernel) -> Vec<netloom::kernel::LinkView> {
     let deadline = std::time::Instant::now() + Duration::from_secs(5);
     netloom::kernel::Kernel::links(kernel, Netns::Host, deadline).await.expect("listed")

@@ -56,6 +56,7 @@ async fn victims(world: &World) -> (netloom::Network, netloom::Network, Vec<Vict
         Victim::Driver("bridge".into()),
         Victim::Ipam,
         Victim::Store,
+        Victim::Controller,
     ];
     (blue, red, victims)
 }
@@ -166,10 +167,15 @@ async fn a_store_that_dies_busy_comes_back() {
     dies_busy(|victims| victims[4].clone()).await;
 }
 
+#[tokio::test]
+async fn a_controller_that_dies_busy_comes_back() {
+    dies_busy(|victims| victims[5].clone()).await;
+}
+
 /// Networks and sandboxes that are being created or deleted when their driver, IPAM or the store dies.
 #[tokio::test]
 async fn creations_and_deletions_survive_the_death_of_what_they_need() {
-    for victim in [Victim::Driver("bridge".into()), Victim::Ipam, Victim::Store] {
+    for victim in [Victim::Driver("bridge".into()), Victim::Ipam, Victim::Store, Victim::Controller] {
         let world = World::new().await;
         world.kernel().set_latency(Latency::all(Duration::from_millis(1)));
         let mut deaths = 0;
@@ -210,6 +216,7 @@ async fn a_network_whose_actor_dies_while_it_is_created_exists_wholly_or_not_at_
         let world = World::new().await;
         world.kernel().set_latency(Latency::all(Duration::from_millis(2)));
         let id: netloom::NetworkId = "c".repeat(64).parse().unwrap();
+        let mut events = world.engine().events();
         let controller = world.engine().controller();
         let create = controller.create_network(NetworkSpec::new("blue").id(id));
         let crash = async {
@@ -242,6 +249,20 @@ async fn a_network_whose_actor_dies_while_it_is_created_exists_wholly_or_not_at_
         }
         world.delete_everything().await;
         world.assert_pristine_soon().await;
+        // Whoever listens knows of every network that was there, and of its end.
+        world.network("last").await;
+        let (mut created, mut deleted) = (Vec::new(), Vec::new());
+        while let Some(Ok(event)) = bounded("events", events.next()).await {
+            match event.kind {
+                EventKind::NetworkCreated { name, .. } if name == "last" => break,
+                EventKind::NetworkCreated { network, .. } => created.push(network),
+                EventKind::NetworkDeleted { network, .. } => deleted.push(network),
+                _ => {}
+            }
+        }
+        assert_eq!(created, deleted);
+        assert_eq!(created, if recorded { vec![id] } else { created.clone() });
+        assert_eq!(created.len(), 1, "one that existed, or the next one of its name");
     }
     assert!(exist + gone == 12 && exist > 0, "{exist} exist, {gone} do not");
 }

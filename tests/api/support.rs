@@ -209,6 +209,13 @@ pub(crate) async fn check_truth(engine: &Engine, kernel: &SimKernel) -> Result<(
         }
     }
     for sandbox in &picture.sandboxes {
+        let way_out = default_routes(engine, kernel, sandbox).await?;
+        if way_out != [sandbox.gateway, sandbox.gateway6] {
+            return Err(format!(
+                "{} has the way out {way_out:?}, and says {sandbox:?}",
+                sandbox.container_id
+            ));
+        }
         if sandbox.phase != SandboxPhase::Ready {
             return Err(format!("sandbox {} is {:?}", sandbox.container_id, sandbox.phase));
         }
@@ -217,4 +224,24 @@ pub(crate) async fn check_truth(engine: &Engine, kernel: &SimKernel) -> Result<(
             .ok_or("a sandbox lists an endpoint that is not in it")?;
     }
     if joined == 0 { Ok(()) } else { Err(format!("sandboxes lack {joined} of the endpoints joined to them")) }
+}
+
+/// The next hops of the default routes inside a sandbox, IPv4 and IPv6.
+async fn default_routes(
+    engine: &Engine,
+    kernel: &SimKernel,
+    sandbox: &netloom::snapshot::SandboxSnapshot,
+) -> Result<[Option<std::net::IpAddr>; 2], String> {
+    use netloom::kernel::{Kernel, Netns};
+    let netns = engine.controller().sandbox(sandbox.id).and_then(|sandbox| sandbox.netns());
+    let netns = Netns::Named(netns.map_err(|error| error.to_string())?);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let routes = kernel.routes(netns, deadline).await.map_err(|error| error.to_string())?;
+    let of = |v4: bool| {
+        let default = routes
+            .iter()
+            .find(|route| route.destination.prefix_len() == 0 && route.destination.addr().is_ipv4() == v4);
+        default.and_then(|route| route.via)
+    };
+    Ok([of(true), of(false)])
 }

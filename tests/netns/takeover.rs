@@ -48,7 +48,7 @@ fn what_belongs_to_nobody_is_removed_and_what_is_not_ours_stays() {
             tag,
         };
         let stays = vec![
-            foreign("br-theirs", LinkTag::new("another", "network", "ffff")),
+            foreign("br-theirs", LinkTag::new("netloom.0123456789ab", "network", "ffff")),
             Op::AddAddress {
                 netns: Netns::Host,
                 link: "br-theirs".parse().unwrap(),
@@ -59,14 +59,18 @@ fn what_belongs_to_nobody_is_removed_and_what_is_not_ours_stays() {
             result.unwrap();
         }
         lab.remember().await;
+        let engine = lab.engine().await;
+        let identity = engine.identity().to_owned();
+        engine.shutdown(ShutdownMode::Graceful).await.unwrap();
+        drop(engine);
         let ours = vec![
             Op::CreateNetns { name: "0123456789ab".parse().unwrap() },
-            foreign("br-dead", LinkTag::new("netloom", "network", "dead")),
+            foreign("br-dead", LinkTag::new(&identity, "network", "dead")),
         ];
         for result in lab.kernel.execute(ours, soon()).await {
             result.unwrap();
         }
-        let engine = lab.engine().await;
+        let engine = lab.next_engine().await;
         engine.drain().await.unwrap();
         let removed = |needle: &str| {
             let found = |repair: &Repair| matches!(repair, Repair::KernelObjectRemoved { object } if object.contains(needle));
@@ -89,6 +93,9 @@ fn a_bridge_of_the_user_is_adopted_and_given_back() {
             .status()
             .expect("ip must be installed (package iproute2)");
         assert!(status.success());
+        let status =
+            std::process::Command::new("ip").args(["addr", "add", "192.0.2.1/24", "dev", "lan0"]).status();
+        assert!(status.expect("ip runs").success());
         lab.remember().await;
         let engine = lab.engine().await;
         let spec = NetworkSpec::new("lan")
@@ -98,10 +105,80 @@ fn a_bridge_of_the_user_is_adopted_and_given_back() {
         let (_, one) = joined(&engine, &network, "one").await;
         let (two, _) = joined(&engine, &network, "two").await;
         assert!(pings(&one, address(&two).await, PATIENCE).await);
+        engine.shutdown(ShutdownMode::Graceful).await.unwrap();
+        drop((engine, network, one, two));
+        // Not even the next engine takes it for its own.
+        let engine = lab.next_engine().await;
+        assert!(engine.repairs().is_empty(), "{:?}", engine.repairs());
         delete_everything(&engine).await;
         lab.assert_pristine().await;
         let links = lab.kernel.links(Netns::Host, soon()).await.unwrap();
-        assert!(links.iter().any(|link| link.name.as_str() == "lan0"), "the bridge is still there");
+        let bridge = links.iter().find(|link| link.name.as_str() == "lan0").expect("it is still there");
+        assert!(!bridge.up, "and down as before");
+        let addresses = lab.kernel.addresses(Netns::Host, soon()).await.unwrap();
+        assert!(
+            addresses
+                .iter()
+                .any(|view| view.link == bridge.index && view.address == "192.0.2.1/24".parse().unwrap())
+        );
+    });
+}
+
+#[test]
+fn a_bridge_that_is_made_again_gets_its_ports_back() {
+    in_lab(async |lab| {
+        let engine = lab.engine().await;
+        let network = engine.controller().create_network(NetworkSpec::new("blue")).await.unwrap();
+        joined(&engine, &network, "one").await;
+        let (two, _) = joined(&engine, &network, "two").await;
+        let to = address(&two).await;
+        let bridge = format!("br-{}", network.id().short()).parse().unwrap();
+        engine.shutdown(ShutdownMode::Graceful).await.unwrap();
+        drop((engine, network, two));
+        lab.kernel.execute(vec![Op::DeleteLink { name: bridge, tag: None }], soon()).await.remove(0).unwrap();
+        let engine = lab.next_engine().await;
+        let remade = |repair: &&Repair| matches!(repair, Repair::KernelObjectRemade { .. });
+        assert_eq!(engine.repairs().iter().filter(remade).count(), 3, "{:?}", engine.repairs());
+        let one = engine.controller().sandbox_by_container("blue-one").unwrap();
+        assert!(pings(&one, to, PATIENCE).await, "traffic flows again");
+        delete_everything(&engine).await;
+        lab.assert_pristine().await;
+    });
+}
+
+/// Two engines that take turns in one network namespace, under one name, each with directories of its own.
+#[test]
+fn engines_that_take_turns_leave_each_others_containers_alone() {
+    in_lab(async |lab| {
+        let dir = tempfile::tempdir().unwrap();
+        let other = async || {
+            let builder = netloom::Engine::builder().data_dir(dir.path().join("data"));
+            builder.run_dir(dir.path().join("run")).start().await.unwrap()
+        };
+        let stop = async |engine: netloom::Engine| engine.shutdown(ShutdownMode::Graceful).await.unwrap();
+        let engine = lab.engine().await;
+        let network = engine.controller().create_network(NetworkSpec::new("blue")).await.unwrap();
+        joined(&engine, &network, "one").await;
+        let (two, _) = joined(&engine, &network, "two").await;
+        let to = address(&two).await;
+        stop(engine).await;
+        let engine = other().await;
+        assert!(engine.repairs().is_empty(), "{:?}", engine.repairs());
+        let spec = NetworkSpec::new("blue").subnet("10.77.0.0/24".parse().unwrap());
+        let network = engine.controller().create_network(spec).await.unwrap();
+        joined(&engine, &network, "one").await;
+        engine.drain().await.unwrap();
+        stop(engine).await;
+        let engine = lab.next_engine().await;
+        assert!(engine.repairs().is_empty(), "{:?}", engine.repairs());
+        let one = engine.controller().sandbox_by_container("blue-one").unwrap();
+        assert!(pings(&one, to, PATIENCE).await, "traffic flows as before");
+        delete_everything(&engine).await;
+        stop(engine).await;
+        let engine = other().await;
+        assert!(engine.repairs().is_empty(), "{:?}", engine.repairs());
+        delete_everything(&engine).await;
+        lab.assert_pristine().await;
     });
 }
 

@@ -11,9 +11,10 @@
 //! | LeaveEndpoint | command | () |
 //! | DeleteEndpoint | command | () |
 //! | StartChildren | command | () |
+//! | TakeOver | command | () |
 //! | TakeDown | command | () |
 //! | RestoreNetwork | command | repairs |
-//! | RestoreSandbox | command | () |
+//! | RestoreSandbox | command | repairs |
 //! | Drain | command | () |
 //! | Shutdown | command | () |
 //! | CrashActor | command | () |
@@ -24,29 +25,25 @@
 //! | Finished | outcome | |
 //!
 //! `startup.rs` begins, `networks.rs` and `sandboxes.rs` hold the commands, `supervise.rs` restarts what
-//! dies, `control.rs` has the rest.
-
-use std::collections::HashMap;
+//! dies, `succession.rs` the controller itself, `control.rs` has the rest.
 
 use netloom_actor_driver::DriverActor;
 use netloom_actor_network::{NetworkActor, NetworkDeps, NetworkEvent};
 use netloom_actor_sandbox::{SandboxActor, SandboxDeps};
 use netloom_actor_services::ipam::IpamActor;
-use netloom_actor_services::store::{Backend, StoreActor};
-use netloom_actor_services::{Services, panicked};
+use netloom_actor_services::panicked;
+use netloom_actor_services::store::StoreActor;
 use netloom_drivers::{Capability, Scope};
-use netloom_model::config::DefaultPool;
 use netloom_model::record::{NetworkRecord, SandboxRecord};
 use netloom_model::snapshot::{NetworkSnapshot, SandboxSnapshot};
 use netloom_model::{Error, EventKind, NetworkId, ObjectKind, Reason, Repair, Result, SandboxId};
 use netloom_runtime::{
-    Actor, Cause, Cx, EventSink, OpCtx, Panicked, Port, Reply, RestartBudget, messages, spawn,
+    Actor, Cause, Cx, EventSink, Lent, OpCtx, Panicked, Port, Reply, RestartBudget, messages, spawn,
 };
-use rustc_hash::FxBuildHasher;
 
-use crate::children::{DriverChild, NetworkChild, NetworkChildren, Running, SandboxChild, SandboxChildren};
-use crate::directory::{Directory, DirectoryWriter};
-use crate::events::EventHub;
+use crate::children::{DriverChild, NetworkChild, Running, SandboxChild, State};
+use crate::directory::Directory;
+use crate::estate::Estate;
 use crate::message::{Child, ChildExited};
 
 #[path = "control.rs"]
@@ -58,6 +55,8 @@ mod networks;
 mod sandboxes;
 #[path = "startup.rs"]
 mod startup;
+#[path = "succession.rs"]
+pub(crate) mod succession;
 #[path = "supervise.rs"]
 mod supervise;
 
@@ -66,63 +65,27 @@ mod supervise;
 /// The controller's actor.
 #[derive(Debug)]
 pub struct ControllerActor {
-    services: Services,
-    events: EventHub,
-    directory: DirectoryWriter,
-    networks: NetworkChildren,
-    sandboxes: SandboxChildren,
-    drivers: HashMap<String, DriverChild, FxBuildHasher>,
-    respawn: Respawn,
-    incarnations: u64,
+    /// What its successor gets should it die.
+    estate: Lent<Estate>,
     in_flight: usize,
-    limit: usize,
-    stopping: bool,
-}
-
-/// What is needed to start the services again.
-#[derive(Debug)]
-pub(crate) struct Respawn {
-    pub(crate) backend: Backend,
-    pub(crate) default_pools: Vec<DefaultPool>,
-    pub(crate) ipam: (u64, RestartBudget),
-    pub(crate) store: (u64, RestartBudget),
-}
-
-impl Respawn {
-    pub(crate) fn new(backend: Backend, default_pools: Vec<DefaultPool>) -> Self {
-        let never = || (0, RestartBudget::default());
-        Self { backend, default_pools, ipam: never(), store: never() }
-    }
 }
 
 impl ControllerActor {
-    pub(crate) fn new(services: Services, events: EventHub, respawn: Respawn, limit: usize) -> Self {
-        Self {
-            services,
-            events,
-            directory: DirectoryWriter::new(),
-            networks: NetworkChildren::new(ObjectKind::Network),
-            sandboxes: SandboxChildren::new(ObjectKind::Sandbox),
-            drivers: HashMap::default(),
-            respawn,
-            incarnations: 0,
-            in_flight: 0,
-            limit,
-            stopping: false,
-        }
+    pub(crate) fn new(estate: Lent<Estate>) -> Self {
+        Self { estate, in_flight: 0 }
     }
 
     pub(crate) fn directory(&self) -> Directory {
-        self.directory.reader()
+        self.estate.directory.reader()
     }
 
     /// Lets a request in: the bound over all objects, and the end of the engine.
     fn admit(&mut self) -> Result<()> {
-        if self.stopping {
+        if self.estate.stopping {
             return Err(Reason::ShuttingDown.into());
         }
-        if self.in_flight >= self.limit {
-            return Err(Reason::Busy { what: "the engine".into(), limit: self.limit }.into());
+        if self.in_flight >= self.estate.limit {
+            return Err(Reason::Busy { what: "the engine".into(), limit: self.estate.limit }.into());
         }
         Ok(())
     }
@@ -142,15 +105,16 @@ impl ControllerActor {
     }
 
     /// Starts an actor whose end the controller learns of.
-    fn start<A: Actor>(&mut self, actor: A, child: Child, cx: &Cx<'_, Self>) -> Running<A> {
-        self.incarnations += 1;
-        let (addr, tasks) = watch(actor, child, self.incarnations, cx);
-        Running { addr, tasks, incarnation: self.incarnations, budget: RestartBudget::default() }
+    fn start<A: Actor>(&mut self, actor: A, child: Child) -> Running<A> {
+        self.estate.incarnations += 1;
+        let incarnation = self.estate.incarnations;
+        let (addr, tasks) = watch(actor, child, incarnation, &self.estate.port);
+        Running { addr, tasks, incarnation, budget: RestartBudget::default() }
     }
 
     fn network_actor(&self, record: NetworkRecord) -> Result<NetworkActor> {
-        let driver = self.drivers.get(&record.spec.driver).ok_or_else(|| {
-            let mut known: Vec<_> = self.drivers.keys().map(String::as_str).collect();
+        let driver = self.estate.drivers.get(&record.spec.driver).ok_or_else(|| {
+            let mut known: Vec<_> = self.estate.drivers.keys().map(String::as_str).collect();
             known.sort_unstable();
             let query = format!("{} (known: {})", record.spec.driver, known.join(", "));
             Error::not_found(ObjectKind::Driver, query)
@@ -171,25 +135,28 @@ impl ControllerActor {
         driver: Port<DriverActor>,
         capability: Capability,
     ) -> NetworkActor {
-        let hub = self.events.clone();
+        let hub = self.estate.events.clone();
         let events = EventSink::new(move |op: &OpCtx, event: NetworkEvent| hub.emit(op, public(event)));
-        NetworkActor::new(record, NetworkDeps { services: self.services.clone(), driver, capability, events })
+        NetworkActor::new(
+            record,
+            NetworkDeps { services: self.estate.services.clone(), driver, capability, events },
+        )
     }
 
     fn sandbox_actor(&self, record: SandboxRecord) -> SandboxActor {
-        let networks = self.directory.reader().networks;
-        SandboxActor::new(record, SandboxDeps { services: self.services.clone(), networks })
+        let networks = self.estate.directory.reader().networks;
+        SandboxActor::new(record, SandboxDeps { services: self.estate.services.clone(), networks })
     }
 }
 
-/// Starts an actor and has its end told to the controller.
+/// Starts an actor and has its end told to the controller, whichever incarnation of that lives then.
 fn watch<A: Actor>(
     actor: A,
     child: Child,
     incarnation: u64,
-    cx: &Cx<'_, ControllerActor>,
+    controller: &Port<ControllerActor>,
 ) -> (netloom_runtime::Addr<A>, netloom_runtime::TaskGroup) {
-    let me = cx.me();
+    let me = controller.clone();
     spawn(actor, move |exit| {
         let op = OpCtx::new(Cause::Event("child exited"), std::time::Duration::from_secs(30));
         me.tell(&op, ChildExited { child, incarnation, exit });
@@ -229,7 +196,7 @@ enum Outcome {
     NetworkRestarted(NetworkId, Result<supervise::Reread<NetworkRecord>>),
     SandboxCreated(SandboxId, Result<SandboxSnapshot>, Reply<Result<SandboxSnapshot>>),
     SandboxDeleted(SandboxId, Result<()>, Reply<Result<()>>),
-    SandboxRestored(SandboxId, Result<()>, Reply<Result<()>>),
+    SandboxRestored(SandboxId, Result<Vec<Repair>>, Reply<Result<Vec<Repair>>>),
     SandboxRestarted(SandboxId, Result<supervise::Reread<SandboxRecord>>),
     IpamRestarted(Result<netloom_runtime::Addr<IpamActor>>),
     /// The first message of a new incarnation was answered.
@@ -242,4 +209,9 @@ enum Outcome {
 
 impl Actor for ControllerActor {
     const KIND: &'static str = "controller";
+
+    fn started(&mut self, cx: &mut Cx<'_, Self>) {
+        self.estate.port.set(cx.me());
+        self.estate.directory.publish_controller(cx.me());
+    }
 }

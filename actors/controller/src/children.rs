@@ -25,10 +25,22 @@ pub(crate) struct Running<A: Actor> {
     pub(crate) budget: RestartBudget,
 }
 
+/// What others know of a network or a sandbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum State {
+    /// Nothing yet: it is being created.
+    Creating,
+    /// That it is there.
+    Told,
+    /// The same, and it is being deleted.
+    Deleting,
+}
+
 /// A network.
 #[derive(Debug)]
 pub(crate) struct NetworkChild {
     pub(crate) name: String,
+    pub(crate) state: State,
     pub(crate) driver: String,
     pub(crate) running: Running<NetworkActor>,
 }
@@ -37,6 +49,7 @@ pub(crate) struct NetworkChild {
 #[derive(Debug)]
 pub(crate) struct SandboxChild {
     pub(crate) container_id: String,
+    pub(crate) state: State,
     pub(crate) running: Running<SandboxActor>,
 }
 

@@ -28,7 +28,7 @@ impl Handle<Finished> for ControllerActor {
             Outcome::NetworkRestarted(id, result) => self.network_reread(&op, id, result, cx),
             Outcome::SandboxCreated(id, result, reply) => reply.send(self.sandbox_created(&op, id, result)),
             Outcome::SandboxDeleted(id, result, reply) => reply.send(self.sandbox_deleted(&op, id, result)),
-            Outcome::SandboxRestored(id, result, reply) => reply.send(self.sandbox_restored(id, result)),
+            Outcome::SandboxRestored(id, result, reply) => reply.send(self.sandbox_restored(&op, id, result)),
             Outcome::SandboxRestarted(id, result) => self.sandbox_reread(&op, id, result, cx),
             Outcome::IpamRestarted(result) => self.ipam_restarted(&op, result),
             Outcome::Settled(child, result) => self.settled(&op, &child, result),
@@ -46,12 +46,12 @@ impl Handle<Finished> for ControllerActor {
 impl Handle<InspectEngine> for ControllerActor {
     fn handle(&mut self, op: OpCtx, _: InspectEngine, reply: Reply<EngineSnapshot>, cx: &mut Cx<'_, Self>) {
         let networks: Vec<_> =
-            self.networks.values().map(|child| child.running.addr.ask(&op, InspectNetwork)).collect();
+            self.estate.networks.values().map(|child| child.running.addr.ask(&op, InspectNetwork)).collect();
         let sandboxes: Vec<_> =
-            self.sandboxes.values().map(|child| child.running.addr.ask(&op, InspectSandbox)).collect();
-        let operations = operations(&self.services.tools.ledger);
-        let leaks = self.services.tools.janitor.leaks();
-        let reaping = self.services.reaping.running();
+            self.estate.sandboxes.values().map(|child| child.running.addr.ask(&op, InspectSandbox)).collect();
+        let operations = operations(&self.estate.services.tools.ledger);
+        let leaks = self.estate.services.tools.janitor.leaks();
+        let reaping = self.estate.services.reaping.running();
         cx.tasks().spawn(async move {
             // An actor that is being started again is missing from the picture.
             let mut networks: Vec<_> = join_all(networks).await.into_iter().flatten().collect();
@@ -79,7 +79,7 @@ pub fn operations(ledger: &Ledger) -> Vec<OperationSnapshot> {
 
 impl Handle<ListDrivers> for ControllerActor {
     fn handle(&mut self, _: OpCtx, _: ListDrivers, reply: Reply<Vec<String>>, _: &mut Cx<'_, Self>) {
-        let mut kinds: Vec<_> = self.drivers.keys().cloned().collect();
+        let mut kinds: Vec<_> = self.estate.drivers.keys().cloned().collect();
         kinds.sort_unstable();
         reply.send(kinds);
     }
@@ -93,7 +93,7 @@ impl Handle<StoreCounters> for ControllerActor {
         reply: Reply<Result<StoreStats>>,
         cx: &mut Cx<'_, Self>,
     ) {
-        let asked = self.services.store.ask(&op, StoreStatsQuery);
+        let asked = self.estate.services.store.ask(&op, StoreStatsQuery);
         cx.tasks().spawn(async move { reply.send(answered(&op, "the store", asked.await.map(Ok))) });
     }
 }
@@ -102,7 +102,7 @@ impl Handle<StoreCounters> for ControllerActor {
 
 impl Handle<Drain> for ControllerActor {
     fn handle(&mut self, op: OpCtx, _: Drain, reply: Reply<()>, cx: &mut Cx<'_, Self>) {
-        let reaping = self.services.reaping.clone();
+        let reaping = self.estate.services.reaping.clone();
         cx.tasks().spawn(async move {
             // Past the deadline the asker has its answer already: a timeout.
             if tokio::time::timeout_at(op.deadline, reaping.idle()).await.is_ok() {
@@ -115,9 +115,10 @@ impl Handle<Drain> for ControllerActor {
 impl Handle<Shutdown> for ControllerActor {
     fn handle(&mut self, op: OpCtx, message: Shutdown, reply: Reply<()>, cx: &mut Cx<'_, Self>) {
         let Shutdown { mode, patience } = message;
-        self.stopping = true;
-        let (ledger, reaping) = (self.services.tools.ledger.clone(), self.services.reaping.clone());
-        let store = self.services.store.clone();
+        self.estate.stopping = true;
+        let (ledger, reaping) =
+            (self.estate.services.tools.ledger.clone(), self.estate.services.reaping.clone());
+        let store = self.estate.services.store.clone();
         if mode == ShutdownMode::Immediate {
             ledger.cancel_all();
         }
@@ -143,25 +144,26 @@ impl Handle<Shutdown> for ControllerActor {
 }
 
 impl Handle<CrashActor> for ControllerActor {
-    fn handle(&mut self, op: OpCtx, CrashActor(victim): CrashActor, reply: Reply<()>, _: &mut Cx<'_, Self>) {
+    fn handle(&mut self, op: OpCtx, CrashActor(victim): CrashActor, reply: Reply<()>, cx: &mut Cx<'_, Self>) {
         match victim {
             Victim::Network(id) => {
-                if let Some(child) = self.networks.get(id) {
+                if let Some(child) = self.estate.networks.get(id) {
                     child.running.addr.tell(&op, Crash);
                 }
             }
             Victim::Sandbox(id) => {
-                if let Some(child) = self.sandboxes.get(id) {
+                if let Some(child) = self.estate.sandboxes.get(id) {
                     child.running.addr.tell(&op, Crash);
                 }
             }
             Victim::Driver(kind) => {
-                if let Some(driver) = self.drivers.get(&kind) {
+                if let Some(driver) = self.estate.drivers.get(&kind) {
                     driver.port.tell(&op, Crash);
                 }
             }
-            Victim::Ipam => self.services.ipam.tell(&op, Crash),
-            Victim::Store => self.services.store.tell(&op, Crash),
+            Victim::Controller => cx.me().tell(&op, Crash),
+            Victim::Ipam => self.estate.services.ipam.tell(&op, Crash),
+            Victim::Store => self.estate.services.store.tell(&op, Crash),
         }
         reply.send(());
     }

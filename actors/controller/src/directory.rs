@@ -3,11 +3,15 @@
 use netloom_actor_network::{NetworkEntry, Networks};
 use netloom_actor_sandbox::{SandboxEntry, Sandboxes};
 use netloom_model::{NetworkId, SandboxId};
-use netloom_runtime::{ReadModel, ReadModelWriter};
+use netloom_runtime::{Addr, ReadModel, ReadModelWriter};
+
+use crate::actor::ControllerActor;
 
 /// The reading half.
 #[derive(Clone, Debug)]
 pub struct Directory {
+    /// The controller.
+    pub controller: ReadModel<(), Addr<ControllerActor>>,
     /// Networks in service.
     pub networks: Networks,
     /// Their names.
@@ -21,6 +25,7 @@ pub struct Directory {
 /// The writing half.
 #[derive(Debug)]
 pub(crate) struct DirectoryWriter {
+    controller: ReadModelWriter<(), Addr<ControllerActor>>,
     networks: ReadModelWriter<NetworkId, NetworkEntry>,
     network_names: ReadModelWriter<String, NetworkId>,
     sandboxes: ReadModelWriter<SandboxId, SandboxEntry>,
@@ -30,6 +35,7 @@ pub(crate) struct DirectoryWriter {
 impl DirectoryWriter {
     pub(crate) fn new() -> Self {
         Self {
+            controller: ReadModel::writer(),
             networks: ReadModel::writer(),
             network_names: ReadModel::writer(),
             sandboxes: ReadModel::writer(),
@@ -39,11 +45,16 @@ impl DirectoryWriter {
 
     pub(crate) fn reader(&self) -> Directory {
         Directory {
+            controller: self.controller.reader(),
             networks: self.networks.reader(),
             network_names: self.network_names.reader(),
             sandboxes: self.sandboxes.reader(),
             containers: self.containers.reader(),
         }
+    }
+
+    pub(crate) fn publish_controller(&mut self, addr: Addr<ControllerActor>) {
+        self.controller.insert((), addr);
     }
 
     pub(crate) fn publish_network(&mut self, entry: NetworkEntry) {

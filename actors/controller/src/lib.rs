@@ -4,6 +4,7 @@ mod actor;
 mod boot;
 mod children;
 mod directory;
+mod estate;
 mod events;
 mod message;
 pub mod reconcile;

@@ -37,7 +37,12 @@ pub struct CreateSandbox {
 
 /// Delete a sandbox; its endpoints leave first.
 #[derive(Clone, Copy, Debug)]
-pub struct DeleteSandbox(pub SandboxId);
+pub struct DeleteSandbox {
+    /// The sandbox.
+    pub id: SandboxId,
+    /// End what is under way in it, and go on although an endpoint cannot leave.
+    pub force: bool,
+}
 
 /// Plug an endpoint into a sandbox.
 #[derive(Clone, Copy, Debug)]
@@ -63,16 +68,20 @@ pub struct LeaveEndpoint {
     pub sandbox: SandboxId,
 }
 
-/// Delete an endpoint; with force it leaves its sandbox first.
+/// Delete an endpoint; with force wherever it is and whatever is under way on it.
 #[derive(Clone, Copy, Debug)]
 pub struct DeleteEndpoint {
     /// Its network.
     pub network: NetworkId,
     /// The endpoint.
     pub endpoint: EndpointId,
-    /// Whether it may leave its sandbox.
+    /// Whether it may be in a sandbox.
     pub force: bool,
 }
+
+/// Take over from a controller that died.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TakeOver;
 
 /// Wait until the kernel has let go of everything that was deleted.
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +130,8 @@ pub enum Victim {
     Ipam,
     /// The store service.
     Store,
+    /// The controller itself.
+    Controller,
 }
 
 /// Make an actor panic: fault injection for harnesses.
@@ -189,8 +200,9 @@ messages! {
     StoreCounters => Result<StoreStats>;
     CrashActor => ();
     StartChildren => Result<()>;
+    TakeOver => ();
     TakeDown => Result<()>;
     RestoreNetwork => Result<Vec<Repair>>;
-    RestoreSandbox => Result<()>;
+    RestoreSandbox => Result<Vec<Repair>>;
     ChildExited => ();
 }

@@ -1,5 +1,7 @@
 //! Networks: created, restored, deleted.
 
+use std::collections::BTreeMap;
+
 use netloom_actor_network::{
     DeleteNetwork as DeleteInNetwork, Establish, InspectNetwork, NetworkEntry, Origin,
 };
@@ -15,13 +17,12 @@ impl ControllerActor {
         id: NetworkId,
         record: NetworkRecord,
         restored: bool,
-        cx: &Cx<'_, Self>,
     ) -> Result<Addr<NetworkActor>> {
         let name = record.spec.name.clone();
-        if let Some(holder) = self.networks.named(&name) {
+        if let Some(holder) = self.estate.networks.named(&name) {
             return Err(Reason::NameTaken { name, holder }.into());
         }
-        if let Some(child) = self.networks.get(id) {
+        if let Some(child) = self.estate.networks.get(id) {
             let holder = netloom_model::Holder::new(ObjectKind::Network, id, &child.name);
             return Err(Reason::IdTaken { id: id.to_string(), holder }.into());
         }
@@ -30,22 +31,34 @@ impl ControllerActor {
             Err(_) if restored => self.orphan(record),
             made => made?,
         };
-        let running = self.start(actor, Child::Network(id), cx);
+        let running = self.start(actor, Child::Network(id));
         let addr = running.addr.clone();
-        self.networks.insert(id, &name, NetworkChild { name: name.clone(), driver, running });
+        let state = if restored { State::Told } else { State::Creating };
+        self.estate.networks.insert(id, &name, NetworkChild { name: name.clone(), state, driver, running });
         Ok(addr)
     }
 
-    fn publish_network(&mut self, id: NetworkId) {
-        let Some(child) = self.networks.get(id) else { return };
-        let entry = NetworkEntry { id, name: child.name.clone(), addr: child.running.addr.clone() };
-        self.directory.publish_network(entry);
+    /// Makes a network known; tells of it when nobody was told before.
+    pub(super) fn publish_network(&mut self, op: &OpCtx, id: NetworkId) {
+        let estate = &mut *self.estate;
+        let Some(child) = estate.networks.get_mut(id) else { return };
+        let (name, addr) = (child.name.clone(), child.running.addr.clone());
+        let before = std::mem::replace(&mut child.state, State::Told);
+        // Before anybody is told: who hears of it may ask at once.
+        estate.directory.publish_network(NetworkEntry { id, name: name.clone(), addr });
+        if before == State::Creating {
+            estate.events.emit(op, EventKind::NetworkCreated { network: id, name });
+        }
     }
 
-    /// Forgets a network; its actor ends when the last address of it is gone.
-    fn forget_network(&mut self, id: NetworkId) -> Option<NetworkChild> {
-        self.directory.withdraw_network(id);
-        self.networks.remove(id, |child| &child.name)
+    /// Forgets a network; its actor ends when the last address of it is gone. Tells of it when somebody knew
+    /// of the network.
+    pub(super) fn forget_network(&mut self, op: &OpCtx, id: NetworkId) {
+        self.estate.directory.withdraw_network(id);
+        let Some(child) = self.estate.networks.remove(id, |child| &child.name) else { return };
+        if child.state != State::Creating {
+            self.estate.events.emit(op, EventKind::NetworkDeleted { network: id, name: child.name });
+        }
     }
 
     pub(super) fn network_created(
@@ -56,16 +69,14 @@ impl ControllerActor {
     ) -> Result<NetworkSnapshot> {
         match result {
             Ok(snapshot) => {
-                self.publish_network(id);
-                let name = snapshot.name.clone();
-                self.events.emit(op, EventKind::NetworkCreated { network: id, name });
+                self.publish_network(op, id);
                 Ok(snapshot)
             }
             Err(error) => {
-                let alive = self.networks.get(id).is_none_or(|child| child.running.addr.is_alive());
+                let alive = self.estate.networks.get(id).is_none_or(|child| child.running.addr.is_alive());
                 // Of one whose actor died, the store says whether it exists: its restart finds out.
                 if alive {
-                    self.forget_network(id);
+                    self.forget_network(op, id);
                 }
                 Err(error)
             }
@@ -73,11 +84,15 @@ impl ControllerActor {
     }
 
     pub(super) fn network_deleted(&mut self, op: &OpCtx, id: NetworkId, result: Result<()>) -> Result<()> {
-        result?;
-        if let Some(child) = self.forget_network(id) {
-            self.events.emit(op, EventKind::NetworkDeleted { network: id, name: child.name });
+        match &result {
+            Ok(()) => self.forget_network(op, id),
+            Err(_) => {
+                if let Some(child) = self.estate.networks.get_mut(id) {
+                    child.state = State::Told;
+                }
+            }
         }
-        Ok(())
+        result
     }
 
     pub(super) fn network_restored(
@@ -87,14 +102,14 @@ impl ControllerActor {
         result: Result<Vec<Repair>>,
     ) -> Result<Vec<Repair>> {
         // Also one that could not be restored stays: visible, inspectable, deletable.
-        self.publish_network(id);
+        self.publish_network(op, id);
         if let Err(error) = &result
-            && let Some(child) = self.networks.get(id)
+            && let Some(child) = self.estate.networks.get(id)
         {
             let cause = error.to_string();
             child.running.addr.tell(op, netloom_actor_network::MarkFailed(cause.clone()));
             let (object, id) = (ObjectKind::Network, id.to_string());
-            self.events.emit(op, EventKind::ObjectFailed { object, id, cause });
+            self.estate.events.emit(op, EventKind::ObjectFailed { object, id, cause });
         }
         result
     }
@@ -118,12 +133,12 @@ impl Handle<CreateNetwork> for ControllerActor {
         reply: Reply<Result<NetworkSnapshot>>,
         cx: &mut Cx<'_, Self>,
     ) {
-        let record = NetworkRecord { id, spec, v4: Vec::new(), v6: Vec::new(), deleting: false };
+        let record = NetworkRecord { id, spec, v4: Vec::new(), v6: Vec::new(), found: BTreeMap::new() };
         let begun = self
             .admit()
             .and_then(|()| record.spec.validate())
             .and_then(|()| known_ipam(&record.spec.ipam.driver))
-            .and_then(|()| self.begin_network(id, record, false, cx));
+            .and_then(|()| self.begin_network(id, record, false));
         let addr = match begun {
             Ok(addr) => addr,
             Err(refusal) => return reply.send(Err(refusal)),
@@ -146,7 +161,7 @@ impl Handle<RestoreNetwork> for ControllerActor {
         cx: &mut Cx<'_, Self>,
     ) {
         let id = record.id;
-        let addr = match self.begin_network(id, record.clone(), true, cx) {
+        let addr = match self.begin_network(id, record.clone(), true) {
             Ok(addr) => addr,
             Err(refusal) => return reply.send(Err(refusal)),
         };
@@ -168,7 +183,11 @@ impl Handle<DeleteNetwork> for ControllerActor {
         cx: &mut Cx<'_, Self>,
     ) {
         let found = self.admit().and_then(|()| {
-            let child = self.networks.get(id).ok_or_else(|| Error::not_found(ObjectKind::Network, id))?;
+            let child = self.estate.networks.get_mut(id);
+            let child = child.ok_or_else(|| Error::not_found(ObjectKind::Network, id))?;
+            if child.state == State::Told {
+                child.state = State::Deleting;
+            }
             Ok(child.running.addr.clone())
         });
         let addr = match found {

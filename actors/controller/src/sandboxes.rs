@@ -1,12 +1,13 @@
 //! Sandboxes: created, restored, deleted; endpoints plugged in and out.
 
-use netloom_actor_network::{DeleteEndpoint as DeleteInNetwork, InspectEndpoint};
+use netloom_actor_network::{DeleteEndpoint as DeleteInNetwork, EvictEndpoint, InspectEndpoint};
 use netloom_actor_sandbox::{
     DeleteSandbox as DeleteInSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, Origin,
     SandboxEntry,
 };
 use netloom_actor_services::answered;
 use netloom_model::snapshot::SandboxEndpoint;
+use netloom_runtime::saga::Patience;
 use netloom_runtime::{Addr, Handle};
 
 use super::*;
@@ -15,32 +16,45 @@ use crate::message::{
 };
 
 impl ControllerActor {
-    fn begin_sandbox(&mut self, record: SandboxRecord, cx: &Cx<'_, Self>) -> Result<Addr<SandboxActor>> {
+    fn begin_sandbox(&mut self, record: SandboxRecord, state: State) -> Result<Addr<SandboxActor>> {
         let (id, container_id) = (record.id, record.spec.container_id.clone());
-        if let Some(holder) = self.sandboxes.named(&container_id) {
+        if let Some(holder) = self.estate.sandboxes.named(&container_id) {
             return Err(Reason::NameTaken { name: container_id, holder }.into());
         }
-        if let Some(child) = self.sandboxes.get(id) {
+        if let Some(child) = self.estate.sandboxes.get(id) {
             let holder = netloom_model::Holder::new(ObjectKind::Sandbox, id, &child.container_id);
             return Err(Reason::IdTaken { id: id.to_string(), holder }.into());
         }
         let actor = self.sandbox_actor(record);
-        let running = self.start(actor, Child::Sandbox(id), cx);
+        let running = self.start(actor, Child::Sandbox(id));
         let addr = running.addr.clone();
-        let child = SandboxChild { container_id: container_id.clone(), running };
-        self.sandboxes.insert(id, &container_id, child);
+        let child = SandboxChild { container_id: container_id.clone(), state, running };
+        self.estate.sandboxes.insert(id, &container_id, child);
         Ok(addr)
     }
 
-    fn publish_sandbox(&mut self, id: SandboxId) {
-        let Some(child) = self.sandboxes.get(id) else { return };
+    /// Makes a sandbox known; tells of it when nobody was told before.
+    pub(super) fn publish_sandbox(&mut self, op: &OpCtx, id: SandboxId) {
+        let estate = &mut *self.estate;
+        let Some(child) = estate.sandboxes.get_mut(id) else { return };
         let (container_id, addr) = (child.container_id.clone(), child.running.addr.clone());
-        self.directory.publish_sandbox(SandboxEntry { id, container_id, addr });
+        let before = std::mem::replace(&mut child.state, State::Told);
+        // Before anybody is told: who hears of it may ask at once.
+        let entry = SandboxEntry { id, container_id: container_id.clone(), addr };
+        estate.directory.publish_sandbox(entry);
+        if before == State::Creating {
+            estate.events.emit(op, EventKind::SandboxCreated { sandbox: id, container_id });
+        }
     }
 
-    fn forget_sandbox(&mut self, id: SandboxId) -> Option<SandboxChild> {
-        self.directory.withdraw_sandbox(id);
-        self.sandboxes.remove(id, |child| &child.container_id)
+    /// Forgets a sandbox; tells of it when somebody knew of it.
+    pub(super) fn forget_sandbox(&mut self, op: &OpCtx, id: SandboxId) {
+        self.estate.directory.withdraw_sandbox(id);
+        let Some(child) = self.estate.sandboxes.remove(id, |child| &child.container_id) else { return };
+        if child.state != State::Creating {
+            let container_id = child.container_id;
+            self.estate.events.emit(op, EventKind::SandboxDeleted { sandbox: id, container_id });
+        }
     }
 
     pub(super) fn sandbox_created(
@@ -51,43 +65,58 @@ impl ControllerActor {
     ) -> Result<SandboxSnapshot> {
         match result {
             Ok(snapshot) => {
-                self.publish_sandbox(id);
-                let container_id = snapshot.container_id.clone();
-                self.events.emit(op, EventKind::SandboxCreated { sandbox: id, container_id });
+                self.publish_sandbox(op, id);
                 Ok(snapshot)
             }
             Err(error) => {
-                let alive = self.sandboxes.get(id).is_none_or(|child| child.running.addr.is_alive());
+                let alive = self.estate.sandboxes.get(id).is_none_or(|child| child.running.addr.is_alive());
                 // Of one whose actor died, the store says whether it exists: its restart finds out.
                 if alive {
-                    self.forget_sandbox(id);
+                    self.forget_sandbox(op, id);
                 }
                 Err(error)
             }
         }
     }
 
-    pub(super) fn sandbox_restored(&mut self, id: SandboxId, result: Result<()>) -> Result<()> {
-        self.publish_sandbox(id);
+    pub(super) fn sandbox_restored(
+        &mut self,
+        op: &OpCtx,
+        id: SandboxId,
+        result: Result<Vec<Repair>>,
+    ) -> Result<Vec<Repair>> {
+        // Also one that could not be put right stays: visible, inspectable, deletable.
+        self.publish_sandbox(op, id);
+        if let Err(error) = &result
+            && let Some(child) = self.estate.sandboxes.get(id)
+        {
+            let cause = error.to_string();
+            child.running.addr.tell(op, netloom_actor_sandbox::MarkFailed(cause.clone()));
+            let (object, id) = (ObjectKind::Sandbox, id.to_string());
+            self.estate.events.emit(op, EventKind::ObjectFailed { object, id, cause });
+        }
         result
     }
 
     pub(super) fn sandbox_deleted(&mut self, op: &OpCtx, id: SandboxId, result: Result<()>) -> Result<()> {
-        result?;
-        if let Some(child) = self.forget_sandbox(id) {
-            let container_id = child.container_id;
-            self.events.emit(op, EventKind::SandboxDeleted { sandbox: id, container_id });
+        match &result {
+            Ok(()) => self.forget_sandbox(op, id),
+            Err(_) => {
+                if let Some(child) = self.estate.sandboxes.get_mut(id) {
+                    child.state = State::Told;
+                }
+            }
         }
-        Ok(())
+        result
     }
 
     fn sandbox(&self, id: SandboxId) -> Result<Addr<SandboxActor>> {
-        let child = self.sandboxes.get(id).ok_or_else(|| Error::not_found(ObjectKind::Sandbox, id))?;
+        let child = self.estate.sandboxes.get(id).ok_or_else(|| Error::not_found(ObjectKind::Sandbox, id))?;
         Ok(child.running.addr.clone())
     }
 
     fn network(&self, id: NetworkId) -> Result<Addr<NetworkActor>> {
-        let child = self.networks.get(id).ok_or_else(|| Error::not_found(ObjectKind::Network, id))?;
+        let child = self.estate.networks.get(id).ok_or_else(|| Error::not_found(ObjectKind::Network, id))?;
         Ok(child.running.addr.clone())
     }
 
@@ -116,8 +145,8 @@ impl Handle<CreateSandbox> for ControllerActor {
         cx: &mut Cx<'_, Self>,
     ) {
         let begun = self.admit().and_then(|()| spec.validate()).and_then(|()| {
-            let record = SandboxRecord { id, netns: id.short().parse()?, spec };
-            self.begin_sandbox(record, cx)
+            let record = SandboxRecord { id, netns: id.short().parse()?, interfaces: 0, spec };
+            self.begin_sandbox(record, State::Creating)
         });
         let addr = match begun {
             Ok(addr) => addr,
@@ -137,11 +166,11 @@ impl Handle<RestoreSandbox> for ControllerActor {
         &mut self,
         op: OpCtx,
         RestoreSandbox(record, members): RestoreSandbox,
-        reply: Reply<Result<()>>,
+        reply: Reply<Result<Vec<Repair>>>,
         cx: &mut Cx<'_, Self>,
     ) {
         let id = record.id;
-        let addr = match self.begin_sandbox(record, cx) {
+        let addr = match self.begin_sandbox(record, State::Told) {
             Ok(addr) => addr,
             Err(refusal) => return reply.send(Err(refusal)),
         };
@@ -158,7 +187,7 @@ impl Handle<DeleteSandbox> for ControllerActor {
     fn handle(
         &mut self,
         op: OpCtx,
-        DeleteSandbox(id): DeleteSandbox,
+        DeleteSandbox { id, force }: DeleteSandbox,
         reply: Reply<Result<()>>,
         cx: &mut Cx<'_, Self>,
     ) {
@@ -166,8 +195,12 @@ impl Handle<DeleteSandbox> for ControllerActor {
             Ok(addr) => addr,
             Err(refusal) => return reply.send(Err(refusal)),
         };
+        if let Some(child) = self.estate.sandboxes.get_mut(id).filter(|child| child.state == State::Told) {
+            child.state = State::Deleting;
+        }
         let own = op.clone();
-        let work = async move { answered(&own, "the sandbox", addr.outcome(&own, DeleteInSandbox).await) };
+        let delete = DeleteInSandbox { force };
+        let work = async move { answered(&own, "the sandbox", addr.outcome(&own, delete).await) };
         self.run(&op, work, move |result| Outcome::SandboxDeleted(id, result, reply), cx);
     }
 }
@@ -243,16 +276,27 @@ impl Handle<DeleteEndpoint> for ControllerActor {
             Err(refusal) => return reply.send(Err(refusal)),
         };
         let (own, sandboxes) = (op.clone(), self.directory().sandboxes);
+        let turn = self.estate.services.operation_timeout * 2;
         let work = async move {
-            if force {
-                let known = addr.outcome(&own, InspectEndpoint(endpoint)).await;
-                let sandbox = answered(&own, "the network", known)?.sandbox;
-                if let Some(sandbox) = sandbox.and_then(|id| sandboxes.get(&id)) {
-                    let left = sandbox.addr.outcome(&own, LeaveSandbox { endpoint, network }).await;
-                    answered(&own, "the sandbox", left)?;
+            if !force {
+                let deleted = addr.outcome(&own, DeleteInNetwork(endpoint)).await;
+                return answered(&own, "the network", deleted);
+            }
+            let evicted = addr.outcome(&own, EvictEndpoint(endpoint)).await;
+            let sandbox = answered(&own, "the network", evicted)?.and_then(|id| sandboxes.get(&id));
+            if let Some(sandbox) = sandbox {
+                // It may be busy, or stuck: it clears its side when its turn comes, with or without anybody
+                // waiting for that.
+                let later = own.for_undo(turn);
+                let cleared = sandbox.addr.outcome(&later, LeaveSandbox { endpoint, network });
+                if tokio::time::timeout(Patience::Short.allowed(), cleared).await.is_err() {
+                    tracing::warn!(
+                        endpoint = endpoint.short(),
+                        "its sandbox is busy and clears its side later"
+                    );
                 }
             }
-            answered(&own, "the network", addr.outcome(&own, DeleteInNetwork(endpoint)).await)
+            Ok(())
         };
         self.serve(&op, reply, work, cx);
     }

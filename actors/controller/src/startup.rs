@@ -1,8 +1,10 @@
 //! The controller's first minutes: services, drivers, and what an earlier engine left half done.
 
 use netloom_actor_driver::{CreateDriverNetwork, DeleteDriverNetwork, DriverActor, DriverDeps};
+use netloom_actor_network::driver_request;
+use netloom_actor_services::Services;
 use netloom_actor_services::answered;
-use netloom_drivers::{CreateNetwork, Driver, Registration, Restored};
+use netloom_drivers::{Driver, Registration, Restored};
 use netloom_model::Holder;
 use netloom_runtime::{Handle, Port, TaskGroup};
 
@@ -15,30 +17,31 @@ impl Handle<StartChildren> for ControllerActor {
         _: OpCtx,
         StartChildren(drivers): StartChildren,
         reply: Reply<Result<()>>,
-        cx: &mut Cx<'_, Self>,
+        _: &mut Cx<'_, Self>,
     ) {
-        let store = self.start(StoreActor::new(self.respawn.backend.clone()), Child::Store, cx);
-        self.services.store.set(store.addr);
-        self.respawn.store.0 = store.incarnation;
-        let ipam = self.start(IpamActor::new(&self.respawn.default_pools), Child::Ipam, cx);
-        self.services.ipam.set(ipam.addr);
-        self.respawn.ipam.0 = ipam.incarnation;
-        reply.send(drivers.into_iter().try_for_each(|driver| self.start_driver(driver, cx)));
+        let store = self.start(StoreActor::new(self.estate.respawn.backend.clone()), Child::Store);
+        self.estate.services.store.set(store.addr);
+        self.estate.respawn.store.0 = store.incarnation;
+        let ipam = self.start(IpamActor::new(&self.estate.respawn.default_pools), Child::Ipam);
+        self.estate.services.ipam.set(ipam.addr);
+        self.estate.respawn.ipam.0 = ipam.incarnation;
+        reply.send(drivers.into_iter().try_for_each(|driver| self.start_driver(driver)));
     }
 }
 
 impl ControllerActor {
-    fn start_driver(&mut self, registration: Registration, cx: &Cx<'_, Self>) -> Result<()> {
+    fn start_driver(&mut self, registration: Registration) -> Result<()> {
         let kind = registration.kind.clone();
         netloom_model::error::check_name(ObjectKind::Driver, &kind)?;
         // Parity: libnetwork's `ErrActiveRegistration`.
-        if self.drivers.contains_key(&kind) {
+        if self.estate.drivers.contains_key(&kind) {
             let holder = Holder::new(ObjectKind::Driver, &kind, "");
             return Err(Reason::NameTaken { name: kind, holder }.into());
         }
         let driver = (registration.factory)();
         let capability = driver.capability();
-        let running = self.start(driver_actor(driver, &self.services), Child::Driver(kind.clone()), cx);
+        let actor = driver_actor(driver, &self.estate.services);
+        let running = self.start(actor, Child::Driver(kind.clone()));
         let child = DriverChild {
             registration,
             capability,
@@ -46,7 +49,7 @@ impl ControllerActor {
             incarnation: running.incarnation,
             budget: running.budget,
         };
-        self.drivers.insert(kind, child);
+        self.estate.drivers.insert(kind, child);
         Ok(())
     }
 }
@@ -65,20 +68,12 @@ impl Handle<TakeDown> for ControllerActor {
         reply: Reply<Result<()>>,
         cx: &mut Cx<'_, Self>,
     ) {
-        let Some(driver) = self.drivers.get(&record.spec.driver).map(|driver| driver.port.clone()) else {
+        let Some(driver) = self.estate.drivers.get(&record.spec.driver).map(|driver| driver.port.clone())
+        else {
             return reply.send(Err(Error::not_found(ObjectKind::Driver, &record.spec.driver)));
         };
         let network = record.id;
-        let request = CreateNetwork {
-            network,
-            name: record.spec.name,
-            restored: Restored::FromStore,
-            options: record.spec.options,
-            internal: record.spec.internal,
-            ipv6: record.spec.ipv6,
-            v4: record.v4,
-            v6: record.v6,
-        };
+        let request = driver_request(&record, Restored::FromStore);
         cx.tasks().spawn(async move {
             // A network whose pools were never chosen made nothing; its driver refuses it, which is fine.
             let known = driver.outcome(&op, CreateDriverNetwork(request)).await;

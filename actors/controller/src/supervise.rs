@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
+use netloom_actor_network::Origin as NetworkOrigin;
 use netloom_actor_network::{Establish as EstablishNetwork, MarkFailed as NetworkFailed, RestoreInDriver};
-use netloom_actor_network::{NetworkEntry, Origin as NetworkOrigin};
+use netloom_actor_sandbox::Origin as SandboxOrigin;
 use netloom_actor_sandbox::{Establish as EstablishSandbox, MarkFailed as SandboxFailed};
-use netloom_actor_sandbox::{Origin as SandboxOrigin, SandboxEntry};
+use netloom_actor_services::Services;
 use netloom_actor_services::answered;
 use netloom_actor_services::ipam::{IpamActor, RestorePools};
 use netloom_actor_services::store::{LoadRecords, StoreActor};
@@ -62,7 +63,7 @@ impl Handle<ChildExited> for ControllerActor {
         _: Reply<()>,
         cx: &mut Cx<'_, Self>,
     ) {
-        if self.stopping || !matches!(exit, Exit::Panicked(_)) {
+        if self.estate.stopping || !matches!(exit, Exit::Panicked(_)) {
             return;
         }
         tracing::error!(?child, ?exit, "an actor died; starting it again");
@@ -71,7 +72,7 @@ impl Handle<ChildExited> for ControllerActor {
             Child::Sandbox(id) => self.reread_sandbox(&op, id, incarnation, cx),
             Child::Driver(kind) => self.restart_driver(&op, &kind, incarnation, cx),
             Child::Ipam => self.restart_ipam(&op, incarnation, cx),
-            Child::Store => self.restart_store(&op, incarnation, cx),
+            Child::Store => self.restart_store(&op, incarnation),
         }
     }
 }
@@ -79,12 +80,18 @@ impl Handle<ChildExited> for ControllerActor {
 impl ControllerActor {
     // === Networks ===
 
-    fn reread_network(&mut self, op: &OpCtx, id: NetworkId, incarnation: u64, cx: &mut Cx<'_, Self>) {
-        let Some(child) = self.networks.get(id) else { return };
+    pub(super) fn reread_network(
+        &mut self,
+        op: &OpCtx,
+        id: NetworkId,
+        incarnation: u64,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let Some(child) = self.estate.networks.get(id) else { return };
         if child.running.incarnation != incarnation {
             return;
         }
-        let (services, tasks) = (self.services.clone(), child.running.tasks.clone());
+        let (services, tasks) = (self.estate.services.clone(), child.running.tasks.clone());
         let work = async move {
             let records = reread(services, tasks).await?;
             let (record, endpoints) = records.network(id).unzip();
@@ -107,29 +114,27 @@ impl ControllerActor {
         };
         let Some(record) = reread.record else {
             // It was never committed, or its deletion was: there is nothing to bring back.
-            self.directory.withdraw_network(id);
-            self.networks.remove(id, |child| &child.name);
-            return;
+            return self.forget_network(op, id);
         };
-        let within_budget = match self.networks.get_mut(id) {
+        let within_budget = match self.estate.networks.get_mut(id) {
+            // It lives: only the controller that waited for its answer has died.
+            Some(child) if child.running.addr.is_alive() => return self.publish_network(op, id),
             Some(child) => child.running.budget.take(Instant::now()),
             None => return,
         };
-        let name = record.spec.name.clone();
         let actor = match self.network_actor(record.clone()) {
             Ok(actor) => actor,
             Err(error) => return self.failed(op, &child, &error.to_string()),
         };
-        let running = self.start(actor, child.clone(), cx);
+        let running = self.start(actor, child.clone());
         let addr = running.addr.clone();
-        if let Some(entry) = self.networks.get_mut(id) {
+        if let Some(entry) = self.estate.networks.get_mut(id) {
             let budget = std::mem::take(&mut entry.running.budget);
             entry.running = Running { budget, ..running };
         }
         let origin = NetworkOrigin::AfterRestart(record, reread.endpoints);
         self.settle(op, child.clone(), &addr, EstablishNetwork(origin), cx);
-        // Before anybody is told: who hears of it may ask at once.
-        self.directory.publish_network(NetworkEntry { id, name, addr: addr.clone() });
+        self.publish_network(op, id);
         if within_budget {
             self.restarted(op, &child);
         } else {
@@ -141,12 +146,18 @@ impl ControllerActor {
 
     // === Sandboxes ===
 
-    fn reread_sandbox(&mut self, op: &OpCtx, id: SandboxId, incarnation: u64, cx: &mut Cx<'_, Self>) {
-        let Some(child) = self.sandboxes.get(id) else { return };
+    pub(super) fn reread_sandbox(
+        &mut self,
+        op: &OpCtx,
+        id: SandboxId,
+        incarnation: u64,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let Some(child) = self.estate.sandboxes.get(id) else { return };
         if child.running.incarnation != incarnation {
             return;
         }
-        let (services, tasks) = (self.services.clone(), child.running.tasks.clone());
+        let (services, tasks) = (self.estate.services.clone(), child.running.tasks.clone());
         let work = async move {
             let records = reread(services, tasks).await?;
             let (record, members) = records.sandbox(id).unzip();
@@ -168,25 +179,22 @@ impl ControllerActor {
             Err(error) => return self.failed(op, &child, &error.to_string()),
         };
         let Some(record) = reread.record else {
-            self.directory.withdraw_sandbox(id);
-            self.sandboxes.remove(id, |child| &child.container_id);
-            return;
+            return self.forget_sandbox(op, id);
         };
-        let within_budget = match self.sandboxes.get_mut(id) {
+        let within_budget = match self.estate.sandboxes.get_mut(id) {
+            Some(child) if child.running.addr.is_alive() => return self.publish_sandbox(op, id),
             Some(child) => child.running.budget.take(Instant::now()),
             None => return,
         };
-        let container_id = record.spec.container_id.clone();
         let actor = self.sandbox_actor(record);
-        let running = self.start(actor, child.clone(), cx);
+        let running = self.start(actor, child.clone());
         let addr = running.addr.clone();
-        if let Some(entry) = self.sandboxes.get_mut(id) {
+        if let Some(entry) = self.estate.sandboxes.get_mut(id) {
             let budget = std::mem::take(&mut entry.running.budget);
             entry.running = Running { budget, ..running };
         }
         self.settle(op, child.clone(), &addr, EstablishSandbox(SandboxOrigin::Recorded(reread.members)), cx);
-        // Before anybody is told: who hears of it may ask at once.
-        self.directory.publish_sandbox(SandboxEntry { id, container_id, addr: addr.clone() });
+        self.publish_sandbox(op, id);
         if within_budget {
             self.restarted(op, &child);
         } else {
@@ -198,14 +206,15 @@ impl ControllerActor {
 
     // === Drivers ===
 
-    fn restart_driver(&mut self, op: &OpCtx, kind: &str, incarnation: u64, cx: &mut Cx<'_, Self>) {
+    pub(super) fn restart_driver(&mut self, op: &OpCtx, kind: &str, incarnation: u64, cx: &mut Cx<'_, Self>) {
         let child = Child::Driver(kind.to_owned());
-        let Some(driver) = self.drivers.get_mut(kind).filter(|driver| driver.incarnation == incarnation)
+        let estate = &mut *self.estate;
+        let Some(driver) = estate.drivers.get_mut(kind).filter(|driver| driver.incarnation == incarnation)
         else {
             return;
         };
         let within_budget = driver.budget.take(Instant::now());
-        let of_driver = self.networks.iter().filter(|(_, network)| network.driver == kind);
+        let of_driver = estate.networks.iter().filter(|(_, network)| network.driver == kind);
         let users: Vec<_> = of_driver.map(|(id, network)| (*id, network.running.addr.clone())).collect();
         if !within_budget {
             for (_, network) in users {
@@ -213,11 +222,11 @@ impl ControllerActor {
             }
             return self.failed(op, &child, OUT_OF_BUDGET);
         }
-        self.incarnations += 1;
-        let incarnation = self.incarnations;
+        estate.incarnations += 1;
+        let incarnation = estate.incarnations;
         driver.incarnation = incarnation;
-        let actor = startup::driver_actor((driver.registration.factory)(), &self.services);
-        let (addr, _) = watch(actor, child.clone(), incarnation, cx);
+        let actor = startup::driver_actor((driver.registration.factory)(), &estate.services);
+        let (addr, _) = watch(actor, child.clone(), incarnation, &estate.port);
         driver.port.set(addr);
         for (id, network) in users {
             self.settle(op, Child::Network(id), &network, RestoreInDriver, cx);
@@ -227,21 +236,21 @@ impl ControllerActor {
 
     // === Services ===
 
-    fn restart_ipam(&mut self, op: &OpCtx, incarnation: u64, cx: &mut Cx<'_, Self>) {
-        let (current, budget) = &mut self.respawn.ipam;
+    pub(super) fn restart_ipam(&mut self, op: &OpCtx, incarnation: u64, cx: &mut Cx<'_, Self>) {
+        let (current, budget) = &mut self.estate.respawn.ipam;
         if *current != incarnation {
             return;
         }
         if !budget.take(Instant::now()) {
             return self.failed(op, &Child::Ipam, OUT_OF_BUDGET);
         }
-        self.incarnations += 1;
-        self.respawn.ipam.0 = self.incarnations;
-        self.services.ipam.vacate();
-        let actor = IpamActor::new(&self.respawn.default_pools);
-        let (addr, _) = watch(actor, Child::Ipam, self.incarnations, cx);
+        self.estate.incarnations += 1;
+        self.estate.respawn.ipam.0 = self.estate.incarnations;
+        self.estate.services.ipam.vacate();
+        let actor = IpamActor::new(&self.estate.respawn.default_pools);
+        let (addr, _) = watch(actor, Child::Ipam, self.estate.incarnations, &self.estate.port);
         // Nobody reaches it before it knows what is taken.
-        let (services, own) = (self.services.clone(), op.clone());
+        let (services, own) = (self.estate.services.clone(), op.clone());
         let work = async move {
             let raw = answered(&own, "the store", services.store.ask(&own, LoadRecords).await)?;
             let records = Records::decode(raw);
@@ -258,26 +267,26 @@ impl ControllerActor {
     pub(super) fn ipam_restarted(&mut self, op: &OpCtx, result: Result<Addr<IpamActor>>) {
         match result {
             Ok(addr) => {
-                self.services.ipam.set(addr);
+                self.estate.services.ipam.set(addr);
                 self.restarted(op, &Child::Ipam);
             }
             Err(error) => self.failed(op, &Child::Ipam, &error.to_string()),
         }
     }
 
-    fn restart_store(&mut self, op: &OpCtx, incarnation: u64, cx: &mut Cx<'_, Self>) {
-        let (current, budget) = &mut self.respawn.store;
+    pub(super) fn restart_store(&mut self, op: &OpCtx, incarnation: u64) {
+        let (current, budget) = &mut self.estate.respawn.store;
         if *current != incarnation {
             return;
         }
         if !budget.take(Instant::now()) {
             return self.failed(op, &Child::Store, OUT_OF_BUDGET);
         }
-        self.incarnations += 1;
-        self.respawn.store.0 = self.incarnations;
-        let actor = StoreActor::new(self.respawn.backend.clone());
-        let (addr, _) = watch(actor, Child::Store, self.incarnations, cx);
-        self.services.store.set(addr);
+        self.estate.incarnations += 1;
+        self.estate.respawn.store.0 = self.estate.incarnations;
+        let actor = StoreActor::new(self.estate.respawn.backend.clone());
+        let (addr, _) = watch(actor, Child::Store, self.estate.incarnations, &self.estate.port);
+        self.estate.services.store.set(addr);
         self.restarted(op, &Child::Store);
     }
 
@@ -301,12 +310,12 @@ impl ControllerActor {
         let cause = error.to_string();
         match child {
             Child::Network(id) => {
-                if let Some(network) = self.networks.get(*id) {
+                if let Some(network) = self.estate.networks.get(*id) {
                     network.running.addr.tell(op, NetworkFailed(cause.clone()));
                 }
             }
             Child::Sandbox(id) => {
-                if let Some(sandbox) = self.sandboxes.get(*id) {
+                if let Some(sandbox) = self.estate.sandboxes.get(*id) {
                     sandbox.running.addr.tell(op, SandboxFailed(cause.clone()));
                 }
             }
@@ -317,14 +326,14 @@ impl ControllerActor {
 
     fn restarted(&self, op: &OpCtx, child: &Child) {
         let (object, id) = child.named();
-        self.events.emit(op, EventKind::ActorRestarted { object, id });
+        self.estate.events.emit(op, EventKind::ActorRestarted { object, id });
     }
 
     fn failed(&self, op: &OpCtx, child: &Child, cause: &str) {
         let (object, id) = child.named();
         tracing::error!(?child, cause, "out of service");
-        self.events.emit(op, EventKind::ObjectFailed { object, id, cause: cause.to_owned() });
+        self.estate.events.emit(op, EventKind::ObjectFailed { object, id, cause: cause.to_owned() });
     }
 }
 
-const OUT_OF_BUDGET: &str = "its actor died too often: 3 restarts in 60 seconds are the limit";
+pub(super) const OUT_OF_BUDGET: &str = "its actor died too often: 3 restarts in 60 seconds are the limit";

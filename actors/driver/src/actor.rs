@@ -2,6 +2,7 @@
 //!
 //! | message | kind | answers with |
 //! |---|---|---|
+//! | SurveyDriverNetwork | query | what is there |
 //! | CreateDriverNetwork | command | NetworkCreated |
 //! | DeleteDriverNetwork | command | () |
 //! | CreateDriverEndpoint | command | EndpointCreated |
@@ -18,6 +19,7 @@
 //! The driver decides in the handler; the slow part runs beside the actor, so one driver serves any number
 //! of operations at once and a hanging one holds up nobody.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -30,7 +32,7 @@ use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply, TaskGroup, messages};
 use crate::message::{
     CreateDriverEndpoint, CreateDriverNetwork, DeleteDriverEndpoint, DeleteDriverNetwork, Discovered,
     InspectDriverEndpoint, JoinDriverEndpoint, LeaveDriverEndpoint, ProgramConnectivity, RevokeConnectivity,
-    TableChanged,
+    SurveyDriverNetwork, TableChanged,
 };
 
 // === Actor ===
@@ -280,6 +282,19 @@ impl Handle<RevokeConnectivity> for DriverActor {
 }
 
 // === Queries ===
+
+impl Handle<SurveyDriverNetwork> for DriverActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        SurveyDriverNetwork(request): SurveyDriverNetwork,
+        reply: Reply<Result<BTreeMap<String, String>>>,
+        _: &mut Cx<'_, Self>,
+    ) {
+        let begun = self.driver.survey_network(&self.cx(&op), &request);
+        self.answer(&op, begun, reply);
+    }
+}
 
 impl Handle<InspectDriverEndpoint> for DriverActor {
     fn handle(

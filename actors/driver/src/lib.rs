@@ -8,5 +8,5 @@ pub use actor::{DriverActor, DriverDeps};
 pub use message::{
     CreateDriverEndpoint, CreateDriverNetwork, DeleteDriverEndpoint, DeleteDriverNetwork, Discovered,
     InspectDriverEndpoint, JoinDriverEndpoint, LeaveDriverEndpoint, ProgramConnectivity, RevokeConnectivity,
-    TableChanged,
+    SurveyDriverNetwork, TableChanged,
 };

@@ -1,11 +1,17 @@
 //! What a driver actor can be asked.
 
+use std::collections::BTreeMap;
+
 use netloom_drivers::{
     CreateEndpoint, CreateNetwork, Discovery, EndpointCreated, ExternalConnectivity, Join, Joined, Leave,
     Left, NetworkCreated, OperInfo, TableEvent,
 };
 use netloom_model::{EndpointId, NetworkId, Result};
 use netloom_runtime::messages;
+
+/// Look at what is there before a network is made.
+#[derive(Clone, Debug)]
+pub struct SurveyDriverNetwork(pub CreateNetwork);
 
 /// Make a network.
 #[derive(Clone, Debug)]
@@ -52,6 +58,7 @@ pub struct Discovered(pub Discovery);
 pub struct TableChanged(pub TableEvent);
 
 messages! {
+    SurveyDriverNetwork => Result<BTreeMap<String, String>>;
     CreateDriverNetwork => Result<NetworkCreated>;
     DeleteDriverNetwork => Result<()>;
     CreateDriverEndpoint => Result<EndpointCreated>;

@@ -6,6 +6,7 @@
 //! | Establish | command | Creating | repairs |
 //! | CreateEndpoint | command | Active | EndpointSnapshot |
 //! | DeleteEndpoint | command | Active, Deleting, Failed | () |
+//! | EvictEndpoint | command | any | the sandbox it was in |
 //! | AttachEndpoint | command | Active, Deleting, Failed | Attachment |
 //! | CommitAttachment | command | Active, Deleting, Failed | () |
 //! | AbandonAttachment | command | Active, Deleting, Failed | () |
@@ -24,22 +25,24 @@
 //! Operations on one endpoint queue behind each other; `Establish`, `DeleteNetwork` and `RestoreInDriver`
 //! run alone. `commands.rs` starts operations, `outcomes.rs` ends them.
 
+use std::collections::BTreeMap;
+
 use netloom_actor_driver::DriverActor;
 use netloom_actor_services::{Services, panicked};
 use netloom_drivers::Capability;
 use netloom_model::record::{EndpointRecord, NetworkRecord};
-use netloom_model::snapshot::{NetworkPhase, NetworkSnapshot};
-use netloom_model::{EndpointId, Error, Holder, ObjectKind, Reason, Result};
+use netloom_model::snapshot::{EndpointPhase, NetworkPhase, NetworkSnapshot};
+use netloom_model::{EndpointId, Error, Holder, ObjectKind, Reason, Result, SandboxId};
 use netloom_runtime::{Actor, Admission, Cx, EventSink, Gate, OpCtx, Panicked, Port, Reply, Scope, messages};
 
 use crate::endpoint::Endpoints;
 use crate::event::NetworkEvent;
 use crate::message::{
     AbandonAttachment, AttachEndpoint, Attachment, CommitAttachment, CreateEndpoint, DeleteEndpoint,
-    DetachEndpoint, Origin, ProgramEndpoint,
+    DetachEndpoint, EvictEndpoint, Origin, ProgramEndpoint,
 };
 use crate::phase::{self, NetworkCommand, Verdict};
-use crate::saga::{CreatedEndpoint, Established, World};
+use crate::saga::{CreatedEndpoint, Established, Facts, World};
 
 #[path = "commands.rs"]
 mod commands;
@@ -70,7 +73,6 @@ pub struct NetworkActor {
     endpoints: Endpoints,
     gate: Gate<EndpointId, (OpCtx, Pending)>,
     world: World,
-    deps: NetworkDeps,
 }
 
 impl NetworkActor {
@@ -78,20 +80,17 @@ impl NetworkActor {
     /// asked for; its pools are filled in by IPAM.
     #[must_use]
     pub fn new(record: NetworkRecord, deps: NetworkDeps) -> Self {
-        let world = World {
-            services: deps.services.clone(),
-            driver: deps.driver.clone(),
-            network: record.id,
-            needs_ipam: deps.capability.needs_ipam,
-        };
+        let NetworkDeps { services, driver, capability, events } = deps;
+        let waiting = services.waiting_per_object;
+        let needs_ipam = capability.needs_ipam;
+        let world = World { services, driver, network: record.id, needs_ipam, events };
         Self {
-            gate: Gate::new(deps.services.waiting_per_object),
+            gate: Gate::new(waiting),
             record,
             phase: NetworkPhase::Creating,
             failure: None,
             endpoints: Endpoints::default(),
             world,
-            deps,
         }
     }
 
@@ -174,6 +173,7 @@ enum Pending {
     Establish(Box<Origin>, Reply<Result<Vec<netloom_model::Repair>>>),
     CreateEndpoint(Box<CreateEndpoint>, Reply<Result<netloom_model::snapshot::EndpointSnapshot>>),
     DeleteEndpoint(DeleteEndpoint, Reply<Result<()>>),
+    Evict(EvictEndpoint, Reply<Result<Option<SandboxId>>>),
     Attach(Box<AttachEndpoint>, Reply<Result<Attachment>>),
     Commit(CommitAttachment, Reply<Result<()>>),
     Abandon(AbandonAttachment, Reply<Result<()>>),
@@ -188,10 +188,11 @@ impl Pending {
         match self {
             Self::CreateEndpoint(command, _) => Scope::One(command.endpoint),
             Self::DeleteEndpoint(DeleteEndpoint(id), _)
-            | Self::Commit(CommitAttachment(id, _), _)
+            | Self::Evict(EvictEndpoint(id), _)
             | Self::Detach(DetachEndpoint(id, _), _)
-            | Self::Program(ProgramEndpoint(id, _), _) => Scope::One(*id),
+            | Self::Program(ProgramEndpoint(id, ..), _) => Scope::One(*id),
             Self::Attach(command, _) => Scope::One(command.endpoint),
+            Self::Commit(command, _) => Scope::One(command.endpoint),
             Self::Abandon(command, _) => Scope::One(command.endpoint),
             Self::Establish(..) | Self::Delete(_) | Self::RestoreInDriver(_) => Scope::All,
         }
@@ -202,6 +203,7 @@ impl Pending {
             Self::Establish(_, reply) => reply.send(Err(error)),
             Self::CreateEndpoint(_, reply) => reply.send(Err(error)),
             Self::Attach(_, reply) => reply.send(Err(error)),
+            Self::Evict(_, reply) => reply.send(Err(error)),
             Self::DeleteEndpoint(_, reply)
             | Self::Commit(_, reply)
             | Self::Abandon(_, reply)
@@ -226,18 +228,26 @@ messages! {
 /// What came of it, with what its second half needs.
 enum Outcome {
     Established {
-        endpoints: Vec<EndpointRecord>,
+        /// What the store has of its endpoints.
+        recorded: Vec<EndpointRecord>,
         result: Result<Established>,
         reply: Reply<Result<Vec<netloom_model::Repair>>>,
     },
     EndpointCreated {
         endpoint: EndpointId,
-        result: Result<CreatedEndpoint>,
+        result: Box<Result<CreatedEndpoint>>,
         reply: Reply<Result<netloom_model::snapshot::EndpointSnapshot>>,
+    },
+    Evicted {
+        endpoint: EndpointId,
+        before: EndpointPhase,
+        sandbox: Option<SandboxId>,
+        result: Result<Facts>,
+        reply: Reply<Result<Option<SandboxId>>>,
     },
     EndpointDeleted {
         endpoint: EndpointId,
-        result: Result<()>,
+        result: Result<Facts>,
         reply: Reply<Result<()>>,
     },
     Attached {
@@ -248,20 +258,22 @@ enum Outcome {
     },
     Committed {
         endpoint: EndpointId,
-        result: Result<()>,
+        result: Result<Facts>,
         reply: Reply<Result<()>>,
     },
     Abandoned {
         endpoint: EndpointId,
-        result: Result<()>,
+        result: Result<Facts>,
         reply: Reply<Result<()>>,
     },
     Detached {
-        command: DetachEndpoint,
-        result: Result<()>,
+        endpoint: EndpointId,
+        result: Result<Facts>,
         reply: Reply<Result<()>>,
     },
     Programmed {
+        endpoint: EndpointId,
+        labels: BTreeMap<String, String>,
         result: Result<()>,
         reply: Reply<Result<()>>,
     },

@@ -1,14 +1,12 @@
 //! How a network's operations begin: checked, recorded, and their slow half started.
 
-use std::collections::HashMap;
-
-use netloom_actor_driver::{InspectDriverEndpoint, ProgramConnectivity, RevokeConnectivity};
+use netloom_actor_driver::{InspectDriverEndpoint, RevokeConnectivity};
 use netloom_actor_services::answered;
-use netloom_drivers::{ExternalConnectivity, Join, OperInfo};
-use netloom_model::IfName;
+use netloom_drivers::{Join, OperInfo};
 use netloom_model::record::AttachmentRecord;
 use netloom_model::snapshot::{EndpointPhase, EndpointSnapshot};
 use netloom_runtime::Handle;
+use netloom_runtime::saga::Patience;
 
 use super::*;
 use crate::endpoint::Endpoint;
@@ -33,6 +31,7 @@ impl NetworkActor {
             Pending::Establish(origin, reply) => self.establish(op, *origin, reply, cx),
             Pending::CreateEndpoint(command, reply) => self.create_endpoint(op, *command, reply, cx),
             Pending::DeleteEndpoint(command, reply) => self.delete_endpoint(op, command, reply, cx),
+            Pending::Evict(command, reply) => self.evict(op, command, reply, cx),
             Pending::Attach(command, reply) => self.attach(op, command, reply, cx),
             Pending::Commit(command, reply) => self.commit(op, command, reply, cx),
             Pending::Abandon(command, reply) => self.abandon(op, command, reply, cx),
@@ -60,32 +59,20 @@ impl NetworkActor {
         match origin {
             Origin::Fresh => {
                 let work = saga::establish(world, own, self.record.clone());
-                let outcome = |result| Outcome::Established { endpoints: Vec::new(), result, reply };
+                let outcome = |result| Outcome::Established { recorded: Vec::new(), result, reply };
                 self.run(op, Scope::All, work, outcome, cx);
             }
-            Origin::FromStore(record, endpoints) => {
-                let work = saga::restore_in_driver(world, own, record, endpoints.clone(), true);
-                self.run(
-                    op,
-                    Scope::All,
-                    work,
-                    |result| Outcome::Established { endpoints, result, reply },
-                    cx,
-                );
+            Origin::FromStore(record, recorded) => {
+                let work = saga::restore_in_driver(world, own, record, recorded.clone(), true);
+                let outcome = |result| Outcome::Established { recorded, result, reply };
+                self.run(op, Scope::All, work, outcome, cx);
             }
-            Origin::AfterRestart(record, endpoints) => {
-                // Driver and IPAM kept what they knew; only the names of interfaces were here alone.
-                let known = |endpoint: &EndpointRecord| (endpoint.id, prefix_of(endpoint));
-                let prefixes: HashMap<_, _> = endpoints.iter().map(known).collect();
-                let established = Established { record, prefixes, repairs: Vec::new() };
+            Origin::AfterRestart(record, recorded) => {
+                // Driver and IPAM kept what they knew.
+                let established = Established { record, endpoints: recorded.clone(), repairs: Vec::new() };
                 let work = std::future::ready(Ok(established));
-                self.run(
-                    op,
-                    Scope::All,
-                    work,
-                    |result| Outcome::Established { endpoints, result, reply },
-                    cx,
-                );
+                let outcome = |result| Outcome::Established { recorded, result, reply };
+                self.run(op, Scope::All, work, outcome, cx);
             }
         }
         Ok(())
@@ -107,17 +94,18 @@ impl NetworkActor {
             ipv6: None,
             labels: spec.labels.clone(),
             options: spec.options.clone(),
+            prefix: None,
             attachment: None,
         };
-        let entry =
-            Endpoint { record: record.clone(), phase: EndpointPhase::Creating, prefix: String::new() };
+        let mut entry = Endpoint::new(record.clone(), EndpointPhase::Creating);
+        entry.cancel = op.cancel.clone();
         let entered = self
             .allows(NetworkCommand::CreateEndpoint)
             .and_then(|()| spec.validate())
             .and_then(|()| self.endpoints.insert(entry));
         let reply = checked(entered, reply)?;
         let work = saga::create_endpoint(self.world.clone(), op.clone(), record, spec);
-        let outcome = move |result| Outcome::EndpointCreated { endpoint, result, reply };
+        let outcome = move |result| Outcome::EndpointCreated { endpoint, result: Box::new(result), reply };
         self.run(op, Scope::One(endpoint), work, outcome, cx);
         Ok(())
     }
@@ -129,9 +117,32 @@ impl NetworkActor {
         reply: Reply<Result<()>>,
         cx: &mut Cx<'_, Self>,
     ) -> Started {
-        let (_, reply) = self.begin(endpoint, EndpointCommand::Delete, EndpointPhase::Deleting, reply)?;
-        let work = saga::delete_endpoint(self.world.clone(), op.clone(), endpoint);
+        let (entry, reply) =
+            self.begin(op, endpoint, EndpointCommand::Delete, EndpointPhase::Deleting, reply)?;
+        let record = entry.record.clone();
+        let work = saga::delete_endpoint(self.world.clone(), op.clone(), record, Patience::Usual);
         let outcome = move |result| Outcome::EndpointDeleted { endpoint, result, reply };
+        self.run(op, Scope::One(endpoint), work, outcome, cx);
+        Ok(())
+    }
+
+    /// What was under way on the endpoint has been cancelled and has ended. Whatever phase that left it in, it
+    /// goes.
+    fn evict(
+        &mut self,
+        op: &OpCtx,
+        EvictEndpoint(endpoint): EvictEndpoint,
+        reply: Reply<Result<Option<SandboxId>>>,
+        cx: &mut Cx<'_, Self>,
+    ) -> Started {
+        // Gone by itself meanwhile: what was asked for.
+        let Ok(entry) = self.endpoints.get_mut(endpoint) else {
+            return Err(Box::new(|| reply.send(Ok(None))));
+        };
+        let (sandbox, record) = (entry.sandbox(), entry.record.clone());
+        let before = std::mem::replace(&mut entry.phase, EndpointPhase::Deleting);
+        let work = saga::delete_endpoint(self.world.clone(), op.clone(), record, Patience::Short);
+        let outcome = move |result| Outcome::Evicted { endpoint, before, sandbox, result, reply };
         self.run(op, Scope::One(endpoint), work, outcome, cx);
         Ok(())
     }
@@ -144,11 +155,21 @@ impl NetworkActor {
         cx: &mut Cx<'_, Self>,
     ) -> Started {
         let endpoint = command.endpoint;
-        let named = self.endpoints.get(endpoint).and_then(|entry| interface_name(entry, command.index));
+        let passes = self.world.services.quarantine.passes(endpoint);
+        let named = self.endpoints.get(endpoint).and_then(|entry| {
+            if passes {
+                // An earlier link could not be cut off yet: with another one its address would be in two places.
+                let phase = "leaving its sandbox";
+                return Err(Reason::WrongPhase { object: entry.holder(), phase }.into());
+            }
+            entry.interface(command.index)
+        });
         let (ifname, reply) = checked_value(named, reply)?;
-        let (entry, reply) = self.begin(endpoint, EndpointCommand::Attach, EndpointPhase::Joining, reply)?;
+        let (entry, reply) =
+            self.begin(op, endpoint, EndpointCommand::Attach, EndpointPhase::Joining, reply)?;
         entry.record.attachment = Some(AttachmentRecord {
             sandbox: command.sandbox,
+            join: command.join,
             ifname,
             priority: command.priority,
             link: None,
@@ -158,6 +179,7 @@ impl NetworkActor {
         let join = Join {
             network: self.record.id,
             endpoint,
+            join: command.join,
             netns: command.netns,
             ifname,
             labels: command.labels.clone(),
@@ -171,13 +193,13 @@ impl NetworkActor {
     fn commit(
         &mut self,
         op: &OpCtx,
-        CommitAttachment(endpoint, sandbox): CommitAttachment,
+        CommitAttachment { endpoint, join, beside }: CommitAttachment,
         reply: Reply<Result<()>>,
         cx: &mut Cx<'_, Self>,
     ) -> Started {
-        let joining = self.endpoints.in_sandbox(endpoint, sandbox, EndpointCommand::Commit);
+        let joining = self.endpoints.by_join(endpoint, join, EndpointCommand::Commit);
         let (record, reply) = checked_value(joining.map(|entry| entry.record.clone()), reply)?;
-        let work = saga::commit_attachment(self.world.clone(), op.clone(), record);
+        let work = saga::commit_attachment(self.world.clone(), op.clone(), record, beside);
         let outcome = move |result| Outcome::Committed { endpoint, result, reply };
         self.run(op, Scope::One(endpoint), work, outcome, cx);
         Ok(())
@@ -186,20 +208,20 @@ impl NetworkActor {
     fn abandon(
         &mut self,
         op: &OpCtx,
-        AbandonAttachment { endpoint, sandbox, index }: AbandonAttachment,
+        AbandonAttachment { endpoint, join }: AbandonAttachment,
         reply: Reply<Result<()>>,
         cx: &mut Cx<'_, Self>,
     ) -> Started {
         let entry = self.endpoints.accepting(endpoint, EndpointCommand::Abandon);
         let (entry, reply) = checked_value(entry, reply)?;
-        let meant = |held: &AttachmentRecord| held.sandbox == sandbox && held.ifname.number() == Some(index);
-        let Some(entry) = entry.filter(|entry| entry.record.attachment.as_ref().is_none_or(meant)) else {
+        // Also one without attachment: after a restart of this actor the driver may know of one that nobody
+        // recorded.
+        let Some(entry) = entry.filter(|entry| entry.join().is_none_or(|held| held == join)) else {
             return Err(Box::new(|| reply.send(Ok(()))));
         };
-        // The commit of the attachment may have gone through although its answer was lost.
-        let mut record = entry.record.clone();
-        let recorded = record.attachment.take().map(|_| record);
-        let work = saga::abandon(self.world.clone(), op.clone(), endpoint, recorded);
+        let recorded = entry.record.attachment.is_some().then(|| entry.record.clone());
+        let joined = entry.phase == EndpointPhase::Joined;
+        let work = saga::abandon(self.world.clone(), op.clone(), (endpoint, join), recorded, joined);
         let outcome = move |result| Outcome::Abandoned { endpoint, result, reply };
         self.run(op, Scope::One(endpoint), work, outcome, cx);
         Ok(())
@@ -215,11 +237,11 @@ impl NetworkActor {
         let DetachEndpoint(endpoint, sandbox) = command;
         let here = self.endpoints.in_sandbox(endpoint, sandbox, EndpointCommand::Detach).map(|_| ());
         let reply = checked(here, reply)?;
-        let (entry, reply) = self.begin(endpoint, EndpointCommand::Detach, EndpointPhase::Leaving, reply)?;
-        let mut record = entry.record.clone();
-        record.attachment = None;
+        let (entry, reply) =
+            self.begin(op, endpoint, EndpointCommand::Detach, EndpointPhase::Leaving, reply)?;
+        let record = entry.record.clone();
         let work = saga::detach(self.world.clone(), op.clone(), record);
-        let outcome = move |result| Outcome::Detached { command, result, reply };
+        let outcome = move |result| Outcome::Detached { endpoint, result, reply };
         self.run(op, Scope::One(endpoint), work, outcome, cx);
         Ok(())
     }
@@ -227,17 +249,15 @@ impl NetworkActor {
     fn program(
         &mut self,
         op: &OpCtx,
-        ProgramEndpoint(endpoint, labels): ProgramEndpoint,
+        ProgramEndpoint(endpoint, sandbox, labels): ProgramEndpoint,
         reply: Reply<Result<()>>,
         cx: &mut Cx<'_, Self>,
     ) -> Started {
-        let entry = self.endpoints.accepting(endpoint, EndpointCommand::Program).map(|_| ());
+        let entry = self.endpoints.in_sandbox(endpoint, sandbox, EndpointCommand::Program).map(|_| ());
         let reply = checked(entry, reply)?;
-        let request = ExternalConnectivity { network: self.record.id, endpoint, labels };
-        let asked = self.world.driver.outcome(op, ProgramConnectivity(request));
-        let own = op.clone();
-        let work = async move { answered(&own, "the driver", asked.await) };
-        self.run(op, Scope::One(endpoint), work, |result| Outcome::Programmed { result, reply }, cx);
+        let work = saga::program(self.world.clone(), op.clone(), endpoint, labels.clone());
+        let outcome = move |result| Outcome::Programmed { endpoint, labels, result, reply };
+        self.run(op, Scope::One(endpoint), work, outcome, cx);
         Ok(())
     }
 
@@ -262,8 +282,16 @@ impl NetworkActor {
 
     fn restore_in_driver(&mut self, op: &OpCtx, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) -> Started {
         let reply = checked(self.allows(NetworkCommand::RestoreInDriver), reply)?;
-        let (world, records) = (self.world.clone(), self.endpoints.records());
-        let work = saga::restore_in_driver(world, op.clone(), self.record.clone(), records, false);
+        let (world, records, own) = (self.world.clone(), self.endpoints.records(), op.clone());
+        let (record, outward) = (self.record.clone(), self.endpoints.outward());
+        let work = async move {
+            let restored =
+                saga::restore_in_driver(world.clone(), own.clone(), record, records, false).await?;
+            for (endpoint, labels) in outward {
+                saga::program(world.clone(), own.clone(), endpoint, labels).await?;
+            }
+            Ok(restored)
+        };
         self.run(op, Scope::All, work, |result| Outcome::RestoredInDriver { result, reply }, cx);
         Ok(())
     }
@@ -271,6 +299,7 @@ impl NetworkActor {
     /// Moves an endpoint into the phase of an operation, if its present phase allows that.
     fn begin<T: Send + 'static>(
         &mut self,
+        op: &OpCtx,
         endpoint: EndpointId,
         command: EndpointCommand,
         phase: EndpointPhase,
@@ -281,7 +310,7 @@ impl NetworkActor {
             .and_then(|()| self.endpoints.accepting(endpoint, command).map(|_| ()));
         let reply = checked(allowed, reply)?;
         let (entry, reply) = checked_value(self.endpoints.get_mut(endpoint), reply)?;
-        entry.phase = phase;
+        (entry.phase, entry.cancel) = (phase, op.cancel.clone());
         Ok((entry, reply))
     }
 }
@@ -306,18 +335,6 @@ fn checked_value<V, T: Send + 'static>(
         Ok(value) => Ok((value, reply)),
         Err(error) => Err(Box::new(move || reply.send(Err(error)))),
     }
-}
-
-fn interface_name(entry: &Endpoint, index: u32) -> Result<IfName> {
-    // An endpoint without an interface still gets a name: it is never used.
-    let prefix = if entry.prefix.is_empty() { "none" } else { &entry.prefix };
-    format!("{prefix}{index}").parse()
-}
-
-/// What stands before the number in the name of a joined endpoint's interface.
-pub(super) fn prefix_of(record: &EndpointRecord) -> String {
-    let name = record.attachment.as_ref().map(|attachment| attachment.ifname);
-    name.as_ref().map_or("eth", IfName::unnumbered).to_owned()
 }
 
 // === Commands ===
@@ -356,12 +373,36 @@ impl Handle<RevokeEndpoint> for NetworkActor {
     fn handle(
         &mut self,
         op: OpCtx,
-        RevokeEndpoint(endpoint): RevokeEndpoint,
+        RevokeEndpoint(endpoint, sandbox): RevokeEndpoint,
         reply: Reply<Result<()>>,
         cx: &mut Cx<'_, Self>,
     ) {
+        let elsewhere = |entry: &Endpoint| entry.sandbox().is_some_and(|present| present != sandbox);
+        if self.endpoints.get(endpoint).is_ok_and(elsewhere) {
+            return reply.send(Ok(()));
+        }
+        if let Ok(entry) = self.endpoints.get_mut(endpoint) {
+            entry.outward = None;
+        }
         let asked = self.world.driver.ask(&op, RevokeConnectivity(self.record.id, endpoint));
         cx.tasks().spawn(async move { reply.send(answered(&op, "the driver", asked.await)) });
+    }
+}
+
+impl Handle<EvictEndpoint> for NetworkActor {
+    /// What is under way ends at once, so that this waits for nothing but its undoing, which is bounded.
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        EvictEndpoint(endpoint): EvictEndpoint,
+        reply: Reply<Result<Option<SandboxId>>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        match self.endpoints.get(endpoint) {
+            Ok(entry) => entry.cancel.cancel(),
+            Err(error) => return reply.send(Err(error)),
+        }
+        self.admit(op, Pending::Evict(EvictEndpoint(endpoint), reply), cx);
     }
 }
 
@@ -424,17 +465,5 @@ impl Handle<EndpointInfo> for NetworkActor {
         }
         let asked = self.world.driver.ask(&op, InspectDriverEndpoint(self.record.id, endpoint));
         cx.tasks().spawn(async move { reply.send(answered(&op, "the driver", asked.await)) });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_interface_number_is_what_its_name_ends_with() {
-        let of = |name: &str| name.parse::<IfName>().expect("a name").number();
-        assert_eq!([of("eth0"), of("eth12"), of("p2p7"), of("7")], [Some(0), Some(12), Some(7), Some(7)]);
-        assert_eq!([of("eth"), of("p2p")], [None, None]);
     }
 }

@@ -1,11 +1,12 @@
 //! The endpoints of one network: names, phases, records. Plain state, without actors.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
 
 use netloom_model::record::EndpointRecord;
 use netloom_model::snapshot::{EndpointPhase, EndpointSnapshot};
-use netloom_model::{EndpointId, Error, Holder, ObjectKind, Reason, Result, SandboxId};
+use netloom_model::{EndpointId, Error, Holder, IfName, JoinId, ObjectKind, Reason, Result, SandboxId};
+use netloom_runtime::CancelToken;
 use rustc_hash::FxHasher;
 
 use crate::phase::{EndpointCommand, Verdict, endpoint as decide};
@@ -17,11 +18,18 @@ pub(crate) struct Endpoint {
     pub(crate) record: EndpointRecord,
     /// What it is doing.
     pub(crate) phase: EndpointPhase,
-    /// What the name of its interface begins with; empty for none.
-    pub(crate) prefix: String,
+    /// The labels of its sandbox, while it is reached from outside.
+    pub(crate) outward: Option<BTreeMap<String, String>>,
+    /// Ends the operation that it is in the middle of, if it is.
+    pub(crate) cancel: CancelToken,
 }
 
 impl Endpoint {
+    /// An endpoint on which nothing is under way.
+    pub(crate) fn new(record: EndpointRecord, phase: EndpointPhase) -> Self {
+        Self { record, phase, outward: None, cancel: CancelToken::default() }
+    }
+
     pub(crate) fn snapshot(&self) -> EndpointSnapshot {
         let record = &self.record;
         let shown = matches!(self.phase, EndpointPhase::Joined | EndpointPhase::Leaving);
@@ -40,13 +48,24 @@ impl Endpoint {
         }
     }
 
-    fn holder(&self) -> Holder {
+    pub(crate) fn holder(&self) -> Holder {
         Holder::new(ObjectKind::Endpoint, self.record.id, &self.record.name)
     }
 
     /// The sandbox it is in or on its way into or out of.
     pub(crate) fn sandbox(&self) -> Option<SandboxId> {
         self.record.attachment.as_ref().map(|attachment| attachment.sandbox)
+    }
+
+    /// The join that brought or brings it there.
+    pub(crate) fn join(&self) -> Option<JoinId> {
+        self.record.attachment.as_ref().map(|attachment| attachment.join)
+    }
+
+    /// The name of its interface with this number.
+    pub(crate) fn interface(&self, number: u32) -> Result<IfName> {
+        // An endpoint without an interface still gets a name: it is never used.
+        format!("{}{number}", self.record.prefix.as_deref().unwrap_or("none")).parse()
     }
 }
 
@@ -133,6 +152,20 @@ impl Endpoints {
         Ok(endpoint)
     }
 
+    /// The endpoint, if its phase takes this command and this join brought it where it is.
+    pub(crate) fn by_join(
+        &self,
+        id: EndpointId,
+        join: JoinId,
+        command: EndpointCommand,
+    ) -> Result<&Endpoint> {
+        let entry = self.accepting(id, command)?.filter(|endpoint| endpoint.join() == Some(join));
+        entry.ok_or_else(|| {
+            let name = self.by_id.get(&id).map(|endpoint| endpoint.record.name.clone()).unwrap_or_default();
+            Reason::NotJoined { endpoint: id, name, sandbox: None }.into()
+        })
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }
@@ -149,6 +182,12 @@ impl Endpoints {
         let mut all: Vec<_> = self.by_id.values().map(Endpoint::snapshot).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// What the driver has been told of endpoints that are reached from outside.
+    pub(crate) fn outward(&self) -> Vec<(EndpointId, BTreeMap<String, String>)> {
+        let outward = |endpoint: &Endpoint| Some((endpoint.record.id, endpoint.outward.clone()?));
+        self.by_id.values().filter_map(outward).collect()
     }
 
     /// Every record that the store has.

@@ -14,6 +14,7 @@ pub use directory::{NetworkEntry, Networks};
 pub use event::NetworkEvent;
 pub use message::{
     AbandonAttachment, AttachEndpoint, Attachment, CommitAttachment, CreateEndpoint, DeleteEndpoint,
-    DeleteNetwork, DetachEndpoint, EndpointInfo, Establish, InspectEndpoint, InspectNetwork, ListEndpoints,
-    MarkFailed, Origin, ProgramEndpoint, RestoreInDriver, RevokeEndpoint,
+    DeleteNetwork, DetachEndpoint, EndpointInfo, Establish, EvictEndpoint, InspectEndpoint, InspectNetwork,
+    ListEndpoints, MarkFailed, Origin, ProgramEndpoint, RestoreInDriver, RevokeEndpoint,
 };
+pub use saga::driver_request;

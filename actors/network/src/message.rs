@@ -8,8 +8,9 @@ use netloom_drivers::{Interface, OperInfo, StaticRoute};
 use netloom_kernel::Netns;
 use netloom_model::record::{EndpointRecord, NetworkRecord};
 use netloom_model::snapshot::{EndpointSnapshot, NetworkSnapshot};
-use netloom_model::{EndpointId, EndpointSpec, IfName, Repair, Result, SandboxId};
+use netloom_model::{EndpointId, EndpointSpec, IfName, JoinId, Repair, Result, SandboxId};
 use netloom_runtime::messages;
+use netloom_store::Change;
 
 /// Where a network comes from.
 #[derive(Clone, Debug)]
@@ -39,6 +40,11 @@ pub struct CreateEndpoint {
 #[derive(Clone, Copy, Debug)]
 pub struct DeleteEndpoint(pub EndpointId);
 
+/// Delete an endpoint wherever it is. Ends what is under way on it, and waits for none of that: what is stuck
+/// becomes a leak. Its sandbox has to be told.
+#[derive(Clone, Copy, Debug)]
+pub struct EvictEndpoint(pub EndpointId);
+
 /// Make the link of an endpoint into a sandbox. `CommitAttachment` or `AbandonAttachment` must follow.
 #[derive(Clone, Debug)]
 pub struct AttachEndpoint {
@@ -46,6 +52,8 @@ pub struct AttachEndpoint {
     pub endpoint: EndpointId,
     /// The sandbox.
     pub sandbox: SandboxId,
+    /// This join, unlike all others.
+    pub join: JoinId,
     /// The sandbox's namespace.
     pub netns: Netns,
     /// The interface's number there; the driver says what stands before it.
@@ -78,18 +86,23 @@ pub struct Attachment {
 }
 
 /// Make an attachment durable: the endpoint is joined from here on.
-#[derive(Clone, Copy, Debug)]
-pub struct CommitAttachment(pub EndpointId, pub SandboxId);
+#[derive(Clone, Debug)]
+pub struct CommitAttachment {
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// The join that made the attachment.
+    pub join: JoinId,
+    /// What the sandbox wants to be recorded with it.
+    pub beside: Change,
+}
 
 /// Take an attachment back whose join failed. Succeeds when there is none.
 #[derive(Clone, Copy, Debug)]
 pub struct AbandonAttachment {
     /// The endpoint.
     pub endpoint: EndpointId,
-    /// The sandbox.
-    pub sandbox: SandboxId,
-    /// The interface's number of the failed join: a later join is not meant.
-    pub index: u32,
+    /// The join that failed: a later one is not meant.
+    pub join: JoinId,
 }
 
 /// Take an endpoint out of its sandbox. Answers when it is cut off and its record says so; the kernel may
@@ -97,13 +110,13 @@ pub struct AbandonAttachment {
 #[derive(Clone, Copy, Debug)]
 pub struct DetachEndpoint(pub EndpointId, pub SandboxId);
 
-/// Let an endpoint be reached from outside: it provides its sandbox's way out.
+/// Let an endpoint be reached from outside: it provides the way out of this sandbox, which has these labels.
 #[derive(Clone, Debug)]
-pub struct ProgramEndpoint(pub EndpointId, pub BTreeMap<String, String>);
+pub struct ProgramEndpoint(pub EndpointId, pub SandboxId, pub BTreeMap<String, String>);
 
-/// Take that back.
+/// Take that back. Without effect when the endpoint is in another sandbox by now.
 #[derive(Clone, Copy, Debug)]
-pub struct RevokeEndpoint(pub EndpointId);
+pub struct RevokeEndpoint(pub EndpointId, pub SandboxId);
 
 /// Delete the network. It must have no endpoints.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +150,7 @@ messages! {
     Establish => Result<Vec<Repair>>;
     CreateEndpoint => Result<EndpointSnapshot>;
     DeleteEndpoint => Result<()>;
+    EvictEndpoint => Result<Option<SandboxId>>;
     AttachEndpoint => Result<Attachment>;
     CommitAttachment => Result<()>;
     AbandonAttachment => Result<()>;

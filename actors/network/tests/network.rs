@@ -12,7 +12,7 @@ use netloom_actor_network::{
 };
 use netloom_actor_services::ipam::IpamActor;
 use netloom_actor_services::store::{Backend, StoreActor};
-use netloom_actor_services::{Quarantine, Services};
+use netloom_actor_services::{JoinIds, Quarantine, Services};
 use netloom_drivers::{
     Begun, Capability, CreateEndpoint as DriverEndpoint, CreateNetwork, Driver, DriverCx, EndpointCreated,
     Join, Joined, Leave, Left, NetworkCreated, Scope, done,
@@ -26,7 +26,7 @@ use netloom_model::{
 use netloom_runtime::{
     Addr, Cause, EventSink, Handle, Janitor, Ledger, Message, OpCtx, Port, SagaTools, TaskGroup, spawn,
 };
-use netloom_store::MemoryDisk;
+use netloom_store::{Change, Key, MemoryDisk, RecordKind};
 use netloom_testkit::{Latency, SimKernel};
 use tokio::task::LocalSet;
 use uuid::Uuid;
@@ -124,6 +124,7 @@ fn services(kernel: &SimKernel, waiting: usize) -> Services {
         kernel: Arc::new(kernel.clone()),
         tools: SagaTools { ledger: Ledger::default(), janitor: Janitor::new(|_, _| {}) },
         quarantine: Quarantine::default(),
+        joins: JoinIds::starting_at(1),
         reaping: TaskGroup::default(),
         instance: "test".into(),
         waiting_per_object: waiting,
@@ -148,7 +149,7 @@ impl Stage {
             spec: NetworkSpec::new("blue").driver("script").subnet(subnet.parse().expect("a subnet")),
             v4: Vec::new(),
             v6: Vec::new(),
-            deleting: false,
+            found: BTreeMap::new(),
         };
         let deps = NetworkDeps {
             services: services.clone(),
@@ -278,16 +279,19 @@ fn an_address_stays_taken_until_the_kernel_has_let_go_of_its_link() {
         stage.kernel.set_latency(Latency::default().verb("delete_link", Duration::from_secs(20)));
         let endpoint = stage.create("web").await.expect("created").id;
         let sandbox = SandboxId::from_uuids(Uuid::new_v4(), Uuid::new_v4());
+        let join = stage.services.joins.next();
         let attach = AttachEndpoint {
             endpoint,
             sandbox,
+            join,
             netns: Netns::Host,
             index: 0,
             priority: 0,
             labels: BTreeMap::new(),
         };
         stage.ask(attach).await.expect("attached");
-        stage.ask(CommitAttachment(endpoint, sandbox)).await.expect("joined");
+        let beside = Change::Delete { key: Key::new(RecordKind::Sandbox, "nothing") };
+        stage.ask(CommitAttachment { endpoint, join, beside }).await.expect("joined");
         stage.ask(DetachEndpoint(endpoint, sandbox)).await.expect("left at once");
         stage.ask(DeleteEndpoint(endpoint)).await.expect("deleted at once");
         let error = stage.create("next").await.expect_err("its link may still answer");

@@ -22,6 +22,36 @@ impl<E> EventSink<E> {
     }
 }
 
+impl<E> EventSink<E> {
+    /// A fact that is to be emitted whatever happens to whoever applies it: when this is dropped.
+    #[must_use = "the fact is emitted when this is dropped"]
+    pub fn fact(&self, op: &OpCtx, event: E) -> Fact<E> {
+        Fact { sink: self.clone(), op: op.clone(), event: Some(event) }
+    }
+}
+
+/// A fact on its way to the actor that owns it. The actor applies it and drops this; when the actor has died
+/// meanwhile, the message that carries this is dropped instead, and the fact is emitted all the same.
+pub struct Fact<E> {
+    sink: EventSink<E>,
+    op: OpCtx,
+    event: Option<E>,
+}
+
+impl<E> Drop for Fact<E> {
+    fn drop(&mut self) {
+        if let Some(event) = self.event.take() {
+            self.sink.emit(&self.op, event);
+        }
+    }
+}
+
+impl<E: fmt::Debug> fmt::Debug for Fact<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Fact").field(&self.event).finish()
+    }
+}
+
 impl<E> Clone for EventSink<E> {
     fn clone(&self) -> Self {
         Self(self.0.clone())

@@ -65,16 +65,12 @@ impl Janitor {
         });
     }
 
-    /// Takes over an undo step. `keep` is dropped when it has succeeded, or with the engine.
-    pub fn adopt_undo<U: Undo>(&self, op: &OpCtx, world: &U::World, undo: U, keep: impl Clone + 'static) {
+    /// Takes over an undo step.
+    pub fn adopt_undo<U: Undo>(&self, op: &OpCtx, world: &U::World, undo: U) {
         let (op, world) = (op.clone(), world.clone());
         self.adopt(undo.to_string(), move || {
-            let (retry, keep) = (undo.undo(&world, &op.for_undo(UNDO_ALLOWED)), keep.clone());
-            async move {
-                let _keep = keep;
-                retry.await.map_err(|error| error.to_string())
-            }
-            .boxed_local()
+            let retry = undo.undo(&world, &op.for_undo(UNDO_ALLOWED));
+            async move { retry.await.map_err(|error| error.to_string()) }.boxed_local()
         });
     }
 

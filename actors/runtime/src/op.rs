@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::Span;
 use uuid::Uuid;
@@ -24,20 +25,38 @@ pub enum Cause {
     Shutdown,
 }
 
-/// Says "stop at the next step" to every part of an operation. Steps that run are never cut.
+/// Says "stop" to every part of an operation. A step that runs is not waited for any more: whoever carries it
+/// out goes on, and it is undone behind it.
 #[derive(Clone, Default, Debug)]
-pub struct CancelToken(Arc<AtomicBool>);
+pub struct CancelToken(Arc<Cancel>);
+
+#[derive(Default, Debug)]
+struct Cancel {
+    asked: AtomicBool,
+    waiting: Notify,
+}
 
 impl CancelToken {
     /// Asks the operation to stop.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.asked.store(true, Ordering::Release);
+        self.0.waiting.notify_waiters();
     }
 
     /// Whether it was asked to stop.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.asked.load(Ordering::Acquire)
+    }
+
+    /// Waits until it is asked to stop.
+    pub async fn cancelled(&self) {
+        let mut asked = std::pin::pin!(self.0.waiting.notified());
+        // Listening before looking: what is asked for in between is not missed.
+        asked.as_mut().enable();
+        if !self.is_cancelled() {
+            asked.await;
+        }
     }
 }
 
@@ -72,6 +91,12 @@ impl OpCtx {
     #[must_use]
     pub fn for_undo(&self, allowed: Duration) -> Self {
         Self { deadline: Instant::now() + allowed, allowed, cancel: CancelToken::default(), ..self.clone() }
+    }
+
+    /// The same operation with a fresh deadline: for what has to follow the point of no return.
+    #[must_use]
+    pub fn renewed(&self, allowed: Duration) -> Self {
+        Self { deadline: Instant::now() + allowed, allowed, ..self.clone() }
     }
 
     /// The deadline for code that does not know tokio.

@@ -44,6 +44,12 @@ impl<A: Actor> Port<A> {
         self.0.incarnation.set(self.0.incarnation.get() + 1);
     }
 
+    /// Whether somebody lives behind it.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.0.addr.borrow().as_ref().is_some_and(Addr::is_alive)
+    }
+
     /// Changes when the actor died: who was given something by an earlier incarnation, and relies on it
     /// being remembered, compares.
     #[must_use]

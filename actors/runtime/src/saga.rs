@@ -19,6 +19,8 @@ use crate::tasks::Panicked;
 /// How long undoing one saga may take before what is left goes to the janitor. Apart from the operation's
 /// own deadline: that may be what made it fail.
 pub(crate) const UNDO_ALLOWED: Duration = Duration::from_secs(10);
+/// The same when the operation was cancelled: somebody waits for the way to be free.
+const CANCELLED_UNDO_ALLOWED: Duration = Duration::from_secs(1);
 
 /// How to take one step back. Undoing must be idempotent: "not there" is success. `Display` names what is
 /// left behind if it cannot be undone.
@@ -105,12 +107,52 @@ pub async fn run<U: Undo, T>(
     Err(Unwound { cause, leaks })
 }
 
-/// Carries a removal to its end behind the point of no return: now, or later as a visible leak.
-pub async fn finish<U: Undo>(tools: &SagaTools, op: &OpCtx, world: &U::World, removal: U) {
-    let now = op.for_undo(UNDO_ALLOWED);
-    if let Err(error) = removal.undo(world, &now).await {
-        tracing::warn!(%error, what = %removal, "cannot remove");
-        tools.janitor.adopt_undo(op, world, removal, ());
+/// How long a removal may take before it becomes a leak.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Patience {
+    /// As long as any undoing.
+    Usual,
+    /// A second: somebody wants it gone although something is stuck.
+    Short,
+}
+
+impl Patience {
+    /// That of an operation: whoever gave it a second only has no more time for what follows from it.
+    #[must_use]
+    pub fn of(op: &OpCtx) -> Self {
+        if op.allowed <= CANCELLED_UNDO_ALLOWED { Self::Short } else { Self::Usual }
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn allowed(self) -> Duration {
+        match self {
+            Self::Usual => UNDO_ALLOWED,
+            Self::Short => CANCELLED_UNDO_ALLOWED,
+        }
+    }
+}
+
+/// Carries a removal to its end behind the point of no return: now, or later as a visible leak. Cancelling the
+/// operation ends the wait, not the removal.
+pub async fn finish<U: Undo>(
+    tools: &SagaTools,
+    op: &OpCtx,
+    world: &U::World,
+    removal: U,
+    patience: Patience,
+) {
+    let cancelled = op.cancel.is_cancelled();
+    let patience = if cancelled { Patience::Short } else { patience };
+    let now = op.for_undo(patience.allowed());
+    let failure = tokio::select! {
+        biased;
+        outcome = removal.undo(world, &now) => outcome.err().map(|error| error.to_string()),
+        () = op.cancel.cancelled(), if !cancelled => Some("somebody else must not wait for it".to_owned()),
+    };
+    if let Some(failure) = failure {
+        tracing::warn!(failure, what = %removal, "cannot remove");
+        tools.janitor.adopt_undo(op, world, removal);
     }
 }
 
@@ -124,8 +166,11 @@ impl<U: Undo> Saga<U> {
     /// Takes a step. `undo` is recorded first; if the step fails for certain it is forgotten again, since
     /// there is nothing to undo.
     ///
+    /// A step under way is waited for until the operation is cancelled. It may still take effect then, so it is
+    /// undone like one whose answer was lost.
+    ///
     /// # Errors
-    /// The step's own error, or that the operation was interrupted before it began.
+    /// The step's own error, or that the operation was interrupted before or during it.
     pub async fn step<T>(
         &mut self,
         name: &'static str,
@@ -139,7 +184,11 @@ impl<U: Undo> Saga<U> {
         let undo = undo.into();
         let recorded = undo.is_some();
         self.done.extend(undo);
-        let outcome = work.await;
+        let outcome = tokio::select! {
+            biased;
+            outcome = work => outcome,
+            () = self.op.cancel.cancelled() => return Err(U::interrupted(&self.op, name)),
+        };
         if let Err(error) = &outcome {
             tracing::debug!(step = name, %error, "a step failed");
             if recorded && !U::uncertain(error) {
@@ -156,7 +205,9 @@ impl<U: Undo> Saga<U> {
 
     async fn unwind(&mut self) -> Vec<String> {
         self.entry.step("undoing");
-        let op = self.op.for_undo(UNDO_ALLOWED);
+        let cancelled = self.op.cancel.is_cancelled();
+        let patience = if cancelled { Patience::Short } else { Patience::Usual };
+        let op = self.op.for_undo(patience.allowed());
         let mut leaks = Vec::new();
         while let Some(undo) = self.done.last().cloned() {
             let outcome = tokio::time::timeout_at(op.deadline, undo.undo(&self.world, &op)).await;
@@ -174,7 +225,7 @@ impl<U: Undo> Saga<U> {
     }
 
     fn leave_to_janitor(&self, undo: U) {
-        self.janitor.adopt_undo(&self.op, &self.world, undo, ());
+        self.janitor.adopt_undo(&self.op, &self.world, undo);
     }
 }
 

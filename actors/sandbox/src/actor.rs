@@ -2,7 +2,7 @@
 //!
 //! | message | kind | legal in phase | answers with |
 //! |---|---|---|---|
-//! | Establish | command | Creating | () |
+//! | Establish | command | Creating | repairs |
 //! | JoinSandbox | command | Ready | SandboxEndpoint |
 //! | LeaveSandbox | command | Ready, Failed | () |
 //! | DeleteSandbox | command | Ready, Failed | () |
@@ -18,15 +18,17 @@ use netloom_actor_services::{Services, panicked};
 use netloom_kernel::Netns;
 use netloom_model::record::SandboxRecord;
 use netloom_model::snapshot::{SandboxEndpoint, SandboxPhase, SandboxSnapshot};
-use netloom_model::{EndpointId, Error, Holder, ObjectKind, Reason, Result};
-use netloom_runtime::{Actor, Admission, Cx, Gate, Handle, OpCtx, Panicked, Reply, Scope, messages};
+use netloom_model::{EndpointId, Error, Holder, ObjectKind, Reason, Repair, Result};
+use netloom_runtime::{
+    Actor, Admission, CancelToken, Cx, Gate, Handle, OpCtx, Panicked, Reply, Scope, messages,
+};
 
 use crate::gateway::{Gateways, elect};
 use crate::member::Member;
 use crate::message::{
     DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed, Origin,
 };
-use crate::saga::{self, Deleted, JoinPlan, Joined, World};
+use crate::saga::{self, Deleted, JoinPlan, Joined, LeavePlan, World};
 
 // === Actor ===
 
@@ -47,8 +49,8 @@ pub struct SandboxActor {
     failure: Option<String>,
     members: Vec<Member>,
     gateways: Gateways,
-    /// The number of the next interface; numbers are never used twice.
-    next_index: u32,
+    /// Ends the operation that runs, if one does.
+    cancel: CancelToken,
     gate: Gate<(), (OpCtx, Pending)>,
     world: World,
 }
@@ -67,7 +69,7 @@ impl SandboxActor {
             failure: None,
             members: Vec::new(),
             gateways: Gateways::default(),
-            next_index: 0,
+            cancel: CancelToken::default(),
             gate,
             world,
         }
@@ -142,47 +144,46 @@ impl SandboxActor {
             // Whether the endpoint is free is for its network to say, which knows its name.
             Pending::Join(..) => self.in_phase(&[SandboxPhase::Ready]),
             Pending::Leave(command, _) => self.check_leave(command),
-            Pending::Delete(_) => self.in_phase(&[SandboxPhase::Ready, SandboxPhase::Failed]),
+            Pending::Delete(..) => self.in_phase(&[SandboxPhase::Ready, SandboxPhase::Failed]),
         };
         if let Err(refusal) = checked {
             pending.refuse(refusal);
             return self.release(cx);
         }
         let world = self.world.clone();
+        self.cancel = op.cancel.clone();
         match pending {
             Pending::Establish(Origin::Fresh, reply) => {
-                let work = saga::establish(world, op.clone(), self.record.clone());
+                let made = saga::establish(world, op.clone(), self.record.clone());
+                let work = async move { made.await.map(|()| Vec::new()) };
                 run(op, work, |result| Outcome::Established(Vec::new(), result, reply), cx);
             }
             Pending::Establish(Origin::Recorded(members), reply) => {
-                let work = std::future::ready(Ok(()));
+                let labels = self.record.spec.labels.clone();
+                let work = saga::restore(world, op.clone(), members.clone(), labels);
                 run(op, work, |result| Outcome::Established(members, result, reply), cx);
             }
             Pending::Join(command, reply) => {
                 let plan = JoinPlan {
                     command,
-                    index: self.next_index,
-                    labels: self.record.spec.labels.clone(),
+                    record: self.record.clone(),
                     members: self.members.clone(),
                     gateways: self.gateways,
                 };
                 // Used up even if the join fails: something may have seen the name.
-                self.next_index += 1;
+                self.record.interfaces += 1;
                 let work = saga::join(world, op.clone(), plan);
                 run(op, work, |result| Outcome::Joined(result.map(Box::new), reply), cx);
             }
             Pending::Leave(command, reply) => {
-                let (leaving, rest): (Vec<_>, Vec<_>) =
-                    self.members.iter().cloned().partition(|member| member.endpoint == command.endpoint);
-                let Some(leaving) = leaving.into_iter().next() else { return self.release(cx) };
-                let gateways = (self.gateways, elect(&rest));
-                let labels = self.record.spec.labels.clone();
-                let work = saga::leave(world, op.clone(), leaving, rest, gateways, labels);
+                let plan = self.leave_plan(|member| member.endpoint == command.endpoint);
+                let work = saga::leave(world, op.clone(), plan);
                 run(op, work, move |result| Outcome::Left(command.endpoint, result, reply), cx);
             }
-            Pending::Delete(reply) => {
+            Pending::Delete(DeleteSandbox { force }, reply) => {
                 self.phase = SandboxPhase::Deleting;
-                let work = saga::delete(world, op.clone(), self.members.clone());
+                let plan = self.leave_plan(|_| true);
+                let work = saga::delete(world, op.clone(), plan, force);
                 run(op, work, |result| Outcome::Deleted(result, reply), cx);
             }
         }
@@ -197,6 +198,11 @@ impl SandboxActor {
                 Err(Reason::NotJoined { endpoint, name: String::new(), sandbox }.into())
             }
         }
+    }
+
+    fn leave_plan(&self, leaves: impl Fn(&Member) -> bool) -> LeavePlan {
+        let (leaving, rest) = self.members.iter().cloned().partition(|member| leaves(member));
+        LeavePlan { leaving, rest, before: self.gateways, labels: self.record.spec.labels.clone() }
     }
 
     fn forget(&mut self, endpoint: EndpointId) {
@@ -230,17 +236,20 @@ fn run<T: Send + 'static>(
 /// An operation that waits, with the place where its answer goes.
 #[derive(Debug)]
 enum Pending {
-    Establish(Origin, Reply<Result<()>>),
+    Establish(Origin, Reply<Result<Vec<Repair>>>),
     Join(JoinSandbox, Reply<Result<SandboxEndpoint>>),
     Leave(LeaveSandbox, Reply<Result<()>>),
-    Delete(Reply<Result<()>>),
+    Delete(DeleteSandbox, Reply<Result<()>>),
 }
 
 impl Pending {
     fn refuse(self, error: Error) {
         match self {
             Self::Join(_, reply) => reply.send(Err(error)),
-            Self::Establish(_, reply) | Self::Leave(_, reply) | Self::Delete(reply) => reply.send(Err(error)),
+            Self::Establish(_, reply) => reply.send(Err(error)),
+            Self::Leave(_, reply) | Self::Delete(_, reply) => {
+                reply.send(Err(error));
+            }
         }
     }
 }
@@ -253,7 +262,7 @@ messages! {
 }
 
 enum Outcome {
-    Established(Vec<Member>, Result<()>, Reply<Result<()>>),
+    Established(Vec<Member>, Result<Vec<Repair>>, Reply<Result<Vec<Repair>>>),
     Joined(Result<Box<Joined>>, Reply<Result<SandboxEndpoint>>),
     Left(EndpointId, Result<()>, Reply<Result<()>>),
     Deleted(Result<Deleted>, Reply<Result<()>>),
@@ -272,7 +281,7 @@ impl Handle<Establish> for SandboxActor {
         &mut self,
         op: OpCtx,
         Establish(origin): Establish,
-        reply: Reply<Result<()>>,
+        reply: Reply<Result<Vec<Repair>>>,
         cx: &mut Cx<'_, Self>,
     ) {
         self.admit(op, Pending::Establish(origin, reply), cx);
@@ -298,8 +307,11 @@ impl Handle<LeaveSandbox> for SandboxActor {
 }
 
 impl Handle<DeleteSandbox> for SandboxActor {
-    fn handle(&mut self, op: OpCtx, _: DeleteSandbox, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) {
-        self.admit(op, Pending::Delete(reply), cx);
+    fn handle(&mut self, op: OpCtx, command: DeleteSandbox, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) {
+        if command.force {
+            self.cancel.cancel();
+        }
+        self.admit(op, Pending::Delete(command, reply), cx);
     }
 }
 
@@ -325,21 +337,21 @@ impl Handle<Finished> for SandboxActor {
     fn handle(&mut self, _: OpCtx, Finished(outcome): Finished, _: Reply<()>, cx: &mut Cx<'_, Self>) {
         match outcome {
             Outcome::Established(members, result, reply) => {
+                // What is recorded is in it, also when it goes out of service because it cannot be put right.
+                self.gateways = elect(&members);
+                self.members = members;
                 if result.is_ok() {
                     // It may have been put out of service meanwhile.
                     let failed = self.failure.is_some();
                     self.phase = if failed { SandboxPhase::Failed } else { SandboxPhase::Ready };
-                    self.gateways = elect(&members);
-                    let used = members.iter().filter_map(|member| member.ifname.number());
-                    self.next_index = used.max().map_or(0, |highest| highest + 1);
-                    self.members = members;
                 }
                 reply.send(result);
             }
             Outcome::Joined(result, reply) => {
                 reply.send(result.map(|joined| {
-                    let Joined { member, gateways } = *joined;
+                    let Joined { member, gateways, interfaces } = *joined;
                     let answer = shown(&member);
+                    self.record.interfaces = interfaces;
                     self.members.push(member);
                     self.gateways = gateways;
                     answer

@@ -53,7 +53,8 @@ impl Gateways {
         self.v4.or(self.v6).map(|gateway| gateway.endpoint)
     }
 
-    fn routes(self) -> impl Iterator<Item = Option<Route>> {
+    /// The default routes of both families.
+    pub(crate) fn routes(self) -> impl Iterator<Item = Option<Route>> {
         [self.v4, self.v6].into_iter().map(|gateway| gateway.map(|g| default_route(g.ifname, g.address)))
     }
 

@@ -1,7 +1,7 @@
 //! What a sandbox can be asked.
 
 use netloom_model::snapshot::{SandboxEndpoint, SandboxSnapshot};
-use netloom_model::{EndpointId, JoinSpec, NetworkId, Result};
+use netloom_model::{EndpointId, JoinSpec, NetworkId, Repair, Result};
 use netloom_runtime::messages;
 
 use crate::member::Member;
@@ -41,7 +41,10 @@ pub struct LeaveSandbox {
 
 /// Unplug every endpoint and delete the sandbox with its namespace.
 #[derive(Clone, Copy, Debug)]
-pub struct DeleteSandbox;
+pub struct DeleteSandbox {
+    /// End what is under way first, and go on although an endpoint cannot leave.
+    pub force: bool,
+}
 
 /// The sandbox is out of service from here on.
 #[derive(Clone, Debug)]
@@ -52,7 +55,7 @@ pub struct MarkFailed(pub String);
 pub struct InspectSandbox;
 
 messages! {
-    Establish => Result<()>;
+    Establish => Result<Vec<Repair>>;
     JoinSandbox => Result<SandboxEndpoint>;
     LeaveSandbox => Result<()>;
     DeleteSandbox => Result<()>;

@@ -5,6 +5,7 @@
 
 mod ask;
 pub mod ipam;
+mod joins;
 mod quarantine;
 pub mod store;
 
@@ -15,7 +16,8 @@ use netloom_kernel::{Kernel, KernelError, Op};
 use netloom_runtime::{OpCtx, Port, SagaTools, TaskGroup};
 
 pub use ask::{Outcome, Trouble, answered, interrupted, panicked};
-pub use quarantine::Quarantine;
+pub use joins::JoinIds;
+pub use quarantine::{Dying, Quarantine};
 
 use crate::ipam::IpamActor;
 use crate::store::StoreActor;
@@ -34,6 +36,8 @@ pub struct Services {
     pub tools: SagaTools,
     /// Endpoints whose links are still dying.
     pub quarantine: Quarantine,
+    /// Numbers of joins.
+    pub joins: JoinIds,
     /// Kernel clean-up behind the callers' backs.
     pub reaping: TaskGroup,
     /// The engine's instance name, for the tags of kernel objects.

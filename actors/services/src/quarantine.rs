@@ -2,25 +2,36 @@
 //!
 //! A link that was cut off can carry no traffic, but until the kernel has destroyed it the address behind
 //! it must not be given to anybody else. So the address of a deleted endpoint is released by whichever ends
-//! last: the endpoint's deletion or its link's.
+//! last: the endpoint's deletion or its link's. A link that could not even be cut off keeps its endpoint
+//! from being joined elsewhere.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 
-use netloom_model::EndpointId;
+use netloom_model::{EndpointId, JoinId};
+use rustc_hash::FxBuildHasher;
 
 type Then = Box<dyn FnOnce()>;
 
-/// Counts the dying links of each endpoint, and what is to happen when the last one is gone. Shared by the
-/// actors of one engine thread, so that it survives the restart of any of them.
+/// How far the removal of a link has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dying {
+    /// It may still pass traffic.
+    Uncut,
+    /// It passes none, but exists.
+    Cut,
+}
+
+/// The dying links of each endpoint, and what is to happen when the last one is gone. Shared by the actors
+/// of one engine thread, so that it survives the restart of any of them.
 #[derive(Clone, Default)]
-pub struct Quarantine(Rc<RefCell<HashMap<EndpointId, Entry>>>);
+pub struct Quarantine(Rc<RefCell<HashMap<EndpointId, Entry, FxBuildHasher>>>);
 
 #[derive(Default)]
 struct Entry {
-    links: Cell<usize>,
+    links: Vec<(JoinId, Dying)>,
     then: Vec<Then>,
 }
 
@@ -30,32 +41,45 @@ impl fmt::Debug for Quarantine {
     }
 }
 
-/// One dying link; drop it when the kernel has confirmed its end.
-pub struct Dying {
-    quarantine: Quarantine,
-    endpoint: EndpointId,
-}
-
-impl fmt::Debug for Dying {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Dying({:?})", self.endpoint)
-    }
-}
-
 impl Quarantine {
-    /// A link of this endpoint begins to die.
-    #[must_use = "the quarantine ends when this is dropped"]
-    pub fn begin(&self, endpoint: EndpointId) -> Dying {
+    /// The link of a join begins to die, or has come further.
+    pub fn dying(&self, endpoint: EndpointId, join: JoinId, state: Dying) {
         let mut entries = self.0.borrow_mut();
-        let links = &entries.entry(endpoint).or_default().links;
-        links.set(links.get() + 1);
-        Dying { quarantine: self.clone(), endpoint }
+        let links = &mut entries.entry(endpoint).or_default().links;
+        match links.iter_mut().find(|(known, _)| *known == join) {
+            Some((_, known)) => *known = state,
+            None => links.push((join, state)),
+        }
+    }
+
+    /// The kernel has confirmed that the link of a join is gone.
+    pub fn gone(&self, endpoint: EndpointId, join: JoinId) {
+        let mut entries = self.0.borrow_mut();
+        let Some(entry) = entries.get_mut(&endpoint) else { return };
+        entry.links.retain(|(known, _)| *known != join);
+        if !entry.links.is_empty() {
+            return;
+        }
+        let entry = entries.remove(&endpoint);
+        drop(entries);
+        for then in entry.into_iter().flat_map(|entry| entry.then) {
+            then();
+        }
     }
 
     /// Whether a link of this endpoint is still dying.
     #[must_use]
     pub fn holds(&self, endpoint: EndpointId) -> bool {
         self.0.borrow().contains_key(&endpoint)
+    }
+
+    /// Whether a dying link of this endpoint may still pass traffic.
+    #[must_use]
+    pub fn passes(&self, endpoint: EndpointId) -> bool {
+        let entries = self.0.borrow();
+        entries
+            .get(&endpoint)
+            .is_some_and(|entry| entry.links.iter().any(|(_, state)| *state == Dying::Uncut))
     }
 
     /// Does something once no link of this endpoint is dying: now, or when the last one is gone.
@@ -71,45 +95,34 @@ impl Quarantine {
     }
 }
 
-impl Drop for Dying {
-    fn drop(&mut self) {
-        let mut entries = self.quarantine.0.borrow_mut();
-        let Some(entry) = entries.get(&self.endpoint) else { return };
-        entry.links.set(entry.links.get() - 1);
-        if entry.links.get() > 0 {
-            return;
-        }
-        let entry = entries.remove(&self.endpoint);
-        drop(entries);
-        for then in entry.into_iter().flat_map(|entry| entry.then) {
-            then();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::cell::Cell;
 
-    fn id() -> EndpointId {
-        "a".repeat(64).parse().expect("an id")
-    }
+    use super::*;
 
     #[test]
     fn what_waits_happens_when_the_last_link_is_gone() {
         let quarantine = Quarantine::default();
+        let id: EndpointId = "a".repeat(64).parse().expect("an id");
         let happened = Rc::new(Cell::new(0));
         let count = |happened: &Rc<Cell<i32>>| {
             let happened = happened.clone();
             move || happened.set(happened.get() + 1)
         };
-        quarantine.after(id(), count(&happened));
+        quarantine.after(id, count(&happened));
         assert_eq!(happened.get(), 1, "nothing is dying");
-        let (first, second) = (quarantine.begin(id()), quarantine.begin(id()));
-        quarantine.after(id(), count(&happened));
-        drop(first);
-        assert_eq!((happened.get(), quarantine.holds(id())), (1, true));
-        drop(second);
-        assert_eq!((happened.get(), quarantine.holds(id())), (2, false));
+        let (first, second) = (JoinId(1), JoinId(2));
+        quarantine.dying(id, first, Dying::Uncut);
+        quarantine.dying(id, second, Dying::Cut);
+        quarantine.after(id, count(&happened));
+        assert!(quarantine.passes(id));
+        quarantine.dying(id, first, Dying::Cut);
+        assert!(!quarantine.passes(id));
+        quarantine.gone(id, first);
+        quarantine.gone(id, first);
+        assert_eq!((happened.get(), quarantine.holds(id)), (1, true));
+        quarantine.gone(id, second);
+        assert_eq!((happened.get(), quarantine.holds(id)), (2, false));
     }
 }

@@ -72,6 +72,17 @@ pub trait Driver: Send + 'static {
         not_implemented(self.kind(), "allocating networks for a cluster")
     }
 
+    /// Looks at what is there before a network is made, and changes nothing. What it answers is recorded
+    /// before the first change and given to `create_network`, so that a deletion can put back what was there,
+    /// also when the engine dies on the way.
+    fn survey_network(
+        &mut self,
+        _cx: &DriverCx,
+        _request: &CreateNetwork,
+    ) -> Begun<BTreeMap<String, String>> {
+        done(BTreeMap::new())
+    }
+
     /// Makes a network.
     fn create_network(&mut self, cx: &DriverCx, request: CreateNetwork) -> Begun<NetworkCreated>;
 
@@ -97,13 +108,16 @@ pub trait Driver: Send + 'static {
         done(OperInfo::new())
     }
 
-    /// Brings an endpoint into a sandbox.
+    /// Brings an endpoint into a sandbox. When the name of the interface, or one that the driver has chosen,
+    /// is in use, the answer is [`Reason::LinkTaken`]: the sandbox tries again with the next name.
     fn join(&mut self, cx: &DriverCx, request: Join) -> Begun<Joined>;
 
-    /// Cuts an endpoint off from its sandbox. Succeeds when it is not in one.
+    /// Cuts an endpoint off from its sandbox. Succeeds when that join is not in effect; a driver that was
+    /// restarted may not know it and has to look for what it left in the kernel.
     fn leave(&mut self, cx: &DriverCx, request: Leave) -> Begun<Left>;
 
-    /// Lets an endpoint be reached from outside, now that it provides its sandbox's way out.
+    /// Lets an endpoint be reached from outside, now that it provides its sandbox's way out. Asked again after
+    /// a restart of the engine, of the driver or of the sandbox, also of a driver that has done it already.
     fn program_external_connectivity(&mut self, _cx: &DriverCx, _request: ExternalConnectivity) -> Begun<()> {
         done(())
     }

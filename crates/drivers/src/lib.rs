@@ -12,6 +12,6 @@ mod request;
 pub use driver::{Begun, Driver, DriverCx, DriverFactory, Registration, Work, done};
 pub use request::{
     Capability, CreateEndpoint, CreateNetwork, Discovery, EndpointCreated, ExternalConnectivity, Interface,
-    Join, Joined, Leave, Left, NetworkCreated, NodeDiscovery, OperInfo, Restored, Scope, StaticRoute,
-    TableEntry, TableEvent, TableOperation,
+    Join, Joined, Leave, Left, NetworkCreated, NodeDiscovery, OperInfo, Present, Restored, Scope,
+    StaticRoute, TableEntry, TableEvent, TableOperation,
 };

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netloom_kernel::{Netns, Op};
 use netloom_model::record::PoolRecord;
-use netloom_model::{EndpointId, IfName, MacAddr, NetworkId};
+use netloom_model::{EndpointId, IfName, JoinId, MacAddr, NetworkId};
 
 /// How far a driver's networks reach.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +56,8 @@ pub struct CreateNetwork {
     pub v4: Vec<PoolRecord>,
     /// Its IPv6 pools.
     pub v6: Vec<PoolRecord>,
+    /// What [`crate::Driver::survey_network`] answered for it, now or before a restart.
+    pub found: BTreeMap<String, String>,
 }
 
 /// A network was made.
@@ -87,7 +89,16 @@ pub struct CreateEndpoint {
     pub mac: Option<MacAddr>,
     /// Driver options of the endpoint.
     pub options: BTreeMap<String, String>,
-    /// The host's end of its link, when it is read back and was joined.
+    /// Its place in a sandbox, when it is read back and was joined.
+    pub joined: Option<Present>,
+}
+
+/// A join that is in effect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Present {
+    /// Which one.
+    pub join: JoinId,
+    /// The host's end of its link, if it has one.
     pub link: Option<IfName>,
 }
 
@@ -103,6 +114,8 @@ pub struct EndpointCreated {
     /// What its interface's name begins with inside a sandbox, such as `eth` (`SetNames`). `None` for an
     /// endpoint that brings no interface.
     pub interface_prefix: Option<String>,
+    /// Kernel objects that had to be put right though the endpoint was read back.
+    pub remade: Vec<String>,
 }
 
 /// What a driver tells about an endpoint (`EndpointOperInfo`), by libnetwork's keys.
@@ -115,6 +128,8 @@ pub struct Join {
     pub network: NetworkId,
     /// The endpoint.
     pub endpoint: EndpointId,
+    /// This join, unlike all others.
+    pub join: JoinId,
     /// The sandbox's namespace.
     pub netns: Netns,
     /// The interface's name there, chosen by the sandbox and never used before in its life.
@@ -186,6 +201,9 @@ pub struct Leave {
     pub network: NetworkId,
     /// The endpoint.
     pub endpoint: EndpointId,
+    /// The join that ends. It may be an earlier one than the present one, which is not touched then: a
+    /// failed removal is asked for again until it succeeds.
+    pub join: JoinId,
 }
 
 /// An endpoint was cut off: nothing reaches it any more.

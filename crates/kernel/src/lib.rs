@@ -74,6 +74,9 @@ pub trait Kernel: Debug + Send + Sync + 'static {
     /// The namespaces that this engine made and that still exist.
     fn namespaces(&self, deadline: Instant) -> KernelFuture<Vec<NetnsName>>;
 
+    /// What a setting below `/proc/sys/net` says, without its line end. `ENOENT` for an unknown one.
+    fn read_setting(&self, netns: Netns, key: &str, deadline: Instant) -> KernelFuture<String>;
+
     /// Runs a job on a thread that is in this namespace for as long as the job runs.
     ///
     /// The job must not wait for anything slow: other jobs queue behind it. Open sockets in it and use them

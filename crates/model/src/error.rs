@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{EndpointId, NetworkId, SandboxId};
+use crate::ifname::IfName;
 
 /// `EPERM`, the same number on every Linux.
 const EPERM: i32 = 1;
@@ -193,6 +194,14 @@ pub enum Reason {
         what: String,
         /// Who uses it.
         by: String,
+    },
+    /// A new link would have the name of one that exists: in the sandbox, or on the host.
+    #[error("cannot make link {ifname}: {why}")]
+    LinkTaken {
+        /// The name of the new link's end inside the sandbox.
+        ifname: IfName,
+        /// What is in the way.
+        why: String,
     },
     /// The identifier is in use.
     #[error("id {id} is already in use by {holder}")]
@@ -456,7 +465,10 @@ impl Error {
             | Reason::InvalidOption { .. }
             | Reason::AddressUnusable { .. } => ErrorKind::InvalidParameter,
             Reason::NotFound { .. } => ErrorKind::NotFound,
-            Reason::NameTaken { .. } | Reason::IdTaken { .. } | Reason::InUse { .. } => ErrorKind::Conflict,
+            Reason::NameTaken { .. }
+            | Reason::IdTaken { .. }
+            | Reason::LinkTaken { .. }
+            | Reason::InUse { .. } => ErrorKind::Conflict,
             Reason::ActiveEndpoints { .. }
             | Reason::EndpointInUse { .. }
             | Reason::NotJoined { .. }
@@ -489,6 +501,7 @@ impl Error {
             Reason::NotFound { object, .. } => format!("list the {object}s and check the spelling"),
             Reason::NameTaken { .. } => "choose another name or delete the holder".into(),
             Reason::InUse { .. } => "stop that one, or give this one a place and a name of its own".into(),
+            Reason::LinkTaken { .. } => "remove or rename the link that has this name".into(),
             Reason::IdTaken { .. } => "leave the id out and let the engine choose one".into(),
             Reason::ActiveEndpoints { .. } => "let those endpoints leave and delete them first".into(),
             Reason::EndpointInUse { .. } => "let it leave its sandbox first, or delete it with force".into(),
@@ -537,6 +550,7 @@ impl From<Reason> for Error {
             | Reason::NotFound { .. }
             | Reason::NameTaken { .. }
             | Reason::IdTaken { .. }
+            | Reason::LinkTaken { .. }
             | Reason::InUse { .. }
             | Reason::ActiveEndpoints { .. }
             | Reason::EndpointInUse { .. }

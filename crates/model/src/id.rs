@@ -150,6 +150,18 @@ id_type!(
     "64 lower-case hexadecimal characters"
 );
 
+/// Identifies one join of an endpoint among all joins of an engine's life, failed ones too: what is to be
+/// undone of one join must never hit a later one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JoinId(pub u32);
+
+impl fmt::Display for JoinId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Identifies one operation, from the caller's request through every mailbox it crosses.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]

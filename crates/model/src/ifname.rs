@@ -89,22 +89,6 @@ kernel_name!(
     "a namespace name is 1 to 64 characters of A-Z a-z 0-9 _ . -"
 );
 
-impl IfName {
-    /// The number at the end of the name: 2 of `eth2`, none of `lo` or of a number too large for 32 bits.
-    #[must_use]
-    pub fn number(&self) -> Option<u32> {
-        let name = self.as_str();
-        // What stands before it may contain digits too.
-        name.strip_prefix(self.unnumbered())?.parse().ok()
-    }
-
-    /// What stands before that number: `eth` of `eth2`.
-    #[must_use]
-    pub fn unnumbered(&self) -> &str {
-        self.as_str().trim_end_matches(|c: char| c.is_ascii_digit())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,7 +15,7 @@ pub mod spec;
 pub use config::{EngineConfig, Limits, Timeouts};
 pub use error::{Certainty, Error, ErrorKind, Holder, ObjectKind, Reason, Result};
 pub use event::{Event, EventKind, Repair};
-pub use id::{ControllerId, EndpointId, NetworkId, OpId, SandboxId};
+pub use id::{ControllerId, EndpointId, JoinId, NetworkId, OpId, SandboxId};
 pub use ifname::{IfName, NetnsName};
 pub use mac::MacAddr;
 pub use spec::{EndpointSpec, IpamPoolSpec, IpamSpec, JoinSpec, NetworkSpec, SandboxSpec};

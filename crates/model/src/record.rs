@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use crate::id::{EndpointId, NetworkId, SandboxId};
+use crate::id::{EndpointId, JoinId, NetworkId, SandboxId};
 use crate::ifname::{IfName, NetnsName};
 use crate::mac::MacAddr;
 use crate::spec::NetworkSpec;
@@ -43,9 +43,10 @@ pub struct NetworkRecord {
     pub v4: Vec<PoolRecord>,
     /// Its IPv6 pools.
     pub v6: Vec<PoolRecord>,
-    /// Set when its deletion began; finished at the next start after a crash (libnetwork's `inDelete`).
-    #[serde(default)]
-    pub deleting: bool,
+    /// What its driver found before it changed anything, in the driver's own words: its deletion puts that
+    /// back, also after a crash.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub found: BTreeMap<String, String>,
 }
 
 /// An endpoint.
@@ -69,6 +70,9 @@ pub struct EndpointRecord {
     /// Driver options.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub options: BTreeMap<String, String>,
+    /// What its interface's name begins with inside a sandbox; `None` for an endpoint without interface.
+    #[serde(default)]
+    pub prefix: Option<String>,
     /// The sandbox it is joined to.
     pub attachment: Option<AttachmentRecord>,
 }
@@ -78,6 +82,9 @@ pub struct EndpointRecord {
 pub struct AttachmentRecord {
     /// The sandbox.
     pub sandbox: SandboxId,
+    /// The join that put it there.
+    #[serde(default)]
+    pub join: JoinId,
     /// The interface's name inside it.
     pub ifname: IfName,
     /// The priority in the gateway election.
@@ -98,6 +105,9 @@ pub struct SandboxRecord {
     pub id: SandboxId,
     /// Its namespace.
     pub netns: NetnsName,
+    /// The number of its next interface: none is used twice in its life.
+    #[serde(default)]
+    pub interfaces: u32,
     /// What the caller asked for.
     pub spec: crate::spec::SandboxSpec,
 }

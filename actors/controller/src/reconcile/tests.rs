@@ -3,7 +3,7 @@
 use netloom_kernel::LinkKind;
 use netloom_model::record::AttachmentRecord;
 use netloom_model::snapshot::SandboxEndpoint;
-use netloom_model::{NetworkSpec, ObjectKind, SandboxSpec};
+use netloom_model::{JoinId, NetworkSpec, ObjectKind, SandboxSpec};
 use uuid::Uuid;
 
 use super::*;
@@ -40,7 +40,7 @@ fn ifname(name: &str) -> IfName {
 
 fn network_record(n: u8) -> NetworkRecord {
     let spec = NetworkSpec::new(format!("network {n}"));
-    NetworkRecord { id: network_id(n), spec, v4: Vec::new(), v6: Vec::new(), deleting: false }
+    NetworkRecord { id: network_id(n), spec, v4: Vec::new(), v6: Vec::new(), found: BTreeMap::new() }
 }
 
 impl Case {
@@ -50,7 +50,8 @@ impl Case {
     }
 
     fn sandbox(mut self, n: u8) -> Self {
-        let record = SandboxRecord { id: sandbox_id(n), netns: netns(n), spec: SandboxSpec::new("c") };
+        let record =
+            SandboxRecord { id: sandbox_id(n), netns: netns(n), interfaces: 0, spec: SandboxSpec::new("c") };
         self.records.sandboxes.insert(sandbox_id(n), record);
         self
     }
@@ -58,6 +59,7 @@ impl Case {
     fn endpoint(mut self, n: u8, network: u8, attachment: Option<(u8, &str)>) -> Self {
         let attachment = attachment.map(|(sandbox, link)| AttachmentRecord {
             sandbox: sandbox_id(sandbox),
+            join: JoinId(1),
             ifname: ifname("eth0"),
             priority: 0,
             link: (!link.is_empty()).then(|| ifname(link)),
@@ -73,6 +75,7 @@ impl Case {
             ipv6: None,
             labels: BTreeMap::new(),
             options: BTreeMap::new(),
+            prefix: Some("eth".into()),
             attachment,
         };
         self.records.endpoints.insert(endpoint_id(n), record);

@@ -1,23 +1,26 @@
 //! Making an endpoint, making its link, and making the link durable.
 
-use netloom_actor_driver::JoinDriverEndpoint;
+use std::collections::BTreeMap;
+
+use netloom_actor_driver::{JoinDriverEndpoint, ProgramConnectivity};
 use netloom_actor_services::answered;
 use netloom_actor_services::ipam::LeaseAddresses;
-use netloom_drivers::{Join, Joined, Restored};
+use netloom_drivers::{ExternalConnectivity, Join, Joined, Restored};
 use netloom_ipam::LeaseRequest;
-use netloom_model::record::EndpointRecord;
-use netloom_model::{EndpointSpec, Error, Result};
-use netloom_runtime::OpCtx;
+use netloom_model::record::{AttachmentRecord, EndpointRecord};
+use netloom_model::{EndpointId, EndpointSpec, Error, Result};
+use netloom_runtime::{Fact, OpCtx};
 use netloom_store::{Change, Key, RecordKind, encode};
 
 use super::establish::create_endpoint_in_driver;
-use super::{Undone, World};
+use super::{Facts, Undone, World};
+use crate::event::NetworkEvent;
 
 /// An endpoint as it came out.
 #[derive(Debug)]
 pub(crate) struct CreatedEndpoint {
     pub(crate) record: EndpointRecord,
-    pub(crate) prefix: String,
+    pub(crate) told: Fact<NetworkEvent>,
 }
 
 /// Leases addresses, tells the driver, commits the record.
@@ -45,27 +48,30 @@ pub(crate) async fn create_endpoint(
             let lease = lease.await?;
             (record.ipv4, record.ipv6) = (lease.ipv4, lease.ipv6);
         }
-        let created = create_endpoint_in_driver(&world, &op, &record, Restored::Fresh, None);
+        let created = create_endpoint_in_driver(&world, &op, &record, Restored::Fresh);
         let created = saga.step("driver", Undone::DriverEndpoint(id), created).await?;
         record.mac = record.mac.or(created.mac);
         record.ipv4 = record.ipv4.or(created.ipv4);
         record.ipv6 = record.ipv6.or(created.ipv6);
+        record.prefix = created.interface_prefix;
         saga.step("commit", Undone::EndpointRecord(id), async {
             world.still_leased(leased_by)?;
             world.commit(&op, vec![put(&record)?]).await
         })
         .await?;
-        Ok(CreatedEndpoint { record, prefix: created.interface_prefix.unwrap_or_default() })
+        let (network, name) = (world.network, record.name.clone());
+        let event = NetworkEvent::EndpointCreated { network, endpoint: id, name };
+        Ok(CreatedEndpoint { record, told: world.events.fact(&op, event) })
     });
     made.await
 }
 
 /// Has the driver make the link.
 pub(crate) async fn attach(world: World, op: OpCtx, join: Join) -> Result<Joined> {
-    let id = join.endpoint;
+    let (id, which) = (join.endpoint, join.join);
     let object = format!("endpoint {}", id.short());
     let joined = world.saga(&op, "attach_endpoint", object, async |saga| {
-        saga.step("make the link", Undone::Link(id), async {
+        saga.step("make the link", Undone::Link(id, which), async {
             let outcome = world.driver.outcome(&op, JoinDriverEndpoint(join)).await;
             world.driver_answered(&op, outcome)
         })
@@ -74,9 +80,31 @@ pub(crate) async fn attach(world: World, op: OpCtx, join: Join) -> Result<Joined
     joined.await
 }
 
-/// Commits an endpoint's record with its attachment.
-pub(crate) async fn commit_attachment(world: World, op: OpCtx, record: EndpointRecord) -> Result<()> {
-    world.commit(&op, vec![put(&record)?]).await
+/// Has the driver let an endpoint be reached from outside.
+pub(crate) async fn program(
+    world: World,
+    op: OpCtx,
+    endpoint: EndpointId,
+    labels: BTreeMap<String, String>,
+) -> Result<()> {
+    let request = ExternalConnectivity { network: world.network, endpoint, labels };
+    let outcome = world.driver.outcome(&op, ProgramConnectivity(request)).await;
+    world.driver_answered(&op, outcome)
+}
+
+/// Commits an endpoint's record with its attachment, and what its sandbox wants recorded with it.
+pub(crate) async fn commit_attachment(
+    world: World,
+    op: OpCtx,
+    record: EndpointRecord,
+    beside: Change,
+) -> Result<Facts> {
+    world.commit(&op, vec![put(&record)?, beside]).await?;
+    let (network, endpoint) = (world.network, record.id);
+    let attached = record.attachment.map(|AttachmentRecord { sandbox, ifname, .. }| {
+        NetworkEvent::EndpointAttached { network, endpoint, sandbox, ifname }
+    });
+    Ok(attached.map(|event| world.events.fact(&op, event)).into_iter().collect())
 }
 
 pub(super) fn put(record: &EndpointRecord) -> Result<Change> {

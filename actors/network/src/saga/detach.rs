@@ -3,90 +3,86 @@
 //! The record is written first. A crash right after it leaves a link that belongs to no record, which the
 //! next start removes; the other way round it would leave a record that names a dead link.
 
-use std::rc::Rc;
-
 use futures::FutureExt;
-use netloom_actor_driver::LeaveDriverEndpoint;
-use netloom_actor_services::Services;
-use netloom_drivers::{Leave, Left};
+use netloom_actor_services::{Dying, Services};
 use netloom_kernel::Op;
 use netloom_model::record::EndpointRecord;
-use netloom_model::{EndpointId, Result};
+use netloom_model::{EndpointId, JoinId, Result};
+use netloom_runtime::saga::Patience;
 use netloom_runtime::{Cause, OpCtx};
 
 use super::create_endpoint::put;
-use super::{Undone, World};
+use super::{Facts, Undone, World};
+use crate::event::NetworkEvent;
 
-/// Commits the record without its attachment, then cuts the link off.
-pub(crate) async fn detach(world: World, op: OpCtx, record: EndpointRecord) -> Result<()> {
+/// Commits the record without its attachment, then cuts the link off. There is no way back behind the
+/// commit: what fails is retried behind the caller's back, as a visible leak.
+pub(crate) async fn detach(world: World, op: OpCtx, mut record: EndpointRecord) -> Result<Facts> {
+    let endpoint = record.id;
     let entry =
-        world.services.tools.ledger.enter(&op, "detach_endpoint", format!("endpoint {}", record.id.short()));
+        world.services.tools.ledger.enter(&op, "detach_endpoint", format!("endpoint {}", endpoint.short()));
     entry.step("commit");
+    let attachment = record.attachment.take();
     world.commit(&op, vec![put(&record)?]).await?;
+    let Some(attachment) = attachment else { return Ok(Facts::new()) };
+    let event =
+        NetworkEvent::EndpointDetached { network: world.network, endpoint, sandbox: attachment.sandbox };
+    let told = world.events.fact(&op, event);
     entry.step("cut the link off");
-    cut(&world, &op, record.id).await;
-    Ok(())
+    world.finish(&op, Undone::Link(endpoint, attachment.join), Patience::of(&op)).await;
+    Ok(vec![told])
 }
 
-/// Takes back a link that was not committed; `record` is written when an earlier commit may have gone
-/// through after all.
+/// Takes back a link that was not committed. `recorded` is written without its attachment when there is one:
+/// its commit may have gone through although the answer was lost. `joined` says that it has, and was told.
 pub(crate) async fn abandon(
     world: World,
     op: OpCtx,
-    endpoint: EndpointId,
-    record: Option<EndpointRecord>,
-) -> Result<()> {
-    let entry = world.services.tools.ledger.enter(
-        &op,
-        "abandon_attachment",
-        format!("endpoint {}", endpoint.short()),
-    );
-    if let Some(record) = record {
+    (endpoint, join): (EndpointId, JoinId),
+    recorded: Option<EndpointRecord>,
+    joined: bool,
+) -> Result<Facts> {
+    let object = format!("endpoint {}", endpoint.short());
+    let entry = world.services.tools.ledger.enter(&op, "abandon_attachment", object);
+    let mut told = Facts::new();
+    if let Some(mut record) = recorded {
         entry.step("commit");
+        let attachment = record.attachment.take();
         world.commit(&op, vec![put(&record)?]).await?;
+        let network = world.network;
+        let detached = attachment.filter(|_| joined).map(|attachment| attachment.sandbox);
+        told.extend(detached.map(|sandbox| {
+            world.events.fact(&op, NetworkEvent::EndpointDetached { network, endpoint, sandbox })
+        }));
     }
     entry.step("cut the link off");
-    cut(&world, &op, endpoint).await;
-    Ok(())
+    world.finish(&op, Undone::Link(endpoint, join), Patience::of(&op)).await;
+    Ok(told)
 }
 
-/// Cuts an endpoint off. There is no way back from here: what fails is retried behind the caller's back, as
-/// a visible leak.
-async fn cut(world: &World, op: &OpCtx, endpoint: EndpointId) {
-    let op = op.for_undo(world.services.operation_timeout);
-    let leave = Leave { network: world.network, endpoint };
-    let outcome = world.driver.outcome(&op, LeaveDriverEndpoint(leave)).await;
-    match world.driver_answered(&op, outcome) {
-        Ok(Left { remains }) => reap(world, endpoint, remains),
-        Err(error) => {
-            tracing::warn!(%error, endpoint = endpoint.short(), "cannot cut an endpoint off");
-            let dying = Rc::new(world.services.quarantine.begin(endpoint));
-            world.services.tools.janitor.adopt_undo(&op, world, Undone::Link(endpoint), dying);
-        }
-    }
-}
-
-/// Carries out what is left of a link behind everybody's back, and keeps its endpoint in quarantine until
-/// the kernel has confirmed it.
-pub(crate) fn reap(world: &World, endpoint: EndpointId, remains: Vec<Op>) {
+/// Carries out what is left of a link that was cut off, behind everybody's back; its endpoint stays in
+/// quarantine until the kernel has confirmed it.
+pub(crate) fn reap(world: &World, endpoint: EndpointId, join: JoinId, remains: Vec<Op>) {
+    let quarantine = world.services.quarantine.clone();
     if remains.is_empty() {
-        return;
+        return quarantine.gone(endpoint, join);
     }
+    quarantine.dying(endpoint, join, Dying::Cut);
     let services = world.services.clone();
-    let dying = Rc::new(services.quarantine.begin(endpoint));
     world.services.reaping.spawn(async move {
         let op = services.operation(Cause::Tick("reap"));
         let Err(error) = carry_out(&services, &op, remains.clone()).await else {
-            return;
+            return quarantine.gone(endpoint, join);
         };
         tracing::warn!(error, endpoint = endpoint.short(), "cannot remove what is left of a link");
         let services_again = services.clone();
-        services.tools.janitor.adopt(Undone::Link(endpoint).to_string(), move || {
-            let (services, remains, dying) = (services_again.clone(), remains.clone(), dying.clone());
+        services.tools.janitor.adopt(Undone::Link(endpoint, join).to_string(), move || {
+            let (services, remains) = (services_again.clone(), remains.clone());
             async move {
-                let _dying = dying;
                 let op = services.operation(Cause::Tick("janitor"));
-                carry_out(&services, &op, remains).await
+                carry_out(&services, &op, remains).await?;
+                services.quarantine.gone(endpoint, join);
+                Ok(())
             }
             .boxed_local()
         });

@@ -1,18 +1,17 @@
 //! Bringing a network into service: new, or read back from the store.
 
-use std::collections::HashMap;
-
 use futures::FutureExt;
+use futures::future::join_all;
 use ipnet::IpNet;
-use netloom_actor_driver::{CreateDriverEndpoint, CreateDriverNetwork};
+use netloom_actor_driver::{CreateDriverEndpoint, CreateDriverNetwork, SurveyDriverNetwork};
 use netloom_actor_services::answered;
 use netloom_actor_services::ipam::{RequestPools, RestorePools};
 use netloom_actor_services::store::{BeginIntent, EndIntent};
-use netloom_drivers::{CreateEndpoint, CreateNetwork, EndpointCreated, NetworkCreated, Restored};
+use netloom_drivers::{CreateEndpoint, CreateNetwork, EndpointCreated, NetworkCreated, Present, Restored};
 use netloom_ipam::{Granted, HostNet};
 use netloom_kernel::{LinkView, Netns};
 use netloom_model::record::{EndpointRecord, NetworkRecord};
-use netloom_model::{EndpointId, Error, IfName, NetworkSpec, ObjectKind, OpId, Repair, Result};
+use netloom_model::{Error, NetworkSpec, ObjectKind, OpId, Repair, Result};
 use netloom_runtime::{Cause, OpCtx};
 use netloom_store::{Change, Intent, Key, RecordKind, encode};
 
@@ -23,8 +22,8 @@ use super::{Undone, World};
 pub(crate) struct Established {
     /// The network with its pools.
     pub(crate) record: NetworkRecord,
-    /// What stands before the interface names of its endpoints.
-    pub(crate) prefixes: HashMap<EndpointId, String>,
+    /// Its endpoints.
+    pub(crate) endpoints: Vec<EndpointRecord>,
     /// What had to be put right.
     pub(crate) repairs: Vec<Repair>,
 }
@@ -48,7 +47,13 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) ->
             }
             (record.v4, record.v6) = (v4, v6);
         }
-        // With the pools: the next start needs them to find what the driver did.
+        let survey = SurveyDriverNetwork(driver_request(&record, Restored::Fresh));
+        record.found = saga
+            .step("look at what is there", None, async {
+                world.driver_answered(&op, world.driver.outcome(&op, survey).await)
+            })
+            .await?;
+        // With the pools and what was there: the next start needs them to find what the driver did.
         let intent = intent_for("create_network", &op, &record)?;
         saga.step("note the intent", None, async {
             answered(&op, "the store", world.services.store.outcome(&op, BeginIntent(intent)).await)
@@ -68,7 +73,7 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) ->
             world.commit(&op, vec![Change::Put { key, value }]).await
         })
         .await?;
-        Ok(Established { record, prefixes: HashMap::new(), repairs: Vec::new() })
+        Ok(Established { record, endpoints: Vec::new(), repairs: Vec::new() })
     });
     let outcome = outcome.await;
     // With something left behind the intent stays open until that is gone, be it at the next start.
@@ -123,14 +128,18 @@ pub(crate) async fn restore_in_driver(
         answered(&op, "ipam", world.services.ipam.outcome(&op, restore).await)?;
     }
     let created = create_in_driver(&world, &op, &record, Restored::FromStore).await?;
-    let remade = created.remade.into_iter().map(|object| Repair::KernelObjectRemade { object });
-    let mut prefixes = HashMap::new();
-    for endpoint in &endpoints {
-        let link = endpoint.attachment.as_ref().and_then(|attachment| attachment.link);
-        let created = create_endpoint_in_driver(&world, &op, endpoint, Restored::FromStore, link).await?;
-        prefixes.insert(endpoint.id, created.interface_prefix.unwrap_or_default());
+    let mut remade = created.remade;
+    let mut restored = Vec::with_capacity(endpoints.len());
+    let all = endpoints
+        .iter()
+        .map(|endpoint| create_endpoint_in_driver(&world, &op, endpoint, Restored::FromStore));
+    for (endpoint, created) in endpoints.iter().zip(join_all(all).await) {
+        let created = created?;
+        remade.extend(created.remade);
+        restored.push(EndpointRecord { prefix: created.interface_prefix, ..endpoint.clone() });
     }
-    Ok(Established { record, prefixes, repairs: remade.collect() })
+    let repairs = remade.into_iter().map(|object| Repair::KernelObjectRemade { object }).collect();
+    Ok(Established { record, endpoints: restored, repairs })
 }
 
 async fn create_in_driver(
@@ -139,7 +148,15 @@ async fn create_in_driver(
     record: &NetworkRecord,
     restored: Restored,
 ) -> Result<NetworkCreated> {
-    let request = CreateNetwork {
+    let request = driver_request(record, restored);
+    let outcome = world.driver.outcome(op, CreateDriverNetwork(request)).await;
+    world.driver_answered(op, outcome)
+}
+
+/// What a driver is told about a network.
+#[must_use]
+pub fn driver_request(record: &NetworkRecord, restored: Restored) -> CreateNetwork {
+    CreateNetwork {
         network: record.id,
         name: record.spec.name.clone(),
         restored,
@@ -148,9 +165,8 @@ async fn create_in_driver(
         ipv6: record.spec.ipv6,
         v4: record.v4.clone(),
         v6: record.v6.clone(),
-    };
-    let outcome = world.driver.outcome(op, CreateDriverNetwork(request)).await;
-    world.driver_answered(op, outcome)
+        found: record.found.clone(),
+    }
 }
 
 pub(super) async fn create_endpoint_in_driver(
@@ -158,7 +174,6 @@ pub(super) async fn create_endpoint_in_driver(
     op: &OpCtx,
     record: &EndpointRecord,
     restored: Restored,
-    link: Option<IfName>,
 ) -> Result<EndpointCreated> {
     let request = CreateEndpoint {
         network: record.network,
@@ -169,7 +184,7 @@ pub(super) async fn create_endpoint_in_driver(
         ipv6: record.ipv6,
         mac: record.mac,
         options: record.options.clone(),
-        link,
+        joined: record.attachment.as_ref().map(|at| Present { join: at.join, link: at.link }),
     };
     let outcome = world.driver.outcome(op, CreateDriverEndpoint(request)).await;
     world.driver_answered(op, outcome)

@@ -11,11 +11,15 @@ use netloom_actor_driver::DriverActor;
 use netloom_actor_services::store::Commit;
 use netloom_actor_services::{Outcome, Services, Trouble, answered};
 use netloom_model::{Error, NetworkId, Reason, Result};
-use netloom_runtime::{OpCtx, Port, Saga, saga};
+use netloom_runtime::saga::Patience;
+use netloom_runtime::{EventSink, Fact, OpCtx, Port, Saga, saga};
 use netloom_store::Change;
 
-pub(crate) use create_endpoint::{CreatedEndpoint, attach, commit_attachment, create_endpoint};
+use crate::event::NetworkEvent;
+
+pub(crate) use create_endpoint::{CreatedEndpoint, attach, commit_attachment, create_endpoint, program};
 pub(crate) use detach::{abandon, detach, reap};
+pub use establish::driver_request;
 pub(crate) use establish::{Established, establish, restore_in_driver};
 pub(crate) use remove::{delete_endpoint, delete_network};
 pub(crate) use undo::Undone;
@@ -27,7 +31,11 @@ pub(crate) struct World {
     pub(crate) driver: Port<DriverActor>,
     pub(crate) network: NetworkId,
     pub(crate) needs_ipam: bool,
+    pub(crate) events: EventSink<NetworkEvent>,
 }
+
+/// What an operation has to tell, in order, once the actor has applied it.
+pub(crate) type Facts = Vec<Fact<NetworkEvent>>;
 
 impl World {
     /// Runs a saga whose failure becomes one error.
@@ -43,8 +51,8 @@ impl World {
     }
 
     /// Carries a removal to its end: now, or later as a visible leak.
-    async fn finish(&self, op: &OpCtx, removal: Undone) {
-        saga::finish(&self.services.tools, op, self, removal).await;
+    async fn finish(&self, op: &OpCtx, removal: Undone, patience: Patience) {
+        saga::finish(&self.services.tools, op, self, removal, patience).await;
     }
 
     async fn commit(&self, op: &OpCtx, changes: Vec<Change>) -> Result<()> {

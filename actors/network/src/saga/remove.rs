@@ -5,25 +5,40 @@ use std::fmt::Display;
 use netloom_actor_services::answered;
 use netloom_actor_services::ipam::{QuarantineAddresses, ReleaseAddresses};
 use netloom_actor_services::store::BeginIntent;
-use netloom_model::record::NetworkRecord;
+use netloom_model::record::{AttachmentRecord, EndpointRecord, NetworkRecord};
 use netloom_model::{EndpointId, OpId, Result};
 use netloom_runtime::OpCtx;
+use netloom_runtime::saga::Patience;
 use netloom_store::{Change, Key, RecordKind};
 
 use super::establish::{end_intent, intent_for};
-use super::{Undone, World};
+use super::{Facts, Undone, World};
+use crate::event::NetworkEvent;
 
-/// Deletes an endpoint's record and tells the driver.
-pub(crate) async fn delete_endpoint(world: World, op: OpCtx, endpoint: EndpointId) -> Result<()> {
+/// Deletes an endpoint's record, takes the endpoint out of its sandbox if it is in one, and tells the driver.
+pub(crate) async fn delete_endpoint(
+    world: World,
+    op: OpCtx,
+    record: EndpointRecord,
+    patience: Patience,
+) -> Result<Facts> {
+    let (network, endpoint) = (world.network, record.id);
     let object = format!("endpoint {}", endpoint.short());
     let entry = world.services.tools.ledger.enter(&op, "delete_endpoint", object);
     entry.step("commit");
     world.commit(&op, vec![delete(RecordKind::Endpoint, endpoint)]).await?;
+    let mut told = Facts::new();
+    if let Some(AttachmentRecord { sandbox, join, .. }) = record.attachment {
+        told.push(world.events.fact(&op, NetworkEvent::EndpointDetached { network, endpoint, sandbox }));
+        entry.step("cut the link off");
+        world.finish(&op, Undone::Link(endpoint, join), patience).await;
+    }
+    told.push(world.events.fact(&op, NetworkEvent::EndpointDeleted { network, endpoint, name: record.name }));
     entry.step("driver");
-    world.finish(&op, Undone::DriverEndpoint(endpoint)).await;
+    world.finish(&op, Undone::DriverEndpoint(endpoint), patience).await;
     // Here and not in the actor, which may have died since the commit: nobody else would do it.
     release_addresses(&world, &op, endpoint);
-    Ok(())
+    Ok(told)
 }
 
 /// Gives the addresses of a deleted endpoint back: at once, or when the kernel has let go of its last link.
@@ -49,7 +64,7 @@ pub(crate) async fn delete_network(world: World, op: OpCtx, record: NetworkRecor
         return Err(error);
     }
     entry.step("driver");
-    world.finish(&op, Undone::Network(record.id, OpId(op.id))).await;
+    world.finish(&op, Undone::Network(record.id, OpId(op.id)), Patience::Usual).await;
     Ok(())
 }
 

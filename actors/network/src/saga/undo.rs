@@ -7,9 +7,9 @@ use futures::future::LocalBoxFuture;
 use netloom_actor_driver::{DeleteDriverEndpoint, DeleteDriverNetwork, LeaveDriverEndpoint};
 use netloom_actor_services::ipam::{ReleaseAddresses, ReleasePools};
 use netloom_actor_services::store::EndIntent;
-use netloom_actor_services::{answered, interrupted, panicked};
+use netloom_actor_services::{Dying, answered, interrupted, panicked};
 use netloom_drivers::Leave;
-use netloom_model::{Certainty, EndpointId, Error, NetworkId, OpId, Reason, Result};
+use netloom_model::{Certainty, EndpointId, Error, JoinId, NetworkId, OpId, Reason, Result};
 use netloom_runtime::{OpCtx, Panicked, Undo};
 use netloom_store::{Change, Key, RecordKind};
 
@@ -29,8 +29,8 @@ pub(crate) enum Undone {
     DriverEndpoint(EndpointId),
     /// An endpoint's record.
     EndpointRecord(EndpointId),
-    /// An endpoint's link into a sandbox.
-    Link(EndpointId),
+    /// The link of one join of an endpoint.
+    Link(EndpointId, JoinId),
 }
 
 impl fmt::Display for Undone {
@@ -41,7 +41,7 @@ impl fmt::Display for Undone {
             Self::Addresses(id) => write!(f, "addresses of endpoint {}", id.short()),
             Self::DriverEndpoint(id) => write!(f, "endpoint {} in its driver", id.short()),
             Self::EndpointRecord(id) => write!(f, "record of endpoint {}", id.short()),
-            Self::Link(id) => write!(f, "link of endpoint {}", id.short()),
+            Self::Link(id, join) => write!(f, "link of join {join} of endpoint {}", id.short()),
         }
     }
 }
@@ -75,11 +75,13 @@ impl Undone {
             Self::EndpointRecord(endpoint) => {
                 world.commit(&op, drop_record(RecordKind::Endpoint, endpoint.as_str())).await
             }
-            Self::Link(endpoint) => {
-                let leave = Leave { network: world.network, endpoint };
+            Self::Link(endpoint, join) => {
+                // Until the driver has answered, the link may pass traffic.
+                world.services.quarantine.dying(endpoint, join, Dying::Uncut);
+                let leave = Leave { network: world.network, endpoint, join };
                 let outcome = world.driver.outcome(&op, LeaveDriverEndpoint(leave)).await;
                 let left = world.driver_answered(&op, outcome)?;
-                reap(&world, endpoint, left.remains);
+                reap(&world, endpoint, join, left.remains);
                 Ok(())
             }
         }

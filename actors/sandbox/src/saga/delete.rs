@@ -3,9 +3,10 @@
 use futures::future::join_all;
 use netloom_model::{EndpointId, Result};
 use netloom_runtime::OpCtx;
+use netloom_runtime::saga::Patience;
 use netloom_store::{Change, Key, RecordKind};
 
-use super::leave::detached;
+use super::leave::{LeavePlan, clear, detached};
 use super::{Undone, World};
 use crate::member::Member;
 
@@ -16,31 +17,44 @@ pub(crate) struct Deleted {
     pub(crate) result: Result<()>,
 }
 
-/// Unplugs everything at once and deletes the sandbox; when an endpoint cannot leave, the sandbox stays.
-pub(crate) async fn delete(world: World, op: OpCtx, members: Vec<Member>) -> Result<Deleted> {
+/// Unplugs everything at once and deletes the sandbox. When that fails the sandbox stays, in order, with the
+/// endpoints that could not leave; with force those do not count.
+pub(crate) async fn delete(world: World, op: OpCtx, mut plan: LeavePlan, force: bool) -> Result<Deleted> {
     let object = format!("sandbox {}", world.sandbox.short());
     let entry = world.services.tools.ledger.enter(&op, "delete_sandbox", object);
     entry.step("detach every endpoint");
-    // Nothing is cleared inside: the namespace goes as a whole.
-    let outcomes = join_all(members.iter().map(|member| detached(&world, &op, member))).await;
-    let mut left = Vec::new();
+    let outcomes = join_all(plan.leaving.iter().map(|member| left(&world, &op, member, force))).await;
     let mut result = Ok(());
-    for (member, outcome) in members.iter().zip(outcomes) {
-        match outcome {
-            Ok(()) => left.push(member.endpoint),
-            Err(error) => result = result.and(Err(error)),
+    let mut outcomes = outcomes.into_iter();
+    let mut stay = |_: &mut Member| match outcomes.next() {
+        Some(Err(error)) => {
+            result = std::mem::replace(&mut result, Ok(())).and(Err(error));
+            true
         }
+        _ => false,
+    };
+    plan.rest = plan.leaving.extract_if(.., &mut stay).collect();
+    if result.is_ok() || force {
+        entry.step("commit");
+        let key = Key::new(RecordKind::Sandbox, world.sandbox.as_str());
+        result = world.commit(&op, vec![Change::Delete { key }]).await;
     }
+    let left = plan.leaving.iter().map(|member| member.endpoint).collect();
     if result.is_err() {
+        // It lives on, so it must be right inside: the way out may have to be another one.
+        clear(&world, &op, plan).await;
         return Ok(Deleted { left, result });
     }
-    entry.step("commit");
-    let key = Key::new(RecordKind::Sandbox, world.sandbox.as_str());
-    if let Err(error) = world.commit(&op, vec![Change::Delete { key }]).await {
-        return Ok(Deleted { left, result: Err(error) });
-    }
+    // Nothing is cleared inside: the namespace goes as a whole.
     entry.step("delete the namespace");
-    let op = op.for_undo(world.services.operation_timeout);
-    world.finish(&op, Undone::Netns(world.netns)).await;
+    let op = op.renewed(world.services.operation_timeout);
+    let patience = if force { Patience::Short } else { Patience::Usual };
+    world.finish(&op, Undone::Netns(world.netns), patience).await;
     Ok(Deleted { left, result: Ok(()) })
+}
+
+/// Has an endpoint leave. With force it is given a moment only: what is stuck must not hold the deletion up.
+async fn left(world: &World, op: &OpCtx, member: &Member, force: bool) -> Result<()> {
+    let op = if force { op.for_undo(Patience::Short.allowed()) } else { op.clone() };
+    detached(world, &op, member).await
 }

@@ -8,6 +8,13 @@ use netloom_store::{Change, Key, RecordKind, encode};
 
 use super::{Undone, World};
 
+/// The change that records a sandbox.
+pub(super) fn record_of(record: &SandboxRecord) -> Result<Change> {
+    let key = Key::new(RecordKind::Sandbox, record.id.as_str());
+    let value = encode(record).map_err(|error| Error::internal(error.to_string()))?;
+    Ok(Change::Put { key, value })
+}
+
 /// Makes the namespace and commits the record.
 pub(crate) async fn establish(world: World, op: OpCtx, record: SandboxRecord) -> Result<()> {
     let object = format!("sandbox {} of container {:?}", record.id.short(), record.spec.container_id);
@@ -16,9 +23,7 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: SandboxRecord) ->
         let create = world.execute(&op, vec![Op::CreateNetns { name }]);
         saga.step("make the namespace", Undone::Netns(Netns::Named(name)), create).await?;
         saga.step("commit", Undone::Record(record.id), async {
-            let key = Key::new(RecordKind::Sandbox, record.id.as_str());
-            let value = encode(&record).map_err(|error| Error::internal(error.to_string()))?;
-            world.commit(&op, vec![Change::Put { key, value }]).await
+            world.commit(&op, vec![record_of(&record)?]).await
         })
         .await
     });

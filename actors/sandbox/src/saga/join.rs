@@ -1,14 +1,13 @@
 //! Plugging an endpoint in.
 
-use std::collections::BTreeMap;
-
 use netloom_actor_network::{AttachEndpoint, Attachment, CommitAttachment, ProgramEndpoint, RevokeEndpoint};
 use netloom_drivers::Interface;
 use netloom_kernel::{Netns, Op, Route};
-use netloom_model::{Error, Reason, Result};
+use netloom_model::record::SandboxRecord;
+use netloom_model::{Certainty, Error, Reason, Result};
 use netloom_runtime::{OpCtx, Saga};
 
-use super::{Undone, World};
+use super::{Undone, World, record_of};
 use crate::gateway::{Gateways, elect};
 use crate::member::Member;
 use crate::message::JoinSandbox;
@@ -17,8 +16,8 @@ use crate::message::JoinSandbox;
 #[derive(Clone, Debug)]
 pub(crate) struct JoinPlan {
     pub(crate) command: JoinSandbox,
-    pub(crate) index: u32,
-    pub(crate) labels: BTreeMap<String, String>,
+    /// Its record as it is; the number of the next interface is in it.
+    pub(crate) record: SandboxRecord,
     pub(crate) members: Vec<Member>,
     pub(crate) gateways: Gateways,
 }
@@ -28,40 +27,71 @@ pub(crate) struct JoinPlan {
 pub(crate) struct Joined {
     pub(crate) member: Member,
     pub(crate) gateways: Gateways,
+    /// The number of the next interface.
+    pub(crate) interfaces: u32,
+}
+
+/// How many names of interfaces are tried: one may be in use by what the container made itself, or by the
+/// remains of an earlier join that the kernel has not let go of yet.
+const NAMES: u32 = 16;
+
+/// What the kernel answers when a link's new name is in use.
+const EEXIST: i32 = 17;
+
+/// Plugs an endpoint in under the first name that is free.
+pub(crate) async fn join(world: World, op: OpCtx, mut plan: JoinPlan) -> Result<Joined> {
+    for _ in 1..NAMES {
+        match try_join(&world, &op, &plan).await {
+            Err(error) if is_name_taken(&error) => {
+                tracing::info!(%error, "trying the next name");
+                plan.record.interfaces += 1;
+            }
+            outcome => return outcome,
+        }
+    }
+    try_join(&world, &op, &plan).await
+}
+
+fn is_name_taken(error: &Error) -> bool {
+    matches!(error.reason(), Reason::LinkTaken { .. }) && error.certainty() == Certainty::Aborted
 }
 
 /// Has the network make the link, sets it up inside, moves the default route if the newcomer wins the
 /// election, and commits.
-pub(crate) async fn join(world: World, op: OpCtx, plan: JoinPlan) -> Result<Joined> {
+async fn try_join(world: &World, op: &OpCtx, plan: &JoinPlan) -> Result<Joined> {
     let JoinSandbox { endpoint, network, spec } = plan.command;
     let object = format!("endpoint {} to sandbox {}", endpoint.short(), world.sandbox.short());
-    let joined = world.saga(&op, "join_sandbox", object, async |saga| {
+    let join = world.services.joins.next();
+    let joined = world.saga(op, "join_sandbox", object, async |saga| {
         let attach = AttachEndpoint {
             endpoint,
             sandbox: world.sandbox,
+            join,
             netns: world.netns,
-            index: plan.index,
+            index: plan.record.interfaces,
             priority: spec.priority,
-            labels: plan.labels.clone(),
+            labels: plan.record.spec.labels.clone(),
         };
-        let undo = Undone::Attachment(network, endpoint, plan.index);
-        let attachment = saga.step("attach", undo, world.ask_network(&op, network, attach)).await?;
+        let undo = Undone::Attachment(network, endpoint, join);
+        let attachment = saga.step("attach", undo, world.ask_network(op, network, attach)).await?;
         let member = Member::attached(endpoint, network, spec.priority, &attachment);
         let mut members = plan.members.clone();
         members.push(member.clone());
         let gateways = elect(&members);
 
         if let Interface::Move { from } = attachment.interface {
-            move_in(saga, &world, &op, from, &member).await?;
+            move_in(saga, world, op, from, &member).await?;
         }
-        let ops = set_up(&world, &attachment, &member, plan.gateways, gateways);
+        let ops = set_up(world, &attachment, &member, plan.gateways, gateways);
         let back = gateways.change(plan.gateways, world.netns);
-        saga.step("set it up inside", Undone::Plumbing(back), world.execute(&op, ops)).await?;
-        hand_over(saga, &world, &op, &plan, &members, gateways).await?;
+        saga.step("set it up inside", Undone::Plumbing(back), world.execute(op, ops)).await?;
+        hand_over(saga, world, op, plan, &members, gateways).await?;
 
-        let commit = world.ask_network(&op, network, CommitAttachment(endpoint, world.sandbox));
+        let interfaces = plan.record.interfaces + 1;
+        let beside = record_of(&SandboxRecord { interfaces, ..plan.record.clone() })?;
+        let commit = world.ask_network(op, network, CommitAttachment { endpoint, join, beside });
         saga.step("commit", None, async { commit.await.map_err(forgotten) }).await?;
-        Ok(Joined { member, gateways })
+        Ok(Joined { member, gateways, interfaces })
     });
     joined.await
 }
@@ -110,7 +140,16 @@ async fn move_in(
     let (netns, name) = (world.netns, member.ifname);
     let there = Op::MoveLink { from: Netns::Host, name: from, to: netns, rename: name };
     let back = Op::MoveLink { from: netns, name, to: Netns::Host, rename: from };
-    saga.step("move the link in", Undone::Plumbing(vec![back]), world.execute(op, vec![there])).await
+    saga.step("move the link in", Undone::Plumbing(vec![back]), async {
+        let moved = world.execute(op, vec![there]).await;
+        moved.map_err(|error| match error.reason() {
+            Reason::Kernel { errno: EEXIST, .. } => {
+                Reason::LinkTaken { ifname: name, why: error.to_string() }.into()
+            }
+            _ => error,
+        })
+    })
+    .await
 }
 
 /// Takes the way in from outside away from the old provider and gives it to the new one.
@@ -129,13 +168,14 @@ async fn hand_over(
     let network_of =
         |id| members.iter().find(|member| Some(member.endpoint) == id).map(|member| member.network);
     if let (Some(endpoint), Some(network)) = (old, network_of(old)) {
-        let undo = Undone::LostConnectivity(network, endpoint, plan.labels.clone());
-        let revoke = world.ask_network(op, network, RevokeEndpoint(endpoint));
+        let undo = Undone::LostConnectivity(network, endpoint, plan.record.spec.labels.clone());
+        let revoke = world.ask_network(op, network, RevokeEndpoint(endpoint, world.sandbox));
         saga.step("revoke the old way out", undo, revoke).await?;
     }
     if let (Some(endpoint), Some(network)) = (new, network_of(new)) {
         let undo = Undone::Connectivity(network, endpoint);
-        let program = world.ask_network(op, network, ProgramEndpoint(endpoint, plan.labels.clone()));
+        let labels = plan.record.spec.labels.clone();
+        let program = world.ask_network(op, network, ProgramEndpoint(endpoint, world.sandbox, labels));
         saga.step("program the new way out", undo, async { program.await.map_err(forgotten) }).await?;
     }
     Ok(())

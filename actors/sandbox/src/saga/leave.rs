@@ -4,47 +4,68 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use netloom_actor_network::{DetachEndpoint, ProgramEndpoint, RevokeEndpoint};
+use netloom_actor_network::{DetachEndpoint, RevokeEndpoint};
 use netloom_model::{ErrorKind, Reason, Result};
 use netloom_runtime::OpCtx;
+use netloom_runtime::saga::Patience;
 
 use super::{Undone, World};
-use crate::gateway::Gateways;
+use crate::gateway::{Gateways, elect};
 use crate::member::Member;
 
-/// Has the network cut the endpoint off, clears what is left of it inside, and gives the default route to
+/// What a sandbox has before endpoints leave it.
+#[derive(Clone, Debug)]
+pub(crate) struct LeavePlan {
+    pub(crate) leaving: Vec<Member>,
+    pub(crate) rest: Vec<Member>,
+    /// The gateways that are in effect.
+    pub(crate) before: Gateways,
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+impl LeavePlan {
+    /// The gateways once those that leave have left.
+    pub(crate) fn after(&self) -> Gateways {
+        elect(&self.rest)
+    }
+}
+
+/// Has the network cut an endpoint off, clears what is left of it inside, and gives the default route to
 /// the next in line.
-pub(crate) async fn leave(
-    world: World,
-    op: OpCtx,
-    leaving: Member,
-    rest: Vec<Member>,
-    (before, after): (Gateways, Gateways),
-    labels: BTreeMap<String, String>,
-) -> Result<()> {
-    let object = format!("endpoint {} from sandbox {}", leaving.endpoint.short(), world.sandbox.short());
-    let entry = world.services.tools.ledger.enter(&op, "leave_sandbox", object);
-    entry.step("detach");
-    detached(&world, &op, &leaving).await?;
-    let op = op.for_undo(world.services.operation_timeout);
+pub(crate) async fn leave(world: World, op: OpCtx, plan: LeavePlan) -> Result<()> {
+    for leaving in &plan.leaving {
+        let object = format!("endpoint {} from sandbox {}", leaving.endpoint.short(), world.sandbox.short());
+        let entry = world.services.tools.ledger.enter(&op, "leave_sandbox", object);
+        entry.step("detach");
+        detached(&world, &op, leaving).await?;
+    }
+    clear(&world, &op, plan).await;
+    Ok(())
+}
+
+/// Clears what is left inside of endpoints that were cut off: their addresses, and their part in the way out.
+/// What fails is retried behind the caller's back.
+pub(super) async fn clear(world: &World, op: &OpCtx, plan: LeavePlan) {
+    let object = format!("sandbox {}", world.sandbox.short());
+    let entry = world.services.tools.ledger.enter(op, "clear_sandbox", object);
+    let op = op.renewed(world.services.operation_timeout);
+    let after = plan.after();
+    let LeavePlan { leaving, rest, before, labels } = plan;
     entry.step("clear what is left inside");
     let mut ops = before.change(after, world.netns);
-    ops.extend(leaving.undress(world.netns));
-    world.finish(&op, Undone::Plumbing(ops)).await;
-    if before.provider() == Some(leaving.endpoint) {
-        entry.step("hand the way out over");
-        let _ = world.ask_network(&op, leaving.network, RevokeEndpoint(leaving.endpoint)).await;
-        let next = rest.iter().find(|member| Some(member.endpoint) == after.provider());
-        if let Some(next) = next {
-            let program = ProgramEndpoint(next.endpoint, labels.clone());
-            if let Err(error) = world.ask_network(&op, next.network, program).await {
-                tracing::warn!(%error, "cannot program the new way out");
-                let again = Undone::LostConnectivity(next.network, next.endpoint, labels);
-                world.finish(&op, again).await;
-            }
-        }
+    ops.extend(leaving.iter().flat_map(|member| member.undress(world.netns)));
+    world.finish(&op, Undone::Plumbing(ops), Patience::Usual).await;
+    let provider = before.provider();
+    let Some(old) = leaving.iter().find(|member| Some(member.endpoint) == provider) else { return };
+    entry.step("hand the way out over");
+    let revoke = RevokeEndpoint(old.endpoint, world.sandbox);
+    // An endpoint that has left has lost it in any case.
+    let _ = world.ask_network(&op, old.network, revoke).await;
+    let next = rest.iter().find(|member| Some(member.endpoint) == after.provider());
+    if let Some(next) = next {
+        let gained = Undone::LostConnectivity(next.network, next.endpoint, labels);
+        world.finish(&op, gained, Patience::Usual).await;
     }
-    Ok(())
 }
 
 /// How often a network that is being started again is asked.

@@ -4,6 +4,7 @@ mod delete;
 mod establish;
 mod join;
 mod leave;
+mod restore;
 mod undo;
 
 use netloom_actor_network::{NetworkActor, Networks};
@@ -11,13 +12,16 @@ use netloom_actor_services::store::Commit;
 use netloom_actor_services::{Services, Trouble, answered};
 use netloom_kernel::{Netns, Op};
 use netloom_model::{Error, NetworkId, ObjectKind, Result, SandboxId};
+use netloom_runtime::saga::Patience;
 use netloom_runtime::{Addr, Handle, Message, OpCtx, Saga, saga};
 use netloom_store::Change;
 
 pub(crate) use delete::{Deleted, delete};
 pub(crate) use establish::establish;
+use establish::record_of;
 pub(crate) use join::{JoinPlan, Joined, join};
-pub(crate) use leave::leave;
+pub(crate) use leave::{LeavePlan, leave};
+pub(crate) use restore::restore;
 pub(crate) use undo::Undone;
 
 /// Everybody whom the sagas of one sandbox ask.
@@ -54,8 +58,8 @@ impl World {
     }
 
     /// Carries a removal to its end: now, or later as a visible leak.
-    async fn finish(&self, op: &OpCtx, removal: Undone) {
-        saga::finish(&self.services.tools, op, self, removal).await;
+    async fn finish(&self, op: &OpCtx, removal: Undone, patience: Patience) {
+        saga::finish(&self.services.tools, op, self, removal, patience).await;
     }
 
     async fn commit(&self, op: &OpCtx, changes: Vec<Change>) -> Result<()> {

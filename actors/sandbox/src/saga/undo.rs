@@ -7,7 +7,7 @@ use futures::future::LocalBoxFuture;
 use netloom_actor_network::{AbandonAttachment, ProgramEndpoint, RevokeEndpoint};
 use netloom_actor_services::{interrupted, panicked};
 use netloom_kernel::{Netns, Op};
-use netloom_model::{Certainty, EndpointId, Error, ErrorKind, NetworkId, Result, SandboxId};
+use netloom_model::{Certainty, EndpointId, Error, ErrorKind, JoinId, NetworkId, Reason, Result, SandboxId};
 use netloom_runtime::{OpCtx, Panicked, Undo};
 use netloom_store::{Change, Key, RecordKind};
 
@@ -20,8 +20,8 @@ pub(crate) enum Undone {
     Netns(Netns),
     /// The sandbox's record.
     Record(SandboxId),
-    /// The attachment of a failed join, with the number of its interface.
-    Attachment(NetworkId, EndpointId, u32),
+    /// The attachment of a failed join.
+    Attachment(NetworkId, EndpointId, JoinId),
     /// What was done inside the namespace, with what takes it back.
     Plumbing(Vec<Op>),
     /// The way in from outside that an endpoint was given.
@@ -60,16 +60,18 @@ impl Undone {
                 let key = Key::new(RecordKind::Sandbox, sandbox.as_str());
                 world.commit(&op, vec![Change::Delete { key }]).await
             }
-            Self::Attachment(network, endpoint, index) => {
-                let abandon = AbandonAttachment { endpoint, sandbox: world.sandbox, index };
+            Self::Attachment(network, endpoint, join) => {
+                let abandon = AbandonAttachment { endpoint, join };
                 gone_is_fine(world.ask_network(&op, network, abandon).await)
             }
             Self::Plumbing(ops) => world.remove(&op, ops).await,
             Self::Connectivity(network, endpoint) => {
-                gone_is_fine(world.ask_network(&op, network, RevokeEndpoint(endpoint)).await)
+                let revoke = RevokeEndpoint(endpoint, world.sandbox);
+                not_there_is_fine(world.ask_network(&op, network, revoke).await)
             }
             Self::LostConnectivity(network, endpoint, labels) => {
-                gone_is_fine(world.ask_network(&op, network, ProgramEndpoint(endpoint, labels)).await)
+                let program = ProgramEndpoint(endpoint, world.sandbox, labels);
+                not_there_is_fine(world.ask_network(&op, network, program).await)
             }
         }
     }
@@ -80,6 +82,14 @@ fn gone_is_fine(outcome: Result<()>) -> Result<()> {
     match outcome {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         outcome => outcome,
+    }
+}
+
+/// An endpoint that has left meanwhile has neither a way in to lose nor one to be given.
+fn not_there_is_fine(outcome: Result<()>) -> Result<()> {
+    match outcome {
+        Err(error) if matches!(error.reason(), Reason::NotJoined { .. }) => Ok(()),
+        outcome => gone_is_fine(outcome),
     }
 }
 

@@ -172,6 +172,7 @@ mod tests {
                 auxiliary: BTreeMap::new(),
             }],
             v6: Vec::new(),
+            found: BTreeMap::new(),
         }
     }
 

@@ -4,95 +4,96 @@ use std::net::Ipv6Addr;
 use std::sync::{Arc, OnceLock};
 
 use ipnet::{IpNet, Ipv6Net};
-use netloom_kernel::{KernelError, LinkKind, LinkTag, Netns, Op, execute_all};
+use netloom_kernel::{KernelError, LinkKind, LinkTag, LinkView, Netns, Op, execute_all};
 use netloom_model::{Error, Holder, IfName, ObjectKind, Reason, Result};
 
 use super::config::BridgeConfig;
+use super::found::{Before, Found};
 use crate::driver::DriverCx;
+use crate::request::Left;
 
-/// What was changed on a device that somebody else made, so that exactly this is taken back.
-#[derive(Debug, Default)]
-pub(super) struct Changes {
-    addresses: Vec<IpNet>,
-    set_up: bool,
-}
-
-/// Known once the device is dressed.
-pub(super) type Added = Arc<OnceLock<Changes>>;
+/// Set when somebody else's bridge may have been changed: before that there is nothing to put back.
+pub(super) type Touched = Arc<OnceLock<()>>;
 
 /// Every bridge with IPv6 answers under this address too, as libnetwork's do (`setup_ipv6.go`).
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-enum Device {
-    /// Made just now.
-    Made,
-    /// Ours from before.
-    Ours,
-    /// Somebody else's bridge that the caller named, and whether it was down.
-    Adopted { down: bool },
+/// The addresses of a network's bridge.
+fn addresses(config: &BridgeConfig) -> Vec<IpNet> {
+    let link_local = IpNet::V6(Ipv6Net::new_assert(LINK_LOCAL, 64));
+    let v6 = config.address6.map(|address| [link_local, IpNet::V6(address)]);
+    v6.into_iter().flatten().chain([IpNet::V4(config.address)]).collect()
+}
+
+/// The setting that keeps IPv6 off the bridge.
+fn ipv6_switch(config: &BridgeConfig) -> String {
+    format!("ipv6/conf/{}/disable_ipv6", config.bridge)
+}
+
+/// Looks at what has the name of the bridge before anything is changed.
+pub(super) async fn survey(cx: &DriverCx, config: &BridgeConfig) -> Result<Found> {
+    let Some(link) = find(cx, config.bridge).await? else { return Ok(Found::default()) };
+    match identify(&link, config)? {
+        Device::Ours => Ok(Found::default()),
+        Device::Foreign => {
+            let all = cx.kernel.addresses(Netns::Host, cx.deadline).await?;
+            let own = all.into_iter().filter(|view| view.link == link.index).map(|view| view.address);
+            let addresses = own.collect();
+            let disable_ipv6 = match config.address6 {
+                Some(_) => {
+                    Some(cx.kernel.read_setting(Netns::Host, &ipv6_switch(config), cx.deadline).await?)
+                }
+                None => None,
+            };
+            Ok(Found { bridge: Some(Before { up: link.up, addresses, disable_ipv6 }) })
+        }
+    }
 }
 
 /// Makes the device, or adopts one that is there, and gives it its addresses. Tells whether it was made.
-pub(super) async fn set_up(cx: DriverCx, config: BridgeConfig, added: Added) -> Result<bool> {
-    let device = make_or_adopt(&cx, &config).await?;
+pub(super) async fn set_up(
+    cx: &DriverCx,
+    config: &BridgeConfig,
+    found: &Found,
+    touched: &Touched,
+) -> Result<bool> {
+    let made = make_or_adopt(cx, config, found, touched).await?;
     let name = config.bridge;
     let mut ops = Vec::new();
-    if let Some(address6) = config.address6 {
-        let key = format!("ipv6/conf/{name}/disable_ipv6");
-        ops.push(Op::Sysctl { netns: Netns::Host, key, value: "0".into() });
-        let link_local = Ipv6Net::new_assert(LINK_LOCAL, 64);
-        ops.push(add(name, IpNet::V6(link_local)));
-        ops.push(add(name, IpNet::V6(address6)));
+    let on_already = found.bridge.as_ref().is_some_and(|before| before.disable_ipv6.as_deref() == Some("0"));
+    if config.address6.is_some() && !on_already {
+        ops.push(Op::Sysctl { netns: Netns::Host, key: ipv6_switch(config), value: "0".into() });
     }
-    ops.push(add(name, IpNet::V4(config.address)));
+    ops.extend(addresses(config).into_iter().map(|address| Op::AddAddress {
+        netns: Netns::Host,
+        link: name,
+        address,
+    }));
     ops.push(Op::SetLink { netns: Netns::Host, name, up: true });
     let results = cx.kernel.execute(ops.clone(), cx.deadline).await;
-    let mut changes = Changes::default();
-    let mut outcome = Ok(());
-    for (op, result) in ops.iter().zip(results) {
-        match (op, result) {
-            (Op::AddAddress { address, .. }, Ok(())) => changes.addresses.push(*address),
-            (Op::AddAddress { .. }, Err(error)) if error.already_there() => {}
-            (Op::SetLink { .. }, Ok(())) => changes.set_up = matches!(device, Device::Adopted { down: true }),
-            (_, Ok(())) => {}
-            (_, Err(error)) => outcome = outcome.and(Err(error)),
-        }
-    }
-    if matches!(device, Device::Adopted { .. }) {
-        let _ = added.set(changes);
-    }
-    outcome?;
-    Ok(matches!(device, Device::Made))
+    let failed = ops.iter().zip(results).find_map(|(op, result)| {
+        let there = |error: &KernelError| matches!(op, Op::AddAddress { .. }) && error.already_there();
+        result.err().filter(|error| !there(error))
+    });
+    failed.map_or(Ok(made), |error| Err(error.into()))
 }
 
-fn add(link: netloom_model::IfName, address: IpNet) -> Op {
-    Op::AddAddress { netns: Netns::Host, link, address }
+/// Whose a link of the bridge's name is.
+enum Device {
+    /// This network's, from before.
+    Ours,
+    /// Somebody else's bridge that the caller named.
+    Foreign,
 }
 
-async fn make_or_adopt(cx: &DriverCx, config: &BridgeConfig) -> Result<Device> {
-    let create = Op::CreateBridge {
-        name: config.bridge,
-        mac: Some(config.mac),
-        mtu: config.mtu,
-        tag: config.tag.clone(),
-    };
-    match execute_all(&*cx.kernel, vec![create], cx.deadline).await {
-        Ok(()) => return Ok(Device::Made),
-        Err(error) if error.already_there() => {}
-        Err(error) => return Err(error.into()),
-    }
-    let links = cx.kernel.links(Netns::Host, cx.deadline).await?;
-    let Some(link) = links.into_iter().find(|link| link.name == config.bridge) else {
-        // It vanished between the two calls; whoever removed it may do so again.
-        return Err(Error::internal(format!("bridge {} came and went", config.bridge)));
-    };
+fn identify(link: &LinkView, config: &BridgeConfig) -> Result<Device> {
     match link.tag() {
         Some(tag) if tag == config.tag => Ok(Device::Ours),
         Some(tag) => {
             let holder = Holder::new(ObjectKind::Network, &tag.id, format!("of engine {}", tag.instance));
             Err(Reason::NameTaken { name: config.bridge.to_string(), holder }.into())
         }
-        None if link.kind == LinkKind::Bridge => Ok(Device::Adopted { down: !link.up }),
+        None if link.kind == LinkKind::Bridge => Ok(Device::Foreign),
         None => {
             let why = "a link of this name exists and is not a bridge";
             Err(Error::invalid(super::config::NAME, config.bridge, why))
@@ -100,16 +101,51 @@ async fn make_or_adopt(cx: &DriverCx, config: &BridgeConfig) -> Result<Device> {
     }
 }
 
-/// The host's links that carry this mark: for a driver that was restarted and forgot their names.
-pub(super) async fn marked(cx: &DriverCx, tag: &LinkTag) -> Result<Vec<IfName>> {
-    let links = cx.kernel.links(Netns::Host, cx.deadline).await?;
-    Ok(links.into_iter().filter(|link| link.tag().as_ref() == Some(tag)).map(|link| link.name).collect())
+/// Tells whether the device was made.
+async fn make_or_adopt(
+    cx: &DriverCx,
+    config: &BridgeConfig,
+    found: &Found,
+    touched: &Touched,
+) -> Result<bool> {
+    let create = Op::CreateBridge {
+        name: config.bridge,
+        mac: Some(config.mac),
+        mtu: config.mtu,
+        tag: config.tag.clone(),
+    };
+    match execute_all(&*cx.kernel, vec![create], cx.deadline).await {
+        Ok(()) => return Ok(true),
+        Err(error) if error.already_there() => {}
+        Err(error) => return Err(error.into()),
+    }
+    let Some(link) = find(cx, config.bridge).await? else {
+        // It vanished between the two calls; whoever removed it may do so again.
+        return Err(Error::internal(format!("bridge {} came and went", config.bridge)));
+    };
+    match identify(&link, config)? {
+        Device::Ours => {}
+        Device::Foreign if found.bridge.is_none() && touched.get().is_none() => {
+            let by = "somebody who made it a moment ago".into();
+            return Err(Reason::InUse { what: format!("bridge {}", config.bridge), by }.into());
+        }
+        Device::Foreign => {
+            let _ = touched.set(());
+        }
+    }
+    Ok(false)
 }
 
-/// Removes whatever carries this mark.
+/// Removes whatever carries this mark: for a driver that was restarted and forgot the names.
 pub(super) async fn remove_marked(cx: DriverCx, tag: LinkTag) -> Result<()> {
-    let delete = |name| Op::DeleteLink { name, tag: Some(tag.clone()) };
-    let ops: Vec<_> = marked(&cx, &tag).await?.into_iter().map(delete).collect();
+    let links = cx.kernel.links(Netns::Host, cx.deadline).await?;
+    let marked = links.into_iter().filter(|link| link.tag().as_ref() == Some(&tag));
+    let ops: Vec<_> = marked.map(|link| Op::DeleteLink { name: link.name, tag: Some(tag.clone()) }).collect();
+    remove(&cx, ops).await
+}
+
+/// Carries out removals; what is gone already is fine.
+async fn remove(cx: &DriverCx, ops: Vec<Op>) -> Result<()> {
     if ops.is_empty() {
         return Ok(());
     }
@@ -118,29 +154,36 @@ pub(super) async fn remove_marked(cx: DriverCx, tag: LinkTag) -> Result<()> {
     failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Removes the device if it is ours; from somebody else's, removes what we added.
-pub(super) async fn take_down(cx: DriverCx, config: BridgeConfig, added: Added) -> Result<()> {
-    let delete = Op::DeleteLink { name: config.bridge, tag: Some(config.tag) };
+/// Removes the device if it is ours; from somebody else's, takes back what we changed.
+pub(super) async fn take_down(
+    cx: &DriverCx,
+    config: BridgeConfig,
+    found: &Found,
+    touched: &Touched,
+) -> Result<()> {
+    let delete = Op::DeleteLink { name: config.bridge, tag: Some(config.tag.clone()) };
     match execute_all(&*cx.kernel, vec![delete], cx.deadline).await {
         Ok(()) => Ok(()),
         Err(error) if error.already_gone() => Ok(()),
-        Err(error) if error.errno == EPERM => undress(&cx, config.bridge, &added).await,
+        Err(error) if error.errno == EPERM && touched.get().is_some() => undress(cx, &config, found).await,
+        Err(error) if error.errno == EPERM => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
-async fn undress(cx: &DriverCx, link: netloom_model::IfName, added: &Added) -> Result<()> {
-    let Some(changes) = added.get() else { return Ok(()) };
-    let netns = Netns::Host;
-    let mut ops: Vec<_> = changes
-        .addresses
-        .iter()
-        .map(|address| Op::DeleteAddress { netns, link, address: *address })
-        .collect();
-    ops.extend(changes.set_up.then_some(Op::SetLink { netns, name: link, up: false }));
-    let results = cx.kernel.execute(ops, cx.deadline).await;
-    let failed = results.into_iter().find_map(|result| result.err().filter(|error| !error.already_gone()));
-    failed.map_or(Ok(()), |error| Err(error.into()))
+async fn undress(cx: &DriverCx, config: &BridgeConfig, found: &Found) -> Result<()> {
+    let (netns, link) = (Netns::Host, config.bridge);
+    let kept = found.bridge.as_ref().map_or(&[][..], |before| &before.addresses);
+    let added = addresses(config).into_iter().filter(|address| !kept.contains(address));
+    let mut ops: Vec<_> = added.map(|address| Op::DeleteAddress { netns, link, address }).collect();
+    let setting = found.bridge.as_ref().and_then(|before| before.disable_ipv6.clone());
+    if let Some(value) = setting.filter(|value| value != "0") {
+        ops.push(Op::Sysctl { netns, key: ipv6_switch(config), value });
+    }
+    if found.bridge.as_ref().is_some_and(|before| !before.up) {
+        ops.push(Op::SetLink { netns, name: link, up: false });
+    }
+    remove(cx, ops).await
 }
 
 /// `EPERM`: what [`Op::DeleteLink`] answers for a link without the expected tag.
@@ -149,13 +192,60 @@ const EPERM: i32 = 1;
 /// `EXFULL`: what a bridge answers that has no port number left.
 const EXFULL: i32 = 54;
 
-/// Turns the kernel's "exchange full" into words.
-pub(super) fn full_or(error: KernelError, config: &BridgeConfig) -> Error {
-    if error.errno == EXFULL { full(config) } else { error.into() }
+/// Turns what the kernel says about a new link into words.
+pub(super) fn refusal(error: KernelError, ifname: IfName, config: &BridgeConfig) -> Error {
+    if error.errno == EXFULL {
+        return full(config);
+    }
+    if error.already_there() {
+        return Reason::LinkTaken { ifname, why: error.to_string() }.into();
+    }
+    error.into()
 }
 
 /// A bridge has no port left.
 pub(super) fn full(config: &BridgeConfig) -> Error {
     let object = format!("bridge {} of network {:?}", config.bridge, config.network_name);
     Reason::Full { object, limit: super::MAX_PORTS as u64, what: "joined endpoints" }.into()
+}
+
+/// Whether a link of the host's carries this mark.
+pub(super) async fn carries(cx: &DriverCx, name: IfName, tag: &LinkTag) -> Result<bool> {
+    Ok(find(cx, name).await?.is_some_and(|link| link.tag().as_ref() == Some(tag)))
+}
+
+async fn find(cx: &DriverCx, name: IfName) -> Result<Option<LinkView>> {
+    let found = cx.kernel.find_links(Netns::Host, vec![name], cx.deadline).await?;
+    Ok(found.into_iter().next().flatten())
+}
+
+/// Cuts a link off, at once; its deletion remains.
+pub(super) async fn cut(cx: &DriverCx, name: IfName, tag: LinkTag) -> Result<Left> {
+    let delete = Op::DeleteLink { name, tag: Some(tag) };
+    match execute_all(&*cx.kernel, vec![Op::CutLink { name }], cx.deadline).await {
+        Ok(()) => Ok(Left { remains: vec![delete] }),
+        Err(error) if error.already_gone() => Ok(Left::default()),
+        Err(error) => {
+            // It may still pass traffic, so the caller has to wait for its deletion.
+            tracing::warn!(%error, link = %name, "cannot cut a link off; deleting it at once");
+            match execute_all(&*cx.kernel, vec![delete], cx.deadline).await {
+                Err(error) if !error.already_gone() => Err(error.into()),
+                Ok(()) | Err(_) => Ok(Left::default()),
+            }
+        }
+    }
+}
+
+/// Makes a link a port of its bridge again if it is none: a bridge that was removed has lost its ports, and
+/// its successor does not get them by itself. Tells what had to be done.
+pub(super) async fn put_back(cx: &DriverCx, link: IfName, bridge: IfName) -> Result<Option<String>> {
+    let found = cx.kernel.find_links(Netns::Host, vec![bridge, link], cx.deadline).await?;
+    let [Some(device), Some(port)] = found.as_slice() else { return Ok(None) };
+    if port.master == Some(device.index) {
+        return Ok(None);
+    }
+    let master = Op::SetMaster { name: link, master: Some(bridge) };
+    let up = Op::SetLink { netns: Netns::Host, name: link, up: true };
+    execute_all(&*cx.kernel, vec![master, up], cx.deadline).await?;
+    Ok(Some(format!("port {link} of bridge {bridge}")))
 }

@@ -6,21 +6,25 @@
 
 pub mod config;
 mod device;
+mod found;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use futures::FutureExt;
 use netloom_kernel::{LinkTag, Op, execute_all};
-use netloom_model::{EndpointId, Error, Holder, IfName, MacAddr, NetworkId, ObjectKind, Reason, Result};
+use netloom_model::{
+    Certainty, EndpointId, Error, Holder, IfName, JoinId, MacAddr, NetworkId, ObjectKind, Reason, Result,
+};
 use rustc_hash::FxBuildHasher;
 
 use self::config::BridgeConfig;
-use self::device::Added;
+use self::device::Touched;
+use self::found::Found;
 use crate::driver::{Begun, Driver, DriverCx, done};
 use crate::request::{
     Capability, CreateEndpoint, CreateNetwork, EndpointCreated, Interface, Join, Joined, Leave, Left,
-    NetworkCreated, OperInfo, Restored, Scope,
+    NetworkCreated, OperInfo, Present, Restored, Scope,
 };
 
 /// The driver's type.
@@ -37,42 +41,41 @@ pub struct Bridge {
     /// Deleted or forgotten networks whose devices are not gone for sure: a deletion that failed is asked for
     /// again.
     going: HashMap<NetworkId, Going, FxBuildHasher>,
-    /// The same for the links of endpoints that left.
-    leaving: HashMap<EndpointId, Leaving, FxBuildHasher>,
-    /// Makes the names of links differ between joins of one endpoint: an earlier link may still be dying.
-    joins: u16,
 }
 
 #[derive(Debug)]
 struct Network {
     config: BridgeConfig,
-    added: Added,
+    found: Found,
+    touched: Touched,
     endpoints: HashMap<EndpointId, Endpoint, FxBuildHasher>,
     ports: usize,
 }
 
-/// Set by the slow part of a removal when it has succeeded.
+/// Set by a slow part that found out that there is nothing (any more).
 type Gone = Arc<OnceLock<()>>;
 
 #[derive(Clone, Debug)]
 struct Going {
     config: BridgeConfig,
-    added: Added,
-    gone: Gone,
-}
-
-#[derive(Clone, Debug)]
-struct Leaving {
-    /// Unknown to a driver that was restarted.
-    link: Option<IfName>,
+    found: Found,
+    touched: Touched,
     gone: Gone,
 }
 
 #[derive(Debug)]
 struct Endpoint {
     mac: MacAddr,
-    /// The host's end of its link while it is joined.
-    link: Option<IfName>,
+    /// Its join, while it is joined.
+    present: Option<Present>,
+    /// Set when the kernel refused the link of that join: what has its name is somebody else's.
+    refused: Gone,
+}
+
+/// The host's end of a link. The join makes the names of one endpoint's links differ: an earlier one may
+/// still be dying.
+fn link_name(endpoint: EndpointId, JoinId(join): JoinId) -> Result<IfName> {
+    format!("veth{}{:04x}", &endpoint.as_str()[..7], join & 0xffff).parse()
 }
 
 impl Bridge {
@@ -114,32 +117,29 @@ impl Bridge {
                 return Err(Error::invalid("ipv4", "", "a bridge endpoint needs an IPv4 address"));
             }
         };
-        network.ports += usize::from(request.link.is_some());
-        network.endpoints.insert(request.endpoint, Endpoint { mac, link: request.link });
+        network.ports += usize::from(request.joined.is_some());
+        network
+            .endpoints
+            .insert(request.endpoint, Endpoint { mac, present: request.joined, refused: Gone::default() });
         Ok(EndpointCreated { mac: Some(mac), interface_prefix: Some("eth".into()), ..Default::default() })
     }
 
-    fn plan_join(&mut self, cx: &DriverCx, request: &Join) -> Result<(Op, BridgeConfig, Joined)> {
-        self.joins = self.joins.wrapping_add(1);
-        let serial = self.joins;
-        if self.leaving.get(&request.endpoint).is_some_and(|leaving| leaving.gone.get().is_none()) {
-            // Asking for the old link's removal again must not hit a new link.
-            let object = Holder::new(ObjectKind::Endpoint, request.endpoint, "");
-            return Err(Reason::WrongPhase { object, phase: "leaving its sandbox" }.into());
-        }
+    fn plan_join(&mut self, cx: &DriverCx, request: &Join) -> Result<(Op, BridgeConfig, Gone, Joined)> {
         let network = self.network(request.network)?;
         let endpoint = network
             .endpoints
             .get_mut(&request.endpoint)
             .ok_or_else(|| Error::not_found(ObjectKind::Endpoint, request.endpoint))?;
-        if let Some(link) = endpoint.link {
-            return Err(Error::internal(format!("the endpoint has link {link} already")));
+        if let Some(Present { join, .. }) = endpoint.present {
+            return Err(Error::internal(format!("join {join} of the endpoint is in effect")));
         }
         if network.ports >= MAX_PORTS {
             return Err(device::full(&network.config));
         }
-        let link: IfName = format!("veth{}{serial:04x}", &request.endpoint.as_str()[..7]).parse()?;
-        endpoint.link = Some(link);
+        let link = link_name(request.endpoint, request.join)?;
+        endpoint.present = Some(Present { join: request.join, link: Some(link) });
+        endpoint.refused = Gone::default();
+        let refused = endpoint.refused.clone();
         network.ports += 1;
         let config = &network.config;
         let create = Op::CreateVeth {
@@ -158,15 +158,20 @@ impl Bridge {
             gateway6: config.gateway6.filter(|_| outward),
             ..Joined::default()
         };
-        Ok((create, config.clone(), joined))
+        Ok((create, config.clone(), refused, joined))
     }
 
-    /// Forgets an endpoint's link and returns it.
-    fn take_link(&mut self, network: NetworkId, endpoint: EndpointId) -> Option<IfName> {
-        let network = self.networks.get_mut(&network)?;
-        let link = network.endpoints.get_mut(&endpoint)?.link.take()?;
-        network.ports -= 1;
-        Some(link)
+    /// The join of an endpoint, and whether the kernel refused its link.
+    fn present(&self, network: NetworkId, endpoint: EndpointId) -> Option<(Present, bool)> {
+        let endpoint = self.networks.get(&network)?.endpoints.get(&endpoint)?;
+        endpoint.present.map(|present| (present, endpoint.refused.get().is_some()))
+    }
+
+    /// Forgets an endpoint's join.
+    fn forget_join(&mut self, network: NetworkId, endpoint: EndpointId) {
+        let Some(network) = self.networks.get_mut(&network) else { return };
+        let left = network.endpoints.get_mut(&endpoint).and_then(|endpoint| endpoint.present.take());
+        network.ports -= usize::from(left.is_some());
     }
 }
 
@@ -179,17 +184,33 @@ impl Driver for Bridge {
         Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: true }
     }
 
+    fn survey_network(&mut self, cx: &DriverCx, request: &CreateNetwork) -> Begun<BTreeMap<String, String>> {
+        let config = self.plan_network(cx, request)?;
+        let cx = cx.clone();
+        Ok(async move { Ok(device::survey(&cx, &config).await?.record()) }.boxed())
+    }
+
     fn create_network(&mut self, cx: &DriverCx, request: CreateNetwork) -> Begun<NetworkCreated> {
         let config = self.plan_network(cx, &request)?;
-        let added = Added::default();
-        let network =
-            Network { config: config.clone(), added: added.clone(), endpoints: HashMap::default(), ports: 0 };
+        let (found, touched) = (Found::read(&request.found), Touched::default());
+        let network = Network {
+            config: config.clone(),
+            found: found.clone(),
+            touched: touched.clone(),
+            endpoints: HashMap::default(),
+            ports: 0,
+        };
         self.networks.insert(request.network, network);
         let cx = cx.clone();
         Ok(async move {
+            let restored = request.restored == Restored::FromStore;
+            if restored {
+                // In an earlier life.
+                let _ = touched.set(());
+            }
             let device = format!("bridge {}", config.bridge);
-            let made = device::set_up(cx, config, added).await?;
-            let remade = (made && request.restored == Restored::FromStore).then_some(device);
+            let made = device::set_up(&cx, &config, &found, &touched).await?;
+            let remade = (made && restored).then_some(device);
             Ok(NetworkCreated { tables: Vec::new(), remade: remade.into_iter().collect() })
         }
         .boxed())
@@ -198,21 +219,28 @@ impl Driver for Bridge {
     fn delete_network(&mut self, cx: &DriverCx, network: NetworkId) -> Begun<()> {
         self.going.retain(|_, going| going.gone.get().is_none());
         self.forget_network(network);
-        let Some(Going { config, added, gone }) = self.going.get(&network).cloned() else {
+        let Some(Going { config, found, touched, gone }) = self.going.get(&network).cloned() else {
             let tag = LinkTag::new(&cx.instance, "network", network);
             return Ok(device::remove_marked(cx.clone(), tag).boxed());
         };
         let cx = cx.clone();
         Ok(async move {
-            device::take_down(cx, config, added).await?;
+            device::take_down(&cx, config, &found, &touched).await?;
             let _ = gone.set(());
             Ok(())
         }
         .boxed())
     }
 
-    fn create_endpoint(&mut self, _cx: &DriverCx, request: CreateEndpoint) -> Begun<EndpointCreated> {
-        done(self.plan_endpoint(&request)?)
+    fn create_endpoint(&mut self, cx: &DriverCx, request: CreateEndpoint) -> Begun<EndpointCreated> {
+        let created = self.plan_endpoint(&request)?;
+        let Some(link) = request.joined.and_then(|present| present.link) else { return done(created) };
+        let (cx, bridge) = (cx.clone(), self.network(request.network)?.config.bridge);
+        Ok(async move {
+            let remade = device::put_back(&cx, link, bridge).await?.into_iter().collect();
+            Ok(EndpointCreated { remade, ..created })
+        }
+        .boxed())
     }
 
     fn delete_endpoint(&mut self, _cx: &DriverCx, network: NetworkId, endpoint: EndpointId) -> Begun<()> {
@@ -222,13 +250,13 @@ impl Driver for Bridge {
 
     fn forget_network(&mut self, network: NetworkId) {
         // What the failed restore added to somebody else's bridge is taken back when the network is deleted.
-        if let Some(Network { config, added, .. }) = self.networks.remove(&network) {
-            self.going.insert(network, Going { config, added, gone: Gone::default() });
+        if let Some(Network { config, found, touched, .. }) = self.networks.remove(&network) {
+            self.going.insert(network, Going { config, found, touched, gone: Gone::default() });
         }
     }
 
     fn forget_endpoint(&mut self, network: NetworkId, endpoint: EndpointId) {
-        self.take_link(network, endpoint);
+        self.forget_join(network, endpoint);
         if let Some(network) = self.networks.get_mut(&network) {
             network.endpoints.remove(&endpoint);
         }
@@ -240,51 +268,42 @@ impl Driver for Bridge {
     }
 
     fn join(&mut self, cx: &DriverCx, request: Join) -> Begun<Joined> {
-        let (create, config, joined) = self.plan_join(cx, &request)?;
+        let (create, config, refused, joined) = self.plan_join(cx, &request)?;
         let (kernel, deadline) = (cx.kernel.clone(), cx.deadline);
+        let ifname = request.ifname;
         Ok(async move {
             let made = execute_all(&*kernel, vec![create], deadline).await;
-            made.map(|()| joined).map_err(|error| device::full_or(error, &config))
+            made.map(|()| joined).map_err(|error| {
+                if error.certainty == Certainty::Aborted {
+                    let _ = refused.set(());
+                }
+                device::refusal(error, ifname, &config)
+            })
         }
         .boxed())
     }
 
     fn leave(&mut self, cx: &DriverCx, request: Leave) -> Begun<Left> {
-        let Leave { network, endpoint } = request;
-        self.leaving.retain(|_, leaving| leaving.gone.get().is_none());
-        let link = self.take_link(network, endpoint);
-        if link.is_some() {
-            self.leaving.insert(endpoint, Leaving { link, gone: Gone::default() });
-        }
-        let unknown = || Leaving { link: None, gone: Gone::default() };
-        let Leaving { link, gone } = self.leaving.entry(endpoint).or_insert_with(unknown).clone();
+        let Leave { network, endpoint, join } = request;
+        let name = link_name(endpoint, join)?;
+        let tag = LinkTag::new(&cx.instance, "endpoint", endpoint);
         let cx = cx.clone();
-        Ok(async move {
-            let tag = LinkTag::new(&cx.instance, "endpoint", endpoint);
-            let links = match link {
-                Some(link) => vec![link],
-                None => device::marked(&cx, &tag).await?,
-            };
-            let mut left = Left::default();
-            for name in links {
-                let delete = Op::DeleteLink { name, tag: Some(tag.clone()) };
-                match execute_all(&*cx.kernel, vec![Op::CutLink { name }], cx.deadline).await {
-                    Ok(()) => left.remains.push(delete),
-                    Err(error) if error.already_gone() => {}
-                    Err(error) => {
-                        // It may still pass traffic, so the caller has to wait for its deletion.
-                        tracing::warn!(%error, link = %name, "cannot cut a link off; deleting it at once");
-                        let deleted = execute_all(&*cx.kernel, vec![delete.clone()], cx.deadline).await;
-                        if deleted.is_err_and(|error| !error.already_gone()) {
-                            left.remains.push(delete);
-                        }
-                    }
+        match self.present(network, endpoint) {
+            Some((Present { join: present, link }, refused)) if present == join => {
+                self.forget_join(network, endpoint);
+                if refused {
+                    return done(Left::default());
                 }
+                Ok(async move { device::cut(&cx, link.unwrap_or(name), tag).await }.boxed())
             }
-            // What remains is the caller's from here on.
-            let _ = gone.set(());
-            Ok(left)
+            // A later join has got that name, so the earlier link is long gone.
+            Some((Present { link, .. }, _)) if link == Some(name) => done(Left::default()),
+            // Asked for again, or by a restart that this driver does not remember.
+            Some(_) | None => Ok(async move {
+                let ours = device::carries(&cx, name, &tag).await?;
+                if ours { device::cut(&cx, name, tag).await } else { Ok(Left::default()) }
+            }
+            .boxed()),
         }
-        .boxed())
     }
 }

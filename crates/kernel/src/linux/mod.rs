@@ -188,6 +188,14 @@ impl Kernel for LinuxKernel {
         answered("list namespaces".into(), allowance, queued, answer)
     }
 
+    fn read_setting(&self, netns: Netns, key: &str, deadline: Instant) -> KernelFuture<String> {
+        let allowance = Allowance::until(deadline);
+        let (reply, answer) = oneshot::channel();
+        let task = Task::ReadSetting { netns, key: key.to_owned(), allowance, reply };
+        let queued = self.executors.netns.submit(task).is_ok();
+        answered(format!("read net/{key} of {netns}"), allowance, queued, answer)
+    }
+
     fn run_in(&self, netns: Netns, job: NetnsJob, deadline: Instant) -> KernelFuture<()> {
         let allowance = Allowance::until(deadline);
         let (reply, answer) = oneshot::channel();

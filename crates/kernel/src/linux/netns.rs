@@ -4,11 +4,11 @@
 //! A socket stays where it was opened, so links, addresses and routes inside need no switching. When the
 //! thread cannot get home it ends, and a new one with fresh sockets takes its place.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -40,6 +40,13 @@ pub(super) enum Task {
     Inquire { name: NetnsName, inquiry: Inquiry },
     /// The mounted namespaces.
     List { allowance: Allowance, reply: oneshot::Sender<Result<Vec<NetnsName>, Failure>> },
+    /// What a setting says.
+    ReadSetting {
+        netns: Netns,
+        key: String,
+        allowance: Allowance,
+        reply: oneshot::Sender<Result<String, Failure>>,
+    },
     /// A job inside a namespace.
     Run { netns: Netns, allowance: Allowance, job: NetnsJob, reply: oneshot::Sender<Result<(), Failure>> },
 }
@@ -88,6 +95,10 @@ impl Traveller {
             Task::List { allowance, reply } => {
                 let late = allowance.is_over().then_some(Failure::NotStarted);
                 let _ = reply.send(late.map_or_else(|| self.mounts.list(), Err));
+            }
+            Task::ReadSetting { netns, key, allowance, reply } => {
+                let late = allowance.is_over().then_some(Failure::NotStarted);
+                let _ = reply.send(late.map_or_else(|| self.read_setting(netns, &key), Err));
             }
             Task::Run { netns, allowance, job, reply } => {
                 let late = allowance.is_over().then_some(Failure::NotStarted);
@@ -171,19 +182,21 @@ impl Traveller {
     }
 
     fn write_setting(&mut self, netns: Netns, key: &str, value: &str) -> Result<(), Failure> {
-        let inside = Path::new(key).components().all(|part| matches!(part, Component::Normal(_)));
-        if key.is_empty() || !inside {
-            return Err(Failure::errno(Errno::EINVAL));
-        }
-        let path = Path::new("/proc/sys/net").join(key);
+        let path = setting_path(key)?;
         let write = || {
             let written = OpenOptions::new().write(true).open(&path).and_then(|mut file| {
                 // One write: the kernel takes each as the whole value.
                 file.write(value.as_bytes()).map(drop)
             });
-            written.map_err(|error| Failure::refused(error.raw_os_error().unwrap_or(libc::EIO), None))
+            written.map_err(|error| setting_failed(&error))
         };
         self.inside(netns, write)
+    }
+
+    fn read_setting(&mut self, netns: Netns, key: &str) -> Result<String, Failure> {
+        let path = setting_path(key)?;
+        let read = || fs::read_to_string(&path).map_err(|error| setting_failed(&error));
+        self.inside(netns, read).map(|text| text.trim_end().to_owned())
     }
 
     fn run(&mut self, netns: Netns, job: NetnsJob) -> Result<(), Failure> {
@@ -258,4 +271,17 @@ fn lost_home() -> Failure {
 /// Whether an operation needs no more than a socket.
 fn is_plain(op: &Op) -> bool {
     !matches!(op, Op::CreateNetns { .. } | Op::DeleteNetns { .. } | Op::Sysctl { .. })
+}
+
+/// The file of a setting; nothing outside of its directory.
+fn setting_path(key: &str) -> Result<PathBuf, Failure> {
+    let inside = Path::new(key).components().all(|part| matches!(part, Component::Normal(_)));
+    if key.is_empty() || !inside {
+        return Err(Failure::errno(Errno::EINVAL));
+    }
+    Ok(Path::new("/proc/sys/net").join(key))
+}
+
+fn setting_failed(error: &io::Error) -> Failure {
+    Failure::refused(error.raw_os_error().unwrap_or(libc::EIO), None)
 }

@@ -52,6 +52,9 @@ enum Step {
     Effect,
     /// It hangs, until it is released.
     Hanging,
+    /// It waits behind an earlier call that hangs and is about the same objects: the thread that carries out
+    /// both takes them one after the other.
+    Held,
     /// The machine went down under it: it is never answered.
     Forgotten,
     /// All are answered.
@@ -75,10 +78,11 @@ impl Calls {
         self.live.values().filter(|call| call.step == Step::Hanging).count()
     }
 
-    /// Whether a hanging operation is about an object of this one.
-    fn hold_up(&self, op: &Op) -> bool {
-        let held = self.live.values().filter(|call| call.step == Step::Hanging);
-        held.filter_map(|call| call.ops.get(call.answers.len())).any(|hanging| collide(hanging, op))
+    /// Whether an earlier call that cannot go on still has to do something with an object of this operation.
+    fn hold_up(&self, id: u64, op: &Op) -> bool {
+        let stuck = |call: &Call| matches!(call.step, Step::Hanging | Step::Held);
+        let earlier = self.live.iter().filter(|(other, call)| **other < id && stuck(call));
+        earlier.flat_map(|(_, call)| &call.ops[call.answers.len()..]).any(|first| collide(first, op))
     }
 
     fn enter(&mut self, at: Instant, id: u64) {
@@ -128,8 +132,8 @@ impl State {
                 call.at += latency;
                 continue;
             }
-            if self.calls.hold_up(op) {
-                call.step = Step::Hanging;
+            if self.calls.hold_up(id, op) {
+                call.step = Step::Held;
                 break;
             }
             match self.take_turn(op) {
@@ -151,7 +155,7 @@ impl State {
     fn put_back(&mut self, id: u64, mut call: Call) {
         match call.step {
             Step::Begin | Step::Effect => self.calls.enter(call.at, id),
-            Step::Hanging | Step::Forgotten => {}
+            Step::Hanging | Step::Held | Step::Forgotten => {}
             Step::Done => {
                 call.wake = None;
                 if call.abandoned {
@@ -164,27 +168,27 @@ impl State {
 
     /// Lets every hanging operation take effect, and what waits behind it go on.
     pub(super) fn release(&mut self, now: Instant) -> usize {
-        let mut hanging: Vec<u64> = self
-            .calls
-            .live
-            .iter()
-            .filter(|(_, call)| call.step == Step::Hanging)
-            .map(|(id, _)| *id)
-            .collect();
-        hanging.sort_unstable();
-        for id in &hanging {
-            let Some(mut call) = self.calls.live.remove(id) else { continue };
-            if let Some(op) = call.ops.get(call.answers.len()) {
+        let stuck = |call: &Call| matches!(call.step, Step::Hanging | Step::Held);
+        let live = self.calls.live.iter();
+        let mut waiting: Vec<u64> = live.filter(|(_, call)| stuck(call)).map(|(id, _)| *id).collect();
+        waiting.sort_unstable();
+        let mut released = 0;
+        for id in waiting {
+            let Some(mut call) = self.calls.live.remove(&id) else { continue };
+            if call.step == Step::Hanging
+                && let Some(op) = call.ops.get(call.answers.len())
+            {
                 let answer = self.carry_out(op);
                 call.answers.push(answer);
+                released += 1;
             }
             call.step = Step::Begin;
             call.at = now;
             call.wake = None;
-            self.put_back(*id, call);
+            self.put_back(id, call);
         }
         self.advance(now);
-        hanging.len()
+        released
     }
 
     /// Drops what calls still have to do. Their callers wait until their deadlines.
@@ -213,7 +217,7 @@ impl State {
             return Collected::Answers(answers);
         }
         let until = match call.step {
-            Step::Hanging | Step::Forgotten => deadline,
+            Step::Hanging | Step::Held | Step::Forgotten => deadline,
             Step::Begin | Step::Effect | Step::Done => call.at.min(deadline),
         };
         let (wake, woken) = oneshot::channel();

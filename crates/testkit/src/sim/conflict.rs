@@ -1,10 +1,18 @@
 //! Which operations are about the same object, and so cannot overtake each other.
 
+use ipnet::IpNet;
 use netloom_kernel::{Netns, Op};
 use netloom_model::IfName;
 
-/// Whether two operations are about the same link, or one is about the namespace the other works in.
+/// Whether two operations are about the same link or the same route, or one is about the namespace the other
+/// works in.
 pub(super) fn collide(one: &Op, other: &Op) -> bool {
+    if let (Some(one), Some(other)) = (destination(one), destination(other))
+        && one == other
+    {
+        // Through whichever link: there is one route to a destination.
+        return true;
+    }
     let others = touched(other);
     touched(one).into_iter().flatten().any(|a| others.into_iter().flatten().any(|b| a.meets(b)))
 }
@@ -20,6 +28,13 @@ impl Object {
     fn meets(self, other: Self) -> bool {
         let whole = self.link.is_none() || other.link.is_none();
         self.netns == other.netns && (whole || self.link == other.link)
+    }
+}
+
+fn destination(op: &Op) -> Option<(Netns, IpNet)> {
+    match op {
+        Op::AddRoute { netns, route } | Op::DeleteRoute { netns, route } => Some((*netns, route.destination)),
+        _ => None,
     }
 }
 
@@ -63,6 +78,16 @@ mod tests {
         assert!(!collide(&set(netns("a"), "eth0"), &set(Netns::Host, "eth0")));
         assert!(collide(&set(netns("a"), "eth0"), &delete) && collide(&delete, &set(netns("a"), "eth0")));
         assert!(!collide(&set(netns("b"), "eth0"), &delete));
+        let route = |link: &str, to: &str| Op::AddRoute {
+            netns: netns("a"),
+            route: netloom_kernel::Route {
+                destination: to.parse().expect("valid"),
+                via: None,
+                link: link.parse().expect("valid"),
+            },
+        };
+        assert!(collide(&route("eth0", "0.0.0.0/0"), &route("eth1", "0.0.0.0/0")));
+        assert!(!collide(&route("eth0", "0.0.0.0/0"), &route("eth1", "10.0.0.0/8")));
         let port = |name: &str, master: &str| Op::SetMaster {
             name: name.parse().expect("valid"),
             master: Some(master.parse().expect("valid")),

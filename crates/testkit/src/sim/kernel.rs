@@ -66,6 +66,11 @@ impl Kernel for SimKernel {
         ready(Ok(self.lock().world.own_namespaces())).boxed()
     }
 
+    /// One that was never written says 0, but for `disable_ipv6`, which is known.
+    fn read_setting(&self, netns: Netns, key: &str, _deadline: Instant) -> KernelFuture<String> {
+        self.inquire(&format!("read net/{key}"), netns, |world| world.setting_text(netns, key))
+    }
+
     /// Always refused with `EOPNOTSUPP`: there is nothing to be in.
     fn run_in(&self, netns: Netns, _job: NetnsJob, _deadline: Instant) -> KernelFuture<()> {
         ready(Err(KernelError::refused(

@@ -23,6 +23,25 @@ struct Rule {
     max: i64,
 }
 
+/// Whose file a setting is.
+#[derive(Clone, Copy, Debug)]
+enum File {
+    /// The namespace's.
+    General(Rule),
+    /// That of all links, or of those to come.
+    All(Rule),
+    /// One link's, in this directory.
+    Link(LinkId, &'static str, Rule),
+}
+
+impl File {
+    fn rule(self) -> Rule {
+        match self {
+            Self::General(rule) | Self::All(rule) | Self::Link(_, _, rule) => rule,
+        }
+    }
+}
+
 const fn int(name: &'static str) -> Rule {
     Rule { name, numbers: 1, min: i32::MIN as i64, max: i32::MAX as i64 }
 }
@@ -154,27 +173,44 @@ pub(super) fn is_on(value: &str) -> bool {
 
 impl World {
     pub(super) fn write_setting(&mut self, netns: Netns, key: &str, value: &str) -> Result<(), Refusal> {
+        let (ns, file) = self.locate(netns, key)?;
+        file.rule().check(value)?;
+        match file {
+            File::General(_) => self.keep(ns, key, value),
+            File::All(_) => self.write_for_all(ns, key, value),
+            File::Link(id, dir, rule) => self.write_for_link(id, Setting { dir, name: rule.name }, value),
+        }
+        Ok(())
+    }
+
+    /// What a file says, as far as it is modelled.
+    pub(super) fn setting_text(&self, netns: Netns, key: &str) -> Result<String, Refusal> {
+        let (_, file) = self.locate(netns, key)?;
+        if let Some(value) = self.read_setting(netns, key) {
+            return Ok(value.to_owned());
+        }
+        let off =
+            matches!(file, File::Link(id, _, rule) if rule.name == "disable_ipv6" && self.links[id].ipv6_off);
+        Ok(if off { "1" } else { "0" }.to_owned())
+    }
+
+    /// Finds the file of a setting: `EINVAL` for what is no name of one, `ENOENT` for what is not there.
+    fn locate(&self, netns: Netns, key: &str) -> Result<(NsId, File), Refusal> {
         if key.is_empty() || key.starts_with('/') || key.split('/').any(|part| part == "..") {
             return Err(Refusal::new(EINVAL));
         }
         let ns = self.ns(netns)?;
         if let Some(rule) = GENERAL.iter().find(|rule| rule.name == key) {
-            rule.check(value)?;
-            self.keep(ns, key, value);
-            return Ok(());
+            return Ok((ns, File::General(*rule)));
         }
         let unknown = Refusal::new(ENOENT);
         let (path, name) = key.rsplit_once('/').ok_or(unknown)?;
         let (dir, link) = path.rsplit_once('/').ok_or(unknown)?;
         let (dir, rules) = PER_LINK.iter().find(|(known, _)| *known == dir).ok_or(unknown)?;
-        let rule = rules.iter().find(|rule| rule.name == name).ok_or(unknown)?;
+        let rule = *rules.iter().find(|rule| rule.name == name).ok_or(unknown)?;
         match link {
             "all" if dir.ends_with("neigh") => Err(unknown),
-            "all" | "default" => {
-                rule.check(value)?;
-                self.write_for_all(ns, key, value);
-                Ok(())
-            }
+            "all" | "default" => Ok((ns, File::All(rule))),
             _ => {
                 let name = link.parse().map_err(|_| unknown)?;
                 let id = self.namespaces[ns].links.get(&name).copied().ok_or(unknown)?;
@@ -182,9 +218,7 @@ impl World {
                 if dir.starts_with("ipv6") && self.links[id].mtu < IPV6_MIN_MTU {
                     return Err(unknown);
                 }
-                rule.check(value)?;
-                self.write_for_link(id, Setting { dir, name: rule.name }, value);
-                Ok(())
+                Ok((ns, File::Link(id, dir, rule)))
             }
         }
     }

@@ -1,0 +1,69 @@
+//! What belongs to the controller's office and not to the actor that holds it: it passes to the next
+//! incarnation when that actor dies.
+
+use std::collections::HashMap;
+
+use netloom_actor_services::Services;
+use netloom_actor_services::store::Backend;
+use netloom_model::ObjectKind;
+use netloom_model::config::DefaultPool;
+use netloom_runtime::{Port, RestartBudget};
+use rustc_hash::FxBuildHasher;
+
+use crate::actor::ControllerActor;
+use crate::children::{DriverChild, NetworkChildren, SandboxChildren};
+use crate::directory::DirectoryWriter;
+use crate::events::EventHub;
+
+/// The lists of everything, and what is needed to start any of it again.
+#[derive(Debug)]
+pub(crate) struct Estate {
+    /// Where the present controller is found by those below it.
+    pub(crate) port: Port<ControllerActor>,
+    pub(crate) budget: RestartBudget,
+    pub(crate) services: Services,
+    pub(crate) events: EventHub,
+    pub(crate) directory: DirectoryWriter,
+    pub(crate) networks: NetworkChildren,
+    pub(crate) sandboxes: SandboxChildren,
+    pub(crate) drivers: HashMap<String, DriverChild, FxBuildHasher>,
+    pub(crate) respawn: Respawn,
+    pub(crate) incarnations: u64,
+    pub(crate) limit: usize,
+    pub(crate) stopping: bool,
+}
+
+impl Estate {
+    pub(crate) fn new(services: Services, events: EventHub, respawn: Respawn, limit: usize) -> Self {
+        Self {
+            port: Port::vacant(),
+            budget: RestartBudget::default(),
+            services,
+            events,
+            directory: DirectoryWriter::new(),
+            networks: NetworkChildren::new(ObjectKind::Network),
+            sandboxes: SandboxChildren::new(ObjectKind::Sandbox),
+            drivers: HashMap::default(),
+            respawn,
+            incarnations: 0,
+            limit,
+            stopping: false,
+        }
+    }
+}
+
+/// What is needed to start the services again.
+#[derive(Debug)]
+pub(crate) struct Respawn {
+    pub(crate) backend: Backend,
+    pub(crate) default_pools: Vec<DefaultPool>,
+    pub(crate) ipam: (u64, RestartBudget),
+    pub(crate) store: (u64, RestartBudget),
+}
+
+impl Respawn {
+    pub(crate) fn new(backend: Backend, default_pools: Vec<DefaultPool>) -> Self {
+        let never = || (0, RestartBudget::default());
+        Self { backend, default_pools, ipam: never(), store: never() }
+    }
+}
