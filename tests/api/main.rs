@@ -10,6 +10,7 @@ mod interfaces;
 mod lifecycle;
 mod model;
 mod mortal;
+mod rebuild;
 mod recovery;
 mod restart;
 mod supervision;

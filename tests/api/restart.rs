@@ -1,6 +1,5 @@
 //! The engine dies and another one takes over: what it lists is true, and everything can be deleted.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -314,42 +313,6 @@ async fn two_engines_of_different_instances_leave_each_other_alone() {
     two.delete_everything().await;
     one.assert_pristine().await;
     two.assert_pristine().await;
-}
-
-/// A record that cannot be read is reported; its kernel objects go, and the others are not touched.
-#[tokio::test]
-async fn a_record_that_cannot_be_read_costs_only_its_own_object() {
-    use netloom_store::{Change, RecordKind, Store};
-    for kind in [RecordKind::Network, RecordKind::Endpoint, RecordKind::Sandbox] {
-        let world = World::new().await;
-        let (blue, red) = (world.network("blue").await, world.network("red").await);
-        let (spoilt, sandbox) = world.joined(&blue, "web").await;
-        let (whole, _) = world.joined(&red, "web").await;
-        let id = match kind {
-            RecordKind::Network => blue.id().to_string(),
-            RecordKind::Endpoint => spoilt.id().to_string(),
-            _ => sandbox.id().to_string(),
-        };
-        let disk = world.simulation.disk().clone();
-        let records = disk.records();
-        let (key, _) = records.iter().find(|(key, _)| key.kind == kind && key.id == id).expect("a record");
-        let spoil = Change::Put { key: key.clone(), value: b"not a record".to_vec() };
-        disk.open().commit(&[spoil]).expect("written");
-        let world = world.kill_and_restart().await;
-        let repairs = world.engine().repairs();
-        let told = |r: &Repair| matches!(r, Repair::RecordDropped { record, .. } if record.contains(&id));
-        assert!(repairs.iter().any(told), "{kind:?}: {repairs:?}");
-        bounded("draining", world.engine().drain()).await.unwrap();
-        check_truth(world.engine(), world.kernel()).await.unwrap();
-        let red = world.engine().controller().network(red.id()).expect("the other network is there");
-        assert!(red.endpoint(whole.id()).await.unwrap().inspect().await.unwrap().sandbox.is_some());
-        world.delete_everything().await;
-        bounded("draining", world.engine().drain()).await.unwrap();
-        assert_eq!(world.kernel().leftovers(&world.before), Vec::<String>::new(), "{kind:?}");
-        let left: BTreeSet<_> =
-            world.simulation.disk().records().into_iter().map(|(key, _)| key.id).collect();
-        assert!(left.is_subset(&BTreeSet::from([id])), "at most the spoilt record is left: {left:?}");
-    }
 }
 
 #[tokio::test]

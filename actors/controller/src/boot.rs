@@ -13,13 +13,14 @@ use netloom_kernel::{Kernel, Netns, Op};
 use netloom_model::record::NetworkRecord;
 use netloom_model::{EngineConfig, Error, EventKind, Repair, Result};
 use netloom_runtime::{Addr, Cause, Janitor, Ledger, OpCtx, Port, SagaTools, TaskGroup};
-use netloom_store::{Finding, Intent, Key, Store};
+use netloom_store::{Finding, Intent, Store};
 
 use crate::actor::{ControllerActor, succession};
 use crate::directory::Directory;
 use crate::estate::{Estate, Respawn};
 use crate::events::EventHub;
 use crate::message::{RestoreNetwork, RestoreSandbox, StartChildren, TakeDown};
+use crate::rebuild;
 use crate::reconcile::{self, Inventory, Plan, Records};
 
 /// How long a start waits for the kernel to let go of what belongs to nobody.
@@ -74,7 +75,8 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
     // No actor runs yet on this thread, so reading the store blocks nobody.
     let raw = store.load().map_err(Error::from)?;
     let intents = store.open_intents().map_err(Error::from)?;
-    let plan = make_plan(&*kernel, raw, findings.is_empty(), &intents, &identity, &op).await?;
+    let lost = !findings.is_empty();
+    let plan = make_plan(&*kernel, Records::decode(raw), lost, &intents, &identity, &drivers, &op).await?;
 
     let backend = if store_blocks {
         Backend::threaded(store)
@@ -106,16 +108,22 @@ fn seed(op: &OpCtx) -> u32 {
 
 async fn make_plan(
     kernel: &dyn Kernel,
-    raw: Vec<(Key, Vec<u8>)>,
-    complete: bool,
+    records: Records,
+    lost: bool,
     intents: &[Intent],
-    instance: &str,
+    identity: &str,
+    drivers: &[Registration],
     op: &OpCtx,
 ) -> Result<Plan> {
     let deadline = op.deadline_std();
     let links = kernel.links(Netns::Host, deadline).await?;
     let namespaces = kernel.namespaces(deadline).await?;
-    Ok(reconcile::plan(Records::decode(raw), complete, intents, &Inventory { links, namespaces }, instance))
+    let mut inventory = Inventory { links, namespaces, survey: None };
+    if lost || records.damaged() {
+        inventory.survey = Some(rebuild::survey(kernel, &records, &inventory, op).await?);
+    }
+    let drivers: Vec<_> = drivers.iter().map(|registration| (registration.factory)()).collect();
+    Ok(reconcile::plan(records, intents, &inventory, identity, &drivers))
 }
 
 async fn start_actors(

@@ -7,6 +7,7 @@ mod directory;
 mod estate;
 mod events;
 mod message;
+mod rebuild;
 pub mod reconcile;
 
 pub use actor::{ControllerActor, operations};

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use netloom_actor_sandbox::Member;
+use netloom_drivers::{Driver, KernelSurvey};
 use netloom_kernel::{LinkTag, LinkView};
 use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
 use netloom_model::{EndpointId, IfName, NetnsName, NetworkId, OpId, Repair, SandboxId};
@@ -21,7 +22,7 @@ pub struct Records {
     /// Sandboxes.
     pub sandboxes: BTreeMap<SandboxId, SandboxRecord>,
     /// Records that cannot be read, with the reason.
-    pub unreadable: Vec<(String, String)>,
+    pub unreadable: Vec<(Key, String)>,
     /// How many of those seem to be of a later format.
     pub newer: usize,
 }
@@ -46,16 +47,17 @@ impl Records {
             };
             if let Err(error) = outcome {
                 records.newer += usize::from(matches!(error, StoreError::Newer { .. }));
-                records.unreadable.push((format!("{:?} {}", key.kind, key.id), error.to_string()));
+                records.unreadable.push((key, error.to_string()));
             }
         }
         records
     }
 
-    /// Whether nothing can be read because a newer engine wrote it all: whole records, only not for us.
-    fn of_a_newer_engine(&self) -> bool {
-        let readable = self.networks.len() + self.endpoints.len() + self.sandboxes.len();
-        readable == 0 && self.newer > 0
+    /// Whether some cannot be read because they are damaged, and none because a newer engine wrote them: those
+    /// are whole, only not for us.
+    #[must_use]
+    pub fn damaged(&self) -> bool {
+        !self.unreadable.is_empty() && self.newer == 0
     }
 
     /// A network with its endpoints.
@@ -85,6 +87,8 @@ pub struct Inventory {
     pub links: Vec<LinkView>,
     /// Namespaces of ours.
     pub namespaces: Vec<NetnsName>,
+    /// What is in all of them, where records were lost that are to be rebuilt.
+    pub survey: Option<KernelSurvey>,
 }
 
 /// What is to be done.
@@ -107,30 +111,40 @@ pub struct Plan {
     pub repairs: Vec<Repair>,
 }
 
-/// Plans a start. `complete` says that the store holds everything it ever held: it was not set aside.
+/// Plans a start. `drivers` rebuild what was lost, where the inventory has a survey.
 #[must_use]
 pub fn plan(
     records: Records,
-    complete: bool,
     intents: &[Intent],
     inventory: &Inventory,
-    instance: &str,
+    identity: &str,
+    drivers: &[Box<dyn Driver>],
 ) -> Plan {
     let mut plan = Plan { records, ..Plan::default() };
-    let complete = complete && !plan.records.of_a_newer_engine();
-    for (record, why) in std::mem::take(&mut plan.records.unreadable) {
-        plan.repairs.push(Repair::RecordDropped { record, why });
+    let newer = plan.records.newer > 0;
+    for (key, why) in std::mem::take(&mut plan.records.unreadable) {
+        let record = format!("{:?} {}", key.kind, key.id);
+        if newer {
+            plan.repairs.push(Repair::RecordIgnored { record, why });
+        } else {
+            // It is of no use to any engine, and rebuilt under the same key if the kernel has its object.
+            plan.repairs.push(Repair::RecordDropped { record, why });
+            plan.changes.push(Change::Delete { key });
+        }
     }
     plan.settle_intents(intents);
     plan.release_lost_sandboxes(inventory);
-    if complete {
-        plan.check_endpoints(inventory);
-        plan.sweep(inventory, instance);
-    } else {
+    if newer {
         // What no readable record knows may well belong to a container that runs.
-        let why = "some records are lost, so nothing is taken for a remain".to_owned();
+        let why = "a newer engine wrote some records, so nothing is taken for a remain".to_owned();
         plan.repairs.push(Repair::SweepSkipped { why });
+        return plan;
     }
+    if let Some(survey) = &inventory.survey {
+        plan.rebuild(survey, identity, drivers);
+    }
+    plan.check_endpoints(inventory);
+    plan.sweep(inventory, identity);
     plan
 }
 

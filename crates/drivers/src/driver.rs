@@ -12,7 +12,7 @@ use netloom_model::{EndpointId, Error, NetworkId, Reason};
 
 use crate::request::{
     Capability, CreateEndpoint, CreateNetwork, Discovery, EndpointCreated, ExternalConnectivity, Join,
-    Joined, Leave, Left, NetworkCreated, OperInfo, TableEvent,
+    Joined, KernelSurvey, Leave, Left, NetworkCreated, OperInfo, Recovered, TableEvent,
 };
 
 /// The slow part of a driver's answer. It does not borrow the driver, and it runs to its end whether or not
@@ -94,6 +94,13 @@ pub trait Driver: Send + 'static {
 
     /// Deletes an endpoint. Succeeds when it is not there.
     fn delete_endpoint(&mut self, cx: &DriverCx, network: NetworkId, endpoint: EndpointId) -> Begun<()>;
+
+    /// Rebuilds the records of this driver's networks from what the kernel has, after a store was lost. What it
+    /// does not rebuild and carries the engine's mark is taken for a remain and removed. Asked of a new value,
+    /// before anything else.
+    fn recover(&self, _identity: &str, _survey: &KernelSurvey) -> Vec<Recovered> {
+        Vec::new()
+    }
 
     /// Drops what the driver itself knows of a network whose restore failed. Its devices carry running
     /// containers, so nothing in the kernel is touched. Unlike after a deletion, the network is still

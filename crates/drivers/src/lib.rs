@@ -11,7 +11,7 @@ mod request;
 
 pub use driver::{Begun, Driver, DriverCx, DriverFactory, Registration, Work, done};
 pub use request::{
-    Capability, CreateEndpoint, CreateNetwork, Discovery, EndpointCreated, ExternalConnectivity, Interface,
-    Join, Joined, Leave, Left, NetworkCreated, NodeDiscovery, OperInfo, Present, Restored, Scope,
-    StaticRoute, TableEntry, TableEvent, TableOperation,
+    Capability, CreateEndpoint, CreateNetwork, Discovery, EndpointCreated, ExternalConnectivity, Inside,
+    Interface, Join, Joined, KernelSurvey, Leave, Left, NetworkCreated, NodeDiscovery, OperInfo, Present,
+    Recovered, Restored, Scope, StaticRoute, TableEntry, TableEvent, TableOperation,
 };

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use netloom_kernel::{Netns, Op};
-use netloom_model::record::PoolRecord;
-use netloom_model::{EndpointId, IfName, JoinId, MacAddr, NetworkId};
+use netloom_kernel::{AddressView, LinkView, Netns, Op, RouteView};
+use netloom_model::record::{EndpointRecord, NetworkRecord, PoolRecord};
+use netloom_model::{EndpointId, IfName, JoinId, MacAddr, NetworkId, SandboxId};
 
 /// How far a driver's networks reach.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +35,39 @@ pub enum Restored {
     Fresh,
     /// Read back from the store: what the kernel still has is adopted, what it lost is made again.
     FromStore,
+}
+
+/// What the kernel has, for [`crate::Driver::recover`].
+#[derive(Clone, Debug, Default)]
+pub struct KernelSurvey {
+    /// Links of the host's namespace.
+    pub links: Vec<LinkView>,
+    /// Their addresses.
+    pub addresses: Vec<AddressView>,
+    /// The namespaces of sandboxes.
+    pub inside: Vec<Inside>,
+}
+
+/// What is in the namespace of a sandbox.
+#[derive(Clone, Debug)]
+pub struct Inside {
+    /// The sandbox.
+    pub sandbox: SandboxId,
+    /// Its links.
+    pub links: Vec<LinkView>,
+    /// Their addresses.
+    pub addresses: Vec<AddressView>,
+    /// Its routes.
+    pub routes: Vec<RouteView>,
+}
+
+/// A network whose records were lost, rebuilt.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recovered {
+    /// The network.
+    pub network: NetworkRecord,
+    /// Its endpoints that are in sandboxes.
+    pub endpoints: Vec<EndpointRecord>,
 }
 
 /// Make a network.

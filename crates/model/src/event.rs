@@ -166,6 +166,18 @@ pub enum Repair {
         /// Why.
         why: String,
     },
+    /// A record that only a newer engine can read was left where it is.
+    RecordIgnored {
+        /// The record.
+        record: String,
+        /// Why.
+        why: String,
+    },
+    /// A record that was lost was rebuilt from what the kernel has.
+    RecordRebuilt {
+        /// What it is about.
+        object: String,
+    },
     /// Records are lost, so nothing was removed and no endpoint was checked at this start.
     SweepSkipped {
         /// Why.
@@ -194,6 +206,8 @@ impl fmt::Display for Repair {
                 write!(f, "set endpoint {} back to idle: {why}", endpoint.short())
             }
             Self::RecordDropped { record, why } => write!(f, "dropped record {record}: {why}"),
+            Self::RecordIgnored { record, why } => write!(f, "left record {record} alone: {why}"),
+            Self::RecordRebuilt { object } => write!(f, "rebuilt the record of {object} from the kernel"),
             Self::SweepSkipped { why } => write!(f, "removed nothing: {why}"),
             Self::StoreSetAside { path, why } => write!(f, "set a broken store aside as {path}: {why}"),
         }

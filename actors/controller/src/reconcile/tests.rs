@@ -110,7 +110,7 @@ impl Case {
     }
 
     fn plan(self) -> Plan {
-        plan(self.records, true, &self.intents, &self.inventory, US)
+        plan(self.records, &self.intents, &self.inventory, US, &[])
     }
 }
 
@@ -203,28 +203,44 @@ fn the_device_of_a_network_that_is_taken_down_is_its_drivers_business() {
 #[test]
 fn an_intent_that_cannot_be_read_is_reported_and_ended() {
     let intents = [intent("create_network", serde_json::json!({"what": "ever"}))];
-    let plan = plan(Records::default(), true, &intents, &Inventory::default(), US);
+    let plan = plan(Records::default(), &intents, &Inventory::default(), US, &[]);
     assert!(matches!(&plan.repairs[..], [Repair::RecordDropped { .. }]), "{:?}", plan.repairs);
     assert_eq!((plan.take_down.len(), plan.ended.len()), (0, 1));
 }
 
-#[test]
-fn a_record_that_cannot_be_read_is_reported_and_its_kernel_object_removed() {
-    let spoilt = (Key::new(RecordKind::Network, network_id(1).to_string()), b"not a record".to_vec());
+/// A record of this format that is damaged, and one of a format that is yet to come.
+const DAMAGED: &[u8] = b"\x01damaged";
+const NEWER: &[u8] = b"\xffunknown";
+
+/// The records of two networks, of which the first cannot be read, and the bridge of the first.
+fn one_unreadable(bytes: &[u8]) -> Case {
+    let key = |n| Key::new(RecordKind::Network, network_id(n).to_string());
     let whole = encode(&network_record(2)).expect("encoded");
-    let whole = (Key::new(RecordKind::Network, network_id(2).to_string()), whole);
-    let records = Records::decode(vec![spoilt.clone(), whole]);
-    let lost = Case { records: Records::decode(vec![spoilt]), ..Case::default() };
+    let records = Records::decode(vec![(key(1), bytes.to_vec()), (key(2), whole)]);
     let tag = LinkTag::new(US, "network", network_id(1));
-    let lost = lost.link("br-1", Some(tag.clone())).plan();
-    assert!(lost.links.is_empty(), "all of it unreadable: the store is a newer engine's");
-    let case = Case { records, ..Case::default() }.link("br-1", Some(tag.clone()));
+    Case { records, ..Case::default() }.link("br-1", Some(tag))
+}
+
+#[test]
+fn a_damaged_record_is_reported_and_dropped_and_what_cannot_be_rebuilt_removed() {
+    let case = one_unreadable(DAMAGED);
+    assert!(case.records.damaged());
     let plan = case.plan();
-    assert_eq!(plan.links, [(ifname("br-1"), tag)]);
+    assert_eq!(plan.links.len(), 1);
     let [Repair::RecordDropped { record, .. }, Repair::KernelObjectRemoved { .. }] = &plan.repairs[..] else {
         panic!("{:?}", plan.repairs);
     };
     assert!(record.contains(network_id(1).as_str()), "{record}");
+    assert!(matches!(&plan.changes[..], [Change::Delete { key }] if key.id == network_id(1).as_str()));
+}
+
+#[test]
+fn a_record_of_a_newer_engine_is_kept_with_whatever_it_is_about() {
+    let case = one_unreadable(NEWER);
+    assert!(!case.records.damaged(), "it is whole, only not for this engine");
+    let plan = case.plan();
+    assert!(plan.links.is_empty() && plan.namespaces.is_empty() && plan.changes.is_empty());
+    assert!(matches!(&plan.repairs[..], [Repair::RecordIgnored { .. }, Repair::SweepSkipped { .. }]));
 }
 
 #[test]
@@ -359,14 +375,4 @@ fn members_carry_what_a_sandbox_shows() {
         priority: 0,
     };
     assert_eq!(shown.collect::<Vec<_>>(), [expected]);
-}
-
-#[test]
-fn a_store_that_lost_records_has_nothing_taken_for_a_remain() {
-    let link = Case::default().link("br-live", Some(LinkTag::new(US, "network", "live")));
-    let inventory = link.inventory.clone();
-    let plan = plan(Records::default(), false, &[], &inventory, US);
-    assert!(plan.links.is_empty() && plan.namespaces.is_empty() && plan.changes.is_empty());
-    assert!(matches!(&plan.repairs[..], [Repair::SweepSkipped { .. }]));
-    assert_eq!(link.plan().links.len(), 1, "with all records it would be swept");
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netloom_kernel::LinkTag;
 use netloom_model::record::PoolRecord;
-use netloom_model::{Error, IfName, MacAddr, Result};
+use netloom_model::{Error, IfName, MacAddr, NetworkId, Result};
 
 use crate::options;
 use crate::request::CreateNetwork;
@@ -80,7 +80,7 @@ impl BridgeConfig {
             Some(name) => name.parse().map_err(|_| {
                 Error::invalid(NAME, name, "an interface name has 1 to 15 characters without '/' and ':'")
             })?,
-            None => default_name(request)?,
+            None => default_bridge(request.network)?,
         };
         let mtu = options::value::<u32>(options, MTU, "a number of bytes")?.filter(|mtu| *mtu != 0);
         if let Some(mtu) = mtu {
@@ -128,8 +128,8 @@ impl BridgeConfig {
 
 /// `br-` and twelve characters of the network's identifier, as libnetwork names it. A caller's identifier
 /// may be shorter.
-fn default_name(request: &CreateNetwork) -> Result<IfName> {
-    let name = format!("br-{}", request.network.short());
+pub(super) fn default_bridge(network: NetworkId) -> Result<IfName> {
+    let name = format!("br-{}", network.short());
     name.parse().map_err(|_| {
         Error::invalid(NAME, &name, "this network id makes no interface name; name the bridge yourself")
     })

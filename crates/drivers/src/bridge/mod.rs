@@ -7,6 +7,7 @@
 pub mod config;
 mod device;
 mod found;
+mod recover;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -18,19 +19,21 @@ use netloom_model::{
 };
 use rustc_hash::FxBuildHasher;
 
-use self::config::BridgeConfig;
+use self::config::{BridgeConfig, default_bridge};
 use self::device::Touched;
 use self::found::Found;
 use crate::driver::{Begun, Driver, DriverCx, done};
 use crate::request::{
-    Capability, CreateEndpoint, CreateNetwork, EndpointCreated, Interface, Join, Joined, Leave, Left,
-    NetworkCreated, OperInfo, Present, Restored, Scope,
+    Capability, CreateEndpoint, CreateNetwork, EndpointCreated, Interface, Join, Joined, KernelSurvey, Leave,
+    Left, NetworkCreated, OperInfo, Present, Recovered, Restored, Scope,
 };
 
 /// The driver's type.
 pub const KIND: &str = "bridge";
 /// The most ports a Linux bridge takes (`BR_MAX_PORTS` less one).
 pub const MAX_PORTS: usize = 1023;
+/// What the names of interfaces begin with.
+const INTERFACE: &str = "eth";
 /// The key of the hardware address in [`OperInfo`] (`netlabel.MacAddress`).
 const MAC_LABEL: &str = "com.docker.network.endpoint.macaddress";
 
@@ -121,7 +124,7 @@ impl Bridge {
         network
             .endpoints
             .insert(request.endpoint, Endpoint { mac, present: request.joined, refused: Gone::default() });
-        Ok(EndpointCreated { mac: Some(mac), interface_prefix: Some("eth".into()), ..Default::default() })
+        Ok(EndpointCreated { mac: Some(mac), interface_prefix: Some(INTERFACE.into()), ..Default::default() })
     }
 
     fn plan_join(&mut self, cx: &DriverCx, request: &Join) -> Result<(Op, BridgeConfig, Gone, Joined)> {
@@ -246,6 +249,10 @@ impl Driver for Bridge {
     fn delete_endpoint(&mut self, _cx: &DriverCx, network: NetworkId, endpoint: EndpointId) -> Begun<()> {
         self.forget_endpoint(network, endpoint);
         done(())
+    }
+
+    fn recover(&self, identity: &str, survey: &KernelSurvey) -> Vec<Recovered> {
+        recover::recover(identity, survey)
     }
 
     fn forget_network(&mut self, network: NetworkId) {

@@ -1,0 +1,156 @@
+//! Bridge networks rebuilt from what the kernel has, after their records were lost.
+//!
+//! The marks on bridges and links say whose they are, a bridge's addresses are the gateways of its pools, and
+//! the other end of each link says where an endpoint is and what it has there. Names, labels and options
+//! that the kernel does not know are lost.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use netloom_kernel::{LinkKind, LinkView};
+use netloom_model::record::{AttachmentRecord, EndpointRecord, NetworkRecord, PoolRecord};
+use netloom_model::{EndpointId, IfName, JoinId, NetworkId, NetworkSpec};
+
+use super::config::{MTU, NAME};
+use super::found::{Before, Found};
+use super::{INTERFACE, KIND, default_bridge, link_name};
+use crate::request::{Inside, KernelSurvey, Recovered};
+
+/// What the names of rebuilt objects begin with; the rest is from their identifiers.
+const NAMED: &str = "recovered-";
+
+/// Rebuilds every network that has a bridge of ours, or links of ours on somebody else's bridge.
+pub(super) fn recover(identity: &str, survey: &KernelSurvey) -> Vec<Recovered> {
+    let tagged = |link: &LinkView, kind: &str| {
+        let tag = link.tag().filter(|tag| tag.instance == identity && tag.kind == kind)?;
+        Some(tag.id)
+    };
+    let endpoints: Vec<_> = survey
+        .links
+        .iter()
+        // One that is down was cut off: it only waits for its deletion.
+        .filter(|link| link.up && link.kind == LinkKind::Veth)
+        .filter_map(|link| Some((link, tagged(link, "endpoint")?.parse::<EndpointId>().ok()?)))
+        .collect();
+    let bridges = survey.links.iter().filter(|link| link.kind == LinkKind::Bridge);
+    bridges
+        .filter_map(|bridge| {
+            let own = tagged(bridge, "network");
+            let ports: Vec<_> =
+                endpoints.iter().filter(|(link, _)| link.master == Some(bridge.index)).collect();
+            let id = match (&own, ports.is_empty()) {
+                (Some(id), _) => id.parse().ok()?,
+                // An adopted bridge carries no mark. Its name is unique on this host.
+                (None, false) if bridge.tag().is_none() => format!("{NAMED}{}", bridge.name).parse().ok()?,
+                (None, _) => return None,
+            };
+            let network = network(id, bridge, own.is_none(), survey)?;
+            let endpoints = ports.into_iter().filter_map(|(link, id)| endpoint(&network, link, *id, survey));
+            Some(Recovered { endpoints: endpoints.collect(), network })
+        })
+        .collect()
+}
+
+fn network(id: NetworkId, bridge: &LinkView, adopted: bool, survey: &KernelSurvey) -> Option<NetworkRecord> {
+    let of_bridge = survey.addresses.iter().filter(|view| view.link == bridge.index);
+    let addresses: Vec<IpNet> = of_bridge.map(|view| view.address).collect();
+    let pool = |v4: bool| {
+        let found = addresses.iter().find(|net| net.addr().is_ipv4() == v4 && !is_link_local(net.addr()));
+        found.map(|net| PoolRecord {
+            pool: net.trunc(),
+            range: None,
+            gateway: Some(net.addr()),
+            auxiliary: BTreeMap::new(),
+        })
+    };
+    // Without an IPv4 address it is no bridge network of ours, or not yet.
+    let v4 = pool(true)?;
+    let v6 = pool(false);
+    let mut spec = NetworkSpec::new(format!("{NAMED}{}", id.short())).driver(KIND).ipv6(v6.is_some());
+    if adopted {
+        spec.name = id.to_string();
+    }
+    if default_bridge(id).ok() != Some(bridge.name) {
+        spec = spec.option(NAME, bridge.name.as_str());
+    }
+    if bridge.mtu != ETHERNET_MTU {
+        spec = spec.option(MTU, bridge.mtu.to_string());
+    }
+    // Whatever an adopted bridge has now is taken for its owner's: rather leave too much than take too much.
+    let before = adopted.then(|| Before { up: true, addresses: addresses.clone(), disable_ipv6: None });
+    let found = Found { bridge: before }.record();
+    Some(NetworkRecord { id, spec, v4: vec![v4], v6: v6.into_iter().collect(), found })
+}
+
+const ETHERNET_MTU: u32 = 1500;
+
+fn endpoint(
+    network: &NetworkRecord,
+    host: &LinkView,
+    id: EndpointId,
+    survey: &KernelSurvey,
+) -> Option<EndpointRecord> {
+    let (inside, link) = survey.inside.iter().find_map(|inside| {
+        let end = inside.links.iter().find(|link| {
+            // Numbers repeat between namespaces, so both ends must name each other.
+            host.peer == Some(link.index) && link.peer == Some(host.index) && link.kind == LinkKind::Veth
+        })?;
+        Some((inside, end))
+    })?;
+    let addresses = inside.addresses.iter().filter(|view| view.link == link.index);
+    let addresses: Vec<_> = addresses.map(|view| view.address).filter(|a| !is_link_local(a.addr())).collect();
+    let ipv4: Option<Ipv4Net> = addresses.iter().find_map(|net| match net {
+        IpNet::V4(net) => Some(*net),
+        IpNet::V6(_) => None,
+    });
+    let ipv6: Option<Ipv6Net> = addresses.iter().find_map(|net| match net {
+        IpNet::V6(net) => Some(*net),
+        IpNet::V4(_) => None,
+    });
+    if addresses.is_empty() {
+        // A join that was cut short: nothing is reached over it.
+        return None;
+    }
+    let gateway = |pools: &[PoolRecord]| pools.first().and_then(|pool| pool.gateway);
+    Some(EndpointRecord {
+        id,
+        network: network.id,
+        name: format!("{NAMED}{}", id.short()),
+        mac: link.mac,
+        ipv4,
+        ipv6,
+        labels: BTreeMap::new(),
+        options: BTreeMap::new(),
+        prefix: Some(INTERFACE.into()),
+        attachment: Some(AttachmentRecord {
+            sandbox: inside.sandbox,
+            join: join_of(id, host.name),
+            ifname: link.name,
+            priority: 0,
+            link: Some(host.name),
+            gateway: gateway(&network.v4).filter(|gateway| leads_out(inside, *gateway)),
+            gateway6: gateway(&network.v6).filter(|gateway| leads_out(inside, *gateway)),
+        }),
+    })
+}
+
+/// Whether the way out of a sandbox leads over this gateway. Of another one that would have been next in line
+/// nothing is known.
+fn leads_out(inside: &Inside, gateway: IpAddr) -> bool {
+    inside.routes.iter().any(|route| route.destination.prefix_len() == 0 && route.via == Some(gateway))
+}
+
+/// The join that a link's name tells, as far as it does.
+fn join_of(endpoint: EndpointId, link: IfName) -> JoinId {
+    let digits = link.as_str().get(link.as_str().len().saturating_sub(4)..);
+    let join = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).map(JoinId);
+    join.filter(|join| link_name(endpoint, *join).ok() == Some(link)).unwrap_or_default()
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}

@@ -1,0 +1,160 @@
+//! Records are lost: what the kernel has is listed again, and goes on running.
+
+use netloom::kernel::{LinkKind, Netns, Op};
+use netloom::testkit::SimKernel;
+use netloom::{EndpointSpec, Engine, ErrorKind, JoinSpec, NetworkSpec, Repair};
+use netloom_store::{Change, RecordKind, Store};
+
+use crate::support::{World, bounded, check_truth};
+
+/// Two networks, one of both families; a sandbox on each, and one on both.
+async fn furnish(world: &World) {
+    let controller = world.engine().controller();
+    let dual = NetworkSpec::new("dual")
+        .subnet("10.9.0.0/24".parse().expect("made"))
+        .subnet("fd09::/64".parse().expect("made"))
+        .option("com.docker.network.driver.mtu", "1400");
+    let dual = controller.create_network(dual).await.expect("made");
+    let blue = world.network("blue").await;
+    world.joined(&dual, "web").await;
+    let (_, sandbox) = world.joined(&blue, "web").await;
+    let second = dual.create_endpoint(EndpointSpec::new("second")).await.expect("made");
+    second.join(&sandbox, JoinSpec::priority(3)).await.expect("made");
+    dual.create_endpoint(EndpointSpec::new("idle")).await.expect("made");
+}
+
+/// Spoils every record that is chosen; returns how many.
+fn spoil(world: &World, chosen: impl Fn(RecordKind) -> bool) -> usize {
+    let disk = world.simulation.disk();
+    let keys = disk.records().into_iter().map(|(key, _)| key).filter(|key| chosen(key.kind));
+    let spoilt: Vec<_> =
+        keys.map(|key| Change::Put { key, value: b"\x01 of a known format, and damaged".to_vec() }).collect();
+    disk.open().commit(&spoilt).expect("written");
+    spoilt.len()
+}
+
+fn count(world: &World, told: impl Fn(&Repair) -> bool) -> usize {
+    world.engine().repairs().iter().filter(|repair| told(repair)).count()
+}
+
+#[tokio::test]
+async fn whatever_kind_of_record_is_lost_everything_runs_on() {
+    for kinds in [
+        &[RecordKind::Network][..],
+        &[RecordKind::Endpoint],
+        &[RecordKind::Sandbox],
+        &[RecordKind::Network, RecordKind::Endpoint, RecordKind::Sandbox],
+    ] {
+        let world = World::new().await;
+        furnish(&world).await;
+        let before = world.engine().inspect().await.unwrap();
+        let spoilt = spoil(&world, |kind| kinds.contains(&kind));
+        let world = world.kill_and_restart().await;
+        let dropped = count(&world, |repair| matches!(repair, Repair::RecordDropped { .. }));
+        let rebuilt = count(&world, |repair| matches!(repair, Repair::RecordRebuilt { .. }));
+        // Of the endpoint that was in no sandbox the kernel has nothing.
+        let lost = usize::from(kinds.contains(&RecordKind::Endpoint));
+        assert_eq!((dropped, rebuilt), (spoilt, spoilt - lost), "{kinds:?}: {:?}", world.engine().repairs());
+        assert_eq!(world.engine().repairs().len(), dropped + rebuilt, "nothing was taken for a remain");
+        world.settles().await;
+
+        // Only names, and what else the kernel does not know, are lost.
+        let after = world.engine().inspect().await.unwrap();
+        for network in &before.networks {
+            let again = after.networks.iter().find(|other| other.id == network.id).expect("its id");
+            assert_eq!((&again.v4, &again.v6), (&network.v4, &network.v6));
+            for endpoint in network.endpoints.iter().filter(|endpoint| endpoint.sandbox.is_some()) {
+                let same = again.endpoints.iter().find(|other| other.id == endpoint.id).expect("its id");
+                let what =
+                    |e: &netloom::snapshot::EndpointSnapshot| (e.mac, e.ipv4, e.ipv6, e.ifname, e.phase);
+                assert_eq!(what(same), what(endpoint));
+            }
+        }
+        for sandbox in &before.sandboxes {
+            let again = after.sandboxes.iter().find(|other| other.key == sandbox.key).expect("its namespace");
+            assert_eq!((again.gateway, again.gateway6), (sandbox.gateway, sandbox.gateway6));
+            assert_eq!(again.endpoints.len(), sandbox.endpoints.len());
+        }
+        // An address that is in use is not given to anybody else.
+        let dual = after.networks.iter().find(|network| network.v6.len() == 1).expect("of both families");
+        let held = dual.endpoints.iter().find_map(|endpoint| endpoint.ipv4).expect("an address");
+        let dual = world.engine().controller().network(dual.id).unwrap();
+        let taken = dual.create_endpoint(EndpointSpec::new("thief").address(held.addr().into())).await;
+        assert_eq!(taken.expect_err("it is held").kind(), ErrorKind::Forbidden);
+
+        // It is recorded: the next start finds nothing wrong.
+        let world = world.kill_and_restart().await;
+        assert_eq!(world.engine().repairs(), [], "{kinds:?}");
+        check_truth(world.engine(), world.kernel()).await.unwrap();
+        world.delete_everything().await;
+        world.assert_pristine().await;
+    }
+}
+
+/// A bridge of somebody else's is taken for its owner's with all it has.
+#[tokio::test]
+async fn a_lost_network_on_an_adopted_bridge_takes_nothing_from_its_owner() {
+    let kernel = SimKernel::new();
+    let name = "lan0".parse().unwrap();
+    kernel.foreign_link(Netns::Host, name, LinkKind::Bridge, None).unwrap();
+    kernel.foreign_op(&Op::SetLink { netns: Netns::Host, name, up: true }).unwrap();
+    let own = "10.88.0.1/24".parse().unwrap();
+    kernel.foreign_op(&Op::AddAddress { netns: Netns::Host, link: name, address: own }).unwrap();
+    let before = kernel.snapshot();
+    let simulation = Engine::simulation().kernel(kernel).start().await.unwrap();
+    let world = World { simulation, before };
+    let spec = NetworkSpec::new("lan")
+        .subnet("10.88.0.0/24".parse().unwrap())
+        .option("com.docker.network.bridge.name", "lan0");
+    let network = world.engine().controller().create_network(spec).await.unwrap();
+    world.joined(&network, "web").await;
+    spoil(&world, |_| true);
+    let world = world.kill_and_restart().await;
+    assert_eq!(count(&world, |repair| matches!(repair, Repair::RecordRebuilt { .. })), 3);
+    world.settles().await;
+    let found = world.engine().controller().network_by_name("recovered-lan0").expect("by its bridge");
+    assert_eq!(found.endpoints().await.unwrap().len(), 1);
+    world.delete_everything().await;
+    world.assert_pristine().await;
+}
+
+/// What was killed in the middle of a join is a remain and no container.
+#[tokio::test]
+async fn what_was_never_joined_is_not_rebuilt() {
+    use netloom::testkit::{Fault, FaultKind};
+    let world = World::new().await;
+    let network = world.network("blue").await;
+    let (_, sandbox) = world.joined(&network, "web").await;
+    sandbox.delete().await.unwrap();
+    let endpoint = network.endpoint_by_name("web").await.unwrap();
+    let sandbox = world.sandbox("c2").await;
+    bounded("draining", world.engine().drain()).await.unwrap();
+    world.kernel().plan(Fault::verb("create_veth", 1, FaultKind::Hang));
+    let join = tokio::spawn(async move { endpoint.join(&sandbox, JoinSpec::default()).await.map(drop) });
+    crate::support::until("the fault", async || world.kernel().hanging() > 0).await;
+    spoil(&world, |kind| kind == RecordKind::Endpoint);
+    let world = world.kill_and_restart().await;
+    drop(bounded("the join", join).await);
+    // The link came into being without an address: nothing of it can be used.
+    world.settles().await;
+    world.delete_everything().await;
+    world.assert_pristine_soon().await;
+}
+
+/// A newer engine's records are whole, only not for this one: nothing is touched, in the store or in the kernel.
+#[tokio::test]
+async fn records_of_a_newer_engine_are_kept_with_everything_they_are_about() {
+    let world = World::new().await;
+    furnish(&world).await;
+    let disk = world.simulation.disk().clone();
+    // The first byte is the format.
+    let newer = disk.records().into_iter().map(|(key, mut value)| {
+        value[0] = u8::MAX;
+        Change::Put { key, value }
+    });
+    disk.open().commit(&newer.collect::<Vec<_>>()).expect("written");
+    let (records, links) = (disk.records(), world.kernel().leftovers(&world.before));
+    let world = world.kill_and_restart().await;
+    assert_eq!(count(&world, |repair| matches!(repair, Repair::SweepSkipped { .. })), 1);
+    assert_eq!((disk.records(), world.kernel().leftovers(&world.before)), (records, links));
+}
