@@ -24,6 +24,7 @@
 mod batch;
 mod call;
 mod decode;
+mod directory;
 mod encode;
 mod failure;
 mod monitor;
@@ -52,6 +53,8 @@ use crate::view::{AddressView, KernelEvent, KernelStats, LinkView, NeighbourView
 use crate::worker::Worker;
 use crate::{Kernel, KernelError, KernelFuture, NetnsJob};
 
+pub use self::directory::DirectoryError;
+
 use self::call::{Allowance, Call, Executors};
 use self::failure::Failure;
 use self::monitor::Monitor;
@@ -67,7 +70,8 @@ const QUEUE: usize = 16_384;
 /// What [`LinuxKernel::start`] needs to know.
 #[derive(Clone, Debug)]
 pub struct LinuxConfig {
-    /// Namespaces are mounted in `<run_dir>/netns`, which is made when absent.
+    /// Namespaces are mounted in `<run_dir>/netns`, which is made when absent. It must be ours alone, so this
+    /// cannot be `/run`, and must be used from one mount namespace for as long as namespaces are in it.
     pub run_dir: PathBuf,
 }
 
@@ -85,7 +89,8 @@ impl LinuxKernel {
     /// Starts the threads. Their namespaces, network and mount, are those of the calling thread.
     ///
     /// # Errors
-    /// When the run directory cannot be made, or a socket or a thread is refused.
+    /// When the run directory cannot be made, when it cannot be used ([`DirectoryError`]), or when a socket or
+    /// a thread is refused.
     pub fn start(config: LinuxConfig) -> io::Result<Self> {
         let LinuxConfig { run_dir } = config;
         let mounts = Mounts::below(&run_dir)?;

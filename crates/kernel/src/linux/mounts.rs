@@ -1,13 +1,9 @@
-//! Where namespaces live: files below the run directory on which they are mounted.
-//!
-//! The start of an engine removes what no record knows, so the directory must be ours alone: it carries a
-//! marker, and one that others have filled is refused. Nothing in it is reached through a symbolic link,
-//! which could lead to somebody else's namespace.
+//! Where namespaces live: files in the [`Directory`] on which they are mounted.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,62 +12,33 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
+use super::directory::{Directory, Entry, handle, look};
 use super::failure::Failure;
 
 /// The network namespace of the thread that opens it.
 const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 
-/// The file that says that a directory is ours.
-const MARKER: &str = ".netloom";
-
-/// The directory of the mounted namespaces.
+/// The mounted namespaces.
 #[derive(Clone, Debug)]
 pub(super) struct Mounts {
-    dir: PathBuf,
-    /// The marker, locked as long as anybody may reserve a name here.
-    _marker: Arc<File>,
-}
-
-/// What lies under a name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Entry {
-    /// A mounted namespace.
-    Namespace,
-    /// An empty file with nothing mounted: left by a reboot, or by a kill before the mount.
-    Leftover,
-    /// Anything else; not ours to touch.
-    Foreign,
+    directory: Arc<Directory>,
 }
 
 impl Mounts {
-    /// Makes `<run_dir>/netns` where it is missing; refuses one that is in use and not ours.
+    /// Those in `<run_dir>/netns`, which is made where it is missing and refused where it is not ours.
     pub(super) fn below(run_dir: &Path) -> io::Result<Self> {
-        let dir = run_dir.join("netns");
-        let told = |doing: &'static str| {
-            let dir = dir.display().to_string();
-            move |error: io::Error| io::Error::new(error.kind(), format!("cannot {doing} {dir}: {error}"))
-        };
-        let made = DirBuilder::new().recursive(true).mode(0o755).create(&dir);
-        made.map_err(told("make"))?;
-        let marker = claim(&dir).map_err(told("use"))?;
-        // Whoever is alone here sweeps. With company, an empty file may be a name that was just reserved.
-        if marker.try_lock().is_ok() {
-            sweep(&dir).map_err(told("sweep"))?;
-        }
-        // Waits for another's sweep at most.
-        marker.lock_shared().map_err(told("lock"))?;
-        Ok(Self { dir, _marker: Arc::new(marker) })
+        Ok(Self { directory: Arc::new(Directory::claim(run_dir)?) })
     }
 
     pub(super) fn path(&self, name: NetnsName) -> PathBuf {
-        self.dir.join(name.as_str())
+        self.directory.path(name)
     }
 
     /// Opens a mounted namespace; `ENOENT` when there is none.
     pub(super) fn open(&self, name: NetnsName) -> Result<OwnedFd, Failure> {
         // Not blocking: a FIFO that somebody left here must not stop this thread.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        let opened = OpenOptions::new().read(true).custom_flags(flags).open(self.path(name));
+        let opened = OpenOptions::new().read(true).custom_flags(flags).open(self.directory.at(name));
         let file = opened.map_err(|error| match error.raw_os_error() {
             Some(libc::ENOENT | libc::ELOOP) => Failure::errno(Errno::ENOENT),
             _ => Failure::io(&error, "cannot open the namespace"),
@@ -85,7 +52,7 @@ impl Mounts {
 
     /// Takes a name: makes the file that a namespace will be mounted on. `EEXIST` when it is taken.
     pub(super) fn reserve(&self, name: NetnsName) -> Result<(), Failure> {
-        let path = self.path(name);
+        let path = self.directory.at(name);
         let create = || OpenOptions::new().write(true).create_new(true).mode(0o444).open(&path);
         let made = create().or_else(|error| {
             if error.kind() != ErrorKind::AlreadyExists || look(&path)? != Entry::Leftover {
@@ -103,7 +70,7 @@ impl Mounts {
     /// Mounts this thread's network namespace on a reserved name.
     pub(super) fn mount_own(&self, name: NetnsName) -> Result<(), Failure> {
         let failed = |error: &io::Error| Failure::io(error, "cannot mount the namespace");
-        let file = handle(&self.path(name)).map_err(|error| failed(&error))?;
+        let file = handle(&self.directory.at(name)).map_err(|error| failed(&error))?;
         if !file.metadata().map_err(|error| failed(&error))?.is_file() {
             return Err(Failure::errno(Errno::EEXIST));
         }
@@ -115,7 +82,7 @@ impl Mounts {
 
     /// Unmounts a namespace and frees its name; `ENOENT` when nothing of ours has it.
     pub(super) fn remove(&self, name: NetnsName) -> Result<(), Failure> {
-        let path = self.path(name);
+        let path = self.directory.at(name);
         match look(&path) {
             // Detached: a process that still uses it does not stop the unmounting.
             Ok(Entry::Namespace) => umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
@@ -130,86 +97,12 @@ impl Mounts {
 
     /// The names on which namespaces are mounted.
     pub(super) fn list(&self) -> Result<Vec<NetnsName>, Failure> {
-        let mut names = having(&self.dir, Entry::Namespace)
-            .map_err(|error| Failure::io(&error, "cannot list the namespaces"))?;
-        names.sort_unstable();
-        Ok(names)
+        let names = self.directory.having(Entry::Namespace);
+        names.map_err(|error| Failure::io(&error, "cannot list the namespaces"))
     }
 }
 
 /// Opens the network namespace of this thread.
 pub(super) fn open_own() -> io::Result<OwnedFd> {
     File::open(OWN_NETNS).map(OwnedFd::from)
-}
-
-/// Opens the marker of a directory, and makes it where nobody else uses the directory.
-fn claim(dir: &Path) -> io::Result<File> {
-    let path = dir.join(MARKER);
-    let open = || {
-        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        OpenOptions::new().read(true).custom_flags(flags).open(&path)
-    };
-    match open() {
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        opened => return opened,
-    }
-    let mut entries = fs::read_dir(dir)?;
-    // Another start may have made the marker since.
-    let foreign = entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != MARKER));
-    if foreign {
-        let why = format!(
-            "it holds files of others (`ip netns` uses /run/netns), which would be removed; \
-             choose another run_dir, or make an empty file {MARKER} in it if all of them are netloom's"
-        );
-        return Err(io::Error::new(ErrorKind::AlreadyExists, why));
-    }
-    match OpenOptions::new().write(true).create_new(true).mode(0o444).open(&path) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => open(),
-        made => made,
-    }
-}
-
-/// Removes the names that were reserved and never mounted.
-fn sweep(dir: &Path) -> io::Result<()> {
-    for name in having(dir, Entry::Leftover)? {
-        match fs::remove_file(dir.join(name.as_str())) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => tracing::info!(%name, "removed a namespace's file on which nothing was mounted"),
-        }
-    }
-    Ok(())
-}
-
-/// The valid names in a directory under which something of a kind lies.
-fn having(dir: &Path, kind: Entry) -> io::Result<Vec<NetnsName>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        if let Some(name) = name
-            && look(&entry.path()).is_ok_and(|found| found == kind)
-        {
-            names.push(name);
-        }
-    }
-    Ok(names)
-}
-
-fn look(path: &Path) -> io::Result<Entry> {
-    let file = handle(path)?;
-    let metadata = file.metadata()?;
-    Ok(if !metadata.is_file() || path.file_name().is_some_and(|name| name == MARKER) {
-        Entry::Foreign
-    } else if fstatfs(&file)?.filesystem_type() == NSFS_MAGIC {
-        Entry::Namespace
-    } else if metadata.len() == 0 {
-        Entry::Leftover
-    } else {
-        Entry::Foreign
-    })
-}
-
-/// A descriptor for what lies at a path, be it a symbolic link; it can be asked about and no more.
-fn handle(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)
 }
