@@ -10,7 +10,7 @@ use netloom_actor_controller::{
 };
 use netloom_drivers::Registration;
 use netloom_drivers::bridge::{self, Bridge};
-use netloom_kernel::{Kernel, KernelStats, LinuxConfig, LinuxKernel};
+use netloom_kernel::{DirectoryError, Kernel, KernelStats, LinuxConfig, LinuxKernel};
 use netloom_model::snapshot::{EngineSnapshot, OperationSnapshot};
 use netloom_model::{EngineConfig, Error, Reason, Repair, Result};
 use netloom_runtime::EngineThread;
@@ -157,17 +157,22 @@ fn open_store(config: &EngineConfig) -> Result<(Box<dyn Store>, Vec<Finding>)> {
 
 /// The kernel of this machine, and the mark of this engine's objects in it.
 fn open_kernel(config: &EngineConfig) -> Result<(Arc<dyn Kernel>, String)> {
+    // The first to touch the run directory: it knows which ones belong to others.
+    let kernel = LinuxKernel::start(LinuxConfig { run_dir: config.run_dir.clone() });
+    let kernel = kernel.map_err(|error| not_opened(config, &error))?;
     place::hold(config)?;
     let identity = format!("{}.{}", config.instance, place::identity(config)?.short());
-    let kernel = LinuxKernel::start(LinuxConfig { run_dir: config.run_dir.clone() });
-    kernel.map(|kernel| (Arc::new(kernel) as Arc<dyn Kernel>, identity)).map_err(|error| {
-        Reason::Kernel {
-            operation: format!("open netlink and {}", config.run_dir.display()),
-            errno: error.raw_os_error().unwrap_or_default(),
-            message: error.to_string(),
-        }
+    Ok((Arc::new(kernel), identity))
+}
+
+fn not_opened(config: &EngineConfig, error: &std::io::Error) -> Error {
+    let run_dir = config.run_dir.display();
+    if let Some(why) = error.get_ref().and_then(|inner| inner.downcast_ref::<DirectoryError>()) {
+        return Error::invalid("run_dir", run_dir, why.to_string());
+    }
+    let errno = error.raw_os_error().unwrap_or_default();
+    Reason::Kernel { operation: format!("open netlink and {run_dir}"), errno, message: error.to_string() }
         .into()
-    })
 }
 
 impl Engine {

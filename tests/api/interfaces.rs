@@ -86,6 +86,36 @@ async fn an_interface_that_the_container_made_itself_is_left_alone() {
     world.assert_pristine().await;
 }
 
+/// A driver that makes its links outside: they are moved in under the first free name, and a failure on the way
+/// leaves nothing.
+#[tokio::test]
+async fn a_link_that_is_made_outside_is_moved_in_under_a_free_name() {
+    let kernel = SimKernel::new();
+    let before = kernel.snapshot();
+    let engine = netloom::Engine::simulation().kernel(kernel).driver(crate::outside::registration());
+    let world = World { simulation: engine.start().await.expect("it starts"), before };
+    let spec = netloom::NetworkSpec::new("out").driver(crate::outside::KIND);
+    let network = world.engine().controller().create_network(spec).await.expect("a network");
+    let endpoint = network.create_endpoint(EndpointSpec::new("web")).await.expect("an endpoint");
+    let sandbox = world.sandbox("c1").await;
+    let taken = "eth0".parse().expect("a name");
+    world.kernel().foreign_link(inside(&sandbox), taken, LinkKind::Bridge, None).expect("made");
+    for kind in [FaultKind::Refuse(16), FaultKind::Lose, FaultKind::LoseBefore] {
+        world.kernel().plan(Fault::verb("move_link", 1, kind));
+        endpoint.join(&sandbox, JoinSpec::default()).await.expect_err("it could not be moved");
+        world.settles().await;
+        assert!(sandbox.inspect().await.expect("inspected").endpoints.is_empty());
+    }
+    endpoint.join(&sandbox, JoinSpec::default()).await.expect("joined");
+    let name: netloom::IfName = ifname(&endpoint).await.parse().expect("a name");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let found = world.kernel().find_links(inside(&sandbox), vec![name], deadline).await.expect("found");
+    assert!(found[0].as_ref().is_some_and(|link| link.up), "{found:?}");
+    assert_ne!(name, taken);
+    world.delete_everything().await;
+    world.assert_pristine().await;
+}
+
 /// It gives up in the end, says why, and has left nothing.
 #[tokio::test]
 async fn a_container_that_takes_every_name_is_told_so() {

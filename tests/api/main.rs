@@ -10,6 +10,8 @@ mod interfaces;
 mod lifecycle;
 mod model;
 mod mortal;
+#[path = "../common/outside.rs"]
+mod outside;
 mod rebuild;
 mod recovery;
 mod restart;

@@ -5,5 +5,7 @@ mod conformance;
 mod kill;
 mod lab;
 mod misuse;
+#[path = "../common/outside.rs"]
+mod outside;
 mod packets;
 mod takeover;

@@ -1,8 +1,9 @@
 //! A clumsy operator: wrong directories, two engines in one place, names that are not what they seem.
 
-use netloom::{Engine, ErrorKind, NetworkSpec, ShutdownMode};
+use netloom::kernel::{Kernel, Netns};
+use netloom::{EndpointSpec, Engine, ErrorKind, JoinSpec, NetworkSpec, SandboxSpec, ShutdownMode};
 
-use crate::lab::{delete_everything, in_lab, joined};
+use crate::lab::{delete_everything, in_lab, joined, soon};
 
 #[test]
 fn two_engines_cannot_share_a_directory_and_say_which() {
@@ -78,8 +79,44 @@ fn directories_that_cannot_be_used_are_named() {
             let error = Engine::builder().data_dir(data).run_dir(run).start().await.expect_err("unusable");
             assert!(error.to_string().contains(name), "{error}");
         }
+        // That of `ip netns`: whatever lies in it is somebody else's, and nothing is put there.
+        let seen = |file: &str| std::path::Path::new("/run").join(file).exists();
+        let before = [seen("engine.lock"), seen("owner"), seen("engine-id")];
+        let error = Engine::builder().data_dir(good.join("data")).run_dir("/run").start().await;
+        let error = error.expect_err("not ours");
+        assert_eq!(error.kind(), ErrorKind::InvalidParameter);
+        assert!(error.to_string().contains("ip netns"), "{error}");
+        assert_eq!([seen("engine.lock"), seen("owner"), seen("engine-id")], before);
         let error = Engine::builder().data_dir("relative").start().await.expect_err("relative");
         assert_eq!(error.kind(), ErrorKind::InvalidParameter);
+        lab.assert_pristine().await;
+    });
+}
+
+/// A driver that makes its links outside of the sandboxes; the container has an `eth0` of its own.
+#[test]
+fn a_link_that_is_made_outside_is_moved_in_under_a_free_name() {
+    in_lab(async |lab| {
+        let builder = Engine::builder().data_dir(lab.data_dir()).run_dir(lab.run_dir());
+        let engine = builder.driver(crate::outside::registration()).start().await.expect("it starts");
+        let spec = NetworkSpec::new("out").driver(crate::outside::KIND);
+        let network = engine.controller().create_network(spec).await.unwrap();
+        let endpoint = network.create_endpoint(EndpointSpec::new("web")).await.unwrap();
+        let sandbox = engine.controller().create_sandbox(SandboxSpec::new("c1")).await.unwrap();
+        let netns = Netns::Named(sandbox.netns().unwrap());
+        let key = sandbox.key().unwrap();
+        let status = std::process::Command::new("nsenter")
+            .arg(format!("--net={}", key.display()))
+            .args(["ip", "link", "add", "eth0", "type", "bridge"])
+            .status();
+        assert!(status.expect("nsenter must be installed (package util-linux)").success());
+        endpoint.join(&sandbox, JoinSpec::default()).await.expect("joined");
+        let ifname = endpoint.inspect().await.unwrap().ifname.unwrap();
+        assert_eq!(ifname.as_str(), "eth1");
+        let links = lab.kernel.links(netns, soon()).await.unwrap();
+        let moved = links.iter().find(|link| link.name == ifname).expect("it is inside");
+        assert!(moved.up && moved.peer.is_some());
+        delete_everything(&engine).await;
         lab.assert_pristine().await;
     });
 }

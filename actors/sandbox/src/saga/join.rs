@@ -35,9 +35,6 @@ pub(crate) struct Joined {
 /// remains of an earlier join that the kernel has not let go of yet.
 const NAMES: u32 = 16;
 
-/// What the kernel answers when a link's new name is in use.
-const EEXIST: i32 = 17;
-
 /// Plugs an endpoint in under the first name that is free.
 pub(crate) async fn join(world: World, op: OpCtx, mut plan: JoinPlan) -> Result<Joined> {
     for _ in 1..NAMES {
@@ -138,18 +135,15 @@ async fn move_in(
     member: &Member,
 ) -> Result<()> {
     let (netns, name) = (world.netns, member.ifname);
+    // Looked at before: Linux moves a link first and then finds that it cannot have the name.
+    let found = world.services.kernel.find_links(netns, vec![name], op.deadline_std()).await?;
+    if found.iter().any(Option::is_some) {
+        let why = format!("{netns} has a link of this name");
+        return Err(Reason::LinkTaken { ifname: name, why }.into());
+    }
     let there = Op::MoveLink { from: Netns::Host, name: from, to: netns, rename: name };
     let back = Op::MoveLink { from: netns, name, to: Netns::Host, rename: from };
-    saga.step("move the link in", Undone::Plumbing(vec![back]), async {
-        let moved = world.execute(op, vec![there]).await;
-        moved.map_err(|error| match error.reason() {
-            Reason::Kernel { errno: EEXIST, .. } => {
-                Reason::LinkTaken { ifname: name, why: error.to_string() }.into()
-            }
-            _ => error,
-        })
-    })
-    .await
+    saga.step("move the link in", Undone::Plumbing(vec![back]), world.execute(op, vec![there])).await
 }
 
 /// Takes the way in from outside away from the old provider and gives it to the new one.
