@@ -105,13 +105,6 @@ impl<K: Copy + Eq + Hash, P> Gate<K, P> {
         ready
     }
 
-    /// Takes everything that waits, to refuse it.
-    pub fn clear(&mut self) -> Vec<P> {
-        self.waiting = 0;
-        let queued = self.keys.values_mut().flat_map(std::mem::take);
-        queued.chain(self.behind.drain(..).map(|(_, operation)| operation)).collect()
-    }
-
     /// How many operations wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
@@ -203,8 +196,7 @@ mod tests {
         assert_eq!(gate.admit(One(1), 1), Admission::Start(1));
         assert_eq!(gate.admit(One(1), 2), Admission::Queued);
         assert_eq!(gate.admit(One(1), 3), Admission::Refused(3));
-        assert_eq!(gate.clear(), [2]);
-        assert_eq!(gate.release(One(1)), Vec::<i32>::new());
+        assert_eq!(gate.release(One(1)), [2]);
     }
 
     /// Against a straightforward model: the list of everything admitted, in order, with what runs.

@@ -70,13 +70,7 @@ impl<A: Actor> Port<A> {
         M: Message,
         A: Handle<M>,
     {
-        let asked = self.0.addr.borrow().as_ref().map(|addr| addr.ask(op, message));
-        async move {
-            match asked {
-                Some(asked) => asked.await,
-                None => Err(AskError::Gone),
-            }
-        }
+        answer_of(self.0.addr.borrow().as_ref().map(|addr| addr.ask(op, message)))
     }
 
     /// Sends a command and waits for what becomes of it, as [`Addr::outcome`] does.
@@ -92,13 +86,7 @@ impl<A: Actor> Port<A> {
         M: Message,
         A: Handle<M>,
     {
-        let asked = self.0.addr.borrow().as_ref().map(|addr| addr.outcome(op, message));
-        async move {
-            match asked {
-                Some(asked) => asked.await,
-                None => Err(AskError::Gone),
-            }
-        }
+        answer_of(self.0.addr.borrow().as_ref().map(|addr| addr.outcome(op, message)))
     }
 
     /// Sends an event, as [`Addr::tell`] does.
@@ -110,6 +98,14 @@ impl<A: Actor> Port<A> {
         if let Some(addr) = &*self.0.addr.borrow() {
             addr.tell(op, message);
         }
+    }
+}
+
+/// What was asked, if somebody was there to be asked.
+async fn answer_of<R>(asked: Option<impl Future<Output = Result<R, AskError>>>) -> Result<R, AskError> {
+    match asked {
+        Some(asked) => asked.await,
+        None => Err(AskError::Gone),
     }
 }
 

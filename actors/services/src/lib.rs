@@ -8,6 +8,7 @@ pub mod ipam;
 mod joins;
 mod quarantine;
 pub mod store;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use netloom_runtime::{OpCtx, Port, SagaTools, TaskGroup};
 pub use ask::{Outcome, Trouble, answered, interrupted, panicked};
 pub use joins::JoinIds;
 pub use quarantine::{Dying, Quarantine};
+pub use work::SagaWorld;
 
 use crate::ipam::IpamActor;
 use crate::store::StoreActor;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use netloom_actor_driver::{JoinDriverEndpoint, ProgramConnectivity};
+use netloom_actor_services::SagaWorld;
 use netloom_actor_services::answered;
 use netloom_actor_services::ipam::LeaseAddresses;
 use netloom_drivers::{ExternalConnectivity, Join, Joined, Restored};

@@ -4,6 +4,7 @@
 //! next start removes; the other way round it would leave a record that names a dead link.
 
 use futures::FutureExt;
+use netloom_actor_services::SagaWorld;
 use netloom_actor_services::{Dying, Services};
 use netloom_kernel::Op;
 use netloom_model::record::EndpointRecord;

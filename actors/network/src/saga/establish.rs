@@ -4,6 +4,7 @@ use futures::FutureExt;
 use futures::future::join_all;
 use ipnet::IpNet;
 use netloom_actor_driver::{CreateDriverEndpoint, CreateDriverNetwork, SurveyDriverNetwork};
+use netloom_actor_services::SagaWorld;
 use netloom_actor_services::answered;
 use netloom_actor_services::ipam::{RequestPools, RestorePools};
 use netloom_actor_services::store::{BeginIntent, EndIntent};

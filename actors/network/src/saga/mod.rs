@@ -8,12 +8,9 @@ mod remove;
 mod undo;
 
 use netloom_actor_driver::DriverActor;
-use netloom_actor_services::store::Commit;
-use netloom_actor_services::{Outcome, Services, Trouble, answered};
+use netloom_actor_services::{Outcome, SagaWorld, Services, answered};
 use netloom_model::{Error, NetworkId, Reason, Result};
-use netloom_runtime::saga::Patience;
-use netloom_runtime::{EventSink, Fact, OpCtx, Port, Saga, saga};
-use netloom_store::Change;
+use netloom_runtime::{EventSink, Fact, OpCtx, Port};
 
 use crate::event::NetworkEvent;
 
@@ -37,28 +34,15 @@ pub(crate) struct World {
 /// What an operation has to tell, in order, once the actor has applied it.
 pub(crate) type Facts = Vec<Fact<NetworkEvent>>;
 
+impl SagaWorld for World {
+    type Undone = Undone;
+
+    fn services(&self) -> &Services {
+        &self.services
+    }
+}
+
 impl World {
-    /// Runs a saga whose failure becomes one error.
-    async fn saga<T>(
-        &self,
-        op: &OpCtx,
-        verb: &'static str,
-        object: impl std::fmt::Display,
-        body: impl AsyncFnOnce(&mut Saga<Undone>) -> Result<T>,
-    ) -> Result<T> {
-        let outcome = saga::run(&self.services.tools, op, verb, object, self.clone(), body).await;
-        outcome.map_err(Trouble::into_error)
-    }
-
-    /// Carries a removal to its end: now, or later as a visible leak.
-    async fn finish(&self, op: &OpCtx, removal: Undone, patience: Patience) {
-        saga::finish(&self.services.tools, op, self, removal, patience).await;
-    }
-
-    async fn commit(&self, op: &OpCtx, changes: Vec<Change>) -> Result<()> {
-        answered(op, "the store", self.services.store.outcome(op, Commit(changes)).await)
-    }
-
     /// Refuses to commit what an IPAM that died meanwhile has leased: its successor learns what is taken from
     /// the records, and this is not in them yet.
     fn still_leased(&self, by: u64) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use netloom_actor_services::SagaWorld;
 use netloom_actor_services::answered;
 use netloom_actor_services::ipam::{QuarantineAddresses, ReleaseAddresses};
 use netloom_actor_services::store::BeginIntent;

@@ -5,6 +5,7 @@ use std::fmt;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use netloom_actor_driver::{DeleteDriverEndpoint, DeleteDriverNetwork, LeaveDriverEndpoint};
+use netloom_actor_services::SagaWorld;
 use netloom_actor_services::ipam::{ReleaseAddresses, ReleasePools};
 use netloom_actor_services::store::EndIntent;
 use netloom_actor_services::{Dying, answered, interrupted, panicked};

@@ -1,6 +1,7 @@
 //! Deleting a sandbox: every endpoint leaves, then the record goes, then the namespace.
 
 use futures::future::join_all;
+use netloom_actor_services::SagaWorld;
 use netloom_model::{EndpointId, Result};
 use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;

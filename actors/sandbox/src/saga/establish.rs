@@ -1,5 +1,6 @@
 //! Making a sandbox: its namespace, then its record.
 
+use netloom_actor_services::SagaWorld;
 use netloom_kernel::{Netns, Op};
 use netloom_model::record::SandboxRecord;
 use netloom_model::{Error, Result};

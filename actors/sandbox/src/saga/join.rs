@@ -1,6 +1,7 @@
 //! Plugging an endpoint in.
 
 use netloom_actor_network::{AttachEndpoint, Attachment, CommitAttachment, ProgramEndpoint, RevokeEndpoint};
+use netloom_actor_services::SagaWorld;
 use netloom_drivers::Interface;
 use netloom_kernel::{Netns, Op, Route};
 use netloom_model::record::SandboxRecord;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use netloom_actor_network::{DetachEndpoint, RevokeEndpoint};
+use netloom_actor_services::SagaWorld;
 use netloom_model::{ErrorKind, Reason, Result};
 use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;

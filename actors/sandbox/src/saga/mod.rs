@@ -8,13 +8,10 @@ mod restore;
 mod undo;
 
 use netloom_actor_network::{NetworkActor, Networks};
-use netloom_actor_services::store::Commit;
-use netloom_actor_services::{Services, Trouble, answered};
+use netloom_actor_services::{SagaWorld, Services, answered};
 use netloom_kernel::{Netns, Op};
 use netloom_model::{Error, NetworkId, ObjectKind, Result, SandboxId};
-use netloom_runtime::saga::Patience;
-use netloom_runtime::{Addr, Handle, Message, OpCtx, Saga, saga};
-use netloom_store::Change;
+use netloom_runtime::{Addr, Handle, Message, OpCtx};
 
 pub(crate) use delete::{Deleted, delete};
 pub(crate) use establish::establish;
@@ -33,18 +30,15 @@ pub(crate) struct World {
     pub(crate) netns: Netns,
 }
 
-impl World {
-    async fn saga<T>(
-        &self,
-        op: &OpCtx,
-        verb: &'static str,
-        object: impl std::fmt::Display,
-        body: impl AsyncFnOnce(&mut Saga<Undone>) -> Result<T>,
-    ) -> Result<T> {
-        let outcome = saga::run(&self.services.tools, op, verb, object, self.clone(), body).await;
-        outcome.map_err(Trouble::into_error)
-    }
+impl SagaWorld for World {
+    type Undone = Undone;
 
+    fn services(&self) -> &Services {
+        &self.services
+    }
+}
+
+impl World {
     /// Asks a network, looked up now: it may have been restarted since the last time.
     async fn ask_network<M, T>(&self, op: &OpCtx, network: NetworkId, message: M) -> Result<T>
     where
@@ -55,15 +49,6 @@ impl World {
         let entry = entry.ok_or_else(|| Error::not_found(ObjectKind::Network, network))?;
         let addr: &Addr<NetworkActor> = &entry.addr;
         answered(op, format_args!("network {:?}", entry.name), addr.outcome(op, message).await)
-    }
-
-    /// Carries a removal to its end: now, or later as a visible leak.
-    async fn finish(&self, op: &OpCtx, removal: Undone, patience: Patience) {
-        saga::finish(&self.services.tools, op, self, removal, patience).await;
-    }
-
-    async fn commit(&self, op: &OpCtx, changes: Vec<Change>) -> Result<()> {
-        answered(op, "the store", self.services.store.outcome(op, Commit(changes)).await)
     }
 
     /// Carries out operations of which every one must succeed, except that a route to be removed may be gone

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
+use netloom_actor_services::SagaWorld;
 use netloom_kernel::{Op, Route, RouteView};
 use netloom_model::{IfName, Repair, Result};
 use netloom_runtime::OpCtx;

@@ -5,6 +5,7 @@ use std::fmt;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use netloom_actor_network::{AbandonAttachment, ProgramEndpoint, RevokeEndpoint};
+use netloom_actor_services::SagaWorld;
 use netloom_actor_services::{interrupted, panicked};
 use netloom_kernel::{Netns, Op};
 use netloom_model::{Certainty, EndpointId, Error, ErrorKind, JoinId, NetworkId, Reason, Result, SandboxId};
