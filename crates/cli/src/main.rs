@@ -1,5 +1,6 @@
 //! The netloom command line.
 
+mod bench;
 mod demo;
 mod leftovers;
 mod report;
@@ -20,6 +21,8 @@ struct Arguments {
 enum Command {
     /// Joins two containers to a network, proves that they reach each other, and cleans up.
     Demo(demo::Options),
+    /// Measures how fast the engine is.
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
         .init();
     let outcome = match arguments.command {
         Command::Demo(options) => demo::run(&options),
+        Command::Bench(options) => bench::run(options),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{Cell, CellAlignment, Table};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 /// One step of the demonstration.
@@ -57,6 +58,33 @@ pub(crate) fn table(outcome: &Outcome) {
 pub(crate) fn json(outcome: &Outcome) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string(outcome)?);
     Ok(())
+}
+
+/// Rows of figures: names to the left, the rest to the right.
+pub(crate) fn rows(header: &[&str], rows: Vec<Vec<String>>) {
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY).set_header(header);
+    for row in rows {
+        let aligned = row.into_iter().enumerate().map(|(place, text)| {
+            Cell::new(text).set_alignment(if place == 0 { CellAlignment::Left } else { CellAlignment::Right })
+        });
+        table.add_row(aligned);
+    }
+    println!("{table}");
+}
+
+/// Shows how far something has come, where somebody looks at a terminal.
+pub(crate) fn progress(total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta}");
+    let bar = ProgressBar::new(total);
+    style.map_or_else(|_| bar.clone(), |style| bar.clone().with_style(style))
+}
+
+/// Shows that something goes on whose length nobody knows.
+pub(crate) fn spinner(what: &'static str) -> ProgressBar {
+    let spinner = ProgressBar::new_spinner().with_message(what);
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
 }
 
 /// A line for a person.

@@ -22,7 +22,7 @@ use futures::future::BoxFuture;
 use netloom_model::{IfName, NetnsName};
 
 pub use error::KernelError;
-pub use linux::{DirectoryError, LinuxConfig, LinuxKernel};
+pub use linux::{DirectoryError, LinuxConfig, LinuxKernel, floor};
 pub use op::{LinkTag, Neighbour, Netns, Op, Route};
 pub use view::{AddressView, KernelEvent, KernelStats, LinkKind, LinkView, NeighbourView, RouteView};
 pub use worker::Worker;

@@ -77,7 +77,7 @@ fn wave(
         };
         let number = encode::makes(op).map(take).transpose()?;
         let netns = netns.and_then(Option::as_ref).map(AsFd::as_fd);
-        Ok((number, master, encode::requests(op, Places { index, netns, number })?))
+        Ok((number, master, encode::requests(op, Places { index, netns, number, peer: None })?))
     };
     let mut requests = Vec::with_capacity(2 * ops.len());
     let mut answers: Vec<Result<(), Failure>> = Vec::with_capacity(ops.len());

@@ -93,6 +93,8 @@ pub(super) struct Places<'a> {
     pub(super) netns: Option<BorrowedFd<'a>>,
     /// The number that the link it [`makes`] shall have.
     pub(super) number: Option<u32>,
+    /// The number that the other end of a veth pair shall have in its namespace; the kernel's choice if none.
+    pub(super) peer: Option<u32>,
 }
 
 /// The requests of an operation: one, or for a new link the one that makes it and those that complete it.
@@ -102,7 +104,7 @@ pub(super) fn requests(op: &Op, places: Places<'_>) -> Result<Vec<Request>, Fail
     Ok(requests)
 }
 
-fn request(op: &Op, Places { index, netns, number }: Places<'_>) -> Result<Request, Failure> {
+fn request(op: &Op, Places { index, netns, number, peer: other }: Places<'_>) -> Result<Request, Failure> {
     let index = index.unwrap_or(0);
     let number = number.unwrap_or(0);
     let (message, flags) = match op {
@@ -117,6 +119,9 @@ fn request(op: &Op, Places { index, netns, number }: Places<'_>) -> Result<Reque
             // The peer must not be up: its other end does not exist yet (ENOTCONN). Its number is the
             // kernel's choice: an unnumbered link gets the next free one of its namespace.
             let mut inside = named(peer);
+            if let Some(other) = other {
+                inside = inside.index(other);
+            }
             let mut outside = LinkMessageBuilder::<LinkVeth>::new(host.as_str(), peer.as_str()).up();
             outside = outside.index(number);
             if let Some(netns) = netns {

@@ -27,6 +27,7 @@ mod decode;
 mod directory;
 mod encode;
 mod failure;
+pub mod floor;
 mod monitor;
 mod mounts;
 mod netns;

@@ -1,0 +1,57 @@
+//! What the program itself uses: processor time by thread, and memory.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Processor time at one moment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Usage {
+    threads: BTreeMap<String, Duration>,
+}
+
+/// What was spent between two moments.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Spent {
+    /// By all threads, in user mode and in the kernel on their behalf.
+    pub(super) process: Duration,
+    /// By thread, those that spent the most first.
+    pub(super) threads: Vec<(String, Duration)>,
+    /// The most memory that the program ever had in use.
+    pub(super) peak_rss_kib: u64,
+}
+
+impl Usage {
+    /// Reads it now. What cannot be read counts as nothing.
+    pub(super) fn now() -> Self {
+        let mut threads: BTreeMap<String, Duration> = BTreeMap::new();
+        for entry in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+            let read = |file: &str| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+            // Nanoseconds on a processor, nanoseconds of waiting for one, time slices.
+            let ran = read("schedstat").split(' ').next().and_then(|text| text.parse().ok());
+            let name = read("comm").trim_end().to_owned();
+            *threads.entry(name).or_default() += Duration::from_nanos(ran.unwrap_or_default());
+        }
+        Self { threads }
+    }
+
+    /// What was spent since.
+    pub(super) fn since(&self) -> Spent {
+        let now = Self::now();
+        let mut threads: Vec<_> = now
+            .threads
+            .into_iter()
+            .map(|(name, ran)| {
+                let before = self.threads.get(&name).copied().unwrap_or_default();
+                (name, ran.saturating_sub(before))
+            })
+            .collect();
+        threads.sort_by_key(|(_, ran)| std::cmp::Reverse(*ran));
+        Spent { process: threads.iter().map(|(_, ran)| *ran).sum(), threads, peak_rss_kib: peak_rss_kib() }
+    }
+}
+
+fn peak_rss_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default()
+}
