@@ -133,7 +133,7 @@ impl Core {
 }
 
 fn gone<A: Actor>() -> Error {
-    Reason::Gone { who: format!("the {}", A::KIND) }.into()
+    Reason::Gone { who: format!("the {}, or whom it asked,", A::KIND) }.into()
 }
 
 /// The two uuids that an identifier is made of. Version 4, all random: the first characters make file and

@@ -1,9 +1,8 @@
 //! Sandboxes: created, restored, deleted; endpoints plugged in and out.
 
-use netloom_actor_network::{DeleteEndpoint as DeleteInNetwork, EvictEndpoint, InspectEndpoint};
+use netloom_actor_network::{DeleteEndpoint as DeleteInNetwork, EvictEndpoint};
 use netloom_actor_sandbox::{
-    DeleteSandbox as DeleteInSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, Origin,
-    SandboxEntry,
+    DeleteSandbox as DeleteInSandbox, Establish, JoinSandbox, LeaveSandbox, Origin, SandboxEntry, Standing,
 };
 use netloom_actor_services::answered;
 use netloom_model::snapshot::SandboxEndpoint;
@@ -153,9 +152,9 @@ impl Handle<CreateSandbox> for ControllerActor {
             Err(refusal) => return reply.send(Err(refusal)),
         };
         let own = op.clone();
+        let asked = addr.outcome(&own, Establish(Origin::Fresh));
         let work = async move {
-            answered(&own, "the sandbox", addr.outcome(&own, Establish(Origin::Fresh)).await)?;
-            answered(&own, "the sandbox", addr.outcome(&own, InspectSandbox).await.map(Ok))
+            answered(&own, "the sandbox", asked.await).map(|Standing { snapshot, .. }| snapshot)
         };
         self.run(&op, work, move |result| Outcome::SandboxCreated(id, result, reply), cx);
     }
@@ -178,6 +177,7 @@ impl Handle<RestoreSandbox> for ControllerActor {
         let work = async move {
             let establish = Establish(Origin::Recorded(members));
             answered(&own, "the sandbox", addr.outcome(&own, establish).await)
+                .map(|standing| standing.repairs)
         };
         self.run(&op, work, move |result| Outcome::SandboxRestored(id, result, reply), cx);
     }
@@ -211,22 +211,16 @@ impl Handle<JoinEndpoint> for ControllerActor {
         op: OpCtx,
         JoinEndpoint { network, endpoint, sandbox, spec }: JoinEndpoint,
         reply: Reply<Result<SandboxEndpoint>>,
-        cx: &mut Cx<'_, Self>,
+        _: &mut Cx<'_, Self>,
     ) {
         let found = self.admit().and_then(|()| {
             self.network(network)?;
             self.sandbox(sandbox)
         });
-        let addr = match found {
-            Ok(addr) => addr,
-            Err(refusal) => return reply.send(Err(refusal)),
-        };
-        let own = op.clone();
-        let work = async move {
-            let join = JoinSandbox { endpoint, network, spec };
-            answered(&own, "the sandbox", addr.outcome(&own, join).await)
-        };
-        self.serve(&op, reply, work, cx);
+        match found {
+            Ok(addr) => addr.forward(&op, JoinSandbox { endpoint, network, spec }, reply),
+            Err(refusal) => reply.send(Err(refusal)),
+        }
     }
 }
 
@@ -236,30 +230,16 @@ impl Handle<LeaveEndpoint> for ControllerActor {
         op: OpCtx,
         LeaveEndpoint { network, endpoint, sandbox }: LeaveEndpoint,
         reply: Reply<Result<()>>,
-        cx: &mut Cx<'_, Self>,
+        _: &mut Cx<'_, Self>,
     ) {
         let found = self.admit().and_then(|()| {
-            let network = self.network(network)?;
-            Ok((network, self.sandbox(sandbox)?))
+            self.network(network)?;
+            self.sandbox(sandbox)
         });
-        let (network_addr, addr) = match found {
-            Ok(found) => found,
-            Err(refusal) => return reply.send(Err(refusal)),
-        };
-        let own = op.clone();
-        let work = async move {
-            let left = addr.outcome(&own, LeaveSandbox { endpoint, network }).await;
-            match answered(&own, "the sandbox", left) {
-                // The sandbox knows no name; the network does, and knows whether there is such an endpoint.
-                Err(error) if matches!(error.reason(), Reason::NotJoined { .. }) => {
-                    let known = network_addr.outcome(&own, InspectEndpoint(endpoint)).await;
-                    let name = answered(&own, "the network", known)?.name;
-                    Err(Reason::NotJoined { endpoint, name, sandbox: Some(sandbox) }.into())
-                }
-                outcome => outcome,
-            }
-        };
-        self.serve(&op, reply, work, cx);
+        match found {
+            Ok(addr) => addr.forward(&op, LeaveSandbox { endpoint, network }, reply),
+            Err(refusal) => reply.send(Err(refusal)),
+        }
     }
 }
 
@@ -275,13 +255,12 @@ impl Handle<DeleteEndpoint> for ControllerActor {
             Ok(addr) => addr,
             Err(refusal) => return reply.send(Err(refusal)),
         };
+        if !force {
+            return addr.forward(&op, DeleteInNetwork(endpoint), reply);
+        }
         let (own, sandboxes) = (op.clone(), self.directory().sandboxes);
         let turn = self.estate.services.operation_timeout * 2;
         let work = async move {
-            if !force {
-                let deleted = addr.outcome(&own, DeleteInNetwork(endpoint)).await;
-                return answered(&own, "the network", deleted);
-            }
             let evicted = addr.outcome(&own, EvictEndpoint(endpoint)).await;
             let sandbox = answered(&own, "the network", evicted)?.and_then(|id| sandboxes.get(&id));
             if let Some(sandbox) = sandbox {

@@ -21,7 +21,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use futures::FutureExt;
 use netloom_drivers::{Begun, Driver, DriverCx, Restored, Work, done};
@@ -80,8 +82,14 @@ impl DriverActor {
         match begun {
             Err(refusal) => reply.send(Err(refusal)),
             Ok(work) => {
-                let (op, kind) = (op.clone(), self.driver.kind().to_owned());
-                self.deps.tasks.spawn(async move { reply.send(finish(&op, &kind, work).await) });
+                let kind = self.driver.kind();
+                match at_once(work, kind) {
+                    Ok(answer) => reply.send(answer),
+                    Err(work) => {
+                        let (op, kind) = (op.clone(), kind.to_owned());
+                        self.deps.tasks.spawn(async move { reply.send(finish(&op, &kind, work).await) });
+                    }
+                }
             }
         }
     }
@@ -99,6 +107,11 @@ impl DriverActor {
         let work = match begun {
             Err(refusal) => return reply.send(Err(refusal)),
             Ok(work) => work,
+        };
+        let work = match at_once(work, self.driver.kind()) {
+            Ok(Ok(value)) => return reply.send(Ok(value)),
+            Ok(Err(error)) => std::future::ready(Err(error)).boxed(),
+            Err(work) => work,
         };
         let (me, op, kind) = (cx.me(), op.clone(), self.driver.kind().to_owned());
         self.deps.tasks.spawn(async move {
@@ -136,12 +149,27 @@ impl DriverActor {
     }
 }
 
+/// The answer of work that is done already, or the work. Most decisions of drivers have no slow part, and a task
+/// for each would cost more than they do. What has one is begun here and goes on in its task.
+fn at_once<T>(mut work: Work<T>, kind: &str) -> Result<Result<T>, Work<T>> {
+    let mut nobody = Context::from_waker(Waker::noop());
+    match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut nobody))) {
+        Ok(Poll::Ready(answer)) => Ok(answer),
+        Ok(Poll::Pending) => Err(work),
+        Err(_) => Ok(Err(died(kind))),
+    }
+}
+
+fn died(kind: &str) -> Error {
+    Error::internal(format!("driver {kind:?} panicked")).uncertain()
+}
+
 /// Runs a driver's slow part, to the operation's deadline at the longest.
 async fn finish<T>(op: &OpCtx, kind: &str, work: Work<T>) -> Result<T> {
     let allowed = op.remaining();
-    match tokio::time::timeout_at(op.deadline, std::panic::AssertUnwindSafe(work).catch_unwind()).await {
+    match tokio::time::timeout_at(op.deadline, AssertUnwindSafe(work).catch_unwind()).await {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(_)) => Err(Error::internal(format!("driver {kind:?} panicked")).uncertain()),
+        Ok(Err(_)) => Err(died(kind)),
         Err(_) => Err(Reason::DeadlineExceeded { what: format!("driver {kind:?}"), waited: allowed }.into()),
     }
 }
@@ -232,6 +260,10 @@ impl Handle<JoinDriverEndpoint> for DriverActor {
         let work = match self.driver.join(&self.cx(&op), request) {
             Err(refusal) => return reply.send(Err(refusal)),
             Ok(work) => work,
+        };
+        let work = match at_once(work, self.driver.kind()) {
+            Ok(answer) => return reply.send(answer.map_err(Error::uncertain)),
+            Err(work) => work,
         };
         let (op, kind) = (op.clone(), self.driver.kind().to_owned());
         self.deps.tasks.spawn(async move {

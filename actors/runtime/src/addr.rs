@@ -89,6 +89,15 @@ impl<A: Actor> Addr<A> {
         async move { answer.await.map_err(|_| AskError::Gone) }
     }
 
+    /// Hands a request on: whoever asked is answered by this actor.
+    pub fn forward<M>(&self, op: &OpCtx, message: M, reply: Reply<M::Reply>)
+    where
+        M: Message,
+        A: Handle<M>,
+    {
+        self.0.do_send(Envelope { op: op.clone(), message, reply });
+    }
+
     /// Sends an event or a timer; nobody waits for it.
     pub fn tell<M>(&self, op: &OpCtx, message: M)
     where

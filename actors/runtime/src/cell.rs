@@ -91,16 +91,19 @@ impl<A: Actor> Cx<'_, A> {
     {
         let (me, op) = (self.me(), op.clone());
         let span = op.span.clone();
-        // A saga's future takes kilobytes, and each layer around it would move all of them.
+        // Each layer around a saga would move all of it, so it is boxed by itself.
         let work = Box::pin(work);
-        self.tasks.spawn(
-            async move {
-                let outcome =
-                    AssertUnwindSafe(work).catch_unwind().await.map_err(|payload| Panicked::new(&*payload));
-                me.tell(&op, finished(outcome));
-            }
-            .instrument(span),
-        );
+        let work = async move {
+            let outcome =
+                AssertUnwindSafe(work).catch_unwind().await.map_err(|payload| Panicked::new(&*payload));
+            me.tell(&op, finished(outcome));
+        };
+        // Most often nobody traces, and then there is nothing to enter at each poll.
+        if span.is_none() {
+            self.tasks.spawn(work);
+        } else {
+            self.tasks.spawn(work.instrument(span));
+        }
     }
 
     /// Ends the actor after this handler. Messages already waiting are dropped, so their callers learn that
@@ -127,7 +130,8 @@ pub fn spawn<A: Actor>(actor: A, on_exit: impl FnOnce(Exit) + 'static) -> (Addr<
     let addr = Addr(actix::Addr::new(sender));
     let tasks = TaskGroup::default();
     let shell = Shell { actor, tasks: tasks.clone() };
-    let life = Context::with_receiver(receiver).into_future(shell);
+    // Boxed: the runtime moves what it is given.
+    let life = Box::pin(Context::with_receiver(receiver).into_future(shell));
     let guard = ExitGuard::new(A::KIND, on_exit);
     tokio::task::spawn_local(async move {
         let outcome = AssertUnwindSafe(life).catch_unwind().await;

@@ -3,8 +3,11 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
+use futures::future::LocalBoxFuture;
 use tokio::sync::Notify;
 
 /// A piece of work that panicked, with its message.
@@ -43,6 +46,20 @@ impl fmt::Debug for TaskGroup {
     }
 }
 
+/// A task that is counted.
+struct Counted {
+    work: LocalBoxFuture<'static, ()>,
+    _running: Running,
+}
+
+impl Future for Counted {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.work.as_mut().poll(cx)
+    }
+}
+
 /// Counts down also when the task is dropped unfinished.
 struct Running(Rc<Inner>);
 
@@ -59,12 +76,14 @@ impl Drop for Running {
 impl TaskGroup {
     /// Starts a task on this engine thread.
     pub fn spawn(&self, work: impl Future<Output = ()> + 'static) {
+        self.spawn_boxed(Box::pin(work));
+    }
+
+    /// The same for work that is boxed already. Tasks are boxed before they are spawned: on its way into the
+    /// runtime a future is moved five times, and those of sagas are kilobytes long.
+    pub(crate) fn spawn_boxed(&self, work: LocalBoxFuture<'static, ()>) {
         self.0.running.set(self.0.running.get() + 1);
-        let running = Running(self.0.clone());
-        tokio::task::spawn_local(async move {
-            let _running = running;
-            work.await;
-        });
+        tokio::task::spawn_local(Counted { work, _running: Running(self.0.clone()) });
     }
 
     /// How many tasks run.

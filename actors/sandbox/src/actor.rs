@@ -2,7 +2,7 @@
 //!
 //! | message | kind | legal in phase | answers with |
 //! |---|---|---|---|
-//! | Establish | command | Creating | repairs |
+//! | Establish | command | Creating | Standing |
 //! | JoinSandbox | command | Ready | SandboxEndpoint |
 //! | LeaveSandbox | command | Ready, Failed | () |
 //! | DeleteSandbox | command | Ready, Failed | () |
@@ -26,7 +26,7 @@ use netloom_runtime::{
 use crate::gateway::{Gateways, elect};
 use crate::member::Member;
 use crate::message::{
-    DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed, Origin,
+    DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed, Origin, Standing,
 };
 use crate::saga::{self, Deleted, JoinPlan, Joined, LeavePlan, World};
 
@@ -95,10 +95,6 @@ impl SandboxActor {
         Err(Reason::WrongPhase { object: self.holder(), phase }.into())
     }
 
-    fn member(&self, endpoint: EndpointId) -> Option<&Member> {
-        self.members.iter().find(|member| member.endpoint == endpoint)
-    }
-
     fn snapshot(&self) -> SandboxSnapshot {
         let mut members: Vec<_> = self.members.iter().collect();
         members.sort_by_key(|member| {
@@ -143,7 +139,7 @@ impl SandboxActor {
             Pending::Establish(..) => self.in_phase(&[SandboxPhase::Creating]),
             // Whether the endpoint is free is for its network to say, which knows its name.
             Pending::Join(..) => self.in_phase(&[SandboxPhase::Ready]),
-            Pending::Leave(command, _) => self.check_leave(command),
+            Pending::Leave(..) => self.in_phase(&[SandboxPhase::Ready, SandboxPhase::Failed]),
             Pending::Delete(..) => self.in_phase(&[SandboxPhase::Ready, SandboxPhase::Failed]),
         };
         if let Err(refusal) = checked {
@@ -177,7 +173,7 @@ impl SandboxActor {
             }
             Pending::Leave(command, reply) => {
                 let plan = self.leave_plan(|member| member.endpoint == command.endpoint);
-                let work = saga::leave(world, op.clone(), plan);
+                let work = saga::leave(world, op.clone(), command, plan);
                 run(op, work, move |result| Outcome::Left(command.endpoint, result, reply), cx);
             }
             Pending::Delete(DeleteSandbox { force }, reply) => {
@@ -185,17 +181,6 @@ impl SandboxActor {
                 let plan = self.leave_plan(|_| true);
                 let work = saga::delete(world, op.clone(), plan, force);
                 run(op, work, |result| Outcome::Deleted(result, reply), cx);
-            }
-        }
-    }
-
-    fn check_leave(&self, command: &LeaveSandbox) -> Result<()> {
-        self.in_phase(&[SandboxPhase::Ready, SandboxPhase::Failed])?;
-        match self.member(command.endpoint) {
-            Some(_) => Ok(()),
-            None => {
-                let (endpoint, sandbox) = (command.endpoint, Some(self.record.id));
-                Err(Reason::NotJoined { endpoint, name: String::new(), sandbox }.into())
             }
         }
     }
@@ -236,7 +221,7 @@ fn run<T: Send + 'static>(
 /// An operation that waits, with the place where its answer goes.
 #[derive(Debug)]
 enum Pending {
-    Establish(Origin, Reply<Result<Vec<Repair>>>),
+    Establish(Origin, Reply<Result<Standing>>),
     Join(JoinSandbox, Reply<Result<SandboxEndpoint>>),
     Leave(LeaveSandbox, Reply<Result<()>>),
     Delete(DeleteSandbox, Reply<Result<()>>),
@@ -262,7 +247,7 @@ messages! {
 }
 
 enum Outcome {
-    Established(Vec<Member>, Result<Vec<Repair>>, Reply<Result<Vec<Repair>>>),
+    Established(Vec<Member>, Result<Vec<Repair>>, Reply<Result<Standing>>),
     Joined(Result<Box<Joined>>, Reply<Result<SandboxEndpoint>>),
     Left(EndpointId, Result<()>, Reply<Result<()>>),
     Deleted(Result<Deleted>, Reply<Result<()>>),
@@ -281,7 +266,7 @@ impl Handle<Establish> for SandboxActor {
         &mut self,
         op: OpCtx,
         Establish(origin): Establish,
-        reply: Reply<Result<Vec<Repair>>>,
+        reply: Reply<Result<Standing>>,
         cx: &mut Cx<'_, Self>,
     ) {
         self.admit(op, Pending::Establish(origin, reply), cx);
@@ -345,7 +330,7 @@ impl Handle<Finished> for SandboxActor {
                     let failed = self.failure.is_some();
                     self.phase = if failed { SandboxPhase::Failed } else { SandboxPhase::Ready };
                 }
-                reply.send(result);
+                reply.send(result.map(|repairs| Standing { snapshot: self.snapshot(), repairs }));
             }
             Outcome::Joined(result, reply) => {
                 reply.send(result.map(|joined| {

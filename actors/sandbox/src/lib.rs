@@ -11,4 +11,6 @@ pub use actor::{SandboxActor, SandboxDeps};
 pub use directory::{SandboxEntry, Sandboxes};
 pub use gateway::{Gateways, elect};
 pub use member::Member;
-pub use message::{DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed, Origin};
+pub use message::{
+    DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed, Origin, Standing,
+};

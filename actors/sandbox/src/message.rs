@@ -19,6 +19,15 @@ pub enum Origin {
 #[derive(Clone, Debug)]
 pub struct Establish(pub Origin);
 
+/// A sandbox that came into service.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Standing {
+    /// How it is.
+    pub snapshot: SandboxSnapshot,
+    /// What had to be put right.
+    pub repairs: Vec<Repair>,
+}
+
 /// Plug an endpoint in.
 #[derive(Clone, Copy, Debug)]
 pub struct JoinSandbox {
@@ -55,7 +64,7 @@ pub struct MarkFailed(pub String);
 pub struct InspectSandbox;
 
 messages! {
-    Establish => Result<Vec<Repair>>;
+    Establish => Result<Standing>;
     JoinSandbox => Result<SandboxEndpoint>;
     LeaveSandbox => Result<()>;
     DeleteSandbox => Result<()>;

@@ -4,15 +4,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use netloom_actor_network::{DetachEndpoint, RevokeEndpoint};
+use netloom_actor_network::{DetachEndpoint, InspectEndpoint, RevokeEndpoint};
 use netloom_actor_services::SagaWorld;
-use netloom_model::{ErrorKind, Reason, Result};
+use netloom_model::snapshot::EndpointSnapshot;
+use netloom_model::{Error, ErrorKind, Reason, Result};
 use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;
 
 use super::{Undone, World};
 use crate::gateway::{Gateways, elect};
 use crate::member::Member;
+use crate::message::LeaveSandbox;
 
 /// What a sandbox has before endpoints leave it.
 #[derive(Clone, Debug)]
@@ -33,7 +35,10 @@ impl LeavePlan {
 
 /// Has the network cut an endpoint off, clears what is left of it inside, and gives the default route to
 /// the next in line.
-pub(crate) async fn leave(world: World, op: OpCtx, plan: LeavePlan) -> Result<()> {
+pub(crate) async fn leave(world: World, op: OpCtx, command: LeaveSandbox, plan: LeavePlan) -> Result<()> {
+    if plan.leaving.is_empty() {
+        return Err(not_here(&world, &op, command).await);
+    }
     for leaving in &plan.leaving {
         let object = format!("endpoint {} from sandbox {}", leaving.endpoint.short(), world.sandbox.short());
         let entry = world.services.tools.ledger.enter(&op, "leave_sandbox", object);
@@ -42,6 +47,17 @@ pub(crate) async fn leave(world: World, op: OpCtx, plan: LeavePlan) -> Result<()
     }
     clear(&world, &op, plan).await;
     Ok(())
+}
+
+/// Why an endpoint cannot leave that is not here. Only its network knows its name, and whether there is such an
+/// endpoint.
+async fn not_here(world: &World, op: &OpCtx, LeaveSandbox { endpoint, network }: LeaveSandbox) -> Error {
+    match world.ask_network(op, network, InspectEndpoint(endpoint)).await {
+        Ok(EndpointSnapshot { name, .. }) => {
+            Reason::NotJoined { endpoint, name, sandbox: Some(world.sandbox) }.into()
+        }
+        Err(error) => error,
+    }
 }
 
 /// Clears what is left inside of endpoints that were cut off: their addresses, and their part in the way out.
