@@ -116,7 +116,7 @@ impl EngineBuilder {
     pub async fn start(self) -> Result<Engine> {
         let Self { config, drivers, kernel, store } = self;
         config.validate()?;
-        let thread = EngineThread::start("netloom")
+        let thread = EngineThread::start("nl-engine")
             .map_err(|error| Error::internal(format!("cannot start the engine's thread: {error}")))?;
         let events = EventHub::new(config.limits.event_backlog);
         let (hub, own) = (events.clone(), config.clone());

@@ -9,6 +9,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// Half of what the engine does is short-lived messages. The program chooses the allocator, never the library:
+/// an embedder has its own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A container network engine.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
