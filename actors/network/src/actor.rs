@@ -25,7 +25,7 @@
 //! Operations on one endpoint queue behind each other; `Establish`, `DeleteNetwork` and `RestoreInDriver`
 //! run alone. `commands.rs` starts operations, `outcomes.rs` ends them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use netloom_actor_driver::DriverActor;
 use netloom_actor_services::{Services, panicked};
@@ -131,7 +131,7 @@ impl NetworkActor {
     fn admit(&mut self, op: OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) {
         let scope = pending.scope();
         match self.gate.admit(scope, (op, pending)) {
-            Admission::Start((op, pending)) => self.start(&op, pending, cx),
+            Admission::Start(operation) => self.start_each(vec![operation], cx),
             Admission::Queued => {}
             Admission::Refused((_, pending)) => {
                 let what = self.holder().to_string();
@@ -142,8 +142,19 @@ impl NetworkActor {
 
     /// Ends an operation and starts those that waited for it.
     fn release(&mut self, scope: Scope<EndpointId>, cx: &mut Cx<'_, Self>) {
-        for (op, pending) in self.gate.release(scope) {
-            self.start(&op, pending, cx);
+        let ready = self.gate.release(scope);
+        self.start_each(ready, cx);
+    }
+
+    /// Starts operations whose turn it is. One that is answered at once lets the next one in; in a loop, because
+    /// a full queue of those would be too deep for the stack.
+    fn start_each(&mut self, ready: Vec<(OpCtx, Pending)>, cx: &mut Cx<'_, Self>) {
+        let mut ready = VecDeque::from(ready);
+        while let Some((op, pending)) = ready.pop_front() {
+            let scope = pending.scope();
+            if !self.start(&op, pending, cx) {
+                ready.extend(self.gate.release(scope));
+            }
         }
     }
 

@@ -18,14 +18,14 @@ use crate::phase::EndpointCommand;
 use crate::saga;
 
 impl NetworkActor {
-    /// The first half of an operation whose turn it is. What it checks may have changed while it waited.
-    pub(super) fn start(&mut self, op: &OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) {
-        let scope = pending.scope();
+    /// The first half of an operation whose turn it is. What it checks may have changed while it waited. Tells
+    /// whether there is a second half.
+    pub(super) fn start(&mut self, op: &OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) -> bool {
         if op.remaining().is_zero() {
             // Nobody waits for it any more, and most of its steps would be refused half-way.
             let late = Reason::DeadlineExceeded { what: self.holder().to_string(), waited: op.allowed };
             pending.refuse(Error::from(late).unwound());
-            return self.release(scope, cx);
+            return false;
         }
         let refused = match pending {
             Pending::Establish(origin, reply) => self.establish(op, *origin, reply, cx),
@@ -40,10 +40,12 @@ impl NetworkActor {
             Pending::Delete(reply) => self.delete(op, reply, cx),
             Pending::RestoreInDriver(reply) => self.restore_in_driver(op, reply, cx),
         };
-        if let Err(answer) = refused {
-            // Answered without a slow half: the next in line may go.
-            answer();
-            self.release(scope, cx);
+        match refused {
+            Ok(()) => true,
+            Err(answer) => {
+                answer();
+                false
+            }
         }
     }
 

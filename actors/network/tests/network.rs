@@ -254,6 +254,27 @@ fn the_queue_of_a_network_has_a_bound() {
     });
 }
 
+/// All of them are answered at once when their turn comes, and each lets the next one in.
+#[test]
+fn a_full_queue_of_what_is_late_is_refused_to_its_end() {
+    on_stopped_time(async {
+        let waiting = EngineConfig::default().limits.waiting_per_object;
+        let stage = Stage::set("10.1.0.0/24", waiting).await;
+        stage.script.set(|state| state.hang_endpoints = true);
+        let short = OpCtx::new(Cause::Request, Duration::from_secs(5));
+        let held = create("one");
+        let late = std::iter::repeat_n(held.endpoint, waiting);
+        let held = stage.network.outcome(&short, held);
+        let late: Vec<_> = late.map(|id| stage.network.outcome(&short, DeleteEndpoint(id))).collect();
+        held.await.expect("it answers").expect_err("it hung");
+        for one in late {
+            let error = one.await.expect("it answers").expect_err("it is late");
+            assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+        }
+        assert!(stage.names().await.is_empty());
+    });
+}
+
 #[test]
 fn deleting_the_network_waits_for_what_runs_and_nobody_slips_in_behind() {
     on_stopped_time(async {

@@ -13,6 +13,8 @@
 //! Operations on one sandbox run one after another, as libnetwork's do (`joinLeaveStart`): each decides
 //! about the default route by what is plugged in.
 
+use std::collections::VecDeque;
+
 use netloom_actor_network::Networks;
 use netloom_actor_services::{Services, panicked};
 use netloom_kernel::Netns;
@@ -115,7 +117,7 @@ impl SandboxActor {
 
     fn admit(&mut self, op: OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) {
         match self.gate.admit(Scope::All, (op, pending)) {
-            Admission::Start((op, pending)) => self.start(&op, pending, cx),
+            Admission::Start(operation) => self.start_each(vec![operation], cx),
             Admission::Queued => {}
             Admission::Refused((_, pending)) => {
                 let what = self.holder().to_string();
@@ -124,14 +126,25 @@ impl SandboxActor {
         }
     }
 
+    /// Ends an operation and starts the next one.
     fn release(&mut self, cx: &mut Cx<'_, Self>) {
-        for (op, pending) in self.gate.release(Scope::All) {
-            self.start(&op, pending, cx);
+        let ready = self.gate.release(Scope::All);
+        self.start_each(ready, cx);
+    }
+
+    /// Starts operations whose turn it is. One that is refused ends at once and lets the next one in; in a loop,
+    /// because a full queue of those would be too deep for the stack.
+    fn start_each(&mut self, ready: Vec<(OpCtx, Pending)>, cx: &mut Cx<'_, Self>) {
+        let mut ready = VecDeque::from(ready);
+        while let Some((op, pending)) = ready.pop_front() {
+            if !self.start(&op, pending, cx) {
+                ready.extend(self.gate.release(Scope::All));
+            }
         }
     }
 
-    /// The first half of an operation whose turn it is.
-    fn start(&mut self, op: &OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) {
+    /// The first half of an operation whose turn it is. Tells whether there is a second one.
+    fn start(&mut self, op: &OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) -> bool {
         // Nobody waits any more for what is late, and most of its steps would be refused half-way.
         let late = Reason::DeadlineExceeded { what: self.holder().to_string(), waited: op.allowed };
         let checked = match &pending {
@@ -144,7 +157,7 @@ impl SandboxActor {
         };
         if let Err(refusal) = checked {
             pending.refuse(refusal);
-            return self.release(cx);
+            return false;
         }
         let world = self.world.clone();
         self.cancel = op.cancel.clone();
@@ -183,6 +196,7 @@ impl SandboxActor {
                 run(op, work, |result| Outcome::Deleted(result, reply), cx);
             }
         }
+        true
     }
 
     fn leave_plan(&self, leaves: impl Fn(&Member) -> bool) -> LeavePlan {
