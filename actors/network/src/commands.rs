@@ -5,8 +5,8 @@ use netloom_actor_services::answered;
 use netloom_drivers::{Join, OperInfo};
 use netloom_model::record::AttachmentRecord;
 use netloom_model::snapshot::{EndpointPhase, EndpointSnapshot};
-use netloom_runtime::Handle;
 use netloom_runtime::saga::Patience;
+use netloom_runtime::{Handle, Stop};
 
 use super::*;
 use crate::endpoint::Endpoint;
@@ -400,9 +400,20 @@ impl Handle<EvictEndpoint> for NetworkActor {
         reply: Reply<Result<Option<SandboxId>>>,
         cx: &mut Cx<'_, Self>,
     ) {
-        match self.endpoints.get(endpoint) {
-            Ok(entry) => entry.cancel.cancel(),
+        let object = match self.endpoints.get(endpoint) {
+            Ok(entry) => {
+                entry.cancel.cancel(Stop::Overtaken);
+                entry.holder()
+            }
             Err(error) => return reply.send(Err(error)),
+        };
+        // What waits would be begun before it, and may hang as well.
+        for (own, pending) in self.gate.take(endpoint) {
+            if matches!(pending, Pending::Abandon(..)) {
+                self.admit(own, pending, cx);
+            } else {
+                pending.refuse(Reason::WrongPhase { object: object.clone(), phase: "being deleted" }.into());
+            }
         }
         self.admit(op, Pending::Evict(EvictEndpoint(endpoint), reply), cx);
     }

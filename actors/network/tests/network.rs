@@ -7,8 +7,9 @@ use std::time::Duration;
 use futures::FutureExt;
 use netloom_actor_driver::{DriverActor, DriverDeps};
 use netloom_actor_network::{
-    AttachEndpoint, CommitAttachment, CreateEndpoint, DeleteEndpoint, DeleteNetwork, DetachEndpoint,
-    Establish, InspectNetwork, NetworkActor, NetworkDeps, NetworkEvent, Origin,
+    AbandonAttachment, AttachEndpoint, CommitAttachment, CreateEndpoint, DeleteEndpoint, DeleteNetwork,
+    DetachEndpoint, Establish, EvictEndpoint, InspectNetwork, NetworkActor, NetworkDeps, NetworkEvent,
+    Origin,
 };
 use netloom_actor_services::ipam::IpamActor;
 use netloom_actor_services::store::{Backend, StoreActor};
@@ -21,7 +22,8 @@ use netloom_kernel::{LinkTag, Netns, Op};
 use netloom_model::record::NetworkRecord;
 use netloom_model::snapshot::EndpointSnapshot;
 use netloom_model::{
-    EndpointId, EndpointSpec, EngineConfig, Error, ErrorKind, NetworkId, NetworkSpec, Result, SandboxId,
+    EndpointId, EndpointSpec, EngineConfig, Error, ErrorKind, NetworkId, NetworkSpec, Reason, Result,
+    SandboxId,
 };
 use netloom_runtime::{
     Addr, Cause, EventSink, Handle, Janitor, Ledger, Message, OpCtx, Port, SagaTools, TaskGroup, spawn,
@@ -39,6 +41,7 @@ struct Script(Arc<Mutex<State>>);
 struct State {
     refuse_endpoints: bool,
     hang_endpoints: bool,
+    hang_joins: bool,
     calls: Vec<&'static str>,
 }
 
@@ -95,6 +98,9 @@ impl Driver for Script {
 
     fn join(&mut self, _: &DriverCx, _: Join) -> Begun<Joined> {
         self.called("join");
+        if self.0.lock().expect("nobody panics with it").hang_joins {
+            return Ok(std::future::pending().boxed());
+        }
         done(Joined::default())
     }
 
@@ -172,6 +178,19 @@ impl Stage {
 
     async fn create(&self, name: &str) -> Result<EndpointSnapshot> {
         self.ask(create(name)).await
+    }
+
+    /// Of a sandbox of its own.
+    fn attach(&self, endpoint: EndpointId) -> AttachEndpoint {
+        AttachEndpoint {
+            endpoint,
+            sandbox: SandboxId::from_uuids(Uuid::new_v4(), Uuid::new_v4()),
+            join: self.services.joins.next(),
+            netns: Netns::Host,
+            index: 0,
+            priority: 0,
+            labels: BTreeMap::new(),
+        }
     }
 
     async fn names(&self) -> Vec<String> {
@@ -292,6 +311,38 @@ fn deleting_the_network_waits_for_what_runs_and_nobody_slips_in_behind() {
     });
 }
 
+/// What waits might hang as well, so it is not begun any more; and there is room for force in a full queue.
+#[test]
+fn an_eviction_overtakes_what_runs_and_what_waits() {
+    on_stopped_time(async {
+        let stage = Stage::set("10.1.0.0/24", 3).await;
+        let endpoint = stage.create("web").await.expect("created").id;
+        stage.script.set(|state| state.hang_joins = true);
+        let (first, second) = (stage.attach(endpoint), stage.attach(endpoint));
+        let abandon = AbandonAttachment { endpoint, join: first.join };
+        let hanging = stage.network.outcome(&op(), first);
+        while !stage.script.calls().contains(&"join") {
+            tokio::task::yield_now().await;
+        }
+        let waiting = stage.network.outcome(&op(), second);
+        let abandon = stage.network.outcome(&op(), abandon);
+        let deletion = stage.network.outcome(&op(), DeleteEndpoint(endpoint));
+        let began = tokio::time::Instant::now();
+        assert_eq!(stage.ask(EvictEndpoint(endpoint)).await.expect("evicted"), None);
+        assert!(began.elapsed() <= Duration::from_secs(1), "{:?}", began.elapsed());
+        let ended = hanging.await.expect("it answers").expect_err("it was ended");
+        assert!(matches!(ended.reason(), Reason::Overtaken { .. }), "{ended}");
+        let waiting = waiting.await.expect("it answers").expect_err("not begun");
+        let deletion = deletion.await.expect("it answers").expect_err("not begun");
+        for error in [waiting, deletion] {
+            assert!(error.to_string().contains("being deleted"), "{error}");
+        }
+        abandon.await.expect("it answers").expect("taking back always has its turn");
+        assert!(stage.names().await.is_empty());
+        assert_eq!(stage.script.calls().iter().filter(|call| **call == "join").count(), 1);
+    });
+}
+
 #[test]
 fn an_address_stays_taken_until_the_kernel_has_let_go_of_its_link() {
     on_stopped_time(async {
@@ -299,17 +350,8 @@ fn an_address_stays_taken_until_the_kernel_has_let_go_of_its_link() {
         stage.kernel.foreign_op(&dying_link()).expect("a link that takes its time");
         stage.kernel.set_latency(Latency::default().verb("delete_link", Duration::from_secs(20)));
         let endpoint = stage.create("web").await.expect("created").id;
-        let sandbox = SandboxId::from_uuids(Uuid::new_v4(), Uuid::new_v4());
-        let join = stage.services.joins.next();
-        let attach = AttachEndpoint {
-            endpoint,
-            sandbox,
-            join,
-            netns: Netns::Host,
-            index: 0,
-            priority: 0,
-            labels: BTreeMap::new(),
-        };
+        let attach = stage.attach(endpoint);
+        let AttachEndpoint { sandbox, join, .. } = attach;
         stage.ask(attach).await.expect("attached");
         let beside = Change::Delete { key: Key::new(RecordKind::Sandbox, "nothing") };
         stage.ask(CommitAttachment { endpoint, join, beside }).await.expect("joined");

@@ -105,6 +105,25 @@ impl<K: Copy + Eq + Hash, P> Gate<K, P> {
         ready
     }
 
+    /// Takes everything that waits, to refuse it.
+    pub fn clear(&mut self) -> Vec<P> {
+        self.waiting = 0;
+        let queued = self.keys.values_mut().flat_map(std::mem::take);
+        queued.chain(self.behind.drain(..).map(|(_, operation)| operation)).collect()
+    }
+
+    /// Takes what waits for one key, to refuse it.
+    pub fn take(&mut self, key: K) -> Vec<P> {
+        let queue = self.keys.get_mut(&key).map(std::mem::take);
+        let mut taken: Vec<_> = queue.into_iter().flatten().collect();
+        let behind = std::mem::take(&mut self.behind).into_iter();
+        let (of_key, others): (Vec<_>, _) = behind.partition(|(scope, _)| *scope == Scope::One(key));
+        self.behind = others.into();
+        taken.extend(of_key.into_iter().map(|(_, operation)| operation));
+        self.waiting -= taken.len();
+        taken
+    }
+
     /// How many operations wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
@@ -197,6 +216,26 @@ mod tests {
         assert_eq!(gate.admit(One(1), 2), Admission::Queued);
         assert_eq!(gate.admit(One(1), 3), Admission::Refused(3));
         assert_eq!(gate.release(One(1)), [2]);
+    }
+
+    #[test]
+    fn what_waits_for_one_key_can_be_taken_wherever_it_waits() {
+        let mut gate = Gate::new(10);
+        for operation in ["a1", "a2", "a3"] {
+            gate.admit(One(1), operation);
+        }
+        gate.admit(One(2), "b1");
+        gate.admit(All, "all");
+        for (key, operation) in [(1, "a4"), (3, "c1"), (1, "a5")] {
+            gate.admit(One(key), operation);
+        }
+        assert_eq!(gate.take(1), ["a2", "a3", "a4", "a5"]);
+        assert_eq!((gate.take(1), gate.take(9)), (Vec::new(), Vec::new()));
+        assert_eq!((gate.running(), gate.waiting()), (2, 2));
+        assert_eq!(gate.admit(One(1), "a6"), Admission::Queued, "a1 runs, and nobody overtakes");
+        assert_eq!(gate.release(One(1)), Vec::<&str>::new());
+        assert_eq!(gate.release(One(2)), ["all"]);
+        assert_eq!(gate.release(All), ["c1", "a6"]);
     }
 
     /// Against a straightforward model: the list of everything admitted, in order, with what runs.

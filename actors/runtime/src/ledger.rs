@@ -9,7 +9,7 @@ use rustc_hash::FxBuildHasher;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::op::{CancelToken, OpCtx};
+use crate::op::{CancelToken, OpCtx, Stop};
 
 /// One operation in flight.
 #[derive(Clone, Debug)]
@@ -79,10 +79,10 @@ impl Ledger {
         views
     }
 
-    /// Asks every operation to stop at its next step.
+    /// Asks every operation to stop, because the engine does.
     pub fn cancel_all(&self) {
         for row in &self.0.rows {
-            row.cancel.cancel();
+            row.cancel.cancel(Stop::Shutdown);
         }
     }
 

@@ -36,7 +36,7 @@ pub use gate::{Admission, Gate, Scope};
 pub use janitor::Janitor;
 pub use ledger::{Ledger, LedgerEntry, OperationView};
 pub use legacy::{Legacy, Lent};
-pub use op::{CancelToken, Cause, OpCtx};
+pub use op::{CancelToken, Cause, OpCtx, Stop};
 pub use port::Port;
 pub use read_model::{ReadModel, ReadModelWriter};
 pub use saga::{Saga, SagaTools, Undo, Unwound};

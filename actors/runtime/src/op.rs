@@ -1,8 +1,7 @@
 //! What every command carries through every mailbox it crosses.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -25,6 +24,15 @@ pub enum Cause {
     Shutdown,
 }
 
+/// Why an operation is asked to stop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// The engine stops.
+    Shutdown,
+    /// Somebody used force on its object.
+    Overtaken,
+}
+
 /// Says "stop" to every part of an operation. A step that runs is not waited for any more: whoever carries it
 /// out goes on, and it is undone behind it.
 #[derive(Clone, Default, Debug)]
@@ -32,21 +40,27 @@ pub struct CancelToken(Arc<Cancel>);
 
 #[derive(Default, Debug)]
 struct Cancel {
-    asked: AtomicBool,
+    asked: OnceLock<Stop>,
     waiting: Notify,
 }
 
 impl CancelToken {
-    /// Asks the operation to stop.
-    pub fn cancel(&self) {
-        self.0.asked.store(true, Ordering::Release);
+    /// Asks the operation to stop. Only the first reason counts.
+    pub fn cancel(&self, why: Stop) {
+        let _ = self.0.asked.set(why);
         self.0.waiting.notify_waiters();
+    }
+
+    /// Why it was asked to stop, if it was.
+    #[must_use]
+    pub fn why(&self) -> Option<Stop> {
+        self.0.asked.get().copied()
     }
 
     /// Whether it was asked to stop.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.asked.load(Ordering::Acquire)
+        self.why().is_some()
     }
 
     /// Waits until it is asked to stop.
@@ -112,6 +126,12 @@ impl OpCtx {
         }
         tokio::time::sleep(moment).await;
         true
+    }
+
+    /// When it was given its time.
+    #[must_use]
+    pub fn began(&self) -> Instant {
+        self.deadline - self.allowed
     }
 
     /// How long the operation may still take.

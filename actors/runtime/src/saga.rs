@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
+use tokio::time::Instant;
 
 use crate::janitor::Janitor;
 use crate::ledger::{Ledger, LedgerEntry};
@@ -114,6 +115,8 @@ pub enum Patience {
     Usual,
     /// A second: somebody wants it gone although something is stuck.
     Short,
+    /// Until then: that somebody has waited already.
+    Until(Instant),
 }
 
 impl Patience {
@@ -129,6 +132,7 @@ impl Patience {
         match self {
             Self::Usual => UNDO_ALLOWED,
             Self::Short => CANCELLED_UNDO_ALLOWED,
+            Self::Until(end) => end.saturating_duration_since(Instant::now()),
         }
     }
 }

@@ -10,8 +10,8 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use netloom_runtime::saga::{self, SagaTools};
 use netloom_runtime::{
-    Actor, Addr, AskError, Cause, Cx, Exit, Handle, Janitor, Ledger, OpCtx, Panicked, Reply, Undo, messages,
-    spawn,
+    Actor, Addr, AskError, Cause, Cx, Exit, Handle, Janitor, Ledger, OpCtx, Panicked, Reply, Stop, Undo,
+    messages, spawn,
 };
 use tokio::task::LocalSet;
 
@@ -294,7 +294,7 @@ fn a_cancelled_or_late_saga_stops_at_the_next_step() {
             let outcome = saga::run(&tools, &op, "build", "house", world.clone(), async |saga| {
                 saga.step("floor", Remove("floor"), world.make("floor", Ok(()))).await?;
                 if cancel {
-                    op.cancel.cancel();
+                    op.cancel.cancel(Stop::Shutdown);
                 } else {
                     tokio::time::sleep(Duration::from_secs(6)).await;
                 }

@@ -22,7 +22,7 @@ use netloom_model::record::SandboxRecord;
 use netloom_model::snapshot::{SandboxEndpoint, SandboxPhase, SandboxSnapshot};
 use netloom_model::{EndpointId, Error, Holder, ObjectKind, Reason, Repair, Result};
 use netloom_runtime::{
-    Actor, Admission, CancelToken, Cx, Gate, Handle, OpCtx, Panicked, Reply, Scope, messages,
+    Actor, Admission, CancelToken, Cx, Gate, Handle, OpCtx, Panicked, Reply, Scope, Stop, messages,
 };
 
 use crate::gateway::{Gateways, elect};
@@ -308,7 +308,11 @@ impl Handle<LeaveSandbox> for SandboxActor {
 impl Handle<DeleteSandbox> for SandboxActor {
     fn handle(&mut self, op: OpCtx, command: DeleteSandbox, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) {
         if command.force {
-            self.cancel.cancel();
+            self.cancel.cancel(Stop::Overtaken);
+            // What waits would be begun before it, and may hang as well.
+            for (_, pending) in self.gate.clear() {
+                pending.refuse(Reason::WrongPhase { object: self.holder(), phase: "being deleted" }.into());
+            }
         }
         self.admit(op, Pending::Delete(command, reply), cx);
     }

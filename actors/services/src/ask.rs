@@ -3,7 +3,7 @@
 use std::fmt;
 
 use netloom_model::{Certainty, Error, Reason, Result};
-use netloom_runtime::{AskError, OpCtx, Panicked, Unwound};
+use netloom_runtime::{AskError, OpCtx, Panicked, Stop, Unwound};
 
 /// What an ask of somebody who answers with a [`Result`] comes to.
 pub type Outcome<T> = Result<Result<T>, AskError>;
@@ -33,10 +33,14 @@ pub fn panicked(panicked: &Panicked) -> Error {
 /// An operation was cancelled, or ran out of time, before this step.
 #[must_use]
 pub fn interrupted(op: &OpCtx, step: &'static str) -> Error {
-    if op.cancel.is_cancelled() {
-        return Reason::ShuttingDown.into();
+    match op.cancel.why() {
+        Some(Stop::Shutdown) => Reason::ShuttingDown.into(),
+        Some(Stop::Overtaken) => Reason::Overtaken { step }.into(),
+        None => {
+            let late = Reason::DeadlineExceeded { what: format!("step {step:?}"), waited: op.allowed };
+            Error::from(late).unwound()
+        }
     }
-    Error::from(Reason::DeadlineExceeded { what: format!("step {step:?}"), waited: op.allowed }).unwound()
 }
 
 /// What became of a saga.

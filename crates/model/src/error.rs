@@ -356,6 +356,12 @@ pub enum Reason {
     /// The engine is stopping.
     #[error("the engine is shutting down")]
     ShuttingDown,
+    /// Somebody used force on the object, which ends what is under way on it.
+    #[error("ended at step {step:?} by a deletion with force")]
+    Overtaken {
+        /// How far it had come.
+        step: &'static str,
+    },
     /// An object failed too often and is out of service.
     #[error("{object} is out of service: {cause}")]
     OutOfService {
@@ -473,6 +479,7 @@ impl Error {
             | Reason::EndpointInUse { .. }
             | Reason::NotJoined { .. }
             | Reason::WrongPhase { .. }
+            | Reason::Overtaken { .. }
             | Reason::PoolOverlap { .. }
             | Reason::PoolOverlapsHost { .. }
             | Reason::AddressTaken { .. } => ErrorKind::Forbidden,
@@ -529,6 +536,7 @@ impl Error {
             Reason::DeadlineExceeded { .. } => "inspect the operations in flight, then retry".into(),
             Reason::Busy { .. } => "retry after a pause".into(),
             Reason::ShuttingDown => "start the engine again".into(),
+            Reason::Overtaken { .. } => "see whether endpoint and sandbox still exist, then retry".into(),
             Reason::OutOfService { .. } => "read the cause; restart the engine to try again".into(),
             Reason::NotImplemented { .. } => "choose a driver that offers it".into(),
             Reason::Driver { .. } | Reason::Internal { .. } => return None,
@@ -567,6 +575,7 @@ impl From<Reason> for Error {
             | Reason::Store { .. }
             | Reason::Busy { .. }
             | Reason::ShuttingDown
+            | Reason::Overtaken { .. }
             | Reason::OutOfService { .. }
             | Reason::NotImplemented { .. }
             | Reason::Driver { .. }

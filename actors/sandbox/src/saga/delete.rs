@@ -48,8 +48,10 @@ pub(crate) async fn delete(world: World, op: OpCtx, mut plan: LeavePlan, force: 
     }
     // Nothing is cleared inside: the namespace goes as a whole.
     entry.step("delete the namespace");
+    // Whoever uses force waits a second in all: what it took to end what was under way counts.
+    let patience =
+        if force { Patience::Until(op.began() + Patience::Short.allowed()) } else { Patience::Usual };
     let op = op.renewed(world.services.operation_timeout);
-    let patience = if force { Patience::Short } else { Patience::Usual };
     world.finish(&op, Undone::Netns(world.netns), patience).await;
     Ok(Deleted { left, result: Ok(()) })
 }
