@@ -21,7 +21,8 @@ impl NetworkActor {
     /// The first half of an operation whose turn it is. What it checks may have changed while it waited. Tells
     /// whether there is a second half.
     pub(super) fn start(&mut self, op: &OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) -> bool {
-        if op.remaining().is_zero() {
+        // Coming into service is never too late: what is recorded has to be listed, also out of service.
+        if op.remaining().is_zero() && !matches!(pending, Pending::Establish(..)) {
             // Nobody waits for it any more, and most of its steps would be refused half-way.
             let late = Reason::DeadlineExceeded { what: self.holder().to_string(), waited: op.allowed };
             pending.refuse(Error::from(late).unwound());

@@ -8,8 +8,8 @@ use futures::FutureExt;
 use netloom_actor_driver::{DriverActor, DriverDeps};
 use netloom_actor_network::{
     AbandonAttachment, AttachEndpoint, CommitAttachment, CreateEndpoint, DeleteEndpoint, DeleteNetwork,
-    DetachEndpoint, Establish, EvictEndpoint, InspectNetwork, NetworkActor, NetworkDeps, NetworkEvent,
-    Origin,
+    DetachEndpoint, Establish, EvictEndpoint, InspectNetwork, MarkFailed, NetworkActor, NetworkDeps,
+    NetworkEvent, Origin,
 };
 use netloom_actor_services::ipam::IpamActor;
 use netloom_actor_services::store::{Backend, StoreActor};
@@ -19,8 +19,8 @@ use netloom_drivers::{
     Join, Joined, Leave, Left, NetworkCreated, Scope, done,
 };
 use netloom_kernel::{LinkTag, Netns, Op};
-use netloom_model::record::NetworkRecord;
-use netloom_model::snapshot::EndpointSnapshot;
+use netloom_model::record::{EndpointRecord, NetworkRecord};
+use netloom_model::snapshot::{EndpointPhase, EndpointSnapshot, NetworkPhase, NetworkSnapshot};
 use netloom_model::{
     EndpointId, EndpointSpec, EngineConfig, Error, ErrorKind, NetworkId, NetworkSpec, Reason, Result,
     SandboxId,
@@ -28,7 +28,7 @@ use netloom_model::{
 use netloom_runtime::{
     Addr, Cause, EventSink, Handle, Janitor, Ledger, Message, OpCtx, Port, SagaTools, TaskGroup, spawn,
 };
-use netloom_store::{Change, Key, MemoryDisk, RecordKind};
+use netloom_store::{Change, Key, MemoryDisk, RecordKind, decode};
 use netloom_testkit::{Latency, SimKernel};
 use tokio::task::LocalSet;
 use uuid::Uuid;
@@ -116,14 +116,15 @@ struct Stage {
     network: Addr<NetworkActor>,
     script: Script,
     kernel: SimKernel,
+    disk: MemoryDisk,
     services: Services,
     told: Arc<Mutex<Vec<NetworkEvent>>>,
-    _driver: Port<DriverActor>,
+    driver: Port<DriverActor>,
 }
 
-fn services(kernel: &SimKernel, waiting: usize) -> Services {
+fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
     let config = EngineConfig::default();
-    let backend = Backend::in_place(Box::new(MemoryDisk::default().open()));
+    let backend = Backend::in_place(Box::new(disk.open()));
     Services {
         store: Port::new(spawn(StoreActor::new(backend), |_| {}).0),
         ipam: Port::new(spawn(IpamActor::new(&config.default_pools), |_| {}).0),
@@ -138,35 +139,55 @@ fn services(kernel: &SimKernel, waiting: usize) -> Services {
     }
 }
 
+fn network_deps(
+    services: &Services,
+    driver: &Port<DriverActor>,
+    script: &Script,
+    told: &Arc<Mutex<Vec<NetworkEvent>>>,
+) -> NetworkDeps {
+    let heard = told.clone();
+    NetworkDeps {
+        services: services.clone(),
+        driver: driver.clone(),
+        capability: script.capability(),
+        events: EventSink::new(move |_, event| heard.lock().expect("not poisoned").push(event)),
+    }
+}
+
+/// A network that is to be made, under its name as its identifier.
+fn unmade(spec: NetworkSpec) -> NetworkRecord {
+    let id = spec.name.parse().expect("an id");
+    NetworkRecord { id, spec, v4: Vec::new(), v6: Vec::new(), found: BTreeMap::new() }
+}
+
 impl Stage {
     async fn set(subnet: &str, waiting: usize) -> Self {
-        let (script, kernel) = (Script::default(), SimKernel::new());
-        let services = services(&kernel, waiting);
+        let (script, kernel, disk) = (Script::default(), SimKernel::new(), MemoryDisk::default());
+        let services = services(&kernel, &disk, waiting);
         let deps = DriverDeps {
             kernel: services.kernel.clone(),
             instance: services.instance.clone(),
             tasks: TaskGroup::default(),
         };
         let driver = Port::new(spawn(DriverActor::new(Box::new(script.clone()), deps), |_| {}).0);
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let heard = told.clone();
-        let record = NetworkRecord {
-            id: "blue".parse().expect("an id"),
-            spec: NetworkSpec::new("blue").driver("script").subnet(subnet.parse().expect("a subnet")),
-            v4: Vec::new(),
-            v6: Vec::new(),
-            found: BTreeMap::new(),
-        };
-        let deps = NetworkDeps {
-            services: services.clone(),
-            driver: driver.clone(),
-            capability: script.capability(),
-            events: EventSink::new(move |_, event| heard.lock().expect("not poisoned").push(event)),
-        };
-        let (network, _) = spawn(NetworkActor::new(record, deps), |_| {});
-        let stage = Self { network, script, kernel, services, told, _driver: driver };
+        let told = Arc::default();
+        let spec = NetworkSpec::new("blue").driver("script").subnet(subnet.parse().expect("a subnet"));
+        let deps = network_deps(&services, &driver, &script, &told);
+        let (network, _) = spawn(NetworkActor::new(unmade(spec), deps), |_| {});
+        let stage = Self { network, script, kernel, disk, services, told, driver };
         stage.ask(Establish(Origin::Fresh)).await.expect("established");
         stage
+    }
+
+    fn deps(&self) -> NetworkDeps {
+        network_deps(&self.services, &self.driver, &self.script, &self.told)
+    }
+
+    /// Another network beside the one of the stage.
+    async fn beside(&self, spec: NetworkSpec) -> Result<NetworkSnapshot> {
+        let (network, _) = spawn(NetworkActor::new(unmade(spec), self.deps()), |_| {});
+        network.ask(&op(), Establish(Origin::Fresh)).await.expect("it answers")?;
+        Ok(network.ask(&op(), InspectNetwork).await.expect("it answers"))
     }
 
     async fn ask<M: Message>(&self, message: M) -> M::Reply
@@ -308,6 +329,65 @@ fn deleting_the_network_waits_for_what_runs_and_nobody_slips_in_behind() {
         let error = late.await.expect("it answers").expect_err("the network is gone");
         assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
         assert_eq!(stage.script.calls().last(), Some(&"delete network"));
+    });
+}
+
+/// A start that has run out of time still lists what is recorded: a network that looks empty could be deleted
+/// under its containers.
+#[test]
+fn a_network_that_is_read_back_too_late_has_its_endpoints_all_the_same() {
+    on_stopped_time(async {
+        let stage = Stage::set("10.1.0.0/24", 16).await;
+        let endpoint = stage.create("web").await.expect("created").id;
+        let attach = stage.attach(endpoint);
+        let join = attach.join;
+        stage.ask(attach).await.expect("attached");
+        let beside = Change::Delete { key: Key::new(RecordKind::Sandbox, "nothing") };
+        stage.ask(CommitAttachment { endpoint, join, beside }).await.expect("joined");
+        let records = stage.disk.records();
+        let of = |kind| &records.iter().find(|(key, _)| key.kind == kind).expect("a record").1;
+        let record: NetworkRecord = decode(of(RecordKind::Network)).expect("readable");
+        let endpoints: Vec<EndpointRecord> = vec![decode(of(RecordKind::Endpoint)).expect("readable")];
+        for origin in [
+            Origin::FromStore(record.clone(), endpoints.clone()),
+            Origin::AfterRestart(record.clone(), endpoints.clone()),
+        ] {
+            let (network, _) = spawn(NetworkActor::new(record.clone(), stage.deps()), |_| {});
+            let late = OpCtx::new(Cause::Start, Duration::ZERO);
+            let _ = network.outcome(&late, Establish(origin)).await.expect("it answers");
+            network.ask(&op(), MarkFailed("too late".into())).await.expect("it answers");
+            let picture = network.ask(&op(), InspectNetwork).await.expect("it answers");
+            assert_eq!((picture.phase, picture.v4), (NetworkPhase::Failed, record.v4.clone()));
+            assert_eq!(
+                picture.endpoints.iter().map(|e| e.phase).collect::<Vec<_>>(),
+                [EndpointPhase::Joined]
+            );
+            let refused = network.ask(&op(), DeleteNetwork).await.expect("it answers").expect_err("in use");
+            assert!(matches!(refused.reason(), Reason::ActiveEndpoints { .. }), "{refused}");
+        }
+    });
+}
+
+/// What is left of a network that could not be removed at a start carries our mark, and IPAM does not know it.
+#[test]
+fn a_pool_is_kept_away_from_a_bridge_of_ours_that_no_network_has() {
+    on_stopped_time(async {
+        let stage = Stage::set("10.1.0.0/24", 16).await;
+        let (netns, link) = (Netns::Host, "br-old".parse().expect("a name"));
+        let tag = LinkTag::new(&stage.services.instance, "network", "old");
+        for op in [
+            Op::CreateBridge { name: link, mac: None, mtu: None, tag },
+            Op::AddAddress { netns, link, address: "172.17.0.1/16".parse().expect("an address") },
+        ] {
+            stage.kernel.foreign_op(&op).expect("it may");
+        }
+        let red = NetworkSpec::new("red").driver("script");
+        let chosen = stage.beside(red).await.expect("there are others").v4[0].pool;
+        assert_eq!(chosen.to_string(), "172.18.0.0/16");
+        let given = NetworkSpec::new("green").driver("script");
+        let given = given.subnet("172.17.5.0/24".parse().expect("a subnet"));
+        let refused = stage.beside(given).await.expect_err("the bridge has it");
+        assert!(matches!(refused.reason(), Reason::PoolOverlapsHost { .. }), "{refused}");
     });
 }
 

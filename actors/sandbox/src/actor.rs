@@ -148,8 +148,9 @@ impl SandboxActor {
         // Nobody waits any more for what is late, and most of its steps would be refused half-way.
         let late = Reason::DeadlineExceeded { what: self.holder().to_string(), waited: op.allowed };
         let checked = match &pending {
-            _ if op.remaining().is_zero() => Err(Error::from(late).unwound()),
+            // Never too late: what is recorded has to be listed, also out of service.
             Pending::Establish(..) => self.in_phase(&[SandboxPhase::Creating]),
+            _ if op.remaining().is_zero() => Err(Error::from(late).unwound()),
             // Whether the endpoint is free is for its network to say, which knows its name.
             Pending::Join(..) => self.in_phase(&[SandboxPhase::Ready]),
             Pending::Leave(..) => self.in_phase(&[SandboxPhase::Ready, SandboxPhase::Failed]),

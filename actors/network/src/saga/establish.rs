@@ -191,25 +191,23 @@ pub(super) async fn create_endpoint_in_driver(
     world.driver_answered(op, outcome)
 }
 
-/// The subnets that the host uses, apart from our own bridges, which IPAM knows by itself, and apart from
-/// links that the spec names: a bridge that is to be adopted has its address already.
+/// The subnets that the host uses, apart from links that the spec names: a bridge that is to be adopted has its
+/// address already. Our own bridges are among them: IPAM knows those of its networks by itself, but not what is
+/// left of a network that could not be removed at a start.
 async fn host_nets(world: &World, op: &OpCtx, spec: &NetworkSpec) -> Result<Vec<HostNet>> {
     let (kernel, deadline) = (&world.services.kernel, op.deadline_std());
     let links = kernel.links(Netns::Host, deadline).await?;
-    let named = |name: &str| spec.options.values().any(|value| value == name);
-    let ours = |link: &LinkView| link.tag().is_some_and(|tag| *tag.instance == *world.services.instance);
-    let known = |index: Option<u32>| {
-        let link = links.iter().find(|link| Some(link.index) == index);
-        link.is_some_and(|link| ours(link) || named(link.name.as_str()))
-    };
+    let named = |link: &LinkView| spec.options.values().any(|value| value == link.name.as_str());
+    let named: Vec<_> = links.iter().filter(|link| named(link)).map(|link| link.index).collect();
     let mut nets: Vec<HostNet> = Vec::new();
     for view in kernel.addresses(Netns::Host, deadline).await? {
-        if !known(Some(view.link)) {
+        if !named.contains(&view.link) {
             nets.push(HostNet { net: view.address.trunc(), what: "an address" });
         }
     }
     for view in kernel.routes(Netns::Host, deadline).await? {
-        if !known(view.link) && !is_link_local(&view.destination) {
+        let excepted = view.link.is_some_and(|link| named.contains(&link));
+        if !excepted && !is_link_local(&view.destination) {
             nets.push(HostNet { net: view.destination, what: "a route" });
         }
     }

@@ -1,5 +1,7 @@
 //! A sandbox that is read back: which default routes it corrects, and which are none of its business.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 use netloom_actor_sandbox::{DeleteSandbox, MarkFailed};
 use netloom_kernel::{LinkKind, Netns, Op, Route};
@@ -139,9 +141,22 @@ fn a_correction_that_fails_is_tried_again_and_visible_until_then() {
         assert_eq!(stage.picture().await.phase, SandboxPhase::Ready);
         assert!(matches!(&stage.leaks()[..], [leak] if leak.contains("10.2.0.1")), "{:?}", stage.leaks());
         stage.kernel.clear_faults();
-        tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(stage.leaks(), Vec::<String>::new());
         assert_eq!(shown(&stage).await, RIGHT);
+    });
+}
+
+/// A start that has run out of time still lists what is recorded, and puts right what it can.
+#[test]
+fn a_sandbox_that_is_read_back_too_late_has_its_members_all_the_same() {
+    on_stopped_time(async {
+        let (mut stage, [low, high]) = two().await;
+        let _ = stage.restart_within(Duration::ZERO).await;
+        stage.ask(MarkFailed("too late".into())).await;
+        assert_eq!(stage.inside().await, [high.endpoint, low.endpoint]);
+        stage.ask(high.leave()).await.expect("it may leave");
+        assert_eq!(shown(&stage).await, ["eth0 10.1.0.1", "eth0 fd01::1"]);
     });
 }
 

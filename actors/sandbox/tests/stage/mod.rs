@@ -29,8 +29,8 @@ use netloom_kernel::{Kernel, Netns};
 use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
 use netloom_model::snapshot::{EndpointSnapshot, SandboxEndpoint, SandboxSnapshot};
 use netloom_model::{
-    EndpointId, EndpointSpec, EngineConfig, IfName, JoinSpec, NetworkId, NetworkSpec, Result, SandboxId,
-    SandboxSpec,
+    EndpointId, EndpointSpec, EngineConfig, IfName, JoinSpec, NetworkId, NetworkSpec, Repair, Result,
+    SandboxId, SandboxSpec,
 };
 use netloom_runtime::{
     Addr, Cause, EventSink, Handle, Janitor, Ledger, Message, OpCtx, Port, ReadModel, ReadModelWriter,
@@ -289,7 +289,12 @@ impl Stage {
     }
 
     /// Has the next incarnation of the sandbox's actor take over, with what the store says is in it.
-    pub(crate) async fn restart(&mut self) -> Result<Vec<netloom_model::Repair>> {
+    pub(crate) async fn restart(&mut self) -> Result<Vec<Repair>> {
+        self.restart_within(LONG).await
+    }
+
+    /// The same with so much time for coming into service.
+    pub(crate) async fn restart_within(&mut self, allowed: Duration) -> Result<Vec<Repair>> {
         let deps = SandboxDeps { services: self.services.clone(), networks: self.networks.reader() };
         let records = self.disk.records();
         let of = |kind| records.iter().filter(move |(key, _)| key.kind == kind).map(|(_, value)| value);
@@ -302,7 +307,7 @@ impl Stage {
         });
         let members = members.collect();
         (self.sandbox, _) = spawn(SandboxActor::new(self.record.clone(), deps), |_| {});
-        self.ask(Establish(Origin::Recorded(members))).await
+        self.begin(&within(allowed), Establish(Origin::Recorded(members))).await
     }
 
     /// Waits until the kernel has let go of what was removed, and says what there is.
