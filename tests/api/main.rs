@@ -15,5 +15,7 @@ mod outside;
 mod rebuild;
 mod recovery;
 mod restart;
+mod start_faults;
 mod supervision;
 mod support;
+mod wreck;

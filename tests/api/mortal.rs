@@ -13,7 +13,7 @@ use netloom::kernel::{
     AddressView, Kernel, KernelError, KernelEvent, KernelFuture, KernelStats, LinkView, NeighbourView, Netns,
     NetnsJob, Op, RouteView,
 };
-use netloom::testkit::SimKernel;
+use netloom::testkit::{FaultKind, SimKernel};
 use netloom::{IfName, NetnsName, OpId};
 use netloom_store::{Change, Intent, Key, MemoryDisk, MemoryStore, Store, StoreError};
 use tokio::sync::Notify;
@@ -54,6 +54,11 @@ impl Death {
         self.0.what.lock().expect("nobody panics with it").clone()
     }
 
+    /// Dies now.
+    pub(crate) fn now(&self) {
+        self.0.left.store(0, Ordering::SeqCst);
+    }
+
     pub(crate) fn is_dead(&self) -> bool {
         self.0.left.load(Ordering::SeqCst) <= 0
     }
@@ -69,20 +74,78 @@ impl Death {
     }
 }
 
+/// A lookup that fails: the n-th from now. Clones count together.
+#[derive(Clone, Debug)]
+pub(crate) struct Blind {
+    left: Arc<AtomicI64>,
+    kind: FaultKind,
+}
+
+impl Blind {
+    /// The n-th lookup is refused, its answer is lost, or it hangs until its deadline.
+    pub(crate) fn at(n: i64, kind: FaultKind) -> Self {
+        Self { left: Arc::new(AtomicI64::new(n)), kind }
+    }
+
+    /// Whatever comes now succeeds.
+    pub(crate) fn over(&self) {
+        self.left.store(0, Ordering::SeqCst);
+    }
+
+    /// Whether there were as many lookups.
+    pub(crate) fn happened(&self) -> bool {
+        self.left.load(Ordering::SeqCst) <= 0
+    }
+
+    fn strikes(&self) -> bool {
+        self.left.fetch_sub(1, Ordering::SeqCst) == 1
+    }
+
+    async fn fail<T>(self, what: &'static str, deadline: Instant) -> Result<T, KernelError> {
+        match self.kind {
+            FaultKind::Refuse(errno) => Err(KernelError::refused(what, errno, "told to refuse")),
+            FaultKind::Lose | FaultKind::LoseBefore => Err(KernelError::lost(what, "the answer was lost")),
+            FaultKind::Hang => {
+                let deadline = tokio::time::Instant::from_std(deadline);
+                let allowed = deadline.saturating_duration_since(tokio::time::Instant::now());
+                tokio::time::sleep_until(deadline).await;
+                Err(KernelError::timed_out(what, allowed))
+            }
+        }
+    }
+}
+
 /// The kernel of a mortal engine.
 #[derive(Debug)]
 pub(crate) struct Mortal {
     sim: SimKernel,
     death: Death,
+    blind: Option<Blind>,
 }
 
 impl Mortal {
     pub(crate) fn new(sim: SimKernel, death: Death) -> Self {
-        Self { sim, death }
+        Self { sim, death, blind: None }
     }
 
-    fn read<T: Send + 'static>(&self, answer: KernelFuture<T>) -> KernelFuture<T> {
-        if self.death.is_dead() { pending().boxed() } else { answer }
+    /// The same with a lookup that fails.
+    pub(crate) fn blind(self, blind: Blind) -> Self {
+        Self { blind: Some(blind), ..self }
+    }
+
+    fn read<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        deadline: Instant,
+        answer: KernelFuture<T>,
+    ) -> KernelFuture<T> {
+        if self.death.is_dead() {
+            return pending().boxed();
+        }
+        match &self.blind {
+            Some(blind) if blind.strikes() => blind.clone().fail(what, deadline).boxed(),
+            _ => answer,
+        }
     }
 }
 
@@ -107,7 +170,7 @@ impl Kernel for Mortal {
     }
 
     fn links(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<LinkView>> {
-        self.read(self.sim.links(netns, deadline))
+        self.read("list links", deadline, self.sim.links(netns, deadline))
     }
 
     fn find_links(
@@ -116,31 +179,31 @@ impl Kernel for Mortal {
         names: Vec<IfName>,
         deadline: Instant,
     ) -> KernelFuture<Vec<Option<LinkView>>> {
-        self.read(self.sim.find_links(netns, names, deadline))
+        self.read("find links", deadline, self.sim.find_links(netns, names, deadline))
     }
 
     fn addresses(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<AddressView>> {
-        self.read(self.sim.addresses(netns, deadline))
+        self.read("list addresses", deadline, self.sim.addresses(netns, deadline))
     }
 
     fn routes(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<RouteView>> {
-        self.read(self.sim.routes(netns, deadline))
+        self.read("list routes", deadline, self.sim.routes(netns, deadline))
     }
 
     fn neighbours(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<NeighbourView>> {
-        self.read(self.sim.neighbours(netns, deadline))
+        self.read("list neighbours", deadline, self.sim.neighbours(netns, deadline))
     }
 
     fn namespaces(&self, deadline: Instant) -> KernelFuture<Vec<NetnsName>> {
-        self.read(self.sim.namespaces(deadline))
+        self.read("list namespaces", deadline, self.sim.namespaces(deadline))
     }
 
     fn read_setting(&self, netns: Netns, key: &str, deadline: Instant) -> KernelFuture<String> {
-        self.read(self.sim.read_setting(netns, key, deadline))
+        self.read("read a setting", deadline, self.sim.read_setting(netns, key, deadline))
     }
 
     fn run_in(&self, netns: Netns, job: NetnsJob, deadline: Instant) -> KernelFuture<()> {
-        self.read(self.sim.run_in(netns, job, deadline))
+        self.read("run a job", deadline, self.sim.run_in(netns, job, deadline))
     }
 
     fn netns_path(&self, netns: NetnsName) -> PathBuf {
