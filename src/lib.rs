@@ -43,8 +43,9 @@ pub use netloom_kernel as kernel;
 pub use netloom_model::config::DefaultPool;
 pub use netloom_model::record::PoolRecord;
 pub use netloom_model::{
-    Certainty, EndpointId, EndpointSpec, EngineConfig, Error, ErrorKind, Event, EventKind, Holder, IfName,
-    IpamPoolSpec, IpamSpec, JoinId, JoinSpec, Limits, MacAddr, NetnsName, NetworkId, NetworkSpec, ObjectKind,
-    OpId, Reason, Repair, Result, SandboxId, SandboxSpec, Timeouts, snapshot,
+    Certainty, EndpointId, EndpointSpec, EngineConfig, Error, ErrorKind, Event, EventKind, Holder,
+    HostOverlap, IfName, IpamPoolSpec, IpamSpec, JoinId, JoinSpec, Limits, MacAddr, NetnsName, NetworkId,
+    NetworkSpec, ObjectKind, OpId, PoolsConsidered, Reason, Repair, Result, SandboxId, SandboxSpec, Timeouts,
+    snapshot,
 };
 pub use netloom_testkit as testkit;

@@ -48,6 +48,21 @@ impl Block {
         self.last_pool.saturating_add(1)
     }
 
+    /// The prefix length of each.
+    pub(crate) fn size(&self) -> u8 {
+        self.size
+    }
+
+    /// How many of its pools are in use, in whole or in part.
+    pub(crate) fn occupied(&self) -> u64 {
+        self.occupied.len()
+    }
+
+    /// How many of its pools share an address with a span.
+    pub(crate) fn shared_with(&self, span: &Span) -> u64 {
+        self.pools_in(span).map_or(0, |(first, last)| (last - first).saturating_add(1))
+    }
+
     /// The bits of an address inside one pool.
     fn host_bits(&self) -> u32 {
         u32::from(self.family.bits() - self.size)

@@ -6,7 +6,8 @@ use ipnet::IpNet;
 use netloom_model::config::DefaultPool;
 use netloom_model::record::PoolRecord;
 use netloom_model::{
-    EndpointId, Error, Holder, IpamPoolSpec, IpamSpec, NetworkId, ObjectKind, Reason, Result,
+    EndpointId, Error, Holder, HostOverlap, IpamPoolSpec, IpamSpec, NetworkId, ObjectKind, PoolsConsidered,
+    Reason, Result,
 };
 use rustc_hash::FxHashMap;
 
@@ -20,6 +21,9 @@ use crate::span::Family;
 
 /// The name of the only address space, libnetwork's for networks of one host.
 pub const ADDRESS_SPACE: &str = "LocalDefault";
+
+/// How many networks an error text names that hold default pools.
+const SHOWN_HOLDERS: usize = 3;
 
 /// A pool that a network has in use.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -230,10 +234,11 @@ impl DefaultIpam {
                 }
                 subnet
             }
-            None => self
-                .space
-                .find(host, family, skipped)
-                .ok_or_else(|| Reason::PoolsExhausted { tried: self.space.default_pools(family) })?,
+            None => {
+                let before = skipped.len();
+                let found = self.space.find(host, family, skipped);
+                found.ok_or_else(|| self.exhausted(family, network, skipped.get(before)))?
+            }
         };
         let mut pool = Pool::new(&PoolRecord {
             pool: subnet,
@@ -245,6 +250,33 @@ impl DefaultIpam {
             pool.choose_gateway()?;
         }
         self.take(network, family, pool)
+    }
+
+    /// Why there is no default pool to be had. `asking` has taken some already, but is not in the list yet.
+    fn exhausted(&self, family: Family, asking: &Network, skipped: Option<&SkippedPool>) -> Error {
+        let sizes: Vec<_> = self.space.default_pools(family).into_iter().collect();
+        let total = sizes.iter().fold(0u64, |sum, (_, pools)| sum.saturating_add(*pools));
+        let held = self.space.occupied(family);
+        let occupants = self.space.occupants(family);
+        let holder = |(id, _): &(NetworkId, u64)| match self.networks.get(id) {
+            Some(network) => network.holder(),
+            None => asking.holder(),
+        };
+        let considered = PoolsConsidered {
+            family: family.name(),
+            sizes,
+            held,
+            networks: occupants.len(),
+            holders: occupants.iter().take(SHOWN_HOLDERS).map(holder).collect(),
+            // There is no third reason.
+            of_host: total.saturating_sub(held),
+            example: skipped.map(|SkippedPool { pool, host }| HostOverlap {
+                pool: *pool,
+                other: host.net,
+                what: host.what,
+            }),
+        };
+        Reason::PoolsExhausted(Box::new(considered)).into()
     }
 
     fn restore_pool(&mut self, network: &mut Network, family: Family, record: &PoolRecord) -> Result<()> {

@@ -57,6 +57,13 @@ impl RunSet {
         }
     }
 
+    /// How many numbers are in the set; one less where that is every number there is.
+    pub(crate) fn len(&self) -> u64 {
+        self.runs
+            .iter()
+            .fold(0, |sum: u64, (first, last)| sum.saturating_add((last - first).saturating_add(1)))
+    }
+
     /// The lowest number from `from` to `to` that is not in the set.
     pub(crate) fn next_free(&self, from: u64, to: u64) -> Option<u64> {
         let free = match self.run_end(from) {
@@ -83,7 +90,12 @@ mod tests {
         set.insert(1, u64::MAX - 1);
         assert_eq!(set.runs.len(), 1);
         assert_eq!(set.next_free(0, u64::MAX), None);
+        assert_eq!(set.len(), u64::MAX);
         set.remove(5, 5);
+        assert_eq!(set.len(), u64::MAX);
+        set.remove(6, 6);
+        assert_eq!(set.len(), u64::MAX - 1);
+        set.insert(6, 6);
         assert_eq!(set.next_free(0, u64::MAX), Some(5));
         set.remove(0, u64::MAX);
         assert_eq!(set, RunSet::default());
@@ -108,6 +120,7 @@ mod tests {
                 }
                 let gaps = plain.iter().filter(|x| !plain.contains(&(*x + 1))).count();
                 prop_assert_eq!(set.runs.len(), gaps);
+                prop_assert_eq!(set.len(), plain.len() as u64);
             }
         }
     }

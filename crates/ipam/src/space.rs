@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use netloom_model::NetworkId;
 use netloom_model::config::DefaultPool;
+use rustc_hash::FxHashMap;
 
 use crate::block::{Block, SkippedPool};
 use crate::host::HostNets;
@@ -87,15 +88,49 @@ impl Space {
         family: Family,
         skipped: &mut Vec<SkippedPool>,
     ) -> Option<IpNet> {
-        let mut blocks = self.blocks.iter().filter(|block| block.family() == family);
+        let mut blocks = self.blocks_of(family);
         blocks.find_map(|block| block.find(host, skipped))
     }
 
-    /// How many pools the default blocks of a family have.
-    pub(crate) fn default_pools(&self, family: Family) -> usize {
-        let of_family = self.blocks.iter().filter(|block| block.family() == family);
-        let pools = of_family.fold(0u64, |sum, block| sum.saturating_add(block.pools()));
-        usize::try_from(pools).unwrap_or(usize::MAX)
+    /// The default blocks of a family.
+    fn blocks_of(&self, family: Family) -> impl Iterator<Item = &Block> + Clone {
+        self.blocks.iter().filter(move |block| block.family() == family)
+    }
+
+    /// How many default pools of a family there are of each prefix length, the largest pools first.
+    pub(crate) fn default_pools(&self, family: Family) -> BTreeMap<u8, u64> {
+        let mut sizes = BTreeMap::new();
+        for block in self.blocks_of(family) {
+            let pools: &mut u64 = sizes.entry(block.size()).or_default();
+            *pools = pools.saturating_add(block.pools());
+        }
+        sizes
+    }
+
+    /// How many default pools of a family are in use, in whole or in part.
+    pub(crate) fn occupied(&self, family: Family) -> u64 {
+        self.blocks_of(family).fold(0, |sum, block| sum.saturating_add(block.occupied()))
+    }
+
+    /// Who has default pools of a family in use, and how many: those with most first, then by address.
+    pub(crate) fn occupants(&self, family: Family) -> Vec<(NetworkId, u64)> {
+        let blocks = self.blocks_of(family);
+        let mut places: FxHashMap<NetworkId, usize> = FxHashMap::default();
+        let mut occupants: Vec<(NetworkId, u64)> = Vec::new();
+        for used in self.of(family).values() {
+            let span = Span::of(&used.pool);
+            let pools = blocks.clone().fold(0u64, |sum, block| sum.saturating_add(block.shared_with(&span)));
+            if pools == 0 {
+                continue;
+            }
+            let place = *places.entry(used.network).or_insert(occupants.len());
+            match occupants.get_mut(place) {
+                Some((_, all)) => *all = all.saturating_add(pools),
+                None => occupants.push((used.network, pools)),
+            }
+        }
+        occupants.sort_by_key(|(_, pools)| std::cmp::Reverse(*pools));
+        occupants
     }
 }
 

@@ -6,7 +6,9 @@ use ipnet::IpNet;
 use netloom_ipam::{DefaultIpam, HostNet, Lease, LeaseRequest, PoolsRequest};
 use netloom_model::config::DefaultPool;
 use netloom_model::record::PoolRecord;
-use netloom_model::{EndpointId, EngineConfig, Error, IpamPoolSpec, IpamSpec, NetworkId, Reason, Result};
+use netloom_model::{
+    EndpointId, EngineConfig, Error, IpamPoolSpec, IpamSpec, NetworkId, PoolsConsidered, Reason, Result,
+};
 use uuid::Uuid;
 
 fn net(text: &str) -> IpNet {
@@ -53,6 +55,15 @@ fn create(ipam: &mut DefaultIpam, n: u32, list: &[&str]) -> Result<(Vec<PoolReco
     Ok((granted.v4, granted.v6))
 }
 
+/// What an error says about default pools.
+#[track_caller]
+fn considered(error: &Error) -> &PoolsConsidered {
+    match error.reason() {
+        Reason::PoolsExhausted(considered) => considered,
+        _ => panic!("{error}"),
+    }
+}
+
 fn want(n: u128) -> LeaseRequest {
     LeaseRequest { owner: endpoint(n), name: format!("ep-{n}"), ipv4: None, ipv6: None }
 }
@@ -88,7 +99,11 @@ fn the_default_pools_hold_a_thousand_networks_and_then_some() {
         made += 1;
     };
     assert_eq!(made, 15 + 16 + 4_096);
-    assert!(matches!(error.reason(), Reason::PoolsExhausted { tried: 4_127 }), "{error}");
+    let considered = considered(&error);
+    assert_eq!(considered.sizes, [(16, 15), (20, 16), (24, 4_096)]);
+    assert_eq!((considered.held, considered.networks, considered.of_host), (4_127, 4_127, 0));
+    let named: Vec<_> = considered.holders.iter().map(|holder| holder.name.as_str()).collect();
+    assert_eq!((named, considered.example), (vec!["net-31", "net-32", "net-33"], None));
     seen.sort_by_key(|net| (net.network(), net.broadcast()));
     assert!(seen.windows(2).all(|pair| !pair[0].contains(&pair[1])), "two pools overlap");
     ipam.release_pools(network(3_000));
@@ -140,7 +155,14 @@ fn what_the_host_uses_is_passed_over_or_refused() {
     assert_eq!(error.to_string(), "pool 192.168.7.0/24 overlaps 192.168.0.0/21, a route of the host");
     let error =
         ipam.request_pools(&request(1, &auto, false, &host(&["172.0.0.0/8", "192.0.0.0/8", "10.0.0.0/8"])));
-    assert!(matches!(error.expect_err("all used").reason(), Reason::PoolsExhausted { tried: 4_127 }));
+    let error = error.expect_err("all used");
+    let PoolsConsidered { held, networks, of_host, example, .. } = considered(&error);
+    assert_eq!((*held, *networks, *of_host), (0, 0, 4_127));
+    let example = example.expect("one of them");
+    assert_eq!(
+        (example.pool, example.other, example.what),
+        (net("172.17.0.0/16"), net("172.0.0.0/8"), "a route")
+    );
     assert!(ipam == before);
     create(&mut ipam, 1, &["192.168.7.0/24"]).expect("free");
     let error = ipam.request_pools(&request(2, &spec, false, &lan)).expect_err("taken");
@@ -148,6 +170,40 @@ fn what_the_host_uses_is_passed_over_or_refused() {
         matches!(error.reason(), Reason::PoolOverlap { .. }),
         "our own network is the better name: {error}"
     );
+}
+
+/// Some pools are held in whole or in part, by few networks or by the asking one, and the host has the rest.
+#[test]
+fn at_exhaustion_the_error_says_who_has_what() {
+    let block = |base: &str, size| DefaultPool { base: net(base), size };
+    let mut ipam =
+        DefaultIpam::new(&[block("10.0.0.0/22", 24), block("10.9.0.0/16", 18), block("fd00::/62", 64)]);
+    let host = [HostNet { net: net("10.9.128.0/17"), what: "a route" }];
+    let auto = IpamSpec::default();
+    // One address of the first pool, all of the next two; the fourth is chosen; two of the others are.
+    create(&mut ipam, 1, &["10.0.0.7/32"]).expect("free");
+    create(&mut ipam, 2, &["10.0.1.0/24", "10.0.2.0/24", "192.0.2.0/24"]).expect("free");
+    for n in 3..=5 {
+        ipam.request_pools(&request(n, &auto, false, &host)).expect("free");
+    }
+    let before = ipam.clone();
+    let error = ipam.request_pools(&request(6, &auto, true, &host)).expect_err("nothing is left");
+    let PoolsConsidered { family, sizes, held, networks, holders, of_host, example } = considered(&error);
+    assert_eq!((*family, sizes.as_slice()), ("IPv4", [(18, 4), (24, 4)].as_slice()));
+    assert_eq!((*held, *networks, *of_host), (6, 5, 2));
+    let named: Vec<_> = holders.iter().map(|holder| holder.name.as_str()).collect();
+    assert_eq!(named, ["net-2", "net-1", "net-3"], "who holds most comes first");
+    assert_eq!(example.map(|example| example.pool), Some(net("10.9.128.0/18")));
+    assert!(ipam == before);
+
+    // A request for more than there is counts what it has got so far, and gives it back.
+    let mut greedy = subnets(&["203.0.113.0/24"]);
+    greedy.v6 = vec![IpamPoolSpec::default(); 5];
+    let error = ipam.request_pools(&request(7, &greedy, true, &host)).expect_err("there are four");
+    let PoolsConsidered { family, sizes, held, networks, holders, of_host, .. } = considered(&error);
+    assert_eq!((*family, sizes.as_slice(), *held, *of_host), ("IPv6", [(64, 4)].as_slice(), 4, 0));
+    assert_eq!((*networks, holders[0].name.as_str()), (1, "net-7"));
+    assert!(ipam == before);
 }
 
 #[test]
@@ -382,7 +438,7 @@ fn the_largest_pools_work() {
     assert_eq!((usage[1].size, usage[1].used, usage[1].reserved), (1 << 96, 1, 2));
     let error =
         ipam.request_pools(&request(3, &IpamSpec::default(), false, &[])).expect_err("no default pools");
-    assert!(matches!(error.reason(), Reason::PoolsExhausted { tried: 0 }));
+    assert!(error.to_string().ends_with("there are no default pools for IPv4"), "{error}");
 }
 
 #[test]

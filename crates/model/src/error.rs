@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::considered::PoolsConsidered;
 use crate::id::{EndpointId, NetworkId, SandboxId};
 use crate::ifname::IfName;
 
@@ -270,11 +271,8 @@ pub enum Reason {
         what: &'static str,
     },
     /// Every pool to choose from is taken.
-    #[error("no free address pool left: all {tried} default pools are in use or overlap the host")]
-    PoolsExhausted {
-        /// How many default pools were considered.
-        tried: usize,
-    },
+    #[error("no free address pool left: {0}")]
+    PoolsExhausted(Box<PoolsConsidered>),
     /// An address is leased or reserved already.
     #[error("address {address} of pool {pool} is held by {holder}")]
     AddressTaken {
@@ -483,7 +481,7 @@ impl Error {
             | Reason::PoolOverlap { .. }
             | Reason::PoolOverlapsHost { .. }
             | Reason::AddressTaken { .. } => ErrorKind::Forbidden,
-            Reason::PoolsExhausted { .. } | Reason::AddressesExhausted { .. } | Reason::Full { .. } => {
+            Reason::PoolsExhausted(_) | Reason::AddressesExhausted { .. } | Reason::Full { .. } => {
                 ErrorKind::Exhausted
             }
             Reason::Gone { .. } | Reason::ShuttingDown | Reason::OutOfService { .. } => {
@@ -516,8 +514,9 @@ impl Error {
             Reason::WrongPhase { .. } => "wait for the running operation to finish".into(),
             Reason::PoolOverlap { .. } => "choose another subnet, or delete the holder".into(),
             Reason::PoolOverlapsHost { .. } => "choose a subnet that the host does not use".into(),
-            Reason::PoolsExhausted { .. } => {
-                "give a subnet, or add default pools to the configuration".into()
+            Reason::PoolsExhausted(_) => {
+                "give a subnet, delete networks that nobody needs, or add to default_pools in the configuration"
+                    .into()
             }
             Reason::AddressTaken { .. } => "choose another address, or delete the holder".into(),
             Reason::AddressUnusable { .. } => "choose an address inside a subnet of the network".into(),
@@ -566,7 +565,7 @@ impl From<Reason> for Error {
             | Reason::WrongPhase { .. }
             | Reason::PoolOverlap { .. }
             | Reason::PoolOverlapsHost { .. }
-            | Reason::PoolsExhausted { .. }
+            | Reason::PoolsExhausted(_)
             | Reason::AddressTaken { .. }
             | Reason::AddressUnusable { .. }
             | Reason::AddressesExhausted { .. }

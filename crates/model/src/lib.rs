@@ -3,6 +3,7 @@
 //! Everything here is plain data. No IO, no clocks, no randomness: those belong to the callers.
 
 pub mod config;
+pub mod considered;
 pub mod error;
 pub mod event;
 pub mod id;
@@ -13,6 +14,7 @@ pub mod snapshot;
 pub mod spec;
 
 pub use config::{EngineConfig, Limits, Timeouts};
+pub use considered::{HostOverlap, PoolsConsidered};
 pub use error::{Certainty, Error, ErrorKind, Holder, ObjectKind, Reason, Result};
 pub use event::{Event, EventKind, Repair};
 pub use id::{ControllerId, EndpointId, JoinId, NetworkId, OpId, SandboxId};
