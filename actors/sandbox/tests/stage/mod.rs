@@ -307,7 +307,9 @@ impl Stage {
         });
         let members = members.collect();
         (self.sandbox, _) = spawn(SandboxActor::new(self.record.clone(), deps), |_| {});
-        self.begin(&within(allowed), Establish(Origin::Recorded(members))).await
+        self.begin(&within(allowed), Establish(Origin::Recorded(members)))
+            .await
+            .map(|standing| standing.repairs)
     }
 
     /// Waits until the kernel has let go of what was removed, and says what there is.
