@@ -121,14 +121,16 @@ impl EngineBuilder {
         let events = EventHub::new(config.limits.event_backlog);
         let (hub, own) = (events.clone(), config.clone());
         let started = thread.call(move || async move {
+            let had_records = RedbStore::is_there(&own.data_dir);
             let (store_blocks, (store, findings)) = match store {
                 Some(store) => (false, (store, Vec::new())),
                 None => (true, open_store(&own)?),
             };
-            let (kernel, identity) = match kernel {
-                KernelSource::Given(kernel) => (kernel, own.instance.clone()),
+            let (kernel, identity, ran_before) = match kernel {
+                KernelSource::Given(kernel) => (kernel, own.instance.clone(), false),
                 KernelSource::Linux => open_kernel(&own)?,
             };
+            let missing = store_blocks && ran_before && !had_records;
             let marked = identity.clone();
             let input = BootInput {
                 config: own,
@@ -137,6 +139,7 @@ impl EngineBuilder {
                 store,
                 store_blocks,
                 findings,
+                missing,
                 drivers,
                 events: hub,
             };
@@ -155,14 +158,14 @@ fn open_store(config: &EngineConfig) -> Result<(Box<dyn Store>, Vec<Finding>)> {
     Ok((Box::new(store), findings))
 }
 
-/// The kernel of this machine, and the mark of this engine's objects in it.
-fn open_kernel(config: &EngineConfig) -> Result<(Arc<dyn Kernel>, String)> {
+/// The kernel of this machine, the mark of this engine's objects in it, and whether the engine ran before.
+fn open_kernel(config: &EngineConfig) -> Result<(Arc<dyn Kernel>, String, bool)> {
     // The first to touch the run directory: it knows which ones belong to others.
     let kernel = LinuxKernel::start(LinuxConfig { run_dir: config.run_dir.clone() });
     let kernel = kernel.map_err(|error| not_opened(config, &error))?;
     place::hold(config)?;
-    let identity = format!("{}.{}", config.instance, place::identity(config)?.short());
-    Ok((Arc::new(kernel), identity))
+    let (identity, known) = place::identity(config)?;
+    Ok((Arc::new(kernel), format!("{}.{}", config.instance, identity.short()), known))
 }
 
 fn not_opened(config: &EngineConfig, error: &std::io::Error) -> Error {

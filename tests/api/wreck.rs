@@ -241,6 +241,7 @@ pub(crate) fn killed_after<T>(
             store: Box::new(disk.open()),
             store_blocks: false,
             findings: Vec::new(),
+            missing: false,
             drivers: vec![Registration::new(KIND, Bridge::default)],
             events: EventHub::new(config.limits.event_backlog),
             config,

@@ -26,12 +26,27 @@ fn two_engines_cannot_share_a_directory_and_say_which() {
         assert_eq!(engine.controller().sandboxes().len(), 1);
         delete_everything(&engine).await;
         engine.shutdown(ShutdownMode::Graceful).await.unwrap();
-        lab.engine().await.shutdown(ShutdownMode::Graceful).await.expect("free again at once");
+        let engine = lab.engine().await;
+        joined(&engine, &engine.controller().create_network(NetworkSpec::new("blue")).await.unwrap(), "one")
+            .await;
+        engine.shutdown(ShutdownMode::Graceful).await.expect("free again at once");
+        drop(engine);
         // Also while the first one is away its namespaces are not up for grabs.
         let other = Engine::builder().data_dir(lab.dir.path().join("data2")).run_dir(lab.run_dir());
         let error = other.start().await.expect_err("the run directory belongs to another store");
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert!(error.to_string().contains("owner"), "{error} must say what to remove");
+        // What lies above the namespaces may be tidied up without harm.
+        for entry in std::fs::read_dir(lab.run_dir()).unwrap().flatten() {
+            let _ = std::fs::remove_file(entry.path());
+        }
+        let other = Engine::builder().data_dir(lab.dir.path().join("data2")).run_dir(lab.run_dir());
+        other.start().await.expect_err("still another's");
+        let engine = lab.next_engine().await;
+        assert!(engine.repairs().is_empty(), "{:?}", engine.repairs());
+        let other = Engine::builder().data_dir(lab.dir.path().join("data2")).run_dir(lab.run_dir());
+        assert_eq!(other.start().await.expect_err("in use").kind(), ErrorKind::Conflict);
+        delete_everything(&engine).await;
         lab.assert_pristine().await;
     });
 }
@@ -81,12 +96,12 @@ fn directories_that_cannot_be_used_are_named() {
         }
         // That of `ip netns`: whatever lies in it is somebody else's, and nothing is put there.
         let seen = |file: &str| std::path::Path::new("/run").join(file).exists();
-        let before = [seen("engine.lock"), seen("owner"), seen("engine-id")];
+        let before = [seen("netns/.lock"), seen("netns/.owner"), seen("engine-id")];
         let error = Engine::builder().data_dir(good.join("data")).run_dir("/run").start().await;
         let error = error.expect_err("not ours");
         assert_eq!(error.kind(), ErrorKind::InvalidParameter);
         assert!(error.to_string().contains("ip netns"), "{error}");
-        assert_eq!([seen("engine.lock"), seen("owner"), seen("engine-id")], before);
+        assert_eq!([seen("netns/.lock"), seen("netns/.owner"), seen("engine-id")], before);
         let error = Engine::builder().data_dir("relative").start().await.expect_err("relative");
         assert_eq!(error.kind(), ErrorKind::InvalidParameter);
         lab.assert_pristine().await;
@@ -116,6 +131,32 @@ fn a_link_that_is_made_outside_is_moved_in_under_a_free_name() {
         let links = lab.kernel.links(netns, soon()).await.unwrap();
         let moved = links.iter().find(|link| link.name == ifname).expect("it is inside");
         assert!(moved.up && moved.peer.is_some());
+        delete_everything(&engine).await;
+        lab.assert_pristine().await;
+    });
+}
+
+/// A start in another network namespace would find none of the links, and take every endpoint for unplugged.
+#[test]
+fn a_start_in_the_wrong_network_namespace_is_refused() {
+    in_lab(async |lab| {
+        let engine = lab.engine().await;
+        let network = engine.controller().create_network(NetworkSpec::new("blue")).await.unwrap();
+        joined(&engine, &network, "one").await;
+        engine.shutdown(ShutdownMode::Graceful).await.unwrap();
+        drop((engine, network));
+        let (data, run) = (lab.data_dir(), lab.run_dir());
+        let elsewhere = std::thread::spawn(move || {
+            netloom::kernel::isolate::enter_own_network().expect("another network namespace");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(Engine::builder().data_dir(data).run_dir(run).start()).map(drop)
+        });
+        let error = elsewhere.join().expect("it ends").expect_err("not from there");
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
+        assert!(error.to_string().contains("network namespace"), "{error}");
+        let engine = lab.next_engine().await;
+        assert!(engine.repairs().is_empty(), "{:?}", engine.repairs());
         delete_everything(&engine).await;
         lab.assert_pristine().await;
     });

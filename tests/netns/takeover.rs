@@ -146,42 +146,67 @@ fn a_bridge_that_is_made_again_gets_its_ports_back() {
     });
 }
 
-/// The database is overwritten: containers run on, and the next engine knows them by what the kernel has.
-#[test]
-fn a_store_that_is_lost_is_rebuilt_from_the_kernel() {
-    in_lab(async |lab| {
-        let engine = lab.engine().await;
-        let spec = NetworkSpec::new("blue")
-            .subnet("10.66.0.0/24".parse().unwrap())
-            .subnet("fd66::/64".parse().unwrap());
-        let network = engine.controller().create_network(spec).await.unwrap();
-        joined(&engine, &network, "one").await;
-        let (two, _) = joined(&engine, &network, "two").await;
-        let (id, to) = (two.id(), address(&two).await);
-        engine.shutdown(ShutdownMode::Graceful).await.unwrap();
-        drop((engine, network, two));
-        std::fs::write(lab.data_dir().join("records.redb"), "no database").unwrap();
+// The records are lost: containers run on, and the next engine knows them by what the kernel has.
 
-        let engine = lab.next_engine().await;
-        let rebuilt = |repair: &&Repair| matches!(repair, Repair::RecordRebuilt { .. });
-        assert_eq!(engine.repairs().iter().filter(rebuilt).count(), 5, "{:?}", engine.repairs());
-        assert_eq!(engine.repairs().len(), 6, "and the old store was set aside: {:?}", engine.repairs());
-        let controller = engine.controller();
-        let network = &controller.networks()[0];
-        assert_eq!(address(&network.endpoint(id).await.unwrap()).await, to);
-        for sandbox in controller.sandboxes() {
-            assert!(pings(&sandbox, to, PATIENCE).await, "traffic flows as before");
-        }
-        let (third, sandbox) = joined(&engine, network, "three").await;
-        assert!(pings(&sandbox, to, PATIENCE).await, "and new endpoints join the old ones");
-        assert_ne!(address(&third).await, to, "no address is given twice");
-        engine.shutdown(ShutdownMode::Graceful).await.unwrap();
-        drop((engine, third, sandbox, controller));
-        let engine = lab.next_engine().await;
-        assert!(engine.repairs().is_empty(), "{:?}", engine.repairs());
-        delete_everything(&engine).await;
-        lab.assert_pristine().await;
-    });
+#[test]
+fn a_store_that_is_overwritten_is_rebuilt_from_the_kernel() {
+    in_lab(async |lab| loses(lab, Loss::Overwritten).await);
+}
+
+#[test]
+fn a_store_whose_file_is_removed_is_rebuilt_from_the_kernel() {
+    in_lab(async |lab| loses(lab, Loss::File).await);
+}
+
+#[test]
+fn a_store_whose_directory_is_removed_is_rebuilt_from_the_kernel() {
+    in_lab(async |lab| loses(lab, Loss::Directory).await);
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Loss {
+    Overwritten,
+    File,
+    Directory,
+}
+
+async fn loses(lab: crate::lab::Lab, how: Loss) {
+    let engine = lab.engine().await;
+    let spec = NetworkSpec::new("blue")
+        .subnet("10.66.0.0/24".parse().expect("it works"))
+        .subnet("fd66::/64".parse().expect("it works"));
+    let network = engine.controller().create_network(spec).await.expect("it works");
+    joined(&engine, &network, "one").await;
+    let (two, _) = joined(&engine, &network, "two").await;
+    let (id, to) = (two.id(), address(&two).await);
+    engine.shutdown(ShutdownMode::Graceful).await.expect("it works");
+    drop((engine, network, two));
+    let records = lab.data_dir().join("records.redb");
+    match how {
+        Loss::Overwritten => std::fs::write(records, "no database").expect("written"),
+        Loss::File => std::fs::remove_file(records).expect("removed"),
+        Loss::Directory => std::fs::remove_dir_all(lab.data_dir()).expect("removed"),
+    }
+
+    let engine = lab.next_engine().await;
+    let rebuilt = |repair: &&Repair| matches!(repair, Repair::RecordRebuilt { .. });
+    assert_eq!(engine.repairs().iter().filter(rebuilt).count(), 5, "{:?}", engine.repairs());
+    assert_eq!(engine.repairs().len(), 6, "and that the store is lost: {:?}", engine.repairs());
+    let controller = engine.controller();
+    let network = &controller.networks()[0];
+    assert_eq!(address(&network.endpoint(id).await.expect("it works")).await, to);
+    for sandbox in controller.sandboxes() {
+        assert!(pings(&sandbox, to, PATIENCE).await, "traffic flows as before");
+    }
+    let (third, sandbox) = joined(&engine, network, "three").await;
+    assert!(pings(&sandbox, to, PATIENCE).await, "and new endpoints join the old ones");
+    assert_ne!(address(&third).await, to, "no address is given twice");
+    engine.shutdown(ShutdownMode::Graceful).await.expect("it works");
+    drop((engine, third, sandbox, controller));
+    let engine = lab.next_engine().await;
+    assert!(engine.repairs().is_empty(), "{:?}", engine.repairs());
+    delete_everything(&engine).await;
+    lab.assert_pristine().await;
 }
 
 /// Two engines that take turns in one network namespace, under one name, each with directories of its own.

@@ -41,6 +41,8 @@ pub struct BootInput {
     pub store_blocks: bool,
     /// What was found when it was opened.
     pub findings: Vec<Finding>,
+    /// Whether there were no records although the engine ran before.
+    pub missing: bool,
     /// The drivers.
     pub drivers: Vec<Registration>,
     /// Where events go.
@@ -70,12 +72,13 @@ pub struct Booted {
 /// When the store cannot be read or the kernel does not answer. A single object that cannot be restored
 /// does not fail the start: it is out of service, visibly.
 pub async fn boot(input: BootInput) -> Result<Booted> {
-    let BootInput { config, identity, kernel, mut store, store_blocks, findings, drivers, events } = input;
+    let BootInput { config, identity, kernel, mut store, store_blocks, findings, missing, drivers, events } =
+        input;
     let op = OpCtx::new(Cause::Start, config.timeouts.operation.max(Duration::from_secs(60)));
     // No actor runs yet on this thread, so reading the store blocks nobody.
     let raw = store.load().map_err(Error::from)?;
     let intents = store.open_intents().map_err(Error::from)?;
-    let lost = !findings.is_empty();
+    let lost = missing || !findings.is_empty();
     let plan = make_plan(&*kernel, Records::decode(raw), lost, &intents, &identity, &drivers, &op).await?;
 
     let backend = if store_blocks {
@@ -88,6 +91,7 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
         start_actors(&config, &identity, kernel, backend, drivers, &events, &op).await?;
 
     let mut repairs: Vec<_> = findings.into_iter().map(set_aside).collect();
+    repairs.extend(missing.then_some(Repair::StoreMissing));
     repairs.extend(apply(&controller, &services, plan, &op).await?);
     for repair in &repairs {
         tracing::warn!(%repair, "repaired at start");

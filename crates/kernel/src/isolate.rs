@@ -13,6 +13,14 @@ pub fn is_root() -> bool {
     geteuid().is_root()
 }
 
+/// Moves the calling thread into a fresh network namespace and leaves it where it is otherwise.
+///
+/// # Errors
+/// `EPERM` without root.
+pub fn enter_own_network() -> io::Result<()> {
+    Ok(unshare(CloneFlags::CLONE_NEWNET)?)
+}
+
 /// Moves the calling thread, and every thread it starts from then on, into fresh network and mount
 /// namespaces. Without root it makes a user namespace first and is root in that.
 ///

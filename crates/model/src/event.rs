@@ -183,6 +183,8 @@ pub enum Repair {
         /// Why.
         why: String,
     },
+    /// There were no records although the engine ran before: somebody has removed them.
+    StoreMissing,
     /// A corrupt store was set aside.
     StoreSetAside {
         /// Where it lies now.
@@ -209,6 +211,7 @@ impl fmt::Display for Repair {
             Self::RecordIgnored { record, why } => write!(f, "left record {record} alone: {why}"),
             Self::RecordRebuilt { object } => write!(f, "rebuilt the record of {object} from the kernel"),
             Self::SweepSkipped { why } => write!(f, "removed nothing: {why}"),
+            Self::StoreMissing => f.write_str("began with no records, although the engine ran before"),
             Self::StoreSetAside { path, why } => write!(f, "set a broken store aside as {path}: {why}"),
         }
     }

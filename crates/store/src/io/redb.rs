@@ -44,6 +44,12 @@ pub struct RedbStore {
 }
 
 impl RedbStore {
+    /// Whether a directory has records already.
+    #[must_use]
+    pub fn is_there(dir: &Path) -> bool {
+        dir.join(NAME).exists()
+    }
+
     /// Opens the store of a directory, which is made with mode 0700 if needed. A database that is damaged or
     /// of a later format is set aside and replaced by an empty one; the findings tell. Nothing is deleted.
     ///
