@@ -103,7 +103,7 @@ impl Driver for PointToPoint {
     }
 
     fn capability(&self) -> Capability {
-        Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: true }
+        Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: true, adopts: &[] }
     }
 
     fn create_network(&mut self, _: &DriverCx, request: CreateNetwork) -> Begun<NetworkCreated> {

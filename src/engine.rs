@@ -244,12 +244,13 @@ impl Engine {
         self.core.query(self.core.controller()?, StoreCounters).await?
     }
 
-    /// Waits until the kernel has let go of everything that was deleted so far.
+    /// Waits until the kernel has let go of everything that was deleted so far, and what could not be undone at
+    /// first has been.
     ///
     /// # Errors
-    /// `Timeout` after the configured time of an operation; `Unavailable` when the engine is gone.
+    /// `Timeout` after the configured time of an operation, naming what is left; `Unavailable` when the engine is gone.
     pub async fn drain(&self) -> Result<()> {
-        self.core.query(self.core.controller()?, Drain).await
+        self.core.query(self.core.controller()?, Drain).await?
     }
 
     /// Stops the engine. New requests are refused from now on; networks and sandboxes stay as they are.

@@ -147,7 +147,7 @@ impl Driver for Outward {
     }
 
     fn capability(&self) -> Capability {
-        Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: true }
+        Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: true, adopts: &[] }
     }
 
     fn create_network(&mut self, _: &DriverCx, _: CreateNetwork) -> Begun<NetworkCreated> {

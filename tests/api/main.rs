@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod concurrency;
+mod double_faults;
 mod embedding;
 mod faults;
 mod force;

@@ -129,14 +129,17 @@ impl World {
     pub(crate) async fn settles(&self) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let picture = bounded("inspecting", self.engine().inspect()).await.expect("inspected");
-            let quiet = picture.operations.is_empty() && picture.leaks.is_empty() && picture.reaping == 0;
+            // The controller may have died a moment ago.
+            let picture = bounded("inspecting", self.engine().inspect()).await;
+            let busy = picture.map(|picture| (picture.operations, picture.leaks, picture.reaping));
+            let quiet =
+                matches!(&busy, Ok((operations, leaks, 0)) if operations.is_empty() && leaks.is_empty());
             let truth = check_truth(self.engine(), self.kernel()).await;
             if quiet && truth.is_ok() {
                 return;
             }
             let late = tokio::time::Instant::now() > deadline;
-            assert!(!late, "it does not settle: {truth:?}; {:?}; {:?}", picture.operations, picture.leaks);
+            assert!(!late, "it does not settle: {truth:?}; {busy:?}");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }

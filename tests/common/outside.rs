@@ -31,7 +31,7 @@ impl Driver for Outside {
     }
 
     fn capability(&self) -> Capability {
-        Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: false }
+        Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: false, adopts: &[] }
     }
 
     fn create_network(&mut self, _: &DriverCx, _: CreateNetwork) -> Begun<NetworkCreated> {

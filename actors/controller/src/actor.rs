@@ -125,7 +125,8 @@ impl ControllerActor {
     /// A network that was read back and whose driver is not there: it keeps its name and its addresses, and
     /// is out of service, visibly.
     fn orphan(&self, record: NetworkRecord) -> NetworkActor {
-        let capability = Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: false };
+        let capability =
+            Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: false, adopts: &[] };
         self.network_over(record, Port::vacant(), capability)
     }
 
@@ -198,7 +199,7 @@ enum Outcome {
     SandboxDeleted(SandboxId, Result<()>, Reply<Result<()>>),
     SandboxRestored(SandboxId, Result<Vec<Repair>>, Reply<Result<Vec<Repair>>>),
     SandboxRestarted(SandboxId, Result<supervise::Reread<SandboxRecord>>),
-    IpamRestarted(Result<netloom_runtime::Addr<IpamActor>>),
+    IpamRestarted(Result<supervise::RefilledIpam>),
     /// The first message of a new incarnation was answered.
     Settled(Child, Result<()>),
     /// Answered by the work itself.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::join_all;
 use netloom_actor_services::store::{Backend, Commit, EndIntent};
-use netloom_actor_services::{JoinIds, Quarantine, Services, answered};
+use netloom_actor_services::{JoinIds, Quarantine, Removals, Services, answered};
 use netloom_drivers::Registration;
 use netloom_kernel::{Kernel, Netns, Op};
 use netloom_model::record::NetworkRecord;
@@ -150,6 +150,7 @@ async fn start_actors(
         kernel,
         tools: SagaTools { ledger: Ledger::default(), janitor },
         quarantine: Quarantine::default(),
+        removals: Removals::default(),
         joins: JoinIds::starting_at(seed(op)),
         reaping: TaskGroup::default(),
         instance: identity.into(),
@@ -185,8 +186,8 @@ async fn apply(
     let networks = records.networks.keys().filter_map(|id| records.network(*id));
     let restored = join_all(networks.map(|(r, e)| controller.ask(op, RestoreNetwork(r, e)))).await;
     for outcome in restored {
-        // A network that cannot be restored is out of service; the controller has told so.
-        repairs.extend(answered(op, "the controller", outcome).unwrap_or_default());
+        // A network that cannot be restored is out of service.
+        repairs.extend(answered(op, "the controller", outcome).unwrap_or_else(not_restored));
     }
     // What belongs to nobody has names and routes inside of sandboxes until the kernel has let go of it.
     if tokio::time::timeout(STRAYS, services.reaping.idle()).await.is_err() {
@@ -195,12 +196,17 @@ async fn apply(
     let sandboxes = records.sandboxes.keys().filter_map(|id| records.sandbox(*id));
     for outcome in join_all(sandboxes.map(|(r, m)| controller.ask(op, RestoreSandbox(r, m)))).await {
         // One that cannot be put right is out of service, like a network.
-        repairs.extend(answered(op, "the controller", outcome).unwrap_or_default());
+        repairs.extend(answered(op, "the controller", outcome).unwrap_or_else(not_restored));
     }
     for intent in ended {
         answered(op, "the store", services.store.ask(op, EndIntent(intent)).await)?;
     }
     Ok(repairs)
+}
+
+/// Something that is recorded and could not be brought back.
+fn not_restored(error: Error) -> Vec<Repair> {
+    vec![Repair::NotRestored { why: error.to_string() }]
 }
 
 /// Removes what is ours and belongs to nobody. Links are cut off before anything is handed out again; their

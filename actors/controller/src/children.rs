@@ -42,6 +42,8 @@ pub(crate) struct NetworkChild {
     pub(crate) name: String,
     pub(crate) state: State,
     pub(crate) driver: String,
+    /// Which incarnation of its driver knows of it.
+    pub(crate) known_to: u64,
     pub(crate) running: Running<NetworkActor>,
 }
 

@@ -100,14 +100,31 @@ impl Handle<StoreCounters> for ControllerActor {
 
 // === Control ===
 
+/// How long before its asker gives up a draining says what is left.
+const DRAIN_MARGIN: Duration = Duration::from_millis(500);
+/// How often the janitor is looked at.
+const LEAK_POLL: Duration = Duration::from_millis(5);
+
 impl Handle<Drain> for ControllerActor {
-    fn handle(&mut self, op: OpCtx, _: Drain, reply: Reply<()>, cx: &mut Cx<'_, Self>) {
-        let reaping = self.estate.services.reaping.clone();
+    fn handle(&mut self, op: OpCtx, _: Drain, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) {
+        let (reaping, janitor) =
+            (self.estate.services.reaping.clone(), self.estate.services.tools.janitor.clone());
+        // Answered a moment before the asker gives up, to say what is left.
+        let end = op.deadline - DRAIN_MARGIN.min(op.allowed / 2);
         cx.tasks().spawn(async move {
-            // Past the deadline the asker has its answer already: a timeout.
-            if tokio::time::timeout_at(op.deadline, reaping.idle()).await.is_ok() {
-                reply.send(());
-            }
+            let drained = async {
+                reaping.idle().await;
+                while !janitor.leaks().is_empty() {
+                    tokio::time::sleep(LEAK_POLL).await;
+                    reaping.idle().await;
+                }
+            };
+            let outcome = tokio::time::timeout_at(end, drained).await;
+            reply.send(outcome.map_err(|_| {
+                let leaks = janitor.leaks();
+                let what = if leaks.is_empty() { "the kernel".to_owned() } else { leaks.join(", ") };
+                Reason::DeadlineExceeded { what, waited: op.allowed }.into()
+            }));
         });
     }
 }

@@ -193,7 +193,7 @@ messages! {
     JoinEndpoint => Result<SandboxEndpoint>;
     LeaveEndpoint => Result<()>;
     DeleteEndpoint => Result<()>;
-    Drain => ();
+    Drain => Result<()>;
     Shutdown => ();
     InspectEngine => EngineSnapshot;
     ListDrivers => Vec<String>;

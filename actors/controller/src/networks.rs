@@ -26,6 +26,10 @@ impl ControllerActor {
             let holder = netloom_model::Holder::new(ObjectKind::Network, id, &child.name);
             return Err(Reason::IdTaken { id: id.to_string(), holder }.into());
         }
+        if self.estate.services.removals.contains(id) {
+            let object = netloom_model::Holder::new(ObjectKind::Network, id, "");
+            return Err(Reason::WrongPhase { object, phase: "still being taken down" }.into());
+        }
         let driver = record.spec.driver.clone();
         let actor = match self.network_actor(record.clone()) {
             Err(_) if restored => self.orphan(record),
@@ -34,7 +38,9 @@ impl ControllerActor {
         let running = self.start(actor, Child::Network(id));
         let addr = running.addr.clone();
         let state = if restored { State::Told } else { State::Creating };
-        self.estate.networks.insert(id, &name, NetworkChild { name: name.clone(), state, driver, running });
+        let known_to = self.estate.drivers.get(&driver).map(|driver| driver.incarnation).unwrap_or_default();
+        let child = NetworkChild { name: name.clone(), state, driver, known_to, running };
+        self.estate.networks.insert(id, &name, child);
         Ok(addr)
     }
 

@@ -159,10 +159,13 @@ impl Plan {
             };
             let object = format!("network {:?} ({})", record.spec.name, record.id.short());
             match intent.verb.as_str() {
+                // Its record goes before anything else does. A deletion that has not come that far has changed
+                // nothing, and there may be containers by now.
+                "delete_network" if self.records.networks.contains_key(&record.id) => {
+                    self.ended.push(intent.op);
+                    self.repairs.push(Repair::OperationUnwound { verb: intent.verb.clone(), object });
+                }
                 "delete_network" => {
-                    if self.records.networks.remove(&record.id).is_some() {
-                        self.delete(RecordKind::Network, record.id.as_str());
-                    }
                     self.take_down.push((intent.op, record));
                     self.repairs.push(Repair::DeletionFinished { object });
                 }

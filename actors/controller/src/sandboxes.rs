@@ -1,11 +1,12 @@
 //! Sandboxes: created, restored, deleted; endpoints plugged in and out.
 
-use netloom_actor_network::{DeleteEndpoint as DeleteInNetwork, EvictEndpoint};
+use netloom_actor_network::{DeleteEndpoint as DeleteInNetwork, EvictEndpoint, InspectEndpoint, Networks};
 use netloom_actor_sandbox::{
     DeleteSandbox as DeleteInSandbox, Establish, JoinSandbox, LeaveSandbox, Origin, SandboxEntry, Standing,
 };
 use netloom_actor_services::answered;
 use netloom_model::snapshot::SandboxEndpoint;
+use netloom_model::{EndpointId, ErrorKind};
 use netloom_runtime::saga::Patience;
 use netloom_runtime::{Addr, Handle};
 
@@ -258,11 +259,20 @@ impl Handle<DeleteEndpoint> for ControllerActor {
         if !force {
             return addr.forward(&op, DeleteInNetwork(endpoint), reply);
         }
-        let (own, sandboxes) = (op.clone(), self.directory().sandboxes);
+        let Directory { networks, sandboxes, .. } = self.directory();
+        let own = op.clone();
         let turn = self.estate.services.operation_timeout * 2;
         let work = async move {
-            let evicted = addr.outcome(&own, EvictEndpoint(endpoint)).await;
-            let sandbox = answered(&own, "the network", evicted)?.and_then(|id| sandboxes.get(&id));
+            // Known before, since whoever evicts it may die before it answers.
+            let known = addr.outcome(&own, InspectEndpoint(endpoint)).await;
+            let mut sandbox = answered(&own, "the network", known).ok().and_then(|endpoint| endpoint.sandbox);
+            match evicted(&own, &networks, network, endpoint).await {
+                Ok(from) => sandbox = from.or(sandbox),
+                // The first one to try had done it.
+                Err(error) if error.kind() == ErrorKind::NotFound && sandbox.is_some() => {}
+                Err(error) => return Err(error),
+            }
+            let sandbox = sandbox.and_then(|id| sandboxes.get(&id));
             if let Some(sandbox) = sandbox {
                 // It may be busy, or stuck: it clears its side when its turn comes, with or without anybody
                 // waiting for that.
@@ -278,5 +288,25 @@ impl Handle<DeleteEndpoint> for ControllerActor {
             Ok(())
         };
         self.serve(&op, reply, work, cx);
+    }
+}
+
+/// How often a network that is being started again is asked.
+const RESTART_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// Has a network evict an endpoint; one that dies on the way is asked again when it is back.
+async fn evicted(
+    op: &OpCtx,
+    networks: &Networks,
+    network: NetworkId,
+    endpoint: EndpointId,
+) -> Result<Option<SandboxId>> {
+    loop {
+        let entry = networks.get(&network).ok_or_else(|| Error::not_found(ObjectKind::Network, network))?;
+        let outcome = entry.addr.outcome(op, EvictEndpoint(endpoint)).await;
+        match answered(op, "the network", outcome) {
+            Err(error) if matches!(error.reason(), Reason::Gone { .. }) && op.pause(RESTART_PAUSE).await => {}
+            outcome => return outcome,
+        }
     }
 }

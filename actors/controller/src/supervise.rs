@@ -8,10 +8,10 @@ use std::time::Duration;
 use netloom_actor_network::Origin as NetworkOrigin;
 use netloom_actor_network::{Establish as EstablishNetwork, MarkFailed as NetworkFailed, RestoreInDriver};
 use netloom_actor_sandbox::Origin as SandboxOrigin;
-use netloom_actor_sandbox::{Establish as EstablishSandbox, MarkFailed as SandboxFailed};
+use netloom_actor_sandbox::{Establish as EstablishSandbox, MarkFailed as SandboxFailed, NetworkRestarted};
 use netloom_actor_services::Services;
 use netloom_actor_services::answered;
-use netloom_actor_services::ipam::{IpamActor, RestorePools};
+use netloom_actor_services::ipam::{IpamActor, QuarantineAddresses, RestorePools};
 use netloom_actor_services::store::{LoadRecords, StoreActor};
 use netloom_runtime::{Addr, Exit, Handle, TaskGroup};
 use tokio::time::Instant;
@@ -22,6 +22,8 @@ use crate::reconcile::Records;
 /// How much longer than an operation the tasks of a dead actor may still run before it is started again:
 /// the time of an undo.
 const LAST_UNDO: Duration = Duration::from_secs(15);
+/// How long the kernel is given to let go of links that left a sandbox which is started again.
+const REMAINS: Duration = Duration::from_secs(1);
 /// How often the store is asked for a dead actor's records before its object is given up.
 const READS: usize = 5;
 
@@ -34,11 +36,23 @@ pub(super) struct Reread<R> {
     members: Vec<netloom_actor_sandbox::Member>,
 }
 
+/// An IPAM that knows again what is taken.
+pub(super) struct RefilledIpam {
+    addr: Addr<IpamActor>,
+    /// Networks whose pools it did not take.
+    refused: Vec<(NetworkId, Error)>,
+}
+
 async fn reread(services: Services, tasks: TaskGroup) -> Result<Records> {
     let patience = services.operation_timeout + LAST_UNDO;
     if tokio::time::timeout(patience, tasks.idle()).await.is_err() {
         tracing::warn!(?tasks, "starting an actor again although tasks of its predecessor still run");
     }
+    read_records(&services).await
+}
+
+/// Reads all records, and tries again when the store does not answer.
+async fn read_records(services: &Services) -> Result<Records> {
     let mut read = 1;
     loop {
         // Each with a deadline of its own: waiting for the tasks may have used up the first one.
@@ -134,6 +148,17 @@ impl ControllerActor {
         }
         let origin = NetworkOrigin::AfterRestart(record, reread.endpoints);
         self.settle(op, child.clone(), &addr, EstablishNetwork(origin), cx);
+        let driver = self.estate.networks.get(id).map(|network| (network.driver.as_str(), network.known_to));
+        let forgot = driver.and_then(|(kind, known_to)| {
+            self.estate.drivers.get(kind).map(|driver| driver.incarnation != known_to)
+        });
+        if forgot == Some(true) {
+            // Its driver died as well.
+            self.tell_driver(op, id, &addr, cx);
+        }
+        for sandbox in self.estate.sandboxes.values() {
+            sandbox.running.addr.tell(op, NetworkRestarted(id));
+        }
         self.publish_network(op, id);
         if within_budget {
             self.restarted(op, &child);
@@ -159,7 +184,9 @@ impl ControllerActor {
         }
         let (services, tasks) = (self.estate.services.clone(), child.running.tasks.clone());
         let work = async move {
-            let records = reread(services, tasks).await?;
+            let records = reread(services.clone(), tasks).await?;
+            // A link that goes takes its routes along, and until then they look like the sandbox's.
+            let _ = tokio::time::timeout(REMAINS, services.reaping.idle()).await;
             let (record, members) = records.sandbox(id).unzip();
             Ok(Reread { record, endpoints: Vec::new(), members: members.unwrap_or_default() })
         };
@@ -215,7 +242,9 @@ impl ControllerActor {
         };
         let within_budget = driver.budget.take(Instant::now());
         let of_driver = estate.networks.iter().filter(|(_, network)| network.driver == kind);
-        let users: Vec<_> = of_driver.map(|(id, network)| (*id, network.running.addr.clone())).collect();
+        // One that died as well is told by whoever starts it again.
+        let alive = of_driver.filter(|(_, network)| network.running.addr.is_alive());
+        let users: Vec<_> = alive.map(|(id, network)| (*id, network.running.addr.clone())).collect();
         if !within_budget {
             for (_, network) in users {
                 network.tell(op, NetworkFailed(format!("driver {kind:?}: {OUT_OF_BUDGET}")));
@@ -229,9 +258,26 @@ impl ControllerActor {
         let (addr, _) = watch(actor, child.clone(), incarnation, &estate.port);
         driver.port.set(addr);
         for (id, network) in users {
-            self.settle(op, Child::Network(id), &network, RestoreInDriver, cx);
+            self.tell_driver(op, id, &network, cx);
         }
         self.restarted(op, &child);
+    }
+
+    /// Has a network told its driver, which was restarted, what there is.
+    fn tell_driver(
+        &mut self,
+        op: &OpCtx,
+        id: NetworkId,
+        network: &Addr<NetworkActor>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let estate = &mut *self.estate;
+        if let Some(child) = estate.networks.get_mut(id)
+            && let Some(driver) = estate.drivers.get(&child.driver)
+        {
+            child.known_to = driver.incarnation;
+        }
+        self.settle(op, Child::Network(id), network, RestoreInDriver, cx);
     }
 
     // === Services ===
@@ -251,24 +297,46 @@ impl ControllerActor {
         let (addr, _) = watch(actor, Child::Ipam, self.estate.incarnations, &self.estate.port);
         // Nobody reaches it before it knows what is taken.
         let (services, own) = (self.estate.services.clone(), op.clone());
+        let with_pools: Vec<_> = self.networks_with_pools();
         let work = async move {
-            let raw = answered(&own, "the store", services.store.ask(&own, LoadRecords).await)?;
-            let records = Records::decode(raw);
-            for id in records.networks.keys() {
-                let Some((network, endpoints)) = records.network(*id) else { continue };
-                let restore = RestorePools { network, endpoints };
-                answered(&own, "ipam", addr.ask(&own, restore).await)?;
+            let records = read_records(&services).await?;
+            let mut refused = Vec::new();
+            for id in with_pools {
+                let Some((network, mut endpoints)) = records.network(id) else { continue };
+                // Addresses of deleted endpoints whose links the kernel has not let go of are not free either.
+                let kept = services.quarantine.kept(id);
+                endpoints.extend(kept.iter().cloned());
+                let restored = addr.ask(&own, RestorePools { network, endpoints }).await;
+                if let Err(error) = answered(&own, "ipam", restored) {
+                    refused.push((id, error));
+                    continue;
+                }
+                for endpoint in kept {
+                    addr.tell(&own, QuarantineAddresses(id, endpoint.id));
+                }
             }
-            Ok(addr)
+            Ok(RefilledIpam { addr, refused })
         };
         self.run(op, work, Outcome::IpamRestarted, cx);
     }
 
-    pub(super) fn ipam_restarted(&mut self, op: &OpCtx, result: Result<Addr<IpamActor>>) {
+    /// Those networks whose drivers leave addresses to IPAM.
+    fn networks_with_pools(&self) -> Vec<NetworkId> {
+        let drivers = &self.estate.drivers;
+        let needs = |kind: &str| drivers.get(kind).is_none_or(|driver| driver.capability.needs_ipam);
+        let networks = self.estate.networks.iter();
+        networks.filter(|(_, network)| needs(&network.driver)).map(|(id, _)| *id).collect()
+    }
+
+    pub(super) fn ipam_restarted(&mut self, op: &OpCtx, result: Result<RefilledIpam>) {
         match result {
-            Ok(addr) => {
+            Ok(RefilledIpam { addr, refused }) => {
                 self.estate.services.ipam.set(addr);
                 self.restarted(op, &Child::Ipam);
+                for (id, error) in refused {
+                    // Only this one: what it has taken is not known.
+                    self.settled(op, &Child::Network(id), Err(error));
+                }
             }
             Err(error) => self.failed(op, &Child::Ipam, &error.to_string()),
         }

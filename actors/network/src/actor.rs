@@ -82,8 +82,7 @@ impl NetworkActor {
     pub fn new(record: NetworkRecord, deps: NetworkDeps) -> Self {
         let NetworkDeps { services, driver, capability, events } = deps;
         let waiting = services.waiting_per_object;
-        let needs_ipam = capability.needs_ipam;
-        let world = World { services, driver, network: record.id, needs_ipam, events };
+        let world = World { services, driver, network: record.id, capability, events };
         Self {
             gate: Gate::new(waiting),
             record,

@@ -258,6 +258,9 @@ impl NetworkActor {
     ) -> Started {
         let entry = self.endpoints.in_sandbox(endpoint, sandbox, EndpointCommand::Program).map(|_| ());
         let reply = checked(entry, reply)?;
+        if let Ok(entry) = self.endpoints.get_mut(endpoint) {
+            entry.cancel = op.cancel.clone();
+        }
         let work = saga::program(self.world.clone(), op.clone(), endpoint, labels.clone());
         let outcome = move |result| Outcome::Programmed { endpoint, labels, result, reply };
         self.run(op, Scope::One(endpoint), work, outcome, cx);

@@ -142,7 +142,8 @@ impl NetworkActor {
     ) -> Result<Attachment> {
         let network_name = self.record.spec.name.clone();
         let joined = match result {
-            Ok(joined) => joined,
+            Ok(joined) if self.world.capability.provides_gateway => joined,
+            Ok(joined) => Joined { gateway: None, gateway6: None, ..joined },
             Err(error) => {
                 self.back_to_idle(command.endpoint);
                 return Err(error);

@@ -13,7 +13,7 @@ use netloom_actor_network::{
 };
 use netloom_actor_services::ipam::IpamActor;
 use netloom_actor_services::store::{Backend, StoreActor};
-use netloom_actor_services::{JoinIds, Quarantine, Services};
+use netloom_actor_services::{JoinIds, Quarantine, Removals, Services};
 use netloom_drivers::{
     Begun, Capability, CreateEndpoint as DriverEndpoint, CreateNetwork, Driver, DriverCx, EndpointCreated,
     Join, Joined, Leave, Left, NetworkCreated, Scope, done,
@@ -67,7 +67,7 @@ impl Driver for Script {
     }
 
     fn capability(&self) -> Capability {
-        Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: true }
+        Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: true, adopts: &[] }
     }
 
     fn create_network(&mut self, _: &DriverCx, _: CreateNetwork) -> Begun<NetworkCreated> {
@@ -131,6 +131,7 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
         kernel: Arc::new(kernel.clone()),
         tools: SagaTools { ledger: Ledger::default(), janitor: Janitor::new(|_, _| {}) },
         quarantine: Quarantine::default(),
+        removals: Removals::default(),
         joins: JoinIds::starting_at(1),
         reaping: TaskGroup::default(),
         instance: "test".into(),

@@ -119,6 +119,15 @@ impl OpCtx {
         self.deadline.into_std()
     }
 
+    /// Waits for work until the operation is cancelled; `None` then. What was asked for is still carried out.
+    pub async fn unless_cancelled<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            outcome = work => Some(outcome),
+            () = self.cancel.cancelled() => None,
+        }
+    }
+
     /// Waits a moment before another attempt; `false` when there is no time left for one.
     pub async fn pause(&self, moment: Duration) -> bool {
         if self.remaining() <= moment || self.cancel.is_cancelled() {

@@ -7,6 +7,7 @@
 //! | LeaveSandbox | command | Ready, Failed | () |
 //! | DeleteSandbox | command | Ready, Failed | () |
 //! | MarkFailed | command | any | () |
+//! | NetworkRestarted | event | any | |
 //! | InspectSandbox | query | any | SandboxSnapshot |
 //! | Finished | outcome | any | |
 //!
@@ -28,7 +29,8 @@ use netloom_runtime::{
 use crate::gateway::{Gateways, elect};
 use crate::member::Member;
 use crate::message::{
-    DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed, Origin, Standing,
+    DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed, NetworkRestarted,
+    Origin, Standing,
 };
 use crate::saga::{self, Deleted, JoinPlan, Joined, LeavePlan, World};
 
@@ -169,8 +171,7 @@ impl SandboxActor {
                 run(op, work, |result| Outcome::Established(Vec::new(), result, reply), cx);
             }
             Pending::Establish(Origin::Recorded(members), reply) => {
-                let labels = self.record.spec.labels.clone();
-                let work = saga::restore(world, op.clone(), members.clone(), labels);
+                let work = saga::restore(world, op.clone(), members.clone(), self.record.clone());
                 run(op, work, |result| Outcome::Established(members, result, reply), cx);
             }
             Pending::Join(command, reply) => {
@@ -324,6 +325,26 @@ impl Handle<MarkFailed> for SandboxActor {
         self.phase = SandboxPhase::Failed;
         self.failure = Some(cause);
         reply.send(());
+    }
+}
+
+// === Events ===
+
+impl Handle<NetworkRestarted> for SandboxActor {
+    /// What that network knew of the way in from outside died with it.
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        NetworkRestarted(network): NetworkRestarted,
+        _: Reply<()>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let provider = self.gateways.provider();
+        let provides = |member: &&Member| member.network == network && Some(member.endpoint) == provider;
+        if let Some(member) = self.members.iter().find(provides) {
+            let labels = self.record.spec.labels.clone();
+            cx.tasks().spawn(saga::program_again(self.world.clone(), op, member.clone(), labels));
+        }
     }
 }
 

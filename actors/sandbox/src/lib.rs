@@ -12,5 +12,6 @@ pub use directory::{SandboxEntry, Sandboxes};
 pub use gateway::{Gateways, elect};
 pub use member::Member;
 pub use message::{
-    DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed, Origin, Standing,
+    DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed, NetworkRestarted,
+    Origin, Standing,
 };

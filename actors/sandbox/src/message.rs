@@ -59,6 +59,10 @@ pub struct DeleteSandbox {
 #[derive(Clone, Debug)]
 pub struct MarkFailed(pub String);
 
+/// A network was started again and knows only what is recorded.
+#[derive(Clone, Copy, Debug)]
+pub struct NetworkRestarted(pub NetworkId);
+
 /// The sandbox with its endpoints.
 #[derive(Clone, Copy, Debug)]
 pub struct InspectSandbox;
@@ -69,5 +73,6 @@ messages! {
     LeaveSandbox => Result<()>;
     DeleteSandbox => Result<()>;
     MarkFailed => ();
+    NetworkRestarted => ();
     InspectSandbox => SandboxSnapshot;
 }

@@ -7,6 +7,7 @@ mod ask;
 pub mod ipam;
 mod joins;
 mod quarantine;
+mod removals;
 pub mod store;
 mod work;
 
@@ -19,6 +20,7 @@ use netloom_runtime::{OpCtx, Port, SagaTools, TaskGroup};
 pub use ask::{Outcome, Trouble, answered, interrupted, panicked};
 pub use joins::JoinIds;
 pub use quarantine::{Dying, Quarantine};
+pub use removals::Removals;
 pub use work::SagaWorld;
 
 use crate::ipam::IpamActor;
@@ -38,6 +40,8 @@ pub struct Services {
     pub tools: SagaTools,
     /// Endpoints whose links are still dying.
     pub quarantine: Quarantine,
+    /// Networks that are being taken down.
+    pub removals: Removals,
     /// Numbers of joins.
     pub joins: JoinIds,
     /// Kernel clean-up behind the callers' backs.

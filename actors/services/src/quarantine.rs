@@ -10,7 +10,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 
-use netloom_model::{EndpointId, JoinId};
+use netloom_model::record::EndpointRecord;
+use netloom_model::{EndpointId, JoinId, NetworkId};
 use rustc_hash::FxBuildHasher;
 
 type Then = Box<dyn FnOnce()>;
@@ -33,6 +34,8 @@ pub struct Quarantine(Rc<RefCell<HashMap<EndpointId, Entry, FxBuildHasher>>>);
 struct Entry {
     links: Vec<(JoinId, Dying)>,
     then: Vec<Then>,
+    /// The record of an endpoint that is deleted: its addresses are still held.
+    deleted: Option<EndpointRecord>,
 }
 
 impl fmt::Debug for Quarantine {
@@ -80,6 +83,21 @@ impl Quarantine {
         entries
             .get(&endpoint)
             .is_some_and(|entry| entry.links.iter().any(|(_, state)| *state == Dying::Uncut))
+    }
+
+    /// The endpoint is deleted while its links die: its addresses stay taken, also for an IPAM that is restarted.
+    pub fn keep(&self, record: EndpointRecord) {
+        if let Some(entry) = self.0.borrow_mut().get_mut(&record.id) {
+            entry.deleted = Some(record);
+        }
+    }
+
+    /// The records of deleted endpoints of a network whose links are still dying.
+    #[must_use]
+    pub fn kept(&self, network: NetworkId) -> Vec<EndpointRecord> {
+        let entries = self.0.borrow();
+        let kept = entries.values().filter_map(|entry| entry.deleted.as_ref());
+        kept.filter(|record| record.network == network).cloned().collect()
     }
 
     /// Does something once no link of this endpoint is dying: now, or when the last one is gone.

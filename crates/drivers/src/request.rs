@@ -24,8 +24,12 @@ pub struct Capability {
     pub scope: Scope,
     /// Whether its networks need address pools. `host` and `null` networks have none.
     pub needs_ipam: bool,
-    /// Whether its endpoints can be the way out of a sandbox; `host` and `null` never are.
+    /// Whether its endpoints can be the way out of a sandbox; `host` and `null` never are. A gateway that a join
+    /// of another driver tells is not used.
     pub provides_gateway: bool,
+    /// The options that name a link of the host's which a network takes over: what that has of addresses is not
+    /// in the network's way.
+    pub adopts: &'static [&'static str],
 }
 
 /// Whether something is made now or was made before a restart.

@@ -173,6 +173,11 @@ pub enum Repair {
         /// Why.
         why: String,
     },
+    /// Something that is recorded could not be brought back into service.
+    NotRestored {
+        /// Why, naming it.
+        why: String,
+    },
     /// A record that was lost was rebuilt from what the kernel has.
     RecordRebuilt {
         /// What it is about.
@@ -209,6 +214,7 @@ impl fmt::Display for Repair {
             }
             Self::RecordDropped { record, why } => write!(f, "dropped record {record}: {why}"),
             Self::RecordIgnored { record, why } => write!(f, "left record {record} alone: {why}"),
+            Self::NotRestored { why } => write!(f, "could not bring back into service: {why}"),
             Self::RecordRebuilt { object } => write!(f, "rebuilt the record of {object} from the kernel"),
             Self::SweepSkipped { why } => write!(f, "removed nothing: {why}"),
             Self::StoreMissing => f.write_str("began with no records, although the engine ran before"),

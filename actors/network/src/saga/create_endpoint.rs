@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use netloom_actor_driver::{JoinDriverEndpoint, ProgramConnectivity};
 use netloom_actor_services::SagaWorld;
-use netloom_actor_services::answered;
 use netloom_actor_services::ipam::LeaseAddresses;
+use netloom_actor_services::{answered, interrupted};
 use netloom_drivers::{ExternalConnectivity, Join, Joined, Restored};
 use netloom_ipam::LeaseRequest;
 use netloom_model::record::{AttachmentRecord, EndpointRecord};
@@ -36,7 +36,7 @@ pub(crate) async fn create_endpoint(
     let made = world.saga(&op, "create_endpoint", object, async |saga| {
         let mut record = record;
         let leased_by = world.services.ipam.incarnation();
-        if world.needs_ipam {
+        if world.capability.needs_ipam {
             let lease = saga.step("lease addresses", Undone::Addresses(id), async {
                 let name = record.name.clone();
                 let want = LeaseRequest { owner: id, name, ipv4: spec.ipv4, ipv6: spec.ipv6 };
@@ -89,8 +89,12 @@ pub(crate) async fn program(
     labels: BTreeMap<String, String>,
 ) -> Result<()> {
     let request = ExternalConnectivity { network: world.network, endpoint, labels };
-    let outcome = world.driver.outcome(&op, ProgramConnectivity(request)).await;
-    world.driver_answered(&op, outcome)
+    let asked = world.driver.outcome(&op, ProgramConnectivity(request));
+    // The driver goes on; whoever asked for it takes it back.
+    match op.unless_cancelled(asked).await {
+        Some(outcome) => world.driver_answered(&op, outcome),
+        None => Err(interrupted(&op, "program external connectivity").uncertain()),
+    }
 }
 
 /// Commits an endpoint's record with its attachment, and what its sandbox wants recorded with it.

@@ -8,11 +8,13 @@ use netloom_actor_services::SagaWorld;
 use netloom_actor_services::answered;
 use netloom_actor_services::ipam::{RequestPools, RestorePools};
 use netloom_actor_services::store::{BeginIntent, EndIntent};
-use netloom_drivers::{CreateEndpoint, CreateNetwork, EndpointCreated, NetworkCreated, Present, Restored};
+use netloom_drivers::{
+    CreateEndpoint, CreateNetwork, EndpointCreated, NetworkCreated, Present, Restored, Scope,
+};
 use netloom_ipam::{Granted, HostNet};
 use netloom_kernel::{LinkView, Netns};
 use netloom_model::record::{EndpointRecord, NetworkRecord};
-use netloom_model::{Error, NetworkSpec, ObjectKind, OpId, Repair, Result};
+use netloom_model::{Error, ErrorKind, NetworkSpec, ObjectKind, OpId, Reason, Repair, Result};
 use netloom_runtime::{Cause, OpCtx};
 use netloom_store::{Change, Intent, Key, RecordKind, encode};
 
@@ -36,7 +38,7 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) ->
     let outcome = world.saga(&op, "create_network", object, async |saga| {
         let mut record = record;
         let pools_of = world.services.ipam.incarnation();
-        if world.needs_ipam {
+        if world.capability.needs_ipam {
             let host = saga.step("look at the host", None, host_nets(&world, &op, &record.spec)).await?;
             let pools = saga.step("reserve pools", undo, async {
                 let request = RequestPools { network: record.id, spec: record.spec.clone(), host };
@@ -63,7 +65,7 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) ->
         saga.step(
             "driver",
             // With pools, their undo covers the driver too.
-            (!world.needs_ipam).then_some(undo),
+            (!world.capability.needs_ipam).then_some(undo),
             create_in_driver(&world, &op, &record, Restored::Fresh),
         )
         .await?;
@@ -106,8 +108,8 @@ pub(super) async fn end_intent(world: &World, op: &OpCtx) {
         answered(&op, "the store", services.store.outcome(&op, EndIntent(intent)).await)
     };
     let Err(error) = end(op.for_undo(world.services.operation_timeout)).await else { return };
-    // Should the engine die before it is noted, the next start undoes or finishes an operation that ended,
-    // which changes nothing.
+    // Should the engine die before it is noted, the next start compares it with the records and takes down what
+    // no record knows, which is gone already.
     tracing::warn!(%error, "cannot note the end of an operation");
     let services = world.services.clone();
     world.services.tools.janitor.adopt(format!("open note of operation {intent}"), move || {
@@ -124,7 +126,7 @@ pub(crate) async fn restore_in_driver(
     endpoints: Vec<EndpointRecord>,
     with_ipam: bool,
 ) -> Result<Established> {
-    if with_ipam && world.needs_ipam {
+    if with_ipam && world.capability.needs_ipam {
         let restore = RestorePools { network: record.clone(), endpoints: endpoints.clone() };
         answered(&op, "ipam", world.services.ipam.outcome(&op, restore).await)?;
     }
@@ -151,7 +153,14 @@ async fn create_in_driver(
 ) -> Result<NetworkCreated> {
     let request = driver_request(record, restored);
     let outcome = world.driver.outcome(op, CreateDriverNetwork(request)).await;
-    world.driver_answered(op, outcome)
+    let created = world.driver_answered(op, outcome)?;
+    if let (Scope::Local, Some(table)) = (world.capability.scope, created.tables.first()) {
+        // Parity: libnetwork's "table registration is not allowed for local scope drivers".
+        let message = format!("it wants gossip table {table:?}, which only drivers of global scope may");
+        let (driver, kind) = (record.spec.driver.clone(), ErrorKind::Forbidden);
+        return Err(Error::from(Reason::Driver { driver, kind, message }).uncertain());
+    }
+    Ok(created)
 }
 
 /// What a driver is told about a network.
@@ -197,7 +206,9 @@ pub(super) async fn create_endpoint_in_driver(
 async fn host_nets(world: &World, op: &OpCtx, spec: &NetworkSpec) -> Result<Vec<HostNet>> {
     let (kernel, deadline) = (&world.services.kernel, op.deadline_std());
     let links = kernel.links(Netns::Host, deadline).await?;
-    let named = |link: &LinkView| spec.options.values().any(|value| value == link.name.as_str());
+    let taken_over = |key: &&str| spec.options.get(*key).map(String::as_str);
+    let adopted: Vec<_> = world.capability.adopts.iter().filter_map(taken_over).collect();
+    let named = |link: &LinkView| adopted.contains(&link.name.as_str());
     let named: Vec<_> = links.iter().filter(|link| named(link)).map(|link| link.index).collect();
     let mut nets: Vec<HostNet> = Vec::new();
     for view in kernel.addresses(Netns::Host, deadline).await? {

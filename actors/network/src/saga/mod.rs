@@ -9,6 +9,7 @@ mod undo;
 
 use netloom_actor_driver::DriverActor;
 use netloom_actor_services::{Outcome, SagaWorld, Services, answered};
+use netloom_drivers::Capability;
 use netloom_model::{Error, NetworkId, Reason, Result};
 use netloom_runtime::{EventSink, Fact, OpCtx, Port};
 
@@ -27,7 +28,7 @@ pub(crate) struct World {
     pub(crate) services: Services,
     pub(crate) driver: Port<DriverActor>,
     pub(crate) network: NetworkId,
-    pub(crate) needs_ipam: bool,
+    pub(crate) capability: Capability,
     pub(crate) events: EventSink<NetworkEvent>,
 }
 

@@ -7,7 +7,7 @@ use netloom_actor_services::answered;
 use netloom_actor_services::ipam::{QuarantineAddresses, ReleaseAddresses};
 use netloom_actor_services::store::BeginIntent;
 use netloom_model::record::{AttachmentRecord, EndpointRecord, NetworkRecord};
-use netloom_model::{EndpointId, OpId, Result};
+use netloom_model::{OpId, Result};
 use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;
 use netloom_store::{Change, Key, RecordKind};
@@ -29,25 +29,30 @@ pub(crate) async fn delete_endpoint(
     entry.step("commit");
     world.commit(&op, vec![delete(RecordKind::Endpoint, endpoint)]).await?;
     let mut told = Facts::new();
-    if let Some(AttachmentRecord { sandbox, join, .. }) = record.attachment {
+    if let Some(AttachmentRecord { sandbox, join, .. }) = record.attachment.clone() {
         told.push(world.events.fact(&op, NetworkEvent::EndpointDetached { network, endpoint, sandbox }));
         entry.step("cut the link off");
         world.finish(&op, Undone::Link(endpoint, join), patience).await;
     }
-    told.push(world.events.fact(&op, NetworkEvent::EndpointDeleted { network, endpoint, name: record.name }));
+    told.push(
+        world
+            .events
+            .fact(&op, NetworkEvent::EndpointDeleted { network, endpoint, name: record.name.clone() }),
+    );
     entry.step("driver");
     world.finish(&op, Undone::DriverEndpoint(endpoint), patience).await;
     // Here and not in the actor, which may have died since the commit: nobody else would do it.
-    release_addresses(&world, &op, endpoint);
+    release_addresses(&world, &op, record);
     Ok(told)
 }
 
 /// Gives the addresses of a deleted endpoint back: at once, or when the kernel has let go of its last link.
-fn release_addresses(world: &World, op: &OpCtx, endpoint: EndpointId) {
-    let (network, services) = (world.network, &world.services);
+fn release_addresses(world: &World, op: &OpCtx, record: EndpointRecord) {
+    let (network, endpoint, services) = (world.network, record.id, &world.services);
     let (ipam, own) = (services.ipam.clone(), op.clone());
     if services.quarantine.holds(endpoint) {
         ipam.tell(op, QuarantineAddresses(network, endpoint));
+        services.quarantine.keep(record);
     }
     services.quarantine.after(endpoint, move || ipam.tell(&own, ReleaseAddresses(network, endpoint)));
 }

@@ -7,13 +7,13 @@ use futures::future::LocalBoxFuture;
 use netloom_actor_driver::{DeleteDriverEndpoint, DeleteDriverNetwork, LeaveDriverEndpoint};
 use netloom_actor_services::SagaWorld;
 use netloom_actor_services::ipam::{ReleaseAddresses, ReleasePools};
-use netloom_actor_services::store::EndIntent;
-use netloom_actor_services::{Dying, answered, interrupted, panicked};
+use netloom_actor_services::{Dying, interrupted, panicked};
 use netloom_drivers::Leave;
 use netloom_model::{Certainty, EndpointId, Error, JoinId, NetworkId, OpId, Reason, Result};
 use netloom_runtime::{OpCtx, Panicked, Undo};
 use netloom_store::{Change, Key, RecordKind};
 
+use super::establish::end_intent;
 use super::{World, reap};
 
 /// One step, to be taken back.
@@ -59,12 +59,15 @@ impl Undone {
                 let release = ReleaseAddresses(world.network, endpoint);
                 world.services.ipam.outcome(&op, release).await.map_err(gone)
             }
-            Self::Network(network, intent) => {
+            Self::Network(network, OpId(intent)) => {
+                // Until it is gone nobody makes one of the same identifier: this would take that one down.
+                world.services.removals.begin(network);
                 let outcome = world.driver.outcome(&op, DeleteDriverNetwork(network)).await;
                 world.driver_answered(&op, outcome)?;
                 world.services.ipam.outcome(&op, ReleasePools(network)).await.map_err(gone)?;
-                let ended = world.services.store.outcome(&op, EndIntent(intent)).await;
-                answered(&op, "the store", ended)
+                world.services.removals.end(network);
+                end_intent(&world, &OpCtx { id: intent, ..op }).await;
+                Ok(())
             }
             Self::DriverEndpoint(endpoint) => {
                 let outcome = world.driver.outcome(&op, DeleteDriverEndpoint(world.network, endpoint)).await;

@@ -46,6 +46,11 @@ pub(crate) async fn delete(world: World, op: OpCtx, mut plan: LeavePlan, force: 
         clear(&world, &op, plan).await;
         return Ok(Deleted { left, result });
     }
+    for member in &plan.rest {
+        // Force did not wait for these; until they are out they are in a sandbox that does not exist.
+        let stuck = Undone::Membership(member.network, member.endpoint);
+        world.services.tools.janitor.adopt_undo(&op, &world, stuck);
+    }
     // Nothing is cleared inside: the namespace goes as a whole.
     entry.step("delete the namespace");
     // Whoever uses force waits a second in all: what it took to end what was under way counts.

@@ -18,7 +18,7 @@ pub(crate) use establish::establish;
 use establish::record_of;
 pub(crate) use join::{JoinPlan, Joined, join};
 pub(crate) use leave::{LeavePlan, leave};
-pub(crate) use restore::restore;
+pub(crate) use restore::{program_again, restore};
 pub(crate) use undo::Undone;
 
 /// Everybody whom the sagas of one sandbox ask.

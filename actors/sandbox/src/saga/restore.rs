@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use netloom_actor_services::SagaWorld;
-use netloom_kernel::{Op, Route, RouteView};
+use netloom_kernel::{LinkKind, LinkView, Op, Route, RouteView};
+use netloom_model::record::SandboxRecord;
 use netloom_model::{IfName, Repair, Result};
 use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;
@@ -20,23 +21,46 @@ pub(crate) async fn restore(
     world: World,
     op: OpCtx,
     members: Vec<Member>,
-    labels: BTreeMap<String, String>,
+    record: SandboxRecord,
 ) -> Result<Vec<Repair>> {
     let wanted = elect(&members);
     let Some(provider) = members.iter().find(|member| Some(member.endpoint) == wanted.provider()) else {
         return Ok(Vec::new());
     };
     let deadline = op.deadline_std();
-    let names: Vec<_> = members.iter().map(|member| member.ifname).collect();
-    let found = world.services.kernel.find_links(world.netns, names, deadline).await?;
-    let links: HashMap<_, _> = found.into_iter().flatten().map(|link| (link.index, link.name)).collect();
+    let found = world.services.kernel.links(world.netns, deadline).await?;
+    let own = |link: &LinkView| {
+        let joined = members.iter().any(|member| member.ifname == link.name);
+        joined || was_ours(link, record.interfaces)
+    };
+    let links: HashMap<_, _> =
+        found.iter().filter(|link| own(link)).map(|link| (link.index, link.name)).collect();
     let present = world.services.kernel.routes(world.netns, deadline).await?;
     let ops = corrections(&world, wanted, &present, &links);
     let repairs = ops.iter().filter_map(|op| remade(&world, op)).collect();
     world.finish(&op, Undone::Plumbing(ops), Patience::Usual).await;
-    let (network, endpoint) = (provider.network, provider.endpoint);
-    world.finish(&op, Undone::LostConnectivity(network, endpoint, labels), Patience::Usual).await;
+    program_again(world, op, provider.clone(), record.spec.labels).await;
     Ok(repairs)
+}
+
+/// Has the endpoint that provides the way out be reached from outside once more.
+pub(crate) async fn program_again(
+    world: World,
+    op: OpCtx,
+    provider: Member,
+    labels: BTreeMap<String, String>,
+) {
+    let again = Undone::LostConnectivity(provider.network, provider.endpoint, labels);
+    world.finish(&op, again, Patience::Usual).await;
+}
+
+/// Whether a link looks like that of an endpoint which has left, and which the kernel has not let go of yet: an
+/// end of a pair, with a number that has been given.
+fn was_ours(link: &LinkView, interfaces: u32) -> bool {
+    let name = link.name.as_str();
+    let prefix = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let number = name.strip_prefix(prefix).and_then(|digits| digits.parse::<u32>().ok());
+    link.kind == LinkKind::Veth && !prefix.is_empty() && number.is_some_and(|number| number < interfaces)
 }
 
 /// What makes the default routes right. One that leaves by a link of nobody here is the container's own

@@ -4,7 +4,7 @@ use std::fmt;
 
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
-use netloom_actor_network::{AbandonAttachment, ProgramEndpoint, RevokeEndpoint};
+use netloom_actor_network::{AbandonAttachment, DetachEndpoint, ProgramEndpoint, RevokeEndpoint};
 use netloom_actor_services::SagaWorld;
 use netloom_actor_services::{interrupted, panicked};
 use netloom_kernel::{Netns, Op};
@@ -23,6 +23,8 @@ pub(crate) enum Undone {
     Record(SandboxId),
     /// The attachment of a failed join.
     Attachment(NetworkId, EndpointId, JoinId),
+    /// An endpoint that could not leave.
+    Membership(NetworkId, EndpointId),
     /// What was done inside the namespace, with what takes it back.
     Plumbing(Vec<Op>),
     /// The way in from outside that an endpoint was given.
@@ -37,6 +39,7 @@ impl fmt::Display for Undone {
             Self::Netns(netns) => write!(f, "{netns}"),
             Self::Record(id) => write!(f, "record of sandbox {}", id.short()),
             Self::Attachment(_, id, _) => write!(f, "attachment of endpoint {}", id.short()),
+            Self::Membership(_, id) => write!(f, "endpoint {} in a sandbox that is gone", id.short()),
             Self::Plumbing(ops) => {
                 write!(f, "routes and addresses (")?;
                 for (i, op) in ops.iter().enumerate() {
@@ -64,6 +67,10 @@ impl Undone {
             Self::Attachment(network, endpoint, join) => {
                 let abandon = AbandonAttachment { endpoint, join };
                 gone_is_fine(world.ask_network(&op, network, abandon).await)
+            }
+            Self::Membership(network, endpoint) => {
+                let detach = DetachEndpoint(endpoint, world.sandbox);
+                not_there_is_fine(world.ask_network(&op, network, detach).await)
             }
             Self::Plumbing(ops) => world.remove(&op, ops).await,
             Self::Connectivity(network, endpoint) => {

@@ -19,7 +19,7 @@ use netloom_actor_sandbox::{
 };
 use netloom_actor_services::ipam::IpamActor;
 use netloom_actor_services::store::{Backend, StoreActor};
-use netloom_actor_services::{JoinIds, Quarantine, Services};
+use netloom_actor_services::{JoinIds, Quarantine, Removals, Services};
 use netloom_drivers::bridge::{Bridge, KIND};
 use netloom_drivers::{
     Begun, Capability, CreateEndpoint as DriverEndpoint, CreateNetwork, Driver, DriverCx, EndpointCreated,
@@ -153,6 +153,7 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
         kernel: Arc::new(kernel.clone()),
         tools: SagaTools { ledger: Ledger::default(), janitor: Janitor::new(|_, _| {}) },
         quarantine: Quarantine::default(),
+        removals: Removals::default(),
         joins: JoinIds::starting_at(1),
         reaping: TaskGroup::default(),
         instance: "test".into(),

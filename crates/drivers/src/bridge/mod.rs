@@ -184,7 +184,7 @@ impl Driver for Bridge {
     }
 
     fn capability(&self) -> Capability {
-        Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: true }
+        Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: true, adopts: &[config::NAME] }
     }
 
     fn survey_network(&mut self, cx: &DriverCx, request: &CreateNetwork) -> Begun<BTreeMap<String, String>> {
