@@ -1,11 +1,15 @@
 //! Everything that must be refused: with a typed error that names the object, and nothing changed.
 
+use std::sync::Arc;
+
+use netloom::testkit::SimKernel;
 use netloom::{
     Certainty, EndpointSpec, Error, ErrorKind, IpamPoolSpec, JoinSpec, MacAddr, NetworkSpec, Reason,
     SandboxSpec,
 };
 
-use crate::support::World;
+use crate::mortal::{Death, Mortal};
+use crate::support::{World, bounded, delete_everything};
 
 fn refused<T: std::fmt::Debug>(outcome: Result<T, Error>, kind: ErrorKind, names: &str) {
     let error = outcome.expect_err("must be refused");
@@ -161,7 +165,7 @@ async fn who_is_gone_is_not_found() {
 
 #[tokio::test]
 async fn a_pool_of_the_host_is_neither_chosen_nor_given() {
-    let kernel = netloom::testkit::SimKernel::builder().host_link("eth0", "172.17.0.5/16").unwrap().build();
+    let kernel = SimKernel::builder().host_link("eth0", "172.17.0.5/16").unwrap().build();
     let before = kernel.snapshot();
     let simulation = netloom::Engine::simulation().kernel(kernel).start().await.unwrap();
     let controller = simulation.engine().controller();
@@ -173,4 +177,46 @@ async fn a_pool_of_the_host_is_neither_chosen_nor_given() {
     automatic.delete().await.unwrap();
     simulation.engine().drain().await.unwrap();
     simulation.kernel().assert_pristine(&before);
+}
+
+/// The first default pools are in the way of the host's name servers. A subnet that is given is taken at its word,
+/// as libnetwork does.
+#[tokio::test]
+async fn a_pool_with_a_name_server_in_it_is_not_chosen_but_may_be_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("resolv.conf");
+    let config = || netloom::EngineConfig {
+        name_server_files: vec![dir.path().join("gone"), file.clone()],
+        ..netloom::EngineConfig::default()
+    };
+    let kernel = SimKernel::new();
+    let before = kernel.snapshot();
+    let host = Arc::new(Mortal::new(kernel.clone(), Death::never()).with_jobs());
+    let disk = netloom_store::MemoryDisk::default();
+    let engine = netloom::Engine::builder().config(config()).kernel(host).store(Box::new(disk.open()));
+    let engine = engine.start().await.unwrap();
+    let pools = async |name: &str| {
+        let network = engine.controller().create_network(NetworkSpec::new(name).ipv6(true)).await.unwrap();
+        let picture = network.inspect().await.unwrap();
+        [picture.v4[0].pool.to_string(), picture.v6[0].pool.to_string()]
+    };
+    assert_eq!(pools("nothing").await, ["172.17.0.0/16", "fd6e:6c6d::/64"]);
+    // Whatever the file says at the moment.
+    std::fs::write(&file, "nameserver 172.18.0.53\nnameserver fd6e:6c6d:0:1::53\n").unwrap();
+    assert_eq!(pools("both").await, ["172.19.0.0/16", "fd6e:6c6d:0:2::/64"]);
+    let given = NetworkSpec::new("given").ipv6(true).subnet("172.18.0.0/24".parse().unwrap());
+    let given = engine.controller().create_network(given).await.expect("the caller knows better");
+    let chosen = given.inspect().await.unwrap().v6[0].pool;
+    assert_eq!(chosen.to_string(), "fd6e:6c6d:0:3::/64", "what is left to the engine keeps away");
+    std::fs::write(&file, "nameserver 172.20.0.1\n").unwrap();
+    assert_eq!(pools("next").await[0], "172.21.0.0/16");
+    delete_everything(&engine).await.unwrap();
+    bounded("draining", engine.drain()).await.unwrap();
+    kernel.assert_pristine(&before);
+
+    // A simulated machine has no such file, whatever the real one has.
+    std::fs::write(&file, "nameserver 172.17.0.1\n").unwrap();
+    let world = World::with(config()).await;
+    let network = world.network("blue").await;
+    assert_eq!(network.inspect().await.unwrap().v4[0].pool.to_string(), "172.17.0.0/16");
 }

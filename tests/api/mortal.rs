@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use futures::FutureExt;
 use futures::channel::mpsc;
-use futures::future::{BoxFuture, pending};
+use futures::future::{BoxFuture, pending, ready};
 use netloom::kernel::{
     AddressView, Kernel, KernelError, KernelEvent, KernelFuture, KernelStats, LinkView, NeighbourView, Netns,
     NetnsJob, Op, RouteView,
@@ -121,16 +121,23 @@ pub(crate) struct Mortal {
     sim: SimKernel,
     death: Death,
     blind: Option<Blind>,
+    /// Whether jobs are run, on the spot. A simulated kernel has no place for them.
+    jobs: bool,
 }
 
 impl Mortal {
     pub(crate) fn new(sim: SimKernel, death: Death) -> Self {
-        Self { sim, death, blind: None }
+        Self { sim, death, blind: None, jobs: false }
     }
 
     /// The same with a lookup that fails.
     pub(crate) fn blind(self, blind: Blind) -> Self {
         Self { blind: Some(blind), ..self }
+    }
+
+    /// The same with a host in which jobs are run.
+    pub(crate) fn with_jobs(self) -> Self {
+        Self { jobs: true, ..self }
     }
 
     fn read<T: Send + 'static>(
@@ -203,6 +210,10 @@ impl Kernel for Mortal {
     }
 
     fn run_in(&self, netns: Netns, job: NetnsJob, deadline: Instant) -> KernelFuture<()> {
+        if self.jobs {
+            job();
+            return ready(Ok(())).boxed();
+        }
         self.read("run a job", deadline, self.sim.run_in(netns, job, deadline))
     }
 

@@ -2,6 +2,7 @@
 
 mod churn;
 mod conformance;
+mod host;
 mod kill;
 mod lab;
 mod misuse;

@@ -154,6 +154,7 @@ async fn start_actors(
         joins: JoinIds::starting_at(seed(op)),
         reaping: TaskGroup::default(),
         instance: identity.into(),
+        name_server_files: config.name_server_files.clone().into(),
         waiting_per_object: config.limits.waiting_per_object,
         operation_timeout: config.timeouts.operation,
     };

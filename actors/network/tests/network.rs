@@ -135,6 +135,7 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
         joins: JoinIds::starting_at(1),
         reaping: TaskGroup::default(),
         instance: "test".into(),
+        name_server_files: Arc::default(),
         waiting_per_object: waiting,
         operation_timeout: Duration::from_secs(30),
     }

@@ -11,6 +11,7 @@ mod removals;
 pub mod store;
 mod work;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub struct Services {
     pub reaping: TaskGroup,
     /// The engine's instance name, for the tags of kernel objects.
     pub instance: Arc<str>,
+    /// Files that name the host's name servers.
+    pub name_server_files: Arc<[PathBuf]>,
     /// How many operations may wait on one object.
     pub waiting_per_object: usize,
     /// How long an operation of the engine's own may take.

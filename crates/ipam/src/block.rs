@@ -120,6 +120,7 @@ impl Block {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::{Choice, HostUse};
 
     fn net(text: &str) -> IpNet {
         text.parse().expect("a subnet")
@@ -130,7 +131,7 @@ mod tests {
     }
 
     fn find(block: &Block, host: &[HostNet]) -> Option<IpNet> {
-        block.find(&mut HostNets::new(host, block.family()), &mut Vec::new())
+        block.find(&mut HostNets::new(host, block.family(), Choice::Automatic), &mut Vec::new())
     }
 
     #[test]
@@ -160,13 +161,13 @@ mod tests {
     fn host_subnets_are_jumped_over_and_named() {
         let block = block("10.0.0.0/16", 24);
         let host = ["10.0.0.7/32", "10.0.0.0/22", "10.0.4.0/30", "10.0.6.0/24"];
-        let host = host.map(|text| HostNet { net: net(text), what: "a route" });
+        let host = host.map(|text| HostNet { net: net(text), used_as: HostUse::Route });
         let mut skipped = Vec::new();
-        let found = block.find(&mut HostNets::new(&host, Family::V4), &mut skipped);
+        let found = block.find(&mut HostNets::new(&host, Family::V4, Choice::Automatic), &mut skipped);
         assert_eq!(found, Some(net("10.0.5.0/24")));
         assert_eq!(skipped[0].pool, net("10.0.0.0/24"));
         assert!(skipped.len() <= 4, "{skipped:?}");
-        assert_eq!(find(&block, &[HostNet { net: net("10.0.0.0/9"), what: "a route" }]), None);
+        assert_eq!(find(&block, &[HostNet { net: net("10.0.0.0/9"), used_as: HostUse::Route }]), None);
     }
 
     #[test]

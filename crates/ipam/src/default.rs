@@ -12,7 +12,7 @@ use netloom_model::{
 use rustc_hash::FxHashMap;
 
 use crate::block::SkippedPool;
-use crate::host::HostNets;
+use crate::host::{Choice, HostNets};
 use crate::network::Network;
 use crate::pool::{Pool, PoolUsage};
 use crate::request::{Granted, Lease, LeaseRequest, PoolsRequest};
@@ -206,9 +206,11 @@ impl DefaultIpam {
             (true, false) => &spec.v6,
         };
         for (family, specs) in [(Family::V4, v4), (Family::V6, v6)] {
-            let mut host = HostNets::new(host, family);
+            let mut automatic = HostNets::new(host, family, Choice::Automatic);
+            let mut given = HostNets::new(host, family, Choice::Given);
             for spec in specs {
-                self.take_one(network, family, spec, &mut host, skipped)?;
+                let host = if spec.subnet.is_some() { &mut given } else { &mut automatic };
+                self.take_one(network, family, spec, host, skipped)?;
             }
         }
         Ok(())
@@ -229,7 +231,7 @@ impl DefaultIpam {
                 // the more useful name.
                 self.check_free(&subnet, network.id())?;
                 if let Some((_, other)) = host.conflict(&crate::span::Span::of(&subnet)) {
-                    let (other, what) = (other.net, other.what);
+                    let (other, what) = (other.net, other.used_as.name());
                     return Err(Reason::PoolOverlapsHost { pool: subnet, other, what }.into());
                 }
                 subnet
@@ -273,7 +275,7 @@ impl DefaultIpam {
             example: skipped.map(|SkippedPool { pool, host }| HostOverlap {
                 pool: *pool,
                 other: host.net,
-                what: host.what,
+                what: host.used_as.name(),
             }),
         };
         Reason::PoolsExhausted(Box::new(considered)).into()

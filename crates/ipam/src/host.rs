@@ -9,8 +9,41 @@ use crate::span::{Family, Span};
 pub struct HostNet {
     /// The subnet.
     pub net: IpNet,
-    /// What it is, for the error text: "a route", "an address", "a name server".
-    pub what: &'static str,
+    /// What for.
+    pub used_as: HostUse,
+}
+
+/// What the host uses a subnet for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HostUse {
+    /// An address of one of its links.
+    Address,
+    /// A route.
+    Route,
+    /// One of its name servers, wherever that is.
+    NameServer,
+}
+
+impl HostUse {
+    /// The same in words, for the error text.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Address => "an address",
+            Self::Route => "a route",
+            Self::NameServer => "a name server",
+        }
+    }
+}
+
+/// Who looks for a subnet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Choice {
+    /// The allocator: it keeps off everything.
+    Automatic,
+    /// The caller, who may know better about a name server than a guess from its address does. Parity:
+    /// libnetwork looks at name servers for automatic pools only (`requestPoolHelper`).
+    Given,
 }
 
 /// The host's subnets of one family, searched by one request.
@@ -21,20 +54,24 @@ pub struct HostNet {
 pub(crate) struct HostNets<'a> {
     all: &'a [HostNet],
     family: Family,
+    choice: Choice,
     sorted: Option<Vec<(Span, usize)>>,
 }
 
 impl<'a> HostNets<'a> {
-    pub(crate) fn new(all: &'a [HostNet], family: Family) -> Self {
-        Self { all, family, sorted: None }
+    pub(crate) fn new(all: &'a [HostNet], family: Family, choice: Choice) -> Self {
+        Self { all, family, choice, sorted: None }
     }
 
     /// The subnets that count. The default route and its halves, which VPNs set, cover everything and say
     /// nothing about who uses an address.
     fn relevant(&self) -> impl Iterator<Item = (Span, usize)> {
-        let family = self.family;
-        let counts = move |net: &IpNet| Family::of(net) == family && net.prefix_len() > 1;
-        let spans = self.all.iter().enumerate().filter(move |(_, host)| counts(&host.net));
+        let (family, choice) = (self.family, self.choice);
+        let counts = move |HostNet { net, used_as }: &HostNet| {
+            let matters = choice == Choice::Automatic || *used_as != HostUse::NameServer;
+            matters && Family::of(net) == family && net.prefix_len() > 1
+        };
+        let spans = self.all.iter().enumerate().filter(move |(_, host)| counts(host));
         spans.map(|(i, host)| (Span::of(&host.net), i))
     }
 
@@ -78,21 +115,36 @@ mod tests {
     fn both_searches_agree_and_ignore_default_routes() {
         let nets =
             ["0.0.0.0/0", "128.0.0.0/1", "10.0.0.0/8", "10.1.0.0/16", "192.168.7.9/24", "fd00::/8", "::/1"];
-        let all: Vec<_> =
-            nets.iter().map(|net| HostNet { net: net.parse().expect("a net"), what: "a route" }).collect();
-        let mut warm = HostNets::new(&all, Family::V4);
+        let route = |net: &&str| HostNet { net: net.parse().expect("a net"), used_as: HostUse::Route };
+        let all: Vec<_> = nets.iter().map(route).collect();
+        let mut warm = HostNets::new(&all, Family::V4, Choice::Given);
         assert!(warm.conflict(&Span::of(&all[2].net)).is_some());
         assert!(warm.sorted.is_some());
         for text in
             ["10.1.2.0/24", "11.0.0.0/8", "192.168.7.0/25", "192.168.0.0/16", "192.168.8.0/24", "9.0.0.0/8"]
         {
             let span = Span::of(&text.parse().expect("a net"));
-            let mut cold = HostNets::new(&all, Family::V4);
+            let mut cold = HostNets::new(&all, Family::V4, Choice::Given);
             let expected = text.starts_with("10.") || text.contains("168.7.") || text.contains("168.0.");
             assert_eq!(cold.conflict(&span).is_some(), expected, "{text}");
             assert_eq!(warm.conflict(&span).is_some(), expected, "{text}");
         }
         let six = Span::of(&"fd00:1::/64".parse().expect("a net"));
-        assert!(HostNets::new(&all, Family::V6).conflict(&six).is_some());
+        assert!(HostNets::new(&all, Family::V6, Choice::Given).conflict(&six).is_some());
+    }
+
+    #[test]
+    fn a_name_server_is_in_the_way_of_automatic_choice_only() {
+        let server = HostNet { net: "10.1.2.3/32".parse().expect("a net"), used_as: HostUse::NameServer };
+        let route = HostNet { net: "10.2.0.0/16".parse().expect("a net"), used_as: HostUse::Route };
+        let span = |text: &str| Span::of(&text.parse().expect("a net"));
+        for (choice, kept_off) in [(Choice::Automatic, true), (Choice::Given, false)] {
+            let all = [server, route];
+            let mut nets = HostNets::new(&all, Family::V4, choice);
+            for _ in ["cold", "warm"] {
+                assert_eq!(nets.conflict(&span("10.1.0.0/16")).is_some(), kept_off, "{choice:?}");
+                assert!(nets.conflict(&span("10.2.3.0/24")).is_some(), "{choice:?}");
+            }
+        }
     }
 }

@@ -147,6 +147,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::host::Choice;
 
     fn id(n: u32) -> NetworkId {
         format!("n{n}").parse().expect("an id")
@@ -172,7 +173,7 @@ mod tests {
                         continue;
                     }
                     1 => {
-                        let found = space.find(&mut HostNets::new(&[], Family::V4), Family::V4, &mut skipped);
+                        let found = space.find(&mut HostNets::new(&[], Family::V4, Choice::Automatic), Family::V4, &mut skipped);
                         let expected = blocks
                             .iter()
                             .flat_map(|block| block.base.subnets(block.size).expect("valid"))

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
-use netloom_ipam::{DefaultIpam, HostNet, Lease, LeaseRequest, PoolsRequest};
+use netloom_ipam::{DefaultIpam, HostNet, HostUse, Lease, LeaseRequest, PoolsRequest};
 use netloom_model::config::DefaultPool;
 use netloom_model::record::PoolRecord;
 use netloom_model::{
@@ -136,7 +136,7 @@ fn subnets_that_overlap_are_refused_by_name() {
 #[test]
 fn what_the_host_uses_is_passed_over_or_refused() {
     let host = |list: &[&str]| -> Vec<HostNet> {
-        list.iter().map(|text| HostNet { net: net(text), what: "a route" }).collect()
+        list.iter().map(|text| HostNet { net: net(text), used_as: HostUse::Route }).collect()
     };
     let auto = IpamSpec::default();
     let vpn = host(&["0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1", "::/0", "::/1", "8000::/1"]);
@@ -172,13 +172,42 @@ fn what_the_host_uses_is_passed_over_or_refused() {
     );
 }
 
+/// Parity: libnetwork checks automatic pools against the host's name servers, and no others.
+#[test]
+fn a_name_server_keeps_default_pools_away_and_no_given_subnet() {
+    let server = |text: &str| HostNet { net: net(text), used_as: HostUse::NameServer };
+    let host = [
+        server("172.17.0.53/32"),
+        server("127.0.0.53/32"),
+        server("fd6e:6c6d::53/128"),
+        server("fe80::1/128"),
+    ];
+    let mut ipam = default_ipam();
+    let granted = ipam.request_pools(&request(1, &IpamSpec::default(), true, &host)).expect("free");
+    assert_eq!(granted.v4[0].pool, net("172.18.0.0/16"));
+    assert_eq!(granted.v6[0].pool, net("fd6e:6c6d:0:1::/64"));
+    assert_eq!(granted.skipped.iter().map(|skipped| skipped.host).collect::<Vec<_>>(), [host[0], host[2]]);
+    // One of each: what is chosen keeps away, what is given need not.
+    let mut mixed = subnets(&["172.17.0.0/24", "fd6e:6c6d::/64"]);
+    mixed.v4.push(IpamPoolSpec::default());
+    let granted = ipam.request_pools(&request(2, &mixed, true, &host)).expect("free");
+    let pools: Vec<_> = granted.v4.iter().chain(&granted.v6).map(|pool| pool.pool).collect();
+    assert_eq!(pools, [net("172.17.0.0/24"), net("172.19.0.0/16"), net("fd6e:6c6d::/64")]);
+    let mut small = DefaultIpam::new(&[DefaultPool { base: net("172.17.0.0/16"), size: 16 }]);
+    let error = small.request_pools(&request(1, &IpamSpec::default(), false, &host)).expect_err("in the way");
+    assert!(
+        error.to_string().ends_with("(such as 172.17.0.0/16: 172.17.0.53/32 is a name server)"),
+        "{error}"
+    );
+}
+
 /// Some pools are held in whole or in part, by few networks or by the asking one, and the host has the rest.
 #[test]
 fn at_exhaustion_the_error_says_who_has_what() {
     let block = |base: &str, size| DefaultPool { base: net(base), size };
     let mut ipam =
         DefaultIpam::new(&[block("10.0.0.0/22", 24), block("10.9.0.0/16", 18), block("fd00::/62", 64)]);
-    let host = [HostNet { net: net("10.9.128.0/17"), what: "a route" }];
+    let host = [HostNet { net: net("10.9.128.0/17"), used_as: HostUse::Route }];
     let auto = IpamSpec::default();
     // One address of the first pool, all of the next two; the fourth is chosen; two of the others are.
     create(&mut ipam, 1, &["10.0.0.7/32"]).expect("free");

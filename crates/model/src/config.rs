@@ -27,6 +27,9 @@ pub struct EngineConfig {
     pub instance: String,
     /// Pools for networks that name no subnet, tried in this order.
     pub default_pools: Vec<DefaultPool>,
+    /// Files in the form of resolv.conf that name the host's name servers: default pools keep away from those.
+    /// Of a systemd-resolved, `/etc/resolv.conf` may name only its stub. A file that is not there names none.
+    pub name_server_files: Vec<PathBuf>,
     /// Bounds on queues.
     pub limits: Limits,
     /// Bounds on time.
@@ -83,6 +86,7 @@ impl Default for EngineConfig {
             run_dir: "/run/netloom".into(),
             instance: "netloom".into(),
             default_pools: default_pools(),
+            name_server_files: vec!["/etc/resolv.conf".into(), "/run/systemd/resolve/resolv.conf".into()],
             limits: Limits::default(),
             timeouts: Timeouts::default(),
         }
@@ -111,9 +115,11 @@ impl EngineConfig {
             let why = "an instance name is 1 to 16 characters of a-z 0-9 -";
             return Err(Error::invalid("instance", &self.instance, why));
         }
-        for (key, dir) in [("data_dir", &self.data_dir), ("run_dir", &self.run_dir)] {
-            if !dir.is_absolute() {
-                return Err(Error::invalid(key, dir.display(), "an absolute path is needed"));
+        let files = self.name_server_files.iter().map(|file| ("name_server_files", file));
+        for (key, path) in [("data_dir", &self.data_dir), ("run_dir", &self.run_dir)].into_iter().chain(files)
+        {
+            if !path.is_absolute() {
+                return Err(Error::invalid(key, path.display(), "an absolute path is needed"));
             }
         }
         for pool in &self.default_pools {
@@ -167,6 +173,7 @@ mod tests {
         let bad = [
             EngineConfig { instance: "UPPER".into(), ..Default::default() },
             EngineConfig { data_dir: "relative".into(), ..Default::default() },
+            EngineConfig { name_server_files: vec!["resolv.conf".into()], ..Default::default() },
             EngineConfig { limits: Limits { operations: 0, ..Default::default() }, ..Default::default() },
             EngineConfig {
                 default_pools: vec![DefaultPool { base: "10.0.0.0/8".parse().expect("a net"), size: 7 }],

@@ -1,6 +1,9 @@
 //! Bringing a network into service: new, or read back from the store.
 
+use std::time::Duration;
+
 use futures::FutureExt;
+use futures::channel::oneshot;
 use futures::future::join_all;
 use ipnet::IpNet;
 use netloom_actor_driver::{CreateDriverEndpoint, CreateDriverNetwork, SurveyDriverNetwork};
@@ -11,10 +14,11 @@ use netloom_actor_services::store::{BeginIntent, EndIntent};
 use netloom_drivers::{
     CreateEndpoint, CreateNetwork, EndpointCreated, NetworkCreated, Present, Restored, Scope,
 };
-use netloom_ipam::{Granted, HostNet};
+use netloom_ipam::io::read_name_servers;
+use netloom_ipam::{Granted, HostNet, HostUse};
 use netloom_kernel::{LinkView, Netns};
 use netloom_model::record::{EndpointRecord, NetworkRecord};
-use netloom_model::{Error, ErrorKind, NetworkSpec, ObjectKind, OpId, Reason, Repair, Result};
+use netloom_model::{Error, ErrorKind, IpamPoolSpec, NetworkSpec, ObjectKind, OpId, Reason, Repair, Result};
 use netloom_runtime::{Cause, OpCtx};
 use netloom_store::{Change, Intent, Key, RecordKind, encode};
 
@@ -213,16 +217,46 @@ async fn host_nets(world: &World, op: &OpCtx, spec: &NetworkSpec) -> Result<Vec<
     let mut nets: Vec<HostNet> = Vec::new();
     for view in kernel.addresses(Netns::Host, deadline).await? {
         if !named.contains(&view.link) {
-            nets.push(HostNet { net: view.address.trunc(), what: "an address" });
+            nets.push(HostNet { net: view.address.trunc(), used_as: HostUse::Address });
         }
     }
     for view in kernel.routes(Netns::Host, deadline).await? {
         let excepted = view.link.is_some_and(|link| named.contains(&link));
         if !excepted && !is_link_local(&view.destination) {
-            nets.push(HostNet { net: view.destination, what: "a route" });
+            nets.push(HostNet { net: view.destination, used_as: HostUse::Route });
         }
     }
+    if chooses_pools(spec) {
+        nets.extend(name_servers(world, op).await);
+    }
     Ok(nets)
+}
+
+/// Whether a pool has to be chosen for a network.
+fn chooses_pools(spec: &NetworkSpec) -> bool {
+    let chosen = |pools: &[IpamPoolSpec]| pools.is_empty() || pools.iter().any(|pool| pool.subnet.is_none());
+    chosen(&spec.ipam.v4) || (spec.ipv6 && chosen(&spec.ipam.v6))
+}
+
+/// How long a network waits for the host's name servers to be known.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The host's name servers. They are read on a thread of the kernel's, in whose host those files are: nothing
+/// blocks the engine's thread, and a simulated kernel has no host whose files could be read.
+async fn name_servers(world: &World, op: &OpCtx) -> Vec<HostNet> {
+    let files = world.services.name_server_files.clone();
+    let (sender, found) = oneshot::channel();
+    let job = Box::new(move || {
+        let _ = sender.send(read_name_servers(&files));
+    });
+    let within = op.renewed(op.remaining().min(LOOK));
+    match world.services.kernel.run_in(Netns::Host, job, within.deadline_std()).await {
+        Ok(()) => found.await.unwrap_or_default(),
+        Err(error) => {
+            tracing::debug!(%error, "the host's name servers are not known");
+            Vec::new()
+        }
+    }
 }
 
 fn is_link_local(net: &IpNet) -> bool {
