@@ -188,7 +188,7 @@ async fn apply(
     let restored = join_all(networks.map(|(r, e)| controller.ask(op, RestoreNetwork(r, e)))).await;
     for outcome in restored {
         // A network that cannot be restored is out of service.
-        repairs.extend(answered(op, "the controller", outcome).unwrap_or_else(not_restored));
+        repairs.extend(answered(op, "the controller", outcome).unwrap_or_else(|error| not_restored(&error)));
     }
     // What belongs to nobody has names and routes inside of sandboxes until the kernel has let go of it.
     if tokio::time::timeout(STRAYS, services.reaping.idle()).await.is_err() {
@@ -197,7 +197,7 @@ async fn apply(
     let sandboxes = records.sandboxes.keys().filter_map(|id| records.sandbox(*id));
     for outcome in join_all(sandboxes.map(|(r, m)| controller.ask(op, RestoreSandbox(r, m)))).await {
         // One that cannot be put right is out of service, like a network.
-        repairs.extend(answered(op, "the controller", outcome).unwrap_or_else(not_restored));
+        repairs.extend(answered(op, "the controller", outcome).unwrap_or_else(|error| not_restored(&error)));
     }
     for intent in ended {
         answered(op, "the store", services.store.ask(op, EndIntent(intent)).await)?;
@@ -206,7 +206,7 @@ async fn apply(
 }
 
 /// Something that is recorded and could not be brought back.
-fn not_restored(error: Error) -> Vec<Repair> {
+fn not_restored(error: &Error) -> Vec<Repair> {
     vec![Repair::NotRestored { why: error.to_string() }]
 }
 
