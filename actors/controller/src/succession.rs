@@ -32,7 +32,10 @@ fn succeed(legacy: &Legacy<Estate>) -> Option<Addr<ControllerActor>> {
 fn died(legacy: &Legacy<Estate>) {
     let op = OpCtx::new(Cause::Event("controller exited"), std::time::Duration::from_secs(30));
     let goes_on = legacy.lend().is_some_and(|mut estate| {
-        let goes_on = !estate.stopping && estate.budget.take(Instant::now());
+        if estate.stopping {
+            return false;
+        }
+        let goes_on = estate.budget.take(Instant::now());
         if !goes_on {
             let (object, cause) = (ObjectKind::Controller, supervise::OUT_OF_BUDGET.to_owned());
             estate.events.emit(&op, EventKind::ObjectFailed { object, id: String::new(), cause });

@@ -378,14 +378,13 @@ impl ControllerActor {
         let cause = error.to_string();
         match child {
             Child::Network(id) => {
-                if let Some(network) = self.estate.networks.get(*id) {
-                    network.running.addr.tell(op, NetworkFailed(cause.clone()));
-                }
+                // One that was deleted meanwhile cannot fail any more.
+                let Some(network) = self.estate.networks.get(*id) else { return };
+                network.running.addr.tell(op, NetworkFailed(cause.clone()));
             }
             Child::Sandbox(id) => {
-                if let Some(sandbox) = self.estate.sandboxes.get(*id) {
-                    sandbox.running.addr.tell(op, SandboxFailed(cause.clone()));
-                }
+                let Some(sandbox) = self.estate.sandboxes.get(*id) else { return };
+                sandbox.running.addr.tell(op, SandboxFailed(cause.clone()));
             }
             Child::Driver(_) | Child::Ipam | Child::Store => {}
         }
