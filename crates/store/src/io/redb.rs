@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,17 +28,25 @@ const FORMAT_KEY: &[u8] = b"format";
 const FORMAT: u8 = 1;
 /// The database's cache. The records of ten thousand endpoints fit.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// How much of a file is written again at once.
+const CHUNK: usize = 1024 * 1024;
 
 /// Records in a redb database, intents in a journal, both in one locked directory.
 ///
 /// A commit is one-phase: the pages, the root and its checksum are written and forced out together, and a
 /// torn commit is recognized by the checksum at the next start. That start then reads the whole database
 /// once; it does so anyway, to find damage before anything is built on it.
+///
+/// A database that met an error of the disk refuses everything from then on. It is closed then, and the next
+/// call opens it again, as a start would: with free space, or with the disk back, the store goes on. Whether a
+/// commit of unknown end is there is what the database says that was opened again.
 #[derive(Debug)]
 pub struct RedbStore {
-    database: Database,
+    /// `None` after an error, until the next call.
+    database: Option<Database>,
+    path: PathBuf,
     journal: JournalFile,
-    syncs: Arc<AtomicU64>,
+    disk: Arc<Disk>,
     /// Last, so that the database is closed before the lock goes.
     _dir: Directory,
 }
@@ -57,14 +65,14 @@ impl RedbStore {
     /// `Locked` if another engine has the directory; `Io`, `Database`.
     pub fn open(dir: &Path) -> Result<(Self, Vec<Finding>), StoreError> {
         let dir = Directory::open(dir)?;
-        let syncs = Arc::new(AtomicU64::new(0));
+        let disk = Arc::new(Disk::default());
         let mut findings = Vec::new();
         let path = dir.join(NAME);
-        let database = match open_database(&path, &syncs) {
+        let database = match open_database(&path, &disk) {
             Ok(database) => database,
             Err(Unusable::Broken(why)) => {
                 findings.push(dir.set_aside(NAME, why)?);
-                open_database(&path, &syncs).map_err(|unusable| match unusable {
+                open_database(&path, &disk).map_err(|unusable| match unusable {
                     Unusable::Broken(why) => StoreError::damaged(path.display().to_string(), why),
                     Unusable::Failed(error) => error,
                 })?
@@ -73,15 +81,69 @@ impl RedbStore {
         };
         let journal = JournalFile::open(&dir, &mut findings)?;
         dir.sync()?;
-        syncs.store(0, Ordering::Relaxed);
-        Ok((Self { database, journal, syncs, _dir: dir }, findings))
+        disk.syncs.store(0, Ordering::Relaxed);
+        Ok((Self { database: Some(database), path, journal, disk, _dir: dir }, findings))
     }
+
+    /// The database, opened again if it was closed after an error. One that is damaged then is left where it
+    /// is: the records that the engine still has in mind were in it.
+    fn database(&mut self) -> Result<&mut Database, StoreError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => reopen(&self.path, &self.disk)?,
+        };
+        Ok(self.database.insert(database))
+    }
+
+    /// Closes the database after an error that it does not get over by itself.
+    fn close_after(&mut self, error: &redb::Error) {
+        if matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::Corrupted(_)) {
+            tracing::warn!(%error, "the database is closed; the next call opens it again");
+            self.database = None;
+        }
+    }
+}
+
+/// Opens a database again that was closed after an error.
+fn reopen(path: &Path, disk: &Arc<Disk>) -> Result<Database, StoreError> {
+    // After a failed sync the system takes what it could not write for written, and would never try again.
+    force_out(path, disk).map_err(|error| StoreError::io("write again", path, &error))?;
+    let database = open_database(path, disk).map_err(|unusable| match unusable {
+        Unusable::Broken(why) => {
+            let why =
+                format!("{why}; restart the engine, which sets the file aside and rebuilds the records");
+            StoreError::damaged(path.display().to_string(), why)
+        }
+        Unusable::Failed(error) => error,
+    })?;
+    tracing::info!("the database is open again");
+    Ok(database)
+}
+
+/// Writes every byte of a file over itself and forces all of it to the disk.
+fn force_out(path: &Path, disk: &Arc<Disk>) -> io::Result<()> {
+    // Not made anew: an empty database in place of a lost one would be taken for the truth.
+    let file = File::options().read(true).write(true).open(path)?;
+    let file = DiskFile { file, disk: Arc::clone(disk) };
+    let mut chunk = vec![0; CHUNK];
+    let (mut at, len) = (0, file.len()?);
+    if len == 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is empty"));
+    }
+    while at < len {
+        let size = usize::try_from(len - at).map_or(CHUNK, |rest| rest.min(CHUNK));
+        file.read(at, &mut chunk[..size])?;
+        file.write(at, &chunk[..size])?;
+        at += size as u64;
+    }
+    file.sync_data()
 }
 
 impl Store for RedbStore {
     fn load(&mut self) -> Result<Vec<(Key, Vec<u8>)>, StoreError> {
+        let database = self.database()?;
         let read = || -> Result<Vec<_>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(RECORDS)?;
+            let table = database.begin_read()?.open_table(RECORDS)?;
             let mut rows = Vec::new();
             for entry in table.iter()? {
                 let (key, value) = entry?;
@@ -89,13 +151,17 @@ impl Store for RedbStore {
             }
             Ok(rows)
         };
-        let rows = read().map_err(|error| database_error("read the records", &error))?;
+        let rows = read().map_err(|error| {
+            self.close_after(&error);
+            database_error("read the records", &error)
+        })?;
         rows.into_iter().map(|(key, value)| Ok((key?, value))).collect()
     }
 
     fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        let database = self.database()?;
         let prepare = || -> Result<redb::WriteTransaction, redb::Error> {
-            let transaction = self.database.begin_write()?;
+            let transaction = database.begin_write()?;
             {
                 let mut table = transaction.open_table(RECORDS)?;
                 for change in changes {
@@ -111,10 +177,17 @@ impl Store for RedbStore {
             }
             Ok(transaction)
         };
-        let transaction = prepare().map_err(|error| database_error("prepare a commit", &error))?;
+        let transaction = prepare().map_err(|error| {
+            self.close_after(&error);
+            database_error("prepare a commit", &error)
+        })?;
         transaction.commit().map_err(|error| match error {
             CommitError::TransactionPoisoned => database_error("commit", &error),
-            other => StoreError::CommitUncertain { message: other.to_string() },
+            other => {
+                let message = other.to_string();
+                self.close_after(&redb::Error::from(other));
+                StoreError::CommitUncertain { message }
+            }
         })
     }
 
@@ -131,7 +204,7 @@ impl Store for RedbStore {
     }
 
     fn syncs(&self) -> u64 {
-        self.syncs.load(Ordering::Relaxed)
+        self.disk.syncs.load(Ordering::Relaxed)
     }
 }
 
@@ -145,9 +218,9 @@ enum Unusable {
 }
 
 /// Opens or makes the database and reads all of it once.
-fn open_database(path: &Path, syncs: &Arc<AtomicU64>) -> Result<Database, Unusable> {
+fn open_database(path: &Path, disk: &Arc<Disk>) -> Result<Database, Unusable> {
     let file = private_file(path).map_err(|error| Unusable::Failed(StoreError::io("open", path, &error)))?;
-    let backend = CountedFile { file, syncs: Arc::clone(syncs) };
+    let backend = DiskFile { file, disk: Arc::clone(disk) };
     // The database promises to report damage when it checks its integrity on opening. Should it panic over
     // some damage all the same, that too is a broken file and not the end of the engine.
     let opened = catch_unwind(AssertUnwindSafe(|| -> Result<Database, Unusable> {
@@ -215,32 +288,52 @@ fn database_error(action: &'static str, error: &dyn std::fmt::Display) -> StoreE
     StoreError::Database { action, message: error.to_string() }
 }
 
-/// The database's file, with its syncs counted. It needs no lock of its own: the directory is locked.
-#[derive(Debug)]
-struct CountedFile {
-    file: File,
-    syncs: Arc<AtomicU64>,
+/// What is known of the disk under the database.
+#[derive(Debug, Default)]
+struct Disk {
+    syncs: AtomicU64,
+    /// Set by tests: what the disk refuses.
+    #[cfg(test)]
+    refuses: tests::Refusals,
 }
 
-impl StorageBackend for CountedFile {
+/// The database's file, with its syncs counted. It needs no lock of its own: the directory is locked.
+#[derive(Debug)]
+struct DiskFile {
+    file: File,
+    disk: Arc<Disk>,
+}
+
+impl StorageBackend for DiskFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        #[cfg(test)]
+        self.disk.refuses.read()?;
         self.file.read_exact_at(out, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        #[cfg(test)]
+        self.disk.refuses.write()?;
         self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.syncs.fetch_add(1, Ordering::Relaxed);
+        self.disk.syncs.fetch_add(1, Ordering::Relaxed);
+        #[cfg(test)]
+        self.disk.refuses.sync()?;
         self.file.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        self.disk.refuses.write()?;
         self.file.write_all_at(data, offset)
     }
 }
+
+#[cfg(test)]
+mod tests;
