@@ -11,6 +11,7 @@ use netloom::testkit::probe::{Connector, EchoSocket, Listener, transfer};
 use netloom::{
     Endpoint, EndpointSpec, Engine, JoinSpec, Network, NetworkSpec, Sandbox, SandboxSpec, ShutdownMode,
 };
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::leftovers::{self, Picture};
 use crate::report::{self, Outcome, Step};
@@ -21,6 +22,10 @@ const TRANSFER: u64 = 64 << 20;
 const PINGS: u16 = 5;
 /// How long one proof may take.
 const PROOF: Duration = Duration::from_secs(20);
+/// How long taking everything down after a failure may take.
+const CLEARING: Duration = Duration::from_secs(30);
+/// How often it is looked whether what was in flight has ended.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Options of the demonstration.
 #[derive(Debug, clap::Args)]
@@ -41,13 +46,15 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
             "not root, and cannot make a user namespace; run as root or allow unprivileged user namespaces",
         )?;
     }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // Before there is anything that an early end would leave behind.
+    let mut signals = runtime.block_on(async { Signals::listen() }).context("cannot listen for signals")?;
     let dir = tempfile::Builder::new().prefix("netloom-demo-").tempdir().context("no temporary directory")?;
     let stage = Stage::new(dir.path(), isolated);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(async {
         tokio::select! {
             outcome = stage.perform(options.keep) => outcome,
-            () = interrupted() => stage.interrupted().await,
+            () = signals.interrupted() => stage.interrupted().await,
         }
     });
     if options.json {
@@ -60,7 +67,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
         stage.explain(if options.json { report::aside } else { report::line });
         if isolated {
             // The namespaces live as long as this process does.
-            runtime.block_on(until_interrupted());
+            runtime.block_on(until_interrupted(&mut signals));
             runtime.block_on(stage.strike())?;
         } else {
             let _ = dir.keep();
@@ -81,25 +88,31 @@ fn verdict(outcome: &Outcome, keep: bool) {
     }
 }
 
-/// Ends when somebody wants the demonstration to end.
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// What says that somebody wants the demonstration to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
+        Ok(Self { terminate: signal(terminate)?, interrupt: signal(interrupt)? })
+    }
+
+    async fn interrupted(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
-async fn until_interrupted() {
+async fn until_interrupted(signals: &mut Signals) {
     use tokio::io::AsyncReadExt;
     let (mut byte, mut input) = ([0], tokio::io::stdin());
     tokio::select! {
-        () = interrupted() => {}
+        () = signals.interrupted() => {}
         // Also ends when whoever started this closes its standard input.
         _ = input.read(&mut byte) => {}
     }
@@ -169,10 +182,13 @@ impl Stage {
 
     /// Takes down what stands so far.
     async fn interrupted(&self) -> Outcome {
-        if let Some(engine) = self.engine.get() {
-            self.clear(engine).await;
+        let mut why = anyhow!("interrupted");
+        if let Some(engine) = self.engine.get()
+            && let Err(error) = self.clear(engine).await
+        {
+            why = anyhow!("interrupted; {error:#}");
         }
-        self.outcome(Vec::new(), Err(anyhow!("interrupted")), false).await
+        self.outcome(Vec::new(), Err(why), false).await
     }
 
     /// Looks for leftovers, also after a failure.
@@ -217,11 +233,11 @@ impl Stage {
             }
             self.take_down(clock, cast).await
         };
-        let played = played.await;
-        if played.is_err() {
-            self.clear(&engine).await;
+        let Err(error) = played.await else { return Ok(()) };
+        match self.clear(&engine).await {
+            Ok(()) => Err(error),
+            Err(more) => Err(anyhow!("{error:#}; {more:#}")),
         }
-        played
     }
 
     async fn start(&self) -> anyhow::Result<(Engine, String)> {
@@ -285,27 +301,49 @@ impl Stage {
         clock.step("stop the engine", done(engine.shutdown(ShutdownMode::Graceful))).await
     }
 
-    /// Removes whatever stands after a failure; what cannot be removed shows up among the leftovers.
-    async fn clear(&self, engine: &Engine) {
+    /// Removes whatever stands after a failure, and what was in flight as soon as it stands; what cannot be
+    /// removed shows up among the leftovers.
+    ///
+    /// # Errors
+    /// When something is still in flight or in service at the end of the time.
+    async fn clear(&self, engine: &Engine) -> anyhow::Result<()> {
         let controller = engine.controller();
-        for sandbox in controller.sandboxes() {
-            let _ = sandbox.delete().await;
-        }
-        for network in controller.networks() {
-            for endpoint in network.endpoints().await.unwrap_or_default() {
-                let _ = endpoint.delete_with_force().await;
+        let deadline = Instant::now() + CLEARING;
+        let cleared = loop {
+            // Behind every request that was sent before, and with what is being made: a handle is there only
+            // when it is finished. Fails when the engine is stopped.
+            let Ok(seen) = engine.inspect().await else { break Ok(()) };
+            if seen.operations.is_empty() && seen.sandboxes.is_empty() && seen.networks.is_empty() {
+                break Ok(());
             }
-            let _ = network.delete().await;
-        }
+            if Instant::now() >= deadline {
+                let flying = seen.operations.iter().map(|op| format!("{} {}", op.verb, op.object));
+                let sandboxes =
+                    seen.sandboxes.iter().map(|sandbox| format!("sandbox {}", sandbox.container_id));
+                let networks = seen.networks.iter().map(|network| format!("network {}", network.name));
+                let left: Vec<_> = flying.chain(sandboxes).chain(networks).collect();
+                break Err(anyhow!("not taken down in {CLEARING:?}: {}", left.join(", ")));
+            }
+            for sandbox in controller.sandboxes() {
+                let _ = sandbox.delete().await;
+            }
+            for network in controller.networks() {
+                for endpoint in network.endpoints().await.unwrap_or_default() {
+                    let _ = endpoint.delete_with_force().await;
+                }
+                let _ = network.delete().await;
+            }
+            tokio::time::sleep(LOOK).await;
+        };
         let _ = engine.drain().await;
         let _ = engine.shutdown(ShutdownMode::Graceful).await;
+        cleared
     }
 
     /// Takes down what was kept: a new engine takes it over and deletes it.
     async fn strike(&self) -> anyhow::Result<()> {
         let (engine, _) = self.start().await?;
-        self.clear(&engine).await;
-        Ok(())
+        self.clear(&engine).await
     }
 
     /// The engine's threads may need a moment to let go of the store.
