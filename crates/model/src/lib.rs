@@ -10,6 +10,7 @@ pub mod id;
 pub mod ifname;
 pub mod mac;
 pub mod record;
+mod reserved;
 pub mod snapshot;
 pub mod spec;
 

@@ -204,9 +204,8 @@ impl IpamPoolSpec {
                 let why = format!("host bits are set; did you mean {}?", subnet.trunc());
                 return Err(Error::invalid("subnet", subnet, why));
             }
-            let first = subnet.network();
-            if first.is_multicast() || first.is_loopback() || first.is_unspecified() {
-                return Err(Error::invalid("subnet", subnet, "containers cannot use this kind of address"));
+            if let Some(why) = crate::reserved::within(*subnet) {
+                return Err(Error::invalid("subnet", subnet, why));
             }
         } else if self.range.is_some() || self.gateway.is_some() || !self.auxiliary.is_empty() {
             return Err(Error::invalid("subnet", "", "a range, gateway or auxiliary address needs a subnet"));
@@ -326,6 +325,13 @@ impl EndpointSpec {
         check_name(ObjectKind::Endpoint, &self.name)?;
         check_map("labels", &self.labels)?;
         check_map("options", &self.options)?;
+        let fixed = self.ipv4.map(IpAddr::V4).into_iter().chain(self.ipv6.map(IpAddr::V6));
+        for address in fixed {
+            if let Some(why) = crate::reserved::within(IpNet::from(address)) {
+                let field = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+                return Err(Error::invalid(field, address, why));
+            }
+        }
         match self.mac {
             Some(mac) if mac.is_multicast() || mac.0 == [0; 6] => {
                 Err(Error::invalid("mac", mac, "an interface needs a unicast hardware address"))
