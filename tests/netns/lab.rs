@@ -16,6 +16,9 @@ use netloom::{Endpoint, EndpointSpec, Engine, JoinSpec, Network, Sandbox, Sandbo
 /// Set for the second run of a test.
 const INSIDE: &str = "NETLOOM_TEST_INSIDE";
 
+/// How long an echo request is waited for before the next one is sent.
+const ANSWER: Duration = Duration::from_millis(200);
+
 /// Where a test plays.
 pub(crate) struct Lab {
     pub(crate) dir: tempfile::TempDir,
@@ -171,6 +174,12 @@ pub(crate) async fn address(endpoint: &Endpoint) -> IpAddr {
 /// Sends echo requests from a sandbox until one is answered; `false` when none is within `patience`.
 pub(crate) async fn pings(from: &Sandbox, to: IpAddr, patience: Duration) -> bool {
     let socket = from.run(move || EchoSocket::open(to)).await.expect("it runs").expect("a socket");
-    let ping = move || socket.ping(7, 1, 32, Instant::now() + patience).is_ok();
-    tokio::task::spawn_blocking(ping).await.expect("it ends")
+    let until = Instant::now() + patience;
+    let pings = move || {
+        // A port of a bridge forwards once the kernel has noticed its carrier, which under load is after join
+        // has answered: what is sent earlier is lost.
+        let mut sequences = (1..=u16::MAX).take_while(|_| Instant::now() < until);
+        sequences.any(|sequence| socket.ping(7, sequence, 32, until.min(Instant::now() + ANSWER)).is_ok())
+    };
+    tokio::task::spawn_blocking(pings).await.expect("it ends")
 }

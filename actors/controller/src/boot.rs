@@ -11,7 +11,7 @@ use netloom_actor_services::{JoinIds, Quarantine, Removals, Services, answered};
 use netloom_drivers::Registration;
 use netloom_kernel::{Kernel, Netns, Op};
 use netloom_model::record::NetworkRecord;
-use netloom_model::{EngineConfig, Error, EventKind, Repair, Result};
+use netloom_model::{EngineConfig, Error, EventKind, OpId, Repair, Result};
 use netloom_runtime::{Addr, Cause, Janitor, Ledger, OpCtx, Port, SagaTools, TaskGroup};
 use netloom_store::{Finding, Intent, Store};
 
@@ -173,34 +173,40 @@ async fn apply(
     plan: Plan,
     op: &OpCtx,
 ) -> Result<Vec<Repair>> {
-    let Plan { records, changes, links, namespaces, take_down, mut ended, mut repairs } = plan;
+    let Plan { records, changes, links, namespaces, take_down, ended, mut repairs } = plan;
+    // Each part has a time of its own: what hangs in one must not cost the others theirs.
+    let own = || op.renewed(op.allowed);
     if !changes.is_empty() {
-        answered(op, "the store", services.store.ask(op, Commit(changes)).await)?;
+        answered(op, "the store", services.store.ask(&own(), Commit(changes)).await)?;
     }
-    remove(services, links, namespaces, op).await;
-    for (intent, record) in take_down {
-        // What cannot be taken down now is tried again at the next start: its intent stays open.
-        if take_down_network(controller, record, op).await {
-            ended.push(intent);
-        }
-    }
+    remove(services, links, namespaces, &own()).await;
+    let op = own();
+    join_all(
+        take_down
+            .into_iter()
+            .map(|(intent, record)| take_down_network(controller, services, intent, record, &op)),
+    )
+    .await;
+    let op = own();
     let networks = records.networks.keys().filter_map(|id| records.network(*id));
-    let restored = join_all(networks.map(|(r, e)| controller.ask(op, RestoreNetwork(r, e)))).await;
+    let restored = join_all(networks.map(|(r, e)| controller.outcome(&op, RestoreNetwork(r, e)))).await;
     for outcome in restored {
         // A network that cannot be restored is out of service.
-        repairs.extend(answered(op, "the controller", outcome).unwrap_or_else(|error| not_restored(&error)));
+        repairs.extend(answered(&op, "the controller", outcome).unwrap_or_else(|error| not_restored(&error)));
     }
     // What belongs to nobody has names and routes inside of sandboxes until the kernel has let go of it.
     if tokio::time::timeout(STRAYS, services.reaping.idle()).await.is_err() {
         tracing::warn!("the kernel takes its time with what belongs to nobody");
     }
+    let op = own();
     let sandboxes = records.sandboxes.keys().filter_map(|id| records.sandbox(*id));
-    for outcome in join_all(sandboxes.map(|(r, m)| controller.ask(op, RestoreSandbox(r, m)))).await {
+    for outcome in join_all(sandboxes.map(|(r, m)| controller.outcome(&op, RestoreSandbox(r, m)))).await {
         // One that cannot be put right is out of service, like a network.
-        repairs.extend(answered(op, "the controller", outcome).unwrap_or_else(|error| not_restored(&error)));
+        repairs.extend(answered(&op, "the controller", outcome).unwrap_or_else(|error| not_restored(&error)));
     }
+    let op = own();
     for intent in ended {
-        answered(op, "the store", services.store.ask(op, EndIntent(intent)).await)?;
+        answered(&op, "the store", services.store.ask(&op, EndIntent(intent)).await)?;
     }
     Ok(repairs)
 }
@@ -252,13 +258,28 @@ async fn removed(services: &Services, op: &OpCtx, removal: Op) -> Result<(), Str
     failed.map_or(Ok(()), |error| Err(error.to_string()))
 }
 
-/// A network that was never committed, or half deleted: made known to its driver, then deleted there. Tells
-/// whether it is gone.
-async fn take_down_network(controller: &Addr<ControllerActor>, record: NetworkRecord, op: &OpCtx) -> bool {
-    let object = format!("network {:?} ({})", record.spec.name, record.id.short());
-    let outcome = answered(op, "the controller", controller.ask(op, TakeDown(record)).await);
-    if let Err(error) = &outcome {
-        tracing::warn!(%error, object, "cannot take down what is left of a network");
-    }
-    outcome.is_ok()
+/// A network that was never committed, or half deleted: made known to its driver, then deleted there, then its
+/// intent is closed. What cannot be taken down now is a leak, and should the engine die before it is cleared,
+/// the next start finds the intent.
+async fn take_down_network(
+    controller: &Addr<ControllerActor>,
+    services: &Services,
+    intent: OpId,
+    record: NetworkRecord,
+    op: &OpCtx,
+) {
+    let object = format!("remains of network {:?} ({})", record.spec.name, record.id.short());
+    let (controller, services) = (controller.clone(), services.clone());
+    let store = services.store.clone();
+    let take_down = async move |op: OpCtx| {
+        answered(&op, "the controller", controller.outcome(&op, TakeDown(record.clone())).await)?;
+        answered(&op, "the store", store.outcome(&op, EndIntent(intent)).await)
+    };
+    let Err(error) = take_down(op.clone()).await else { return };
+    tracing::warn!(%error, object, "cannot take down what is left of a network");
+    let again = services.clone();
+    services.tools.janitor.adopt(object, move || {
+        let (take_down, op) = (take_down.clone(), again.operation(Cause::Tick("janitor")));
+        async move { take_down(op).await.map_err(|error| error.to_string()) }.boxed_local()
+    });
 }
