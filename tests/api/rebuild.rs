@@ -91,6 +91,27 @@ async fn whatever_kind_of_record_is_lost_everything_runs_on() {
     }
 }
 
+/// A caller's identifiers may begin alike.
+#[tokio::test]
+async fn networks_whose_ids_begin_alike_are_both_rebuilt() {
+    let world = World::new().await;
+    let create = async |name: &str, id: &str| {
+        let spec = NetworkSpec::new(name).id(id.parse().expect("an id"));
+        let spec = spec.option("com.docker.network.bridge.name", format!("lan-{name}"));
+        world.engine().controller().create_network(spec).await.expect("made")
+    };
+    let (one, two) = (create("one", "0123456789ab-one").await, create("two", "0123456789ab-two").await);
+    spoil(&world, |kind| kind == RecordKind::Network);
+    let world = world.kill_and_restart().await;
+    for lost in [one, two] {
+        let again = world.engine().controller().network(lost.id()).expect("rebuilt");
+        assert_eq!(again.name(), format!("recovered-{}", lost.id()));
+    }
+    world.settles().await;
+    world.delete_everything().await;
+    world.assert_pristine().await;
+}
+
 /// A bridge of somebody else's is taken for its owner's with all it has.
 #[tokio::test]
 async fn a_lost_network_on_an_adopted_bridge_takes_nothing_from_its_owner() {

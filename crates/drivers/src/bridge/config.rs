@@ -1,5 +1,6 @@
 //! What a bridge network looks like, read from its creation request. Pure: no kernel, no other networks.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -8,7 +9,7 @@ use netloom_model::record::PoolRecord;
 use netloom_model::{Error, IfName, MacAddr, NetworkId, Result};
 
 use crate::options;
-use crate::request::CreateNetwork;
+use crate::request::{CreateNetwork, Restored};
 
 /// Names the bridge device.
 pub const NAME: &str = "com.docker.network.bridge.name";
@@ -20,6 +21,10 @@ pub const ENABLE_IP_MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masq
 pub const HOST_BINDING_IPV4: &str = "com.docker.network.bridge.host_binding_ipv4";
 /// The MTU of the network in bytes.
 pub const MTU: &str = "com.docker.network.driver.mtu";
+
+/// What the names of the bridge driver's own options begin with, and those it knows.
+const OWN: &str = "com.docker.network.bridge.";
+const KNOWN: [&str; 4] = [NAME, ENABLE_ICC, ENABLE_IP_MASQUERADE, HOST_BINDING_IPV4];
 
 /// Auxiliary addresses of these names replace the gateway that containers are told.
 const AUX_GATEWAY_V4: &str = "DefaultGatewayIPv4";
@@ -76,6 +81,10 @@ impl BridgeConfig {
             None => None,
         };
         let options = &request.options;
+        // A network that was made before stays, whatever was accepted then.
+        if request.restored == Restored::Fresh {
+            check_known(options)?;
+        }
         let bridge = match options.get(NAME) {
             Some(name) => name.parse().map_err(|_| {
                 Error::invalid(NAME, name, "an interface name has 1 to 15 characters without '/' and ':'")
@@ -115,7 +124,7 @@ impl BridgeConfig {
     /// Why this network cannot live beside another one, if it cannot.
     pub(super) fn conflict(&self, other: &Self) -> Option<String> {
         if self.bridge == other.bridge {
-            return Some(format!("both name the bridge {}", self.bridge));
+            return Some(format!("both name the bridge {}; set {NAME} to another name", self.bridge));
         }
         let (own, others) = (self.address.trunc(), other.address.trunc());
         if own.contains(&others) || others.contains(&own) {
@@ -135,6 +144,18 @@ pub(super) fn default_bridge(network: NetworkId) -> Result<IfName> {
     })
 }
 
+/// Refuses options that look like the bridge driver's and are not: a misspelt one would have no effect.
+fn check_known(options: &BTreeMap<String, String>) -> Result<()> {
+    let unknown = options.iter().find(|(key, _)| key.starts_with(OWN) && !KNOWN.contains(&key.as_str()));
+    match unknown {
+        Some((key, value)) => {
+            let why = format!("the bridge driver knows no such option; it knows {}", KNOWN.join(", "));
+            Err(Error::invalid(key, value, why))
+        }
+        None => Ok(()),
+    }
+}
+
 fn single<'a>(family: &str, pools: &'a [PoolRecord]) -> Result<Option<&'a PoolRecord>> {
     match pools {
         [] => Ok(None),
@@ -152,10 +173,7 @@ fn auxiliary(pool: &PoolRecord, name: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-    use crate::request::Restored;
 
     fn request(options: &[(&str, &str)]) -> CreateNetwork {
         CreateNetwork {
@@ -210,6 +228,17 @@ mod tests {
     }
 
     #[test]
+    fn an_option_of_ours_that_we_do_not_know_is_refused_unless_it_was_accepted_before() {
+        let misspelt = [("com.docker.network.bridge.nmae", "lan0")];
+        let error = BridgeConfig::read("test", &request(&misspelt)).expect_err("misspelt").to_string();
+        assert!(error.contains("bridge.nmae") && KNOWN.iter().all(|known| error.contains(known)), "{error}");
+        let mut restored = request(&misspelt);
+        restored.restored = Restored::FromStore;
+        BridgeConfig::read("test", &restored).expect("accepted before");
+        BridgeConfig::read("test", &request(&[("com.example.color", "blue")])).expect("somebody else's");
+    }
+
+    #[test]
     fn an_auxiliary_address_replaces_the_gateway() {
         let mut request = request(&[]);
         let router = "10.1.0.254".parse().expect("an address");
@@ -233,7 +262,8 @@ mod tests {
     fn conflicts_are_found() {
         let config = BridgeConfig::read("test", &request(&[])).expect("valid");
         let mut other = config.clone();
-        assert!(config.conflict(&other).expect("the same device").contains("both name"));
+        let why = config.conflict(&other).expect("the same device");
+        assert!(why.contains("both name") && why.contains(NAME), "{why}");
         other.bridge = "other".parse().expect("a name");
         assert!(config.conflict(&other).expect("the same subnet").contains("overlaps"));
         other.address = "10.2.0.1/16".parse().expect("a net");

@@ -17,7 +17,8 @@ use super::found::{Before, Found};
 use super::{INTERFACE, KIND, default_bridge, link_name};
 use crate::request::{Inside, KernelSurvey, Recovered};
 
-/// What the names of rebuilt objects begin with; the rest is from their identifiers.
+/// What the names of rebuilt objects begin with; the rest is their whole identifier, because the beginnings of
+/// two may be the same.
 const NAMED: &str = "recovered-";
 
 /// Rebuilds every network that has a bridge of ours, or links of ours on somebody else's bridge.
@@ -67,7 +68,7 @@ fn network(id: NetworkId, bridge: &LinkView, adopted: bool, survey: &KernelSurve
     // Without an IPv4 address it is no bridge network of ours, or not yet.
     let v4 = pool(true)?;
     let v6 = pool(false);
-    let mut spec = NetworkSpec::new(format!("{NAMED}{}", id.short())).driver(KIND).ipv6(v6.is_some());
+    let mut spec = NetworkSpec::new(format!("{NAMED}{id}")).driver(KIND).ipv6(v6.is_some());
     if adopted {
         spec.name = id.to_string();
     }
@@ -116,7 +117,7 @@ fn endpoint(
     Some(EndpointRecord {
         id,
         network: network.id,
-        name: format!("{NAMED}{}", id.short()),
+        name: format!("{NAMED}{id}"),
         mac: link.mac,
         ipv4,
         ipv6,
