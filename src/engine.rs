@@ -273,6 +273,7 @@ impl Engine {
             Err(gone) => Err(gone),
         };
         core.thread.kill().await;
+        core.events.close();
         stopped
     }
 

@@ -127,6 +127,7 @@ impl Simulation {
     pub async fn kill_and_restart(self) -> Result<Self> {
         let Self { engine, kernel, disk, builder } = self;
         engine.core().thread.kill().await;
+        engine.core().events.close();
         // A process does not die in the middle of a system call: what hangs takes effect, unheard.
         kernel.release();
         drop(engine);

@@ -184,6 +184,42 @@ async fn an_immediate_shutdown_unwinds_what_is_in_flight() {
     world.assert_pristine().await;
 }
 
+/// Reads what is left of a stream; it ends although handles on the engine live.
+async fn rest(mut events: netloom::EventStream) -> usize {
+    let mut count = 0;
+    while let Some(event) = bounded("the end of the events", events.next()).await {
+        event.expect("nothing is missed");
+        count += 1;
+    }
+    assert!(events.next().await.is_none(), "it stays ended");
+    count
+}
+
+#[tokio::test]
+async fn events_end_with_a_shutdown_behind_what_happened() {
+    let world = World::new().await;
+    let events = world.engine().events();
+    let waiting = tokio::spawn(rest(world.engine().events()));
+    let network = world.network("blue").await;
+    bounded("the shutdown", world.engine().shutdown(ShutdownMode::Graceful)).await.expect("stopped");
+    assert_eq!(rest(events).await, 1);
+    assert_eq!(bounded("the one that waited", waiting).await.unwrap(), 1);
+    assert_eq!(rest(world.engine().events()).await, 0, "taken too late");
+    drop(network);
+}
+
+#[tokio::test]
+async fn events_end_when_the_engine_is_killed() {
+    let world = World::new().await;
+    let (engine, events) = (world.engine().clone(), world.engine().events());
+    let waiting = tokio::spawn(rest(engine.events()));
+    let world = world.kill_and_restart().await;
+    assert_eq!(rest(events).await, 0);
+    assert_eq!(bounded("the one that waited", waiting).await.unwrap(), 0);
+    assert_eq!(rest(engine.events()).await, 0, "taken too late");
+    world.assert_pristine().await;
+}
+
 #[tokio::test]
 async fn an_engine_that_shuts_down_serves_no_network_any_more() {
     let world = World::new().await;

@@ -1,7 +1,7 @@
 //! The engine's events: numbered, bounded, and honest with a reader that does not keep up.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use netloom_model::{Event, EventKind, OpId};
 use netloom_runtime::OpCtx;
@@ -10,8 +10,10 @@ use tokio::sync::broadcast;
 /// Where events are put. Cheap to clone, usable from any thread.
 #[derive(Clone, Debug)]
 pub struct EventHub {
-    sender: broadcast::Sender<Event>,
+    /// `None` is the end: handles keep a sender each, so that the channel does not close with the engine.
+    sender: broadcast::Sender<Option<Event>>,
     last: Arc<AtomicU64>,
+    closed: Arc<AtomicBool>,
 }
 
 /// A reader was too slow: this many events are lost to it. The next one is the oldest still kept.
@@ -28,40 +30,62 @@ impl std::error::Error for Missed {}
 
 /// A reader of events, from the moment of its subscription.
 #[derive(Debug)]
-pub struct EventStream(broadcast::Receiver<Event>);
+pub struct EventStream {
+    receiver: broadcast::Receiver<Option<Event>>,
+    ended: bool,
+}
 
 impl EventHub {
     /// A hub that keeps `backlog` events for slow readers.
     #[must_use]
     pub fn new(backlog: usize) -> Self {
-        Self { sender: broadcast::Sender::new(backlog), last: Arc::default() }
+        Self { sender: broadcast::Sender::new(backlog), last: Arc::default(), closed: Arc::default() }
     }
 
-    /// Emits an event. Never waits; without readers it goes nowhere.
+    /// Emits an event. Never waits; without readers it goes nowhere, and behind the end too.
     pub fn emit(&self, op: &OpCtx, kind: EventKind) {
+        if self.closed.load(Ordering::Acquire) {
+            return;
+        }
         // Events are emitted on one engine thread, so numbers reach readers in order.
         let seq = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::debug!(target: "netloom::event", seq, op = %op.id, ?kind);
-        let _ = self.sender.send(Event { seq, op: Some(OpId(op.id)), kind });
+        let _ = self.sender.send(Some(Event { seq, op: Some(OpId(op.id)), kind }));
+    }
+
+    /// Ends every stream behind what was emitted so far, and those that are taken later at once. For when the
+    /// engine's thread has ended.
+    pub fn close(&self) {
+        if !self.closed.swap(true, Ordering::AcqRel) {
+            let _ = self.sender.send(None);
+        }
     }
 
     /// A new reader.
     #[must_use]
     pub fn subscribe(&self) -> EventStream {
-        EventStream(self.sender.subscribe())
+        // In this order: whoever sees the hub open here is there when the end is sent.
+        let receiver = self.sender.subscribe();
+        EventStream { receiver, ended: self.closed.load(Ordering::Acquire) }
     }
 }
 
 impl EventStream {
-    /// The next event; `None` when the engine is gone.
+    /// The next event; `None` when the engine was stopped or is gone.
     ///
     /// # Errors
     /// [`Missed`] when events were lost; reading goes on behind them.
     pub async fn next(&mut self) -> Option<Result<Event, Missed>> {
-        match self.0.recv().await {
-            Ok(event) => Some(Ok(event)),
+        if self.ended {
+            return None;
+        }
+        match self.receiver.recv().await {
+            Ok(Some(event)) => Some(Ok(event)),
             Err(broadcast::error::RecvError::Lagged(missed)) => Some(Err(Missed(missed))),
-            Err(broadcast::error::RecvError::Closed) => None,
+            Ok(None) | Err(broadcast::error::RecvError::Closed) => {
+                self.ended = true;
+                None
+            }
         }
     }
 
