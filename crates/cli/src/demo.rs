@@ -73,6 +73,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
             let _ = dir.keep();
         }
     }
+    // A proof that was interrupted waits for its answer on a thread: nobody waits for that.
+    runtime.shutdown_background();
     Ok(outcome.ok)
 }
 
