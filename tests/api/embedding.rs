@@ -124,6 +124,8 @@ async fn shut_down(world: &World, mode: ShutdownMode) {
         };
         until("the refusal", refused).await;
         assert_eq!(world.engine().operations().len(), 20, "it waits for them");
+        // Answered behind the shutdown, so the controller has told the operations to stop, if it does.
+        world.engine().store_stats().await.expect("counters are told to the end");
         world.kernel().clear_faults();
         world.kernel().release();
     };
