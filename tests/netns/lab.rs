@@ -176,8 +176,7 @@ pub(crate) async fn pings(from: &Sandbox, to: IpAddr, patience: Duration) -> boo
     let socket = from.run(move || EchoSocket::open(to)).await.expect("it runs").expect("a socket");
     let until = Instant::now() + patience;
     let pings = move || {
-        // A port of a bridge forwards once the kernel has noticed its carrier, which under load is after join
-        // has answered: what is sent earlier is lost.
+        // Who is not there yet, or not any more, costs one request: the next one is a new attempt.
         let mut sequences = (1..=u16::MAX).take_while(|_| Instant::now() < until);
         sequences.any(|sequence| socket.ping(7, sequence, 32, until.min(Instant::now() + ANSWER)).is_ok())
     };

@@ -2,14 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use netloom::testkit::probe::{Connector, Listener, transfer};
-use netloom::{EndpointSpec, JoinSpec, NetworkSpec};
+use futures::future::join_all;
+use netloom::kernel::{Kernel, LinkTag, Neighbour, Netns, Op};
+use netloom::testkit::probe::{Connector, EchoSocket, Listener, transfer};
+use netloom::{EndpointSpec, JoinSpec, NetworkSpec, SandboxSpec};
 
-use crate::lab::{address, delete_everything, in_lab, joined, pings};
+use crate::churn::lifecycle;
+use crate::lab::{address, delete_everything, in_lab, joined, pings, soon};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Long enough for an answer that would come, on a slow machine.
 const SILENCE: Duration = Duration::from_millis(300);
+/// How many join at once.
+const JOINERS: usize = 48;
 
 #[test]
 fn endpoints_of_a_network_reach_each_other_in_both_families() {
@@ -35,6 +40,48 @@ fn endpoints_of_a_network_reach_each_other_in_both_families() {
             transfer(&listener, connector, target, 8 << 20, 42, Instant::now() + PATIENCE)
         });
         assert_eq!(sent.await.unwrap().expect("the stream is intact").bytes, 8 << 20);
+        delete_everything(&engine).await;
+        lab.assert_pristine().await;
+    });
+}
+
+/// Many join at once while others come and go. Each newcomer gets one echo request, sent as soon as its join
+/// has answered, to a hardware address that is known already: what is lost then nobody sends again.
+#[test]
+fn the_first_packet_after_a_join_arrives() {
+    in_lab(async |lab| {
+        let engine = lab.engine().await;
+        let network = engine.controller().create_network(NetworkSpec::new("blue")).await.unwrap();
+        let (hub, hub_sandbox) = joined(&engine, &network, "hub").await;
+        let mut ready = Vec::new();
+        for n in 0..JOINERS {
+            let endpoint = network.create_endpoint(EndpointSpec::new(format!("j{n}"))).await.unwrap();
+            let snapshot = endpoint.inspect().await.unwrap();
+            let (to, mac) = (address(&endpoint).await, snapshot.mac.unwrap());
+            let sandbox =
+                engine.controller().create_sandbox(SandboxSpec::new(format!("j{n}"))).await.unwrap();
+            let known = Op::AddNeighbour {
+                netns: Netns::Named(hub_sandbox.netns().unwrap()),
+                link: "eth0".parse().unwrap(),
+                neighbour: Neighbour::Address { address: to, mac },
+            };
+            lab.kernel.execute(vec![known], soon()).await.remove(0).unwrap();
+            let socket = hub_sandbox.run(move || EchoSocket::open(to)).await.unwrap().unwrap();
+            ready.push((endpoint, sandbox, socket));
+        }
+        let others = (0..JOINERS).map(|n| lifecycle(&engine, &network, n));
+        let joins = ready.into_iter().map(async |(endpoint, sandbox, socket)| {
+            endpoint.join(&sandbox, JoinSpec::default()).await.unwrap();
+            let ping = move || socket.ping(7, 1, 32, Instant::now() + PATIENCE);
+            tokio::task::spawn_blocking(ping).await.unwrap().err()
+        });
+        let (others, answers) = futures::join!(join_all(others), join_all(joins));
+        for outcome in others {
+            outcome.expect("a lifecycle");
+        }
+        let lost = answers.iter().flatten().count();
+        assert_eq!(lost, 0, "lost of {JOINERS} first packets: {answers:?}");
+        drop(hub);
         delete_everything(&engine).await;
         lab.assert_pristine().await;
     });
@@ -82,7 +129,6 @@ fn networks_keep_their_sandboxes_gateways_and_names_apart() {
 #[test]
 fn the_mtu_and_the_mac_arrive_inside() {
     in_lab(async |lab| {
-        use netloom::kernel::{Kernel, Netns};
         let engine = lab.engine().await;
         let spec = NetworkSpec::new("small").option("com.docker.network.driver.mtu", "1400");
         let network = engine.controller().create_network(spec).await.unwrap();
@@ -91,7 +137,7 @@ fn the_mtu_and_the_mac_arrive_inside() {
         let (_, other) = joined(&engine, &network, "other").await;
         endpoint.join(&other, JoinSpec::default()).await.unwrap();
         let inside = Netns::Named(other.netns().unwrap());
-        let links = lab.kernel.links(inside, crate::lab::soon()).await.unwrap();
+        let links = lab.kernel.links(inside, soon()).await.unwrap();
         let link = links.iter().find(|link| link.name.as_str() == "eth1").expect("it is there");
         assert_eq!((link.mac, link.mtu, link.up), (Some(mac), 1400, true));
         delete_everything(&engine).await;
@@ -102,7 +148,6 @@ fn the_mtu_and_the_mac_arrive_inside() {
 #[test]
 fn a_bridge_takes_1023_ports_and_says_so() {
     in_lab(async |lab| {
-        use netloom::kernel::{Kernel, LinkTag, Netns, Op};
         let engine = lab.engine().await;
         let spec = NetworkSpec::new("full").option("com.docker.network.bridge.name", "full0");
         let network = engine.controller().create_network(spec).await.unwrap();
@@ -118,10 +163,10 @@ fn a_bridge_takes_1023_ports_and_says_so() {
                 tag: LinkTag::new("somebody", "else", n),
             })
             .collect();
-        for result in lab.kernel.execute(ops, crate::lab::soon()).await {
+        for result in lab.kernel.execute(ops, soon()).await {
             result.expect("a foreign port");
         }
-        let sandbox = engine.controller().create_sandbox(netloom::SandboxSpec::new("c")).await.unwrap();
+        let sandbox = engine.controller().create_sandbox(SandboxSpec::new("c")).await.unwrap();
         let endpoint = network.create_endpoint(EndpointSpec::new("e")).await.unwrap();
         let error = endpoint.join(&sandbox, JoinSpec::default()).await.expect_err("the bridge is full");
         assert_eq!(error.kind(), netloom::ErrorKind::Exhausted, "{error}");

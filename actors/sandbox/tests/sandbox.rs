@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use netloom_actor_sandbox::{DeleteSandbox, MarkFailed};
-use netloom_kernel::{Kernel, Op};
+use netloom_kernel::{Kernel, LinkKind, Netns, Op, execute_all};
 use netloom_model::snapshot::{EndpointPhase, SandboxPhase};
 use netloom_model::{Certainty, EngineConfig, ErrorKind, Reason};
 use netloom_store::RecordKind;
@@ -72,6 +72,36 @@ fn operations_take_turns_and_each_decides_by_what_is_plugged_in_then() {
         assert_eq!(stage.told(), expected);
         assert_eq!(stage.inside().await, [middle]);
         assert_eq!(stage.picture().await.gateway, Some([10, 3, 0, 1].into()));
+    });
+}
+
+#[test]
+fn a_join_answers_when_its_port_forwards_or_has_been_waited_for() {
+    on_stopped_time(async {
+        let mut stage = Stage::set(16).await;
+        let (first, second) = (stage.end("one", &["10.1.0.0/24"]).await, stage.end("two", &[]).await);
+        let deadline = (Instant::now() + HOUR).into_std();
+        let bridges = stage.kernel.links(Netns::Host, deadline).await.expect("links").into_iter();
+        let bridges: Vec<_> = bridges.filter(|link| link.kind == LinkKind::Bridge).collect();
+        let set = |up| bridges.iter().map(|b| Op::SetLink { netns: Netns::Host, name: b.name, up }).collect();
+        let kernel = stage.kernel.clone();
+        let set = async |up| execute_all(&kernel, set(up), deadline).await.expect("set");
+
+        set(false).await;
+        let began = Instant::now();
+        let join = stage.begin(&op(), first.join(0));
+        let (joined, ()) = futures::join!(join, async {
+            tokio::time::sleep(SECOND / 4).await;
+            set(true).await;
+        });
+        joined.expect("joined");
+        assert_eq!(began.elapsed(), SECOND / 4, "as soon as it forwards");
+
+        set(false).await;
+        let began = Instant::now();
+        stage.ask(second.join(0)).await.expect("a late port is no reason to refuse");
+        assert_eq!(began.elapsed(), SECOND);
+        assert_eq!(stage.inside().await, [first.endpoint, second.endpoint]);
     });
 }
 

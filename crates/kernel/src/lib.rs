@@ -24,7 +24,9 @@ use netloom_model::{IfName, NetnsName};
 pub use error::KernelError;
 pub use linux::{DirectoryError, LinuxConfig, LinuxKernel, floor};
 pub use op::{LinkTag, Neighbour, Netns, Op, Route};
-pub use view::{AddressView, KernelEvent, KernelStats, LinkKind, LinkView, NeighbourView, RouteView};
+pub use view::{
+    AddressView, KernelEvent, KernelStats, LinkKind, LinkView, NeighbourView, PortState, RouteView,
+};
 pub use worker::Worker;
 
 /// A job for [`Kernel::run_in`].

@@ -20,6 +20,22 @@ pub enum LinkKind {
     Other(String),
 }
 
+/// What a port of a bridge does with frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PortState {
+    /// It drops them: the port, its other end or the bridge is down, or the kernel has not noticed yet that
+    /// they are up.
+    Disabled,
+    /// Spanning tree listens first.
+    Listening,
+    /// Spanning tree learns addresses first.
+    Learning,
+    /// It forwards them.
+    Forwarding,
+    /// Spanning tree keeps it shut, to break a loop.
+    Blocking,
+}
+
 /// A link.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LinkView {
@@ -37,6 +53,9 @@ pub struct LinkView {
     pub up: bool,
     /// The number of the bridge it is a port of.
     pub master: Option<u32>,
+    /// Its state as a port of that bridge. Asked about a single link, Linux 6.8 and later look at it at once
+    /// before they answer; otherwise they get round to it a little after its carrier has come.
+    pub port: Option<PortState>,
     /// The number of the other end of a veth pair. It counts in the namespace of the other end, which may be
     /// another one, where a link of this namespace may have the same number. `None` for every other kind.
     pub peer: Option<u32>,

@@ -91,6 +91,7 @@ impl Case {
             mtu: 1500,
             up: true,
             master: None,
+            port: None,
             peer: None,
             alias: alias.map(|tag| tag.to_string()),
             group: 0,

@@ -8,7 +8,7 @@ use netloom_model::record::SandboxRecord;
 use netloom_model::{Certainty, Error, Reason, Result};
 use netloom_runtime::{OpCtx, Saga};
 
-use super::{Undone, World, record_of};
+use super::{Undone, World, port, record_of};
 use crate::gateway::{Gateways, elect};
 use crate::member::Member;
 use crate::message::JoinSandbox;
@@ -88,7 +88,9 @@ async fn try_join(world: &World, op: &OpCtx, plan: &JoinPlan) -> Result<Joined> 
         let interfaces = plan.record.interfaces + 1;
         let beside = record_of(&SandboxRecord { interfaces, ..plan.record.clone() })?;
         let commit = world.ask_network(op, network, CommitAttachment { endpoint, join, beside });
-        saga.step("commit", None, async { commit.await.map_err(forgotten) }).await?;
+        let commit = saga.step("commit", None, async { commit.await.map_err(forgotten) });
+        let (committed, ()) = futures::join!(commit, port::opened(world, op, &attachment.interface));
+        committed?;
         Ok(Joined { member, gateways, interfaces })
     });
     joined.await

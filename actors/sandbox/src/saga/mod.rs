@@ -4,6 +4,7 @@ mod delete;
 mod establish;
 mod join;
 mod leave;
+mod port;
 mod restore;
 mod undo;
 

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use netloom_model::{IfName, MacAddr};
 
 use super::wire::{attribute, attributes, string, u16_at, u32_at};
-use crate::view::{AddressView, LinkKind, LinkView, NeighbourView, RouteView};
+use crate::view::{AddressView, LinkKind, LinkView, NeighbourView, PortState, RouteView};
 
 /// `struct ifinfomsg`.
 const LINK_HEADER: usize = 16;
@@ -20,6 +20,10 @@ const ROUTE_HEADER: usize = 12;
 const NEIGHBOUR_HEADER: usize = 12;
 /// `linux/if_link.h`, nested in `IFLA_LINKINFO`.
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+/// Nested in `IFLA_INFO_SLAVE_DATA` of a bridge's port.
+const IFLA_BRPORT_STATE: u16 = 1;
 const IFF_UP: u32 = 1;
 const AF_INET: u8 = 2;
 const AF_BRIDGE: u8 = 7;
@@ -44,6 +48,7 @@ pub(super) fn link(body: &[u8]) -> Option<LinkView> {
         mtu: 0,
         up: u32_at(body, 8)? & IFF_UP != 0,
         master: None,
+        port: None,
         peer: None,
         alias: None,
         group: 0,
@@ -63,7 +68,8 @@ pub(super) fn link(body: &[u8]) -> Option<LinkView> {
                     Some("bridge") => LinkKind::Bridge,
                     Some("veth") => LinkKind::Veth,
                     Some(other) => LinkKind::Other(other.to_owned()),
-                }
+                };
+                view.port = port_state(value);
             }
             _ => {}
         }
@@ -71,6 +77,20 @@ pub(super) fn link(body: &[u8]) -> Option<LinkView> {
     // Other kinds put the link below them there, and a pair that is being deleted zero.
     view.peer = link.filter(|number| view.kind == LinkKind::Veth && *number != 0);
     Some(view)
+}
+
+/// The state of a port, from what a link says about its kind and its master's.
+fn port_state(info: &[u8]) -> Option<PortState> {
+    let of_bridge = string(attribute(info, IFLA_INFO_SLAVE_KIND)?) == "bridge";
+    let data = attribute(info, IFLA_INFO_SLAVE_DATA).filter(|_| of_bridge)?;
+    match attribute(data, IFLA_BRPORT_STATE)?.first()? {
+        0 => Some(PortState::Disabled),
+        1 => Some(PortState::Listening),
+        2 => Some(PortState::Learning),
+        3 => Some(PortState::Forwarding),
+        4 => Some(PortState::Blocking),
+        _ => None,
+    }
 }
 
 /// The number of the bridge that a link is a port of.

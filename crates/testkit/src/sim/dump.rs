@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use netloom_kernel::{AddressView, LinkKind, LinkView, Neighbour, NeighbourView, Netns, RouteView};
+use netloom_kernel::{
+    AddressView, LinkKind, LinkView, Neighbour, NeighbourView, Netns, PortState, RouteView,
+};
 use netloom_model::{IfName, NetnsName};
 
 use super::world::{Alias, Kind, Link, World};
@@ -23,6 +25,7 @@ impl World {
             mtu: link.mtu,
             up: link.up,
             master: link.port.map(|port| self.links[port.bridge].index),
+            port: link.port.map(|port| self.port_state(link, &self.links[port.bridge])),
             peer: link.peer().and_then(|peer| self.links.get(peer)).map(|peer| peer.index),
             alias: link.alias.as_ref().map(|alias| match alias {
                 Alias::Tag(tag) => tag.to_string(),
@@ -30,6 +33,12 @@ impl World {
             }),
             group: link.group,
         }
+    }
+
+    /// A port forwards when it has a carrier and its bridge is up: there is no spanning tree here.
+    fn port_state(&self, port: &Link, bridge: &Link) -> PortState {
+        let carrier = port.peer().is_none_or(|peer| self.links.get(peer).is_some_and(|peer| peer.up));
+        if port.up && carrier && bridge.up { PortState::Forwarding } else { PortState::Disabled }
     }
 
     /// The links of a namespace in the order of their indexes.
