@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use netloom::kernel::{Kernel, LinkKind, Netns};
 use netloom::snapshot::EndpointPhase;
-use netloom::{Engine, NetworkSpec, ShutdownMode};
+use netloom::{Engine, Network, NetworkSpec, ShutdownMode};
 
 use crate::churn::lifecycle;
 use crate::lab::{Lab, delete_everything, in_lab, soon};
@@ -22,8 +22,11 @@ const VICTIM: &str = "NETLOOM_TEST_VICTIM";
 /// Repeats the moments of an earlier run.
 const SEED: &str = "NETLOOM_TEST_SEED";
 const ROUNDS: usize = 12;
-const NETWORKS: usize = 4;
-const CALLERS: usize = 16;
+/// Networks that stay, and callers that share them.
+const NETWORKS: usize = 20;
+const SHARERS: usize = 48;
+/// Callers whose networks come and go.
+const OWNERS: usize = 16;
 
 #[test]
 fn killed_at_any_moment_of_a_churn() {
@@ -41,7 +44,7 @@ fn killed_at_any_moment_of_a_churn() {
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
-            kill_after(&lab, Duration::from_millis(20 + random % 400)).await;
+            kill_after(&lab, Duration::from_millis(20 + random % 1_000)).await;
             let started = Instant::now();
             let engine = lab.next_engine().await;
             let took = started.elapsed();
@@ -82,33 +85,43 @@ async fn kill_after(lab: &Lab, time: Duration) {
     victim.wait().expect("it ends");
 }
 
-/// The victim: networks and endpoints come and go until somebody ends this process.
+/// The victim: the churn of `churn.rs`, and networks that come and go, until somebody ends this process.
 fn churn_until_killed(dir: &Path) -> ! {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let builder = Engine::builder().data_dir(dir.join("data")).run_dir(dir.join("run"));
         let engine = builder.start().await.expect("the engine starts");
+        let mut shared = Vec::new();
+        for n in 0..NETWORKS {
+            shared.push(network(&engine, n).await);
+        }
         println!("churning");
-        let next = Arc::new(AtomicUsize::new(0));
-        let callers = (0..CALLERS).map(|caller| {
+        let next = Arc::new(AtomicUsize::new(NETWORKS));
+        let callers = (0..SHARERS + OWNERS).map(|caller| {
             let (engine, next) = (engine.clone(), next.clone());
+            let shared = (caller < SHARERS).then(|| shared[caller % NETWORKS].clone());
+            let number = move || next.fetch_add(1, Ordering::Relaxed);
             tokio::spawn(async move {
                 loop {
-                    // Some callers make and delete networks, the others live on them for a while.
-                    let name = format!("n{}-{}", caller % NETWORKS, next.fetch_add(1, Ordering::Relaxed));
-                    let network =
-                        engine.controller().create_network(NetworkSpec::new(name)).await.expect("a network");
-                    for _ in 0..4 {
-                        let n = next.fetch_add(1, Ordering::Relaxed);
-                        lifecycle(&engine, &network, n).await.expect("a lifecycle");
+                    if let Some(network) = &shared {
+                        lifecycle(&engine, network, number()).await.expect("a lifecycle");
+                        continue;
                     }
-                    network.delete().await.expect("deleted");
+                    let own = network(&engine, number()).await;
+                    for _ in 0..4 {
+                        lifecycle(&engine, &own, number()).await.expect("a lifecycle");
+                    }
+                    own.delete().await.expect("deleted");
                 }
             })
         });
         join_all(callers).await;
         panic!("a caller ended")
     })
+}
+
+async fn network(engine: &Engine, number: usize) -> Network {
+    engine.controller().create_network(NetworkSpec::new(format!("n{number}"))).await.expect("a network")
 }
 
 /// Whatever the engine lists must be there, and nothing else of ours.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use netloom::kernel::{Kernel, LinuxConfig, LinuxKernel, Netns, Op, isolate};
 use netloom::testkit::probe::EchoSocket;
 use netloom::{Endpoint, EndpointSpec, Engine, JoinSpec, Network, Sandbox, SandboxSpec};
@@ -142,15 +143,17 @@ impl Lab {
 /// Deletes everything there is, and waits for the kernel.
 pub(crate) async fn delete_everything(engine: &Engine) {
     let controller = engine.controller();
-    for sandbox in controller.sandboxes() {
+    join_all(controller.sandboxes().into_iter().map(async |sandbox| {
         sandbox.delete().await.expect("a sandbox is deleted");
-    }
-    for network in controller.networks() {
+    }))
+    .await;
+    join_all(controller.networks().into_iter().map(async |network| {
         for endpoint in network.endpoints().await.expect("listed") {
             endpoint.delete().await.expect("an endpoint is deleted");
         }
         network.delete().await.expect("a network is deleted");
-    }
+    }))
+    .await;
     engine.drain().await.expect("drained");
     let picture = engine.inspect().await.expect("inspected");
     assert!(picture.leaks.is_empty(), "leaks: {:?}", picture.leaks);

@@ -11,8 +11,12 @@ use crate::error::{Error, ObjectKind, Reason, Result, check_name};
 use crate::id::NetworkId;
 use crate::mac::MacAddr;
 
+/// The longest key of an option or label, or name of an auxiliary address, in bytes.
+const MAX_KEY_LEN: usize = 255;
 /// The longest option or label value, in bytes.
 const MAX_VALUE_LEN: usize = 16 * 1024;
+/// The most bytes of all options, or of all labels, together: every inspection copies them.
+const MAX_MAP_LEN: usize = 256 * 1024;
 /// The most options, labels, pools or auxiliary addresses one spec may carry.
 const MAX_ENTRIES: usize = 1024;
 
@@ -135,6 +139,11 @@ impl NetworkSpec {
                 "at most 1024 pools",
             ));
         }
+        let auxiliary: usize =
+            self.ipam.v4.iter().chain(&self.ipam.v6).map(|pool| pool.auxiliary.len()).sum();
+        if auxiliary > MAX_ENTRIES {
+            return Err(Error::invalid("auxiliary", auxiliary, "at most 1024 auxiliary addresses"));
+        }
         if !self.ipv6 && !self.ipam.v6.is_empty() {
             return Err(Error::invalid("ipv6", false, "an IPv6 pool is given but IPv6 is off"));
         }
@@ -210,12 +219,9 @@ impl IpamPoolSpec {
         } else if self.range.is_some() || self.gateway.is_some() || !self.auxiliary.is_empty() {
             return Err(Error::invalid("subnet", "", "a range, gateway or auxiliary address needs a subnet"));
         }
-        if self.auxiliary.len() > MAX_ENTRIES {
-            return Err(Error::invalid(
-                "auxiliary",
-                self.auxiliary.len(),
-                "at most 1024 auxiliary addresses",
-            ));
+        if let Some(long) = self.auxiliary.keys().find(|name| name.len() > MAX_KEY_LEN) {
+            let why = "the name of an auxiliary address has at most 255 bytes";
+            return Err(Error::invalid("auxiliary", abridged(long), why));
         }
         let Some(subnet) = &self.subnet else { return Ok(()) };
         if let Some(range) = &self.range
@@ -257,16 +263,22 @@ fn check_map(field: &str, map: &BTreeMap<String, String>) -> Result<()> {
         if key.trim().is_empty() {
             return Err(Error::invalid(field, key, "a key must not be blank"));
         }
-        if key.len() > 255 || value.len() > MAX_VALUE_LEN {
+        if key.len() > MAX_KEY_LEN || value.len() > MAX_VALUE_LEN {
             let why = "a key has at most 255 bytes, a value at most 16384";
-            return Err(Error::invalid(
-                format!("{field}.{}", key.chars().take(40).collect::<String>()),
-                value,
-                why,
-            ));
+            return Err(Error::invalid(format!("{field}.{}", abridged(key)), abridged(value), why));
         }
     }
+    let length: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if length > MAX_MAP_LEN {
+        let why = "keys and values have at most 262144 bytes together";
+        return Err(Error::invalid(field, format!("{length} bytes"), why));
+    }
     Ok(())
+}
+
+/// The beginning of a text that is too long to be shown.
+fn abridged(text: &str) -> String {
+    text.chars().take(40).collect()
 }
 
 /// An endpoint to be created on a network.
@@ -446,6 +458,42 @@ mod tests {
     fn overlapping_pools_of_one_request_are_refused() {
         let spec = NetworkSpec::new("n").subnet(net("10.1.0.0/16")).subnet(net("10.1.2.0/24"));
         assert!(matches!(spec.validate().expect_err("overlap").reason(), Reason::PoolOverlap { .. }));
+    }
+
+    #[test]
+    fn a_spec_is_of_bounded_size() {
+        let labels = |count: usize, length: usize| NetworkSpec {
+            labels: (0..count).map(|n| (format!("{n:016}"), "x".repeat(length))).collect(),
+            ..NetworkSpec::new("n")
+        };
+        let auxiliary = |pools: u32, count: u32, name: usize| {
+            let pool = |pool: u32| {
+                let first = 0x0a00_0000 | pool << 16;
+                let named = |n: u32| (format!("{n:0name$}"), Ipv4Addr::from(first | (n + 9)).into());
+                IpamPoolSpec {
+                    subnet: Some(net(&format!("{}/16", Ipv4Addr::from(first)))),
+                    auxiliary: (0..count).map(named).collect(),
+                    ..IpamPoolSpec::default()
+                }
+            };
+            (0..pools).map(pool).fold(NetworkSpec::new("n"), NetworkSpec::pool)
+        };
+        let fits = [labels(1024, 240), labels(16, MAX_VALUE_LEN - 16), auxiliary(2, 512, 255)];
+        for spec in fits {
+            spec.validate().expect("it fits");
+        }
+        let too_large = [
+            labels(1025, 1),
+            labels(1024, 241),
+            labels(17, MAX_VALUE_LEN - 16),
+            labels(1, MAX_VALUE_LEN + 1),
+            auxiliary(2, 513, 9),
+            auxiliary(1, 1, 256),
+        ];
+        for (n, spec) in too_large.into_iter().enumerate() {
+            let error = spec.validate().expect_err("too large");
+            assert!(error.to_string().len() < 300, "{n}: {error}");
+        }
     }
 
     #[test]
