@@ -3,11 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use netloom_actor_controller::{ControllerActor, Directory, EventHub};
 use netloom_kernel::Kernel;
 use netloom_model::{EngineConfig, Error, Reason, Repair, Result};
-use netloom_runtime::{Actor, Addr, AskError, Cause, EngineThread, Handle, Ledger, Message, OpCtx};
+use netloom_runtime::{Actor, Addr, Cause, EngineThread, Handle, Ledger, Message, OpCtx};
 use uuid::Uuid;
 
 /// Everything a handle needs. One per engine.
@@ -22,6 +23,10 @@ pub(crate) struct Core {
     pub(crate) repairs: Vec<Repair>,
     pub(crate) door: Door,
 }
+
+/// How much longer than its operation a caller waits at most. Whoever carries it out ends at the deadline,
+/// undoes, and then says more than that it was late.
+const LATE: Duration = Duration::from_secs(1);
 
 /// Where requests are admitted: all of them pass here, whichever actor they are for.
 #[derive(Debug, Default)]
@@ -61,8 +66,10 @@ impl fmt::Debug for Core {
 impl Core {
     /// The present controller.
     pub(crate) fn controller(&self) -> Result<Addr<ControllerActor>> {
-        let addr = self.directory.controller.get(&()).ok_or_else(gone::<ControllerActor>)?;
-        Ok((*addr).clone())
+        match self.directory.controller.get(&()) {
+            Some(addr) => Ok((*addr).clone()),
+            None => Err(self.gone::<ControllerActor>()),
+        }
     }
 
     /// Lets nobody in any more.
@@ -96,7 +103,7 @@ impl Core {
         &self,
         addr: Addr<A>,
         message: M,
-        allowed: std::time::Duration,
+        allowed: Duration,
     ) -> Result<M::Reply>
     where
         A: Handle<M>,
@@ -109,7 +116,7 @@ impl Core {
         &self,
         addr: Addr<A>,
         message: M,
-        allowed: std::time::Duration,
+        allowed: Duration,
         inside: Option<Inside>,
     ) -> Result<M::Reply>
     where
@@ -117,23 +124,38 @@ impl Core {
         M: Message,
     {
         let op = OpCtx::new(Cause::Request, allowed);
+        let (id, changes) = (op.id, inside.is_some());
         let answer = self.thread.call(move || async move {
             let _inside = inside;
-            addr.ask(&op, message).await
+            let until = op.deadline + LATE.min(allowed / 4);
+            tokio::time::timeout_at(until, addr.outcome(&op, message)).await
         });
-        match answer.await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(AskError::Gone)) => Err(gone::<A>()),
-            Ok(Err(AskError::Timeout)) => {
-                Err(Reason::DeadlineExceeded { what: A::KIND.into(), waited: allowed }.into())
-            }
-            Err(_) => Err(gone::<A>()),
-        }
+        let lost = match answer.await {
+            Ok(Ok(Ok(answer))) => return Ok(answer),
+            Ok(Ok(Err(_))) | Err(_) => self.gone::<A>(),
+            Ok(Err(_)) => Reason::DeadlineExceeded { what: self.late::<A>(id), waited: allowed }.into(),
+        };
+        // A question changes nothing.
+        Err(if changes { lost.uncertain() } else { lost.unwound() })
     }
-}
 
-fn gone<A: Actor>() -> Error {
-    Reason::Gone { who: format!("the {}, or whom it asked,", A::KIND) }.into()
+    /// What is late: the innermost part of the operation that is still under way.
+    fn late<A: Actor>(&self, id: Uuid) -> String {
+        let parts = self.ledger.list();
+        let part = parts.iter().rfind(|part| part.id == id);
+        part.map_or_else(
+            || format!("the {}", A::KIND),
+            |part| format!("{} of {}, at step {:?},", part.verb, part.object, part.step),
+        )
+    }
+
+    /// Why somebody will not answer any more.
+    fn gone<A: Actor>(&self) -> Error {
+        if self.door.closed.load(Ordering::Acquire) || self.thread.has_ended() {
+            return Reason::ShuttingDown.into();
+        }
+        Reason::Gone { who: format!("the {}, or whom it asked,", A::KIND) }.into()
+    }
 }
 
 /// The two uuids that an identifier is made of. Version 4, all random: the first characters make file and

@@ -112,7 +112,8 @@ impl EngineBuilder {
     ///
     /// # Errors
     /// `InvalidParameter` for a bad configuration; `Internal` when a directory, the store or the kernel
-    /// cannot be used, with the remedy. Nothing was changed then.
+    /// cannot be used, with the remedy, or when a driver cannot be made. Nothing was changed then, except
+    /// that a directory may have been made.
     pub async fn start(self) -> Result<Engine> {
         let Self { config, drivers, kernel, store } = self;
         config.validate()?;

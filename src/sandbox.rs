@@ -1,5 +1,6 @@
 //! A sandbox's handle.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -77,11 +78,13 @@ impl Sandbox {
         self.addr()?;
         let (sender, answer) = futures::channel::oneshot::channel();
         let job = Box::new(move || {
-            let _ = sender.send(job());
+            // Caught here: a panic of the caller's is not the kernel's failure.
+            let _ = sender.send(catch_unwind(AssertUnwindSafe(job)));
         });
         let deadline = std::time::Instant::now() + self.core.config.timeouts.operation;
         self.core.kernel.run_in(Netns::Named(self.netns()?), job, deadline).await?;
-        answer.await.map_err(|_| Error::internal("the job panicked"))
+        let lost = || Error::internal("the thread of the namespaces failed");
+        answer.await.map_err(|_| lost())?.map_err(|_| Error::internal("the job panicked"))
     }
 
     /// Deletes the sandbox with its namespace; its endpoints leave first and stay on their networks.

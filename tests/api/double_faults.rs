@@ -4,17 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use netloom::drivers::{
-    Begun, Capability, CreateEndpoint, CreateNetwork, Driver, DriverCx, EndpointCreated,
-    ExternalConnectivity, Join, Joined, Leave, Left, NetworkCreated, Registration, Scope, done,
-};
+use netloom::drivers::done;
 use netloom::kernel::Netns;
-use netloom::testkit::{Fault, FaultKind, Latency, SimKernel};
+use netloom::testkit::{Fault, FaultKind, Latency};
 use netloom::{
-    Endpoint, EndpointId, EndpointSpec, Engine, ErrorKind, EventKind, JoinSpec, Network, NetworkId,
-    NetworkSpec, Sandbox, Victim,
+    Endpoint, EndpointSpec, EngineConfig, ErrorKind, EventKind, JoinSpec, Network, NetworkId, NetworkSpec,
+    Sandbox, Victim,
 };
 
+use crate::scripted::{Asked, Scripted, scripted_network};
 use crate::support::{World, bounded, note, until, within};
 
 const EBUSY: i32 = 16;
@@ -178,72 +176,24 @@ async fn a_new_ipam_knows_of_addresses_in_quarantine() {
 // === A driver that is odd ===
 
 /// Brings addresses of its own, tells a gateway although it provides none, counts who is programmed.
-#[derive(Clone, Default)]
-struct Own {
-    programs: Arc<AtomicUsize>,
-    provides: bool,
-    tables: bool,
-}
-
-impl Driver for Own {
-    fn kind(&self) -> &'static str {
-        "own"
-    }
-
-    fn capability(&self) -> Capability {
-        Capability { scope: Scope::Local, needs_ipam: false, provides_gateway: self.provides, adopts: &[] }
-    }
-
-    fn create_network(&mut self, _: &DriverCx, _: CreateNetwork) -> Begun<NetworkCreated> {
-        let tables = self.tables.then(|| "peers".to_owned()).into_iter().collect();
-        done(NetworkCreated { tables, ..NetworkCreated::default() })
-    }
-
-    fn delete_network(&mut self, _: &DriverCx, _: NetworkId) -> Begun<()> {
+fn odd(programs: &Arc<AtomicUsize>) -> Scripted {
+    let programs = programs.clone();
+    let mut driver = Scripted::new(move |asked| {
+        let programmed = matches!(asked, Asked::Program(_));
+        programs.fetch_add(usize::from(programmed), Ordering::Relaxed);
         done(())
-    }
-
-    fn create_endpoint(&mut self, _: &DriverCx, _: CreateEndpoint) -> Begun<EndpointCreated> {
-        let ipv4 = Some("10.0.0.2/24".parse().expect("a net"));
-        done(EndpointCreated { ipv4, ..EndpointCreated::default() })
-    }
-
-    fn delete_endpoint(&mut self, _: &DriverCx, _: NetworkId, _: EndpointId) -> Begun<()> {
-        done(())
-    }
-
-    fn join(&mut self, _: &DriverCx, _: Join) -> Begun<Joined> {
-        done(Joined { gateway: Some([10, 0, 0, 1].into()), ..Joined::default() })
-    }
-
-    fn leave(&mut self, _: &DriverCx, _: Leave) -> Begun<Left> {
-        done(Left::default())
-    }
-
-    fn program_external_connectivity(&mut self, _: &DriverCx, _: ExternalConnectivity) -> Begun<()> {
-        self.programs.fetch_add(1, Ordering::Relaxed);
-        done(())
-    }
-}
-
-async fn with(driver: Own) -> World {
-    let kernel = SimKernel::new();
-    let before = kernel.snapshot();
-    let registration = Registration::new("own", move || driver.clone());
-    let simulation =
-        Engine::simulation().kernel(kernel).driver(registration).start().await.expect("it starts");
-    World { simulation, before }
-}
-
-fn spec() -> NetworkSpec {
-    NetworkSpec::new("own").driver("own")
+    });
+    driver.capability.needs_ipam = false;
+    driver.capability.provides_gateway = false;
+    driver.endpoint.ipv4 = Some("10.0.0.2/24".parse().expect("a net"));
+    driver
 }
 
 #[tokio::test]
 async fn a_network_without_pools_does_not_keep_ipam_from_coming_back() {
-    let world = with(Own::default()).await;
+    let world = odd(&Arc::default()).world(EngineConfig::default()).await;
     let blue = world.network("blue").await;
-    let own = world.engine().controller().create_network(spec()).await.expect("a network");
+    let own = scripted_network(&world, "own").await;
     own.create_endpoint(EndpointSpec::new("web")).await.expect("an endpoint");
     world.renew_ipam().await;
     for network in [&blue, &own] {
@@ -255,8 +205,9 @@ async fn a_network_without_pools_does_not_keep_ipam_from_coming_back() {
 
 #[tokio::test]
 async fn a_driver_is_held_to_what_it_says_it_can_do() {
-    let world = with(Own::default()).await;
-    let own = world.engine().controller().create_network(spec()).await.expect("a network");
+    let mut driver = odd(&Arc::default());
+    let world = driver.world(EngineConfig::default()).await;
+    let own = scripted_network(&world, "own").await;
     let endpoint = own.create_endpoint(EndpointSpec::new("web")).await.expect("an endpoint");
     let sandbox = world.sandbox("c1").await;
     endpoint.join(&sandbox, JoinSpec::default()).await.expect("joined");
@@ -264,8 +215,10 @@ async fn a_driver_is_held_to_what_it_says_it_can_do() {
     world.delete_everything().await;
     world.assert_pristine().await;
 
-    let world = with(Own { tables: true, ..Own::default() }).await;
-    let error = world.engine().controller().create_network(spec()).await.expect_err("it is of local scope");
+    driver.network.tables.push("peers".into());
+    let world = driver.world(EngineConfig::default()).await;
+    let spec = NetworkSpec::new("own").driver(Scripted::KIND);
+    let error = world.engine().controller().create_network(spec).await.expect_err("it is of local scope");
     assert_eq!(error.kind(), ErrorKind::Forbidden, "{error:?}");
     assert!(error.to_string().contains("peers"), "{error}");
     world.assert_pristine().await;
@@ -275,17 +228,18 @@ async fn a_driver_is_held_to_what_it_says_it_can_do() {
 /// dies later is told as well.
 #[tokio::test]
 async fn the_way_in_from_outside_survives_the_death_of_the_network_and_then_of_the_driver() {
-    let driver = Own { provides: true, ..Own::default() };
-    let programs = driver.programs.clone();
-    let world = with(driver).await;
-    let own = world.engine().controller().create_network(spec()).await.expect("a network");
+    let programs = Arc::default();
+    let mut driver = odd(&programs);
+    driver.capability.provides_gateway = true;
+    let world = driver.world(EngineConfig::default()).await;
+    let own = scripted_network(&world, "own").await;
     let endpoint = own.create_endpoint(EndpointSpec::new("web")).await.expect("an endpoint");
     endpoint.join(&world.sandbox("c1").await, JoinSpec::default()).await.expect("joined");
     for victim in [
         Victim::Network(own.id()),
-        Victim::Driver("own".into()),
+        Victim::Driver(Scripted::KIND.into()),
         Victim::Network(own.id()),
-        Victim::Driver("own".into()),
+        Victim::Driver(Scripted::KIND.into()),
     ] {
         let before = programs.load(Ordering::Relaxed);
         world.kill_actor(victim).await;

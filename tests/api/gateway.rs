@@ -3,16 +3,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use netloom::drivers::{
-    Begun, Capability, CreateEndpoint, CreateNetwork, Driver, DriverCx, EndpointCreated,
-    ExternalConnectivity, Join, Joined, Leave, Left, NetworkCreated, Registration, Scope, done,
-};
+use netloom::drivers::{Begun, done};
 use netloom::kernel::{Netns, Op, Route};
-use netloom::testkit::{Fault, FaultKind, SimKernel};
-use netloom::{
-    Endpoint, EndpointId, EndpointSpec, Engine, Error, JoinSpec, Network, NetworkId, NetworkSpec, Sandbox,
-};
+use netloom::testkit::{Fault, FaultKind};
+use netloom::{Endpoint, EndpointId, EndpointSpec, EngineConfig, Error, JoinSpec, Sandbox};
 
+use crate::scripted::{Asked, Scripted, scripted_network};
 use crate::support::{World, bounded, check_truth, until};
 
 const EBUSY: i32 = 16;
@@ -127,7 +123,7 @@ async fn a_deletion_that_fails_half_way_leaves_the_sandbox_in_order() {
 
 // === What drivers are told ===
 
-/// A driver that makes nothing, notes who is the way out, and refuses to be it when told to.
+/// What a driver has been told about the way out, and whether it refuses the next one.
 #[derive(Clone, Default)]
 struct Outward {
     refuses: Arc<AtomicBool>,
@@ -139,56 +135,16 @@ impl Outward {
         let told = self.told.lock().expect("nobody panics with it");
         told.last().filter(|(_, outward)| *outward).map(|(endpoint, _)| *endpoint)
     }
-}
 
-impl Driver for Outward {
-    fn kind(&self) -> &'static str {
-        "outward"
-    }
-
-    fn capability(&self) -> Capability {
-        Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: true, adopts: &[] }
-    }
-
-    fn create_network(&mut self, _: &DriverCx, _: CreateNetwork) -> Begun<NetworkCreated> {
-        done(NetworkCreated::default())
-    }
-
-    fn delete_network(&mut self, _: &DriverCx, _: NetworkId) -> Begun<()> {
-        done(())
-    }
-
-    fn create_endpoint(&mut self, _: &DriverCx, _: CreateEndpoint) -> Begun<EndpointCreated> {
-        done(EndpointCreated::default())
-    }
-
-    fn delete_endpoint(&mut self, _: &DriverCx, _: NetworkId, _: EndpointId) -> Begun<()> {
-        done(())
-    }
-
-    fn join(&mut self, _: &DriverCx, _: Join) -> Begun<Joined> {
-        done(Joined { gateway: Some([10, 0, 0, 1].into()), ..Joined::default() })
-    }
-
-    fn leave(&mut self, _: &DriverCx, _: Leave) -> Begun<Left> {
-        done(Left::default())
-    }
-
-    fn program_external_connectivity(&mut self, _: &DriverCx, request: ExternalConnectivity) -> Begun<()> {
-        if self.refuses.swap(false, Ordering::Relaxed) {
-            return Err(Error::invalid("port", 80, "it is taken"));
+    fn asked(&self, asked: Asked) -> Begun<()> {
+        match asked {
+            Asked::Program(_) if self.refuses.swap(false, Ordering::Relaxed) => {
+                return Err(Error::invalid("port", 80, "it is taken"));
+            }
+            Asked::Program(endpoint) => self.told.lock().expect("nobody panics").push((endpoint, true)),
+            Asked::Revoke(endpoint) => self.told.lock().expect("nobody panics").push((endpoint, false)),
+            _ => {}
         }
-        self.told.lock().expect("nobody panics with it").push((request.endpoint, true));
-        done(())
-    }
-
-    fn revoke_external_connectivity(
-        &mut self,
-        _: &DriverCx,
-        _: NetworkId,
-        endpoint: EndpointId,
-    ) -> Begun<()> {
-        self.told.lock().expect("nobody panics with it").push((endpoint, false));
         done(())
     }
 }
@@ -198,17 +154,9 @@ impl Driver for Outward {
 #[tokio::test]
 async fn the_way_in_from_outside_follows_the_way_out() {
     let driver = Outward::default();
-    let made = driver.clone();
-    let registration = Registration::new("outward", move || made.clone());
-    let kernel = SimKernel::new();
-    let before = kernel.snapshot();
-    let simulation =
-        Engine::simulation().kernel(kernel).driver(registration).start().await.expect("it starts");
-    let world = World { simulation, before };
-    let network: Network = {
-        let spec = NetworkSpec::new("blue").driver("outward");
-        world.engine().controller().create_network(spec).await.expect("a network")
-    };
+    let own = driver.clone();
+    let world = Scripted::new(move |asked| own.asked(asked)).world(EngineConfig::default()).await;
+    let network = scripted_network(&world, "blue").await;
     let sandbox = world.sandbox("c1").await;
     // The route is refused without a link, so these bring no interface and no route.
     let low = network.create_endpoint(EndpointSpec::new("low")).await.expect("an endpoint");
@@ -226,7 +174,7 @@ async fn the_way_in_from_outside_follows_the_way_out() {
 
     // A driver that dies, and an engine that dies, are told again.
     driver.told.lock().expect("nobody panics with it").clear();
-    world.simulation.crash_actor(netloom::Victim::Driver("outward".into())).await.expect("told");
+    world.simulation.crash_actor(netloom::Victim::Driver(Scripted::KIND.into())).await.expect("told");
     until("the driver is told again", async || driver.now() == Some(high.id())).await;
     driver.told.lock().expect("nobody panics with it").clear();
     let world = world.kill_and_restart().await;

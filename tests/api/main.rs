@@ -1,5 +1,6 @@
 //! The engine through its public interface, over the simulated kernel.
 
+mod answers;
 mod bad_input;
 mod concurrency;
 mod double_faults;
@@ -16,6 +17,7 @@ mod outside;
 mod rebuild;
 mod recovery;
 mod restart;
+mod scripted;
 mod start_faults;
 mod supervision;
 mod support;

@@ -2,19 +2,14 @@
 
 use std::sync::Arc;
 
-use netloom::drivers::{
-    Begun, Capability, CreateEndpoint, CreateNetwork, Driver, DriverCx, EndpointCreated, Join, Joined, Leave,
-    Left, NetworkCreated, Registration, Scope, done,
-};
+use netloom::drivers::done;
 use netloom::kernel::Netns;
 use netloom::snapshot::{EndpointPhase, NetworkPhase};
-use netloom::testkit::{Fault, FaultKind, SimKernel};
-use netloom::{
-    Endpoint, EndpointId, EndpointSpec, Engine, ErrorKind, EventKind, Network, NetworkId, NetworkSpec,
-    Reason, Sandbox, Victim,
-};
+use netloom::testkit::{Fault, FaultKind};
+use netloom::{Endpoint, EndpointSpec, EngineConfig, ErrorKind, EventKind, Network, Reason, Sandbox, Victim};
 use tokio::sync::Semaphore;
 
+use crate::scripted::{Asked, Scripted, scripted_network};
 use crate::support::{World, bounded, until};
 
 const EBUSY: i32 = 16;
@@ -107,67 +102,30 @@ async fn a_refused_restore_after_a_driver_died_cuts_no_container_off() {
     pair.assert_cut_off_by_nobody(&world, links).await;
 }
 
-/// A driver that makes nothing, and deletes an endpoint only when it may.
-struct Patient(Arc<Gate>);
-
+/// Lets the deletions of endpoints in a driver begin, and ends them only when it may.
 struct Gate {
     entered: Semaphore,
     open: Semaphore,
-}
-
-impl Driver for Patient {
-    fn kind(&self) -> &'static str {
-        "patient"
-    }
-
-    fn capability(&self) -> Capability {
-        Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: true, adopts: &[] }
-    }
-
-    fn create_network(&mut self, _: &DriverCx, _: CreateNetwork) -> Begun<NetworkCreated> {
-        done(NetworkCreated::default())
-    }
-
-    fn delete_network(&mut self, _: &DriverCx, _: NetworkId) -> Begun<()> {
-        done(())
-    }
-
-    fn create_endpoint(&mut self, _: &DriverCx, _: CreateEndpoint) -> Begun<EndpointCreated> {
-        done(EndpointCreated::default())
-    }
-
-    fn delete_endpoint(&mut self, _: &DriverCx, _: NetworkId, _: EndpointId) -> Begun<()> {
-        let gate = self.0.clone();
-        Ok(Box::pin(async move {
-            gate.entered.add_permits(1);
-            gate.open.acquire().await.expect("never closed").forget();
-            Ok(())
-        }))
-    }
-
-    fn join(&mut self, _: &DriverCx, _: Join) -> Begun<Joined> {
-        done(Joined::default())
-    }
-
-    fn leave(&mut self, _: &DriverCx, _: Leave) -> Begun<Left> {
-        done(Left::default())
-    }
 }
 
 /// A network dies between the commit of an endpoint's deletion and its end: the address is free all the same.
 #[tokio::test]
 async fn a_deletion_gives_the_address_back_although_its_network_died() {
     let gate = Arc::new(Gate { entered: Semaphore::new(0), open: Semaphore::new(0) });
-    let made = gate.clone();
-    let registration = Registration::new("patient", move || Patient(made.clone()));
-    let kernel = SimKernel::new();
-    let before = kernel.snapshot();
-    let simulation =
-        Engine::simulation().kernel(kernel).driver(registration).start().await.expect("it answers");
-    let world = World { simulation, before };
-    let mut spec = NetworkSpec::new("blue");
-    spec.driver = "patient".into();
-    let network = world.engine().controller().create_network(spec).await.expect("it answers");
+    let own = gate.clone();
+    let driver = Scripted::new(move |asked| match asked {
+        Asked::DeleteEndpoint(_) => {
+            let gate = own.clone();
+            Ok(Box::pin(async move {
+                gate.entered.add_permits(1);
+                gate.open.acquire().await.expect("never closed").forget();
+                Ok(())
+            }))
+        }
+        _ => done(()),
+    });
+    let world = driver.world(EngineConfig::default()).await;
+    let network = scripted_network(&world, "blue").await;
     let endpoint = network.create_endpoint(EndpointSpec::new("web")).await.expect("it answers");
     let address = endpoint.inspect().await.expect("it answers").ipv4.expect("an address").addr();
     let (id, mut events) = (endpoint.id(), world.engine().events());

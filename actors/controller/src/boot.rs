@@ -126,7 +126,10 @@ async fn make_plan(
     if lost || records.damaged() {
         inventory.survey = Some(rebuild::survey(kernel, &records, &inventory, op).await?);
     }
-    let drivers: Vec<_> = drivers.iter().map(|registration| (registration.factory)()).collect();
+    let drivers: Vec<_> = drivers
+        .iter()
+        .map(|registration| registration.make().map(|(driver, _)| driver))
+        .collect::<Result<_>>()?;
     Ok(reconcile::plan(records, intents, &inventory, identity, &drivers))
 }
 

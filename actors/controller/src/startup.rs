@@ -38,8 +38,7 @@ impl ControllerActor {
             let holder = Holder::new(ObjectKind::Driver, &kind, "");
             return Err(Reason::NameTaken { name: kind, holder }.into());
         }
-        let driver = (registration.factory)();
-        let capability = driver.capability();
+        let (driver, capability) = registration.make()?;
         let actor = driver_actor(driver, &self.estate.services);
         let running = self.start(actor, Child::Driver(kind.clone()));
         let child = DriverChild {

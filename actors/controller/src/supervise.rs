@@ -240,21 +240,28 @@ impl ControllerActor {
         else {
             return;
         };
-        let within_budget = driver.budget.take(Instant::now());
+        let made = if driver.budget.take(Instant::now()) {
+            driver.registration.make().map_err(|error| error.to_string())
+        } else {
+            Err(OUT_OF_BUDGET.to_owned())
+        };
         let of_driver = estate.networks.iter().filter(|(_, network)| network.driver == kind);
         // One that died as well is told by whoever starts it again.
         let alive = of_driver.filter(|(_, network)| network.running.addr.is_alive());
         let users: Vec<_> = alive.map(|(id, network)| (*id, network.running.addr.clone())).collect();
-        if !within_budget {
-            for (_, network) in users {
-                network.tell(op, NetworkFailed(format!("driver {kind:?}: {OUT_OF_BUDGET}")));
+        let made = match made {
+            Ok((made, _)) => made,
+            Err(cause) => {
+                for (_, network) in users {
+                    network.tell(op, NetworkFailed(format!("driver {kind:?}: {cause}")));
+                }
+                return self.failed(op, &child, &cause);
             }
-            return self.failed(op, &child, OUT_OF_BUDGET);
-        }
+        };
         estate.incarnations += 1;
         let incarnation = estate.incarnations;
         driver.incarnation = incarnation;
-        let actor = startup::driver_actor((driver.registration.factory)(), &estate.services);
+        let actor = startup::driver_actor(made, &estate.services);
         let (addr, _) = watch(actor, child.clone(), incarnation, &estate.port);
         driver.port.set(addr);
         for (id, network) in users {

@@ -121,6 +121,12 @@ impl EngineThread {
         self.0.end.clone().await;
     }
 
+    /// Whether the thread serves nobody any more.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.0.jobs.is_closed()
+    }
+
     /// Runs work on the thread and hands its result back. The work runs to its end whether or not the
     /// result is still awaited; the future may be polled on any runtime, or on none.
     ///

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,8 +16,9 @@ use crate::request::{
     Joined, KernelSurvey, Leave, Left, NetworkCreated, OperInfo, Recovered, TableEvent,
 };
 
-/// The slow part of a driver's answer. It does not borrow the driver, and it runs to its end whether or not
-/// anybody still waits.
+/// The slow part of a driver's answer. It does not borrow the driver, and it runs on whether or not anybody still
+/// waits, to the operation's deadline at the longest: then it is dropped where it stands, and what it was for is
+/// undone. What must not stop half-way belongs into a task of its own.
 pub type Work<T> = BoxFuture<'static, Result<T, Error>>;
 
 /// A driver's decision: a refusal, which changed nothing, or the slow part of what it decided to do.
@@ -170,6 +172,27 @@ impl Registration {
     /// Registers a driver under a type.
     pub fn new<D: Driver>(kind: impl Into<String>, make: impl Fn() -> D + Send + Sync + 'static) -> Self {
         Self { kind: kind.into(), factory: Arc::new(move || Box::new(make())) }
+    }
+
+    /// Makes the driver and asks what it can do.
+    ///
+    /// # Errors
+    /// `Internal` when it panics, `InvalidParameter` when it says to be of another type.
+    pub fn make(&self) -> Result<(Box<dyn Driver>, Capability), Error> {
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            let driver = (self.factory)();
+            let capability = driver.capability();
+            (driver.kind().to_owned(), driver, capability)
+        }));
+        let kind = &self.kind;
+        let Ok((own, driver, capability)) = made else {
+            return Err(Error::internal(format!("driver {kind:?} panicked when it was made")));
+        };
+        if own != *kind {
+            let why = format!("it was registered as {kind:?}; register it under its own type");
+            return Err(Error::invalid("driver", own, why));
+        }
+        Ok((driver, capability))
     }
 }
 

@@ -436,10 +436,13 @@ impl Error {
         self
     }
 
-    /// The same error after everything it may have changed was undone.
+    /// The same error after everything else that it may have changed was undone. One that tells of something
+    /// left behind stays as unsure as it is.
     #[must_use]
     pub fn unwound(mut self) -> Self {
-        self.0.certainty = Certainty::Aborted;
+        if !matches!(self.0.reason, Reason::Leaked { .. }) {
+            self.0.certainty = Certainty::Aborted;
+        }
         self
     }
 
