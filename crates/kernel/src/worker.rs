@@ -6,6 +6,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -64,6 +65,33 @@ impl<J: Send + 'static> Worker<J> {
                 Next::Serve
             };
             while let Some(jobs) = drain(&receiver) {
+                guarded(&title, &mut serving, jobs);
+            }
+        })?;
+        Ok(worker)
+    }
+
+    /// Starts a thread whose handler gets still more in one piece: each job says until when it can wait for others
+    /// to come, and what has been drained goes to the handler at the earliest of these times. Otherwise like
+    /// [`Self::spawn`].
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn spawn_gathering(
+        name: &str,
+        bound: usize,
+        can_wait: impl Fn(&J) -> Instant + Send + 'static,
+        mut handler: impl FnMut(Vec<J>) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (worker, receiver) = Self::queue(name, bound);
+        let title = Arc::clone(&worker.name);
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let mut serving = |jobs| {
+                handler(jobs);
+                Next::Serve
+            };
+            while let Some(mut jobs) = drain(&receiver) {
+                gather(&receiver, &mut jobs, &can_wait);
                 guarded(&title, &mut serving, jobs);
             }
         })?;
@@ -183,6 +211,16 @@ fn drain<J>(receiver: &Receiver<J>) -> Option<Vec<J>> {
     Some(jobs)
 }
 
+/// Waits for more jobs, for as long as all of these can.
+fn gather<J>(receiver: &Receiver<J>, jobs: &mut Vec<J>, can_wait: impl Fn(&J) -> Instant) {
+    let Some(mut until) = jobs.iter().map(&can_wait).min() else { return };
+    while jobs.len() < MAX_DRAINED && Instant::now() < until {
+        let Ok(job) = receiver.recv_deadline(until) else { return };
+        until = until.min(can_wait(&job));
+        jobs.push(job);
+    }
+}
+
 fn guarded<J>(name: &str, handler: &mut impl FnMut(Vec<J>) -> Next, jobs: Vec<J>) -> Next {
     catch_unwind(AssertUnwindSafe(|| handler(jobs))).unwrap_or_else(|panic| {
         tracing::error!(thread = name, panic = panic_text(&*panic), "a worker's handler panicked");
@@ -199,6 +237,7 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use super::*;
 
@@ -229,6 +268,23 @@ mod tests {
         assert_eq!(batches.recv().expect("second"), [1, 2, 3, 4, 5, 6, 7, 8]);
         drop(worker);
         assert!(batches.recv().is_err(), "the thread ends with its last handle");
+    }
+
+    #[test]
+    fn jobs_wait_for_others_as_long_as_all_of_them_can() {
+        let (seen, batches) = bounded(16);
+        let (now, hour) = (Instant::now(), Duration::from_secs(3600));
+        let can_wait = move |job: &u32| if *job == 0 { now } else { now + hour };
+        let worker = Worker::spawn_gathering("w", 8, can_wait, move |jobs: Vec<u32>| {
+            seen.send(jobs).expect("the test listens");
+        })
+        .expect("starts");
+        let submit = |jobs: [u32; 3]| jobs.map(|job| worker.submit(job).expect("there is room"));
+        submit([1, 2, 0]);
+        assert_eq!(batches.recv().expect("first"), [1, 2, 0], "the last one cannot wait");
+        submit([3, 4, 5]);
+        drop(worker);
+        assert_eq!(batches.recv().expect("second"), [3, 4, 5], "nobody can come any more");
     }
 
     #[test]

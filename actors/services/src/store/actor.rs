@@ -10,12 +10,15 @@
 //! | StoreStatsQuery | query | StoreStats |
 //!
 //! A store on disk lives on a thread of its own, because `fdatasync` blocks. While one sync runs, commits
-//! gather; the next sync takes them all. A store in memory is called in place.
+//! gather; the next sync takes them all. Where many operations are under way each of them takes long, and a
+//! commit of one waits a little for those of others: an eighth of what its operation has taken so far. A store in
+//! memory is called in place.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use netloom_kernel::worker::Worker;
 use netloom_model::{Error, OpId, Reason, Result};
@@ -25,6 +28,17 @@ use netloom_store::{Change, Intent, Store, StoreError};
 use super::message::{
     BeginIntent, CloseStore, Commit, EndIntent, LoadRecords, Rows, StoreStats, StoreStatsQuery,
 };
+
+/// The longest that a commit waits for others.
+const GATHER: Duration = Duration::from_millis(100);
+/// Less than this is not worth a wait.
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// Until when a commit of this operation can wait for others.
+fn can_wait(op: &OpCtx) -> Instant {
+    let wait = (op.began().elapsed() / 8).min(GATHER);
+    Instant::now() + if wait < MOMENT { Duration::ZERO } else { wait }
+}
 
 /// Jobs that may wait for the store's thread.
 const QUEUE: usize = 65_536;
@@ -62,7 +76,12 @@ impl Backend {
     /// When the thread cannot be made.
     pub fn threaded(store: Box<dyn Store>) -> io::Result<Self> {
         let mut table = Table::new(store);
-        Worker::spawn("nl-store", QUEUE, move |jobs| table.serve(jobs)).map(Self::Threaded)
+        let can_wait = |job: &Job| match job {
+            Job::Commit(_, until, _) => *until,
+            _ => Instant::now(),
+        };
+        let worker = Worker::spawn_gathering("nl-store", QUEUE, can_wait, move |jobs| table.serve(jobs));
+        worker.map(Self::Threaded)
     }
 
     /// Calls a store in place.
@@ -94,8 +113,8 @@ impl StoreActor {
 /// One request on its way to the store, with the place where its answer goes.
 #[derive(Debug)]
 pub enum Job {
-    /// See [`Commit`].
-    Commit(Vec<Change>, Reply<Result<()>>),
+    /// See [`Commit`]; it can wait until then.
+    Commit(Vec<Change>, Instant, Reply<Result<()>>),
     /// See [`BeginIntent`].
     Begin(Intent, Reply<Result<()>>),
     /// See [`EndIntent`].
@@ -111,7 +130,7 @@ pub enum Job {
 impl Job {
     fn refuse(self, error: Error) {
         match self {
-            Self::Commit(_, reply) | Self::Begin(_, reply) | Self::End(_, reply) | Self::Close(reply) => {
+            Self::Commit(_, _, reply) | Self::Begin(_, reply) | Self::End(_, reply) | Self::Close(reply) => {
                 reply.send(Err(error));
             }
             Self::Load(reply) => reply.send(Err(error)),
@@ -161,7 +180,7 @@ impl Waiting {
                     waiting.ops.push(op);
                     waiting.ended.push(reply);
                 }
-                Job::Commit(some, reply) => {
+                Job::Commit(some, _, reply) => {
                     waiting.changes.extend(some);
                     waiting.committed.push(reply);
                 }
@@ -230,8 +249,8 @@ impl Actor for StoreActor {
 // === Commands ===
 
 impl Handle<Commit> for StoreActor {
-    fn handle(&mut self, _: OpCtx, Commit(changes): Commit, reply: Reply<Result<()>>, _: &mut Cx<'_, Self>) {
-        self.give(Job::Commit(changes, reply));
+    fn handle(&mut self, op: OpCtx, Commit(changes): Commit, reply: Reply<Result<()>>, _: &mut Cx<'_, Self>) {
+        self.give(Job::Commit(changes, can_wait(&op), reply));
     }
 }
 
