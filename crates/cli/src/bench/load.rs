@@ -22,10 +22,10 @@ const POOLS: &str = "10.0.0.0/8";
 const POOL_SIZE: u8 = 21;
 
 /// The configuration that is measured: the default one, with room for the load.
-pub(super) fn config(churn: &Churn) -> EngineConfig {
+pub(super) fn config(callers: u64) -> EngineConfig {
     let mut config = EngineConfig { instance: "bench".into(), ..EngineConfig::default() };
     config.default_pools = vec![DefaultPool { base: POOLS.parse().expect("a net"), size: POOL_SIZE }];
-    let callers = usize::try_from(churn.concurrency).unwrap_or(usize::MAX);
+    let callers = usize::try_from(callers).unwrap_or(usize::MAX);
     config.limits.operations = config.limits.operations.max(callers);
     config.limits.waiting_per_object = config.limits.waiting_per_object.max(callers);
     config

@@ -1,5 +1,6 @@
 //! `netloom bench`: how fast the engine is, beside what the kernel alone would need.
 
+mod check;
 mod figures;
 mod load;
 mod plot;
@@ -28,6 +29,8 @@ pub(crate) struct Options {
 enum Command {
     /// Containers come and go: throughput and latencies, with the kernel's own cost measured in the same run.
     Churn(Churn),
+    /// Whether the engine is as fast as it must be.
+    Check(check::Check),
 }
 
 /// What is measured.
@@ -62,6 +65,22 @@ pub(crate) struct Churn {
     dir: Option<PathBuf>,
 }
 
+impl Default for Churn {
+    fn default() -> Self {
+        Self {
+            driver: "bridge".into(),
+            endpoints: 500,
+            concurrency: 64,
+            mode: Mode::Churn,
+            networks: 4,
+            sim: false,
+            json: None,
+            plot: None,
+            dir: None,
+        }
+    }
+}
+
 /// How containers live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -94,6 +113,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<bool> {
             }
             Ok(true)
         }
+        Command::Check(check) => check::run(&check),
     }
 }
 
@@ -108,13 +128,7 @@ fn measure(churn: &Churn) -> anyhow::Result<(Report, Run)> {
         // Also as root: what is measured here must not meet the machine's own network.
         isolate::enter_own_namespaces().context("no namespaces to measure in; run as root")?;
     }
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("netloom-bench-");
-    let dir = match &churn.dir {
-        Some(dir) => builder.tempdir_in(dir),
-        None => builder.tempdir(),
-    };
-    let dir = dir.context("no directory for the store")?;
+    let dir = directory(churn.dir.as_deref())?;
     let before = if churn.sim { None } else { Some(measure_floor(churn, dir.path())?) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut report, run) = runtime.block_on(async {
@@ -127,6 +141,14 @@ fn measure(churn: &Churn) -> anyhow::Result<(Report, Run)> {
         report.compare(Floor::mean(before, after));
     }
     Ok((report, run))
+}
+
+/// A directory for a store, below the given one if any.
+fn directory(below: Option<&Path>) -> anyhow::Result<tempfile::TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("netloom-bench-");
+    let dir = below.map_or_else(|| builder.tempdir(), |below| builder.tempdir_in(below));
+    dir.context("no directory for the store")
 }
 
 fn measure_floor(churn: &Churn, dir: &Path) -> anyhow::Result<Floor> {
@@ -145,7 +167,7 @@ fn measure_floor(churn: &Churn, dir: &Path) -> anyhow::Result<Floor> {
 
 /// An engine as the options ask for it.
 async fn start(churn: &Churn, dir: &Path) -> anyhow::Result<(Engine, Option<netloom::Simulation>)> {
-    let config = load::config(churn);
+    let config = load::config(churn.concurrency);
     if churn.sim {
         let simulation = Engine::simulation().config(config).start().await?;
         return Ok((simulation.engine().clone(), Some(simulation)));
