@@ -23,6 +23,16 @@ async fn malformed_networks_change_nothing() {
     let world = World::new().await;
     let controller = world.engine().controller();
     let subnet = |text: &str| NetworkSpec::new("n").subnet(text.parse().unwrap());
+    let of_ipam = |key: &str, value: &str| {
+        let mut spec = NetworkSpec::new("n");
+        spec.ipam.options.insert(key.into(), value.into());
+        spec
+    };
+    let named_auxiliary = |name: &str| {
+        let mut spec = subnet("10.0.0.0/24");
+        spec.ipam.v4[0].auxiliary.insert(name.into(), "10.0.0.9".parse().unwrap());
+        spec
+    };
     for (spec, names) in [
         (NetworkSpec::new(""), "blank"),
         (NetworkSpec::new(" \t"), "blank"),
@@ -32,7 +42,16 @@ async fn malformed_networks_change_nothing() {
         (subnet("224.0.0.0/24"), "224.0.0.0/24"),
         (NetworkSpec::new("n").option("com.docker.network.driver.mtu", "many"), "mtu"),
         (NetworkSpec::new("n").option("com.docker.network.bridge.name", "no/slash"), "bridge.name"),
+        (NetworkSpec::new("n").option("com.docker.network.bridge.name", "all"), "bridge.name"),
+        (NetworkSpec::new("n").option("com.docker.network.bridge.name", "default"), "choose another"),
+        (NetworkSpec::new("n").option("com.docker.network.driver.mtuu", "1500"), "driver.mtuu"),
+        (NetworkSpec::new("n").option("com.docker.network.enable_ipv6", "x"), "the field \"ipv6\""),
+        (NetworkSpec::new("n").option("com.docker.network.container_iface_prefix", "a/b"), "iface_prefix"),
+        (NetworkSpec::new("n").option("com.docker.network.container_iface_prefix", "eth1"), "iface_prefix"),
         (NetworkSpec::new("n").option("k", "v".repeat(20_000)), "options.k"),
+        (of_ipam("k", &"v".repeat(20_000)), "ipam.options.k"),
+        (of_ipam(" ", "v"), "ipam.options"),
+        (named_auxiliary(" "), "10.0.0.9"),
         (subnet("10.0.0.0/24").subnet("10.1.0.0/24".parse().unwrap()), "one IPv4 pool"),
     ] {
         let outcome = controller.create_network(spec.clone()).await;
@@ -50,6 +69,76 @@ async fn malformed_networks_change_nothing() {
     foreign.ipam.driver = "dhcp".into();
     refused(controller.create_network(foreign).await, ErrorKind::NotFound, "dhcp");
     assert!(controller.networks().is_empty());
+    world.assert_pristine().await;
+}
+
+/// What an operator asks for and does not get is said, and not found out by others later.
+#[tokio::test]
+async fn options_that_would_have_no_effect_are_refused() {
+    let world = World::new().await;
+    let controller = world.engine().controller();
+    let with = |key: &str, value: &str| NetworkSpec::new("n").option(key, value);
+    for (key, value) in [
+        ("com.docker.network.bridge.enable_icc", "false"),
+        ("com.docker.network.bridge.enable_ip_masquerade", "true"),
+        ("com.docker.network.bridge.host_binding_ipv4", "127.0.0.1"),
+    ] {
+        refused(controller.create_network(with(key, value)).await, ErrorKind::NotImplemented, key);
+    }
+    assert!(controller.networks().is_empty());
+    let plain = with("com.docker.network.bridge.enable_icc", "true")
+        .option("com.docker.network.bridge.enable_ip_masquerade", "false")
+        .option("com.docker.network.bridge.host_binding_ipv4", "0.0.0.0")
+        .option("com.example.color", "blue");
+    let network = controller.create_network(plain).await.expect("it is so already");
+    for key in ["com.docker.network.endpoint.macaddress", "com.docker.network.endpoint.sysctls"] {
+        let outcome = network.create_endpoint(EndpointSpec::new("e").option(key, "x")).await;
+        refused(outcome, ErrorKind::InvalidParameter, key);
+    }
+    assert!(network.endpoints().await.unwrap().is_empty());
+    let others = EndpointSpec::new("e").option("com.example.color", "blue");
+    network.create_endpoint(others).await.expect("somebody else's option");
+    world.delete_everything().await;
+    world.assert_pristine().await;
+}
+
+#[tokio::test]
+async fn a_host_name_that_would_be_more_than_a_name_is_refused() {
+    let world = World::new().await;
+    let controller = world.engine().controller();
+    let named = |hostname: &str| SandboxSpec { hostname: hostname.into(), ..SandboxSpec::new("c") };
+    for bad in ["web\n127.0.0.1 bank", "a b", "a\tb", "a\u{1}", "a..b", "#"] {
+        refused(controller.create_sandbox(named(bad)).await, ErrorKind::InvalidParameter, "hostname");
+    }
+    assert!(controller.sandboxes().is_empty());
+    controller.create_sandbox(named("my_host-1.example.com")).await.expect("an ordinary one");
+    world.delete_everything().await;
+    world.assert_pristine().await;
+}
+
+#[tokio::test]
+async fn default_pools_that_no_container_can_use_keep_the_engine_from_starting() {
+    let config = |pools: &[(&str, u8)]| netloom::EngineConfig {
+        default_pools: pools
+            .iter()
+            .map(|(base, size)| netloom::DefaultPool { base: base.parse().unwrap(), size: *size })
+            .collect(),
+        ..netloom::EngineConfig::default()
+    };
+    for (base, size) in [("0.0.0.0/0", 30), ("224.0.0.0/4", 24), ("fe80::/64", 80), ("ff00::/8", 64)] {
+        let start = netloom::Engine::simulation().config(config(&[(base, size)])).start().await;
+        let error = start.map(drop).expect_err("must be refused");
+        assert_eq!((error.kind(), error.certainty()), (ErrorKind::InvalidParameter, Certainty::Aborted));
+        assert!(error.to_string().contains("default_pools") && error.to_string().contains(base), "{error}");
+    }
+    // Blocks may overlap: whatever is cut from them, no two networks share an address.
+    let world = World::with(config(&[("10.0.0.0/23", 24), ("10.0.0.0/22", 25)])).await;
+    let mut pools = Vec::new();
+    for name in ["a", "b", "c"] {
+        pools.push(world.network(name).await.inspect().await.unwrap().v4[0].pool.to_string());
+    }
+    assert_eq!(pools, ["10.0.0.0/24", "10.0.1.0/24", "10.0.2.0/25"]);
+    world.delete_everything().await;
     world.assert_pristine().await;
 }
 

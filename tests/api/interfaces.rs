@@ -7,7 +7,7 @@ use netloom::drivers::bridge::Bridge;
 use netloom::drivers::{CreateEndpoint, CreateNetwork, Driver, DriverCx, Interface, Join, Leave, Restored};
 use netloom::kernel::{Kernel, LinkKind, Netns, Op};
 use netloom::testkit::{Fault, FaultKind, SimKernel};
-use netloom::{Endpoint, EndpointId, EndpointSpec, JoinId, JoinSpec, PoolRecord, Sandbox};
+use netloom::{Endpoint, EndpointId, EndpointSpec, JoinId, JoinSpec, NetworkSpec, PoolRecord, Sandbox};
 
 use crate::support::{World, bounded, check_truth, until};
 
@@ -162,6 +162,45 @@ async fn an_endpoint_whose_link_could_not_be_cut_off_joins_nobody() {
     world.assert_pristine_soon().await;
 }
 
+/// The network says what stands before the number; a later engine still knows, and one that lost the records
+/// reads it off the interfaces.
+#[tokio::test]
+async fn interfaces_are_called_as_the_network_says() {
+    let mut world = World::new().await;
+    let spec = NetworkSpec::new("wide").option("com.docker.network.container_iface_prefix", "wan");
+    let wide = world.engine().controller().create_network(spec).await.expect("made");
+    let narrow = world.network("narrow").await;
+    world.joined(&narrow, "db").await;
+    let (_, sandbox) = world.joined(&wide, "web").await;
+    let plug = async |world: &World, number: u32| {
+        let controller = world.engine().controller();
+        let sandbox = controller.sandbox(sandbox.id()).expect("it runs on");
+        for network in [wide.id(), narrow.id()] {
+            let network = controller.network(network).expect("it runs on");
+            let endpoint =
+                network.create_endpoint(EndpointSpec::new(format!("e{number}"))).await.expect("made");
+            endpoint.join(&sandbox, JoinSpec::default()).await.expect("joined");
+        }
+        let picture = sandbox.inspect().await.expect("inspected");
+        let mut names: Vec<_> = picture.endpoints.iter().map(|e| e.ifname.to_string()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(plug(&world, 1).await, ["eth2", "wan0", "wan1"]);
+    world = world.kill_and_restart().await;
+    assert_eq!(world.engine().repairs(), []);
+    assert_eq!(plug(&world, 3).await, ["eth2", "eth4", "wan0", "wan1", "wan3"]);
+    let disk = world.simulation.disk();
+    let spoilt = disk.records().into_iter().filter(|(key, _)| key.kind == netloom_store::RecordKind::Network);
+    let spoilt = spoilt.map(|(key, _)| netloom_store::Change::Put { key, value: b"\x01 damaged".to_vec() });
+    netloom_store::Store::commit(&mut disk.open(), &spoilt.collect::<Vec<_>>()).expect("written");
+    world = world.kill_and_restart().await;
+    assert_eq!(plug(&world, 5).await, ["eth2", "eth4", "eth6", "wan0", "wan1", "wan3", "wan5"]);
+    world.settles().await;
+    world.delete_everything().await;
+    world.assert_pristine().await;
+}
+
 // === The bridge driver alone ===
 
 fn cx(kernel: &SimKernel) -> DriverCx {
@@ -200,6 +239,20 @@ fn endpoint(id: EndpointId) -> CreateEndpoint {
         options: std::collections::BTreeMap::new(),
         joined: None,
     }
+}
+
+/// An endpoint that was made before stays, whatever was accepted then.
+#[tokio::test]
+async fn options_of_a_restored_endpoint_are_not_judged_again() {
+    let kernel = SimKernel::new();
+    let mut driver = Bridge::default();
+    driver.create_network(&cx(&kernel), network()).expect("accepted").await.expect("made");
+    let options = [("com.docker.network.endpoint.sysctls".to_owned(), "x".to_owned())].into();
+    let fresh = CreateEndpoint { options, ..endpoint("a".repeat(64).parse().expect("an id")) };
+    let error = driver.create_endpoint(&cx(&kernel), fresh.clone()).err().map(|error| error.kind());
+    assert_eq!(error, Some(netloom::ErrorKind::InvalidParameter));
+    let restored = CreateEndpoint { restored: Restored::FromStore, ..fresh };
+    driver.create_endpoint(&cx(&kernel), restored).expect("accepted").await.expect("it is there");
 }
 
 /// A leave that is asked for again after the driver died and the endpoint joined anew, of either join.

@@ -76,7 +76,7 @@ pub(crate) struct Named<K, V> {
 
 impl<K, V> fmt::Debug for Named<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}s", self.by_id.len(), self.kind)
+        write!(f, "{} {}", self.by_id.len(), self.kind.plural())
     }
 }
 

@@ -109,7 +109,8 @@ pub enum Op {
         /// Its name.
         name: NetnsName,
     },
-    /// Makes a bridge in the host's namespace, down. `EEXIST` when the name is in use.
+    /// Makes a bridge in the host's namespace, down. `EEXIST` when the name is in use, `EINVAL` when it is `all`
+    /// or `default`.
     CreateBridge {
         /// Its name.
         name: IfName,
@@ -121,8 +122,8 @@ pub enum Op {
         tag: LinkTag,
     },
     /// Makes a veth pair in one message: the host's end up and enslaved, the peer directly in its namespace
-    /// under its final name, still down. `EEXIST` when a name is in use, `ENOENT` without the namespace,
-    /// `ENODEV` without the master, `EXFULL` when the bridge has 1023 ports.
+    /// under its final name, still down. `EEXIST` when a name is in use, `EINVAL` when one is `all` or `default`,
+    /// `ENOENT` without the namespace, `ENODEV` without the master, `EXFULL` when the bridge has 1023 ports.
     CreateVeth {
         /// The host's end.
         host: IfName,

@@ -25,7 +25,8 @@ pub struct EngineConfig {
     /// Marks every kernel object this engine makes, so that two engines on one host leave each other's
     /// objects alone. 1 to 16 characters of `[a-z0-9-]`.
     pub instance: String,
-    /// Pools for networks that name no subnet, tried in this order.
+    /// Pools for networks that name no subnet, tried in this order. Blocks may overlap: what one has given out
+    /// is not given again by another.
     pub default_pools: Vec<DefaultPool>,
     /// Files in the form of resolv.conf that name the host's name servers: default pools keep away from those.
     /// Of a systemd-resolved, `/etc/resolv.conf` may name only its stub. A file that is not there names none.
@@ -128,6 +129,10 @@ impl EngineConfig {
                 let why = "base must be a subnet and size a longer prefix that leaves room for hosts";
                 return Err(Error::invalid("default_pools", format!("{base} size {size}"), why));
             }
+            // As for a subnet that is given: the pools cut from it would be refused one by one, at each use.
+            if let Some(why) = crate::reserved::within(base) {
+                return Err(Error::invalid("default_pools", format!("{base} size {size}"), why));
+            }
         }
         let Limits { operations, waiting_per_object, event_backlog } = self.limits;
         for (key, value) in [
@@ -183,6 +188,45 @@ mod tests {
         for config in bad {
             assert!(config.validate().is_err(), "{config:?}");
         }
+    }
+
+    #[test]
+    fn default_pools_are_judged_like_given_subnets() {
+        let pools = |pools: &[(&str, u8)]| EngineConfig {
+            default_pools: pools
+                .iter()
+                .map(|(base, size)| DefaultPool { base: base.parse().expect("a net"), size: *size })
+                .collect(),
+            ..EngineConfig::default()
+        };
+        for (base, size) in [
+            ("0.0.0.0/0", 30),
+            ("0.0.0.0/8", 16),
+            ("127.0.0.0/8", 24),
+            ("128.0.0.0/1", 16),
+            ("224.0.0.0/4", 24),
+            ("240.0.0.0/4", 24),
+            ("::/0", 64),
+            ("::ffff:0:0/96", 112),
+            ("fe80::/64", 80),
+            ("ff00::/8", 64),
+        ] {
+            let error = pools(&[("10.0.0.0/8", 24), (base, size)]).validate().expect_err(base).to_string();
+            assert!(error.contains("default_pools") && error.contains(base), "{error}");
+        }
+        // Parity: libnetwork takes overlapping blocks too, and passes over those within others.
+        pools(&[("10.0.0.0/8", 24), ("10.1.0.0/16", 26), ("10.0.0.0/8", 16)])
+            .validate()
+            .expect("they overlap");
+        // Its own, as docker's daemon.json would have them.
+        let docker = [
+            ("172.17.0.0/16", 16),
+            ("172.20.0.0/14", 16),
+            ("192.168.0.0/16", 20),
+            ("10.0.0.0/8", 24),
+            ("fd00:1234:5678::/48", 64),
+        ];
+        pools(&docker).validate().expect("what libnetwork has by default");
     }
 
     #[test]

@@ -96,6 +96,23 @@ impl fmt::Display for ObjectKind {
     }
 }
 
+impl ObjectKind {
+    /// What several of them are called.
+    #[must_use]
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Controller => "controllers",
+            Self::Network => "networks",
+            Self::Endpoint => "endpoints",
+            Self::Sandbox => "sandboxes",
+            Self::Driver => "drivers",
+            Self::IpamDriver => "ipam drivers",
+            Self::AddressSpace => "address spaces",
+            Self::Pool => "pools",
+        }
+    }
+}
+
 /// Someone who holds what the caller wanted.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Holder {
@@ -506,7 +523,9 @@ impl Error {
             Reason::InvalidName { .. } | Reason::InvalidId { .. } | Reason::InvalidOption { .. } => {
                 return None;
             }
-            Reason::NotFound { object, .. } => format!("list the {object}s and check the spelling"),
+            Reason::NotFound { object, .. } => {
+                format!("list the {} and check the spelling", object.plural())
+            }
             Reason::NameTaken { .. } => "choose another name or delete the holder".into(),
             Reason::InUse { .. } => "stop that one, or give this one a place and a name of its own".into(),
             Reason::LinkTaken { .. } => "remove or rename the link that has this name".into(),
@@ -540,7 +559,7 @@ impl Error {
             Reason::ShuttingDown => "start the engine again".into(),
             Reason::Overtaken { .. } => "see whether endpoint and sandbox still exist, then retry".into(),
             Reason::OutOfService { .. } => "read the cause; restart the engine to try again".into(),
-            Reason::NotImplemented { .. } => "choose a driver that offers it".into(),
+            Reason::NotImplemented { .. } => "leave it out, or choose a driver that offers it".into(),
             Reason::Driver { .. } | Reason::Internal { .. } => return None,
             Reason::Leaked { cause, .. } => return cause.remedy(),
         };
@@ -644,6 +663,42 @@ mod tests {
         let error: Error = Reason::Gone { who: "network blue".into() }.into();
         assert_eq!(error.certainty(), Certainty::Uncertain);
         assert_eq!(error.unwound().certainty(), Certainty::Aborted);
+    }
+
+    #[test]
+    fn what_is_not_found_is_to_be_looked_up_in_a_list_with_a_right_plural() {
+        use ObjectKind::*;
+        // Has to be told of each new kind, or does not compile.
+        let next = |kind| match kind {
+            Controller => Some(Network),
+            Network => Some(Endpoint),
+            Endpoint => Some(Sandbox),
+            Sandbox => Some(Driver),
+            Driver => Some(IpamDriver),
+            IpamDriver => Some(AddressSpace),
+            AddressSpace => Some(Pool),
+            Pool => None,
+        };
+        let remedies = std::iter::successors(Some(Controller), |kind| next(*kind))
+            .map(|kind| (kind, Error::not_found(kind, "x").remedy().expect("a remedy")));
+        let mut told = Vec::new();
+        for (kind, remedy) in remedies {
+            let listed =
+                remedy.strip_prefix("list the ").and_then(|rest| rest.split_once(" and ")).expect(&remedy).0;
+            assert!(listed.starts_with(&kind.to_string()), "{remedy}");
+            told.push(listed.to_owned());
+        }
+        let expected = [
+            "controllers",
+            "networks",
+            "endpoints",
+            "sandboxes",
+            "drivers",
+            "ipam drivers",
+            "address spaces",
+            "pools",
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]

@@ -20,6 +20,10 @@ const MAX_MAP_LEN: usize = 256 * 1024;
 /// The most options, labels, pools or auxiliary addresses one spec may carry.
 const MAX_ENTRIES: usize = 1024;
 
+/// The longest host name, and the longest part between its dots (RFC 1123), in bytes.
+const MAX_HOSTNAME_LEN: usize = 253;
+const MAX_LABEL_LEN: usize = 63;
+
 /// A network to be created.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -132,6 +136,7 @@ impl NetworkSpec {
         check_name(ObjectKind::Driver, &self.driver)?;
         check_map("labels", &self.labels)?;
         check_map("options", &self.options)?;
+        check_map("ipam.options", &self.ipam.options)?;
         if self.ipam.v4.len() + self.ipam.v6.len() > MAX_ENTRIES {
             return Err(Error::invalid(
                 "pools",
@@ -219,6 +224,10 @@ impl IpamPoolSpec {
         } else if self.range.is_some() || self.gateway.is_some() || !self.auxiliary.is_empty() {
             return Err(Error::invalid("subnet", "", "a range, gateway or auxiliary address needs a subnet"));
         }
+        if let Some((name, address)) = self.auxiliary.iter().find(|(name, _)| name.trim().is_empty()) {
+            let why = format!("the name of auxiliary address {address} must not be blank");
+            return Err(Error::invalid("auxiliary", name, why));
+        }
         if let Some(long) = self.auxiliary.keys().find(|name| name.len() > MAX_KEY_LEN) {
             let why = "the name of an auxiliary address has at most 255 bytes";
             return Err(Error::invalid("auxiliary", abridged(long), why));
@@ -274,6 +283,20 @@ fn check_map(field: &str, map: &BTreeMap<String, String>) -> Result<()> {
         return Err(Error::invalid(field, format!("{length} bytes"), why));
     }
     Ok(())
+}
+
+/// Checks a host name, which goes into the container's files: labels as of RFC 1123, and the underscore, which
+/// people use. A dot at the end and a hyphen anywhere do no harm. Empty stands for none.
+fn check_hostname(name: &str) -> Result<()> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    let is_label = |label: &str| (1..=MAX_LABEL_LEN).contains(&label.len()) && label.bytes().all(allowed);
+    let labels = name.strip_suffix('.').unwrap_or(name);
+    if name.is_empty() || (labels.len() <= MAX_HOSTNAME_LEN && labels.split('.').all(is_label)) {
+        return Ok(());
+    }
+    let why = "a host name is parts of 1 to 63 characters of A-Z a-z 0-9 - _ with dots between them, \
+               253 characters at most";
+    Err(Error::invalid("hostname", name, why))
 }
 
 /// The beginning of a text that is too long to be shown.
@@ -359,7 +382,7 @@ impl EndpointSpec {
 pub struct SandboxSpec {
     /// The container it is for, unique within the controller.
     pub container_id: String,
-    /// The container's host name.
+    /// The container's host name, with its domain if it has one; empty for none.
     pub hostname: String,
     /// Labels that drivers see at join.
     pub labels: BTreeMap<String, String>,
@@ -384,9 +407,7 @@ impl SandboxSpec {
     /// `InvalidParameter`, naming the field.
     pub fn validate(&self) -> Result<()> {
         check_name(ObjectKind::Sandbox, &self.container_id)?;
-        if self.hostname.len() > 253 {
-            return Err(Error::invalid("hostname", &self.hostname, "a host name has at most 253 bytes"));
-        }
+        check_hostname(&self.hostname)?;
         check_map("labels", &self.labels)
     }
 }

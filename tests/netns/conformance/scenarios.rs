@@ -145,6 +145,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         |name, rest: Vec<Step>| Scenario { name, steps: one_on_a_bridge().into_iter().chain(rest).collect() };
     vec![
         on_a_bridge("names in use", names_in_use()),
+        on_a_bridge("names that Linux keeps", reserved_names()),
         on_a_bridge("objects that are not there", absent_objects()),
         on_a_bridge("marks", marks()),
         on_a_bridge("hardware addresses and sizes", macs_and_mtus()),
@@ -175,6 +176,30 @@ fn names_in_use() -> Vec<Step> {
         // Names are per namespace.
         does(veth("eth9", "br0", a, None)),
     ]
+}
+
+/// The folders of settings that are those of no one link.
+fn reserved_names() -> Vec<Step> {
+    let a = named("a");
+    let with = |name| {
+        vec![
+            step("EINVAL", bridge(name)),
+            step("EINVAL", veth(name, "eth1", a, None)),
+            step("EINVAL", veth("vb", name, a, Some("br0"))),
+            step("EINVAL", veth(name, name, HOST, None)),
+            step("EINVAL", move_link(HOST, "va", HOST, name)),
+            // It has moved by the time its new name is looked at.
+            step("EINVAL", move_link(a, "eth0", HOST, name)),
+            does(move_link(HOST, "eth0", a, "eth0")),
+            // Only IPv6 minds a rename, so that such a link can be there all the same.
+            does(mtu(HOST, "va", 1000)),
+            does(move_link(HOST, "va", HOST, name)),
+            step("EEXIST", bridge(name)),
+            does(move_link(HOST, name, HOST, "va")),
+            does(mtu(HOST, "va", 1500)),
+        ]
+    };
+    ["all", "default"].into_iter().flat_map(with).collect()
 }
 
 fn absent_objects() -> Vec<Step> {

@@ -1,30 +1,30 @@
 //! What a bridge network looks like, read from its creation request. Pure: no kernel, no other networks.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netloom_kernel::LinkTag;
 use netloom_model::record::PoolRecord;
 use netloom_model::{Error, IfName, MacAddr, NetworkId, Result};
 
+use super::{INTERFACE, offered};
 use crate::options;
 use crate::request::{CreateNetwork, Restored};
 
 /// Names the bridge device.
 pub const NAME: &str = "com.docker.network.bridge.name";
-/// Whether containers of the network reach each other.
+/// Whether containers of the network reach each other. They do: that they do not is refused as long as there
+/// is no firewall.
 pub const ENABLE_ICC: &str = "com.docker.network.bridge.enable_icc";
-/// Whether containers reach the outside under the host's address.
+/// Whether containers reach the outside under the host's address. They do not: that they do is refused as long
+/// as there is no firewall.
 pub const ENABLE_IP_MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
-/// The host address on which ports are published.
+/// The host address on which ports are published. None are yet, so only "every address" is taken.
 pub const HOST_BINDING_IPV4: &str = "com.docker.network.bridge.host_binding_ipv4";
 /// The MTU of the network in bytes.
 pub const MTU: &str = "com.docker.network.driver.mtu";
-
-/// What the names of the bridge driver's own options begin with, and those it knows.
-const OWN: &str = "com.docker.network.bridge.";
-const KNOWN: [&str; 4] = [NAME, ENABLE_ICC, ENABLE_IP_MASQUERADE, HOST_BINDING_IPV4];
+/// What the names of interfaces begin with inside sandboxes, before their number.
+pub const CONTAINER_IFACE_PREFIX: &str = "com.docker.network.container_iface_prefix";
 
 /// Auxiliary addresses of these names replace the gateway that containers are told.
 const AUX_GATEWAY_V4: &str = "DefaultGatewayIPv4";
@@ -33,6 +33,12 @@ const AUX_GATEWAY_V6: &str = "DefaultGatewayIPv6";
 /// The smallest MTU that IPv4 (RFC 791) and IPv6 (RFC 8200) allow, and the largest a veth takes.
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 68..=65_535;
 const MTU_MIN_IPV6: u32 = 1280;
+
+/// The longest prefix of interface names: a sandbox numbers its joins, and seven digits are left for that.
+const MAX_PREFIX_LEN: usize = 8;
+
+/// Where Linux keeps the settings of all links and of those to come: links of these names share them.
+const RESERVED_NAMES: [&str; 2] = ["all", "default"];
 
 /// The configuration of one bridge network.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,12 +56,14 @@ pub struct BridgeConfig {
     pub mtu: Option<u32>,
     /// Whether containers get no gateway.
     pub internal: bool,
-    /// Whether containers of the network reach each other.
+    /// Whether containers of the network are to reach each other. Needs a firewall to have an effect.
     pub icc: bool,
-    /// Whether containers reach the outside under the host's address.
+    /// Whether containers are to reach the outside under the host's address. Needs a firewall to have an effect.
     pub masquerade: bool,
-    /// The host address on which ports are published.
-    pub host_binding: Option<Ipv4Addr>,
+    /// The host address on which ports are to be published. Needs a firewall to have an effect.
+    pub host_binding: Option<IpAddr>,
+    /// What the names of interfaces begin with inside sandboxes.
+    pub interface_prefix: IfName,
     /// The bridge's own address.
     pub address: Ipv4Net,
     /// The bridge's own IPv6 address.
@@ -82,14 +90,26 @@ impl BridgeConfig {
         };
         let options = &request.options;
         // A network that was made before stays, whatever was accepted then.
-        if request.restored == Restored::Fresh {
-            check_known(options)?;
+        let fresh = request.restored == Restored::Fresh;
+        if fresh {
+            offered::check_network(options)?;
         }
         let bridge = match options.get(NAME) {
+            Some(name) if fresh && RESERVED_NAMES.contains(&name.as_str()) => {
+                let why = "Linux keeps this name for the settings of all interfaces or of those to come; \
+                           choose another";
+                return Err(Error::invalid(NAME, name, why));
+            }
             Some(name) => name.parse().map_err(|_| {
-                Error::invalid(NAME, name, "an interface name has 1 to 15 characters without '/' and ':'")
+                let why = "an interface name has 1 to 15 printable ASCII characters without '/', ':' and '%'";
+                Error::invalid(NAME, name, why)
             })?,
             None => default_bridge(request.network)?,
+        };
+        let interface_prefix = match options.get(CONTAINER_IFACE_PREFIX).filter(|prefix| !prefix.is_empty()) {
+            Some(prefix) if fresh => interface_prefix(prefix)?,
+            Some(prefix) => interface_prefix(prefix).or_else(|_| INTERFACE.parse())?,
+            None => INTERFACE.parse()?,
         };
         let mtu = options::value::<u32>(options, MTU, "a number of bytes")?.filter(|mtu| *mtu != 0);
         if let Some(mtu) = mtu {
@@ -102,7 +122,7 @@ impl BridgeConfig {
                 ));
             }
         }
-        Ok(Self {
+        let config = Self {
             network_name: request.name.clone(),
             bridge,
             tag: LinkTag::new(instance, "network", request.network),
@@ -111,14 +131,19 @@ impl BridgeConfig {
             internal: request.internal,
             icc: options::switch(options, ENABLE_ICC, true)?,
             masquerade: options::switch(options, ENABLE_IP_MASQUERADE, true)?,
-            host_binding: options::value(options, HOST_BINDING_IPV4, "an IPv4 address")?,
+            host_binding: options::value(options, HOST_BINDING_IPV4, "an IP address")?,
+            interface_prefix,
             address,
             address6,
             gateway: auxiliary(pool, AUX_GATEWAY_V4).unwrap_or(IpAddr::V4(address.addr())),
             gateway6: address6.map(|address| {
                 pool6.and_then(|pool| auxiliary(pool, AUX_GATEWAY_V6)).unwrap_or(IpAddr::V6(address.addr()))
             }),
-        })
+        };
+        if fresh {
+            offered::check_offered(options, &config)?;
+        }
+        Ok(config)
     }
 
     /// Why this network cannot live beside another one, if it cannot.
@@ -144,16 +169,15 @@ pub(super) fn default_bridge(network: NetworkId) -> Result<IfName> {
     })
 }
 
-/// Refuses options that look like the bridge driver's and are not: a misspelt one would have no effect.
-fn check_known(options: &BTreeMap<String, String>) -> Result<()> {
-    let unknown = options.iter().find(|(key, _)| key.starts_with(OWN) && !KNOWN.contains(&key.as_str()));
-    match unknown {
-        Some((key, value)) => {
-            let why = format!("the bridge driver knows no such option; it knows {}", KNOWN.join(", "));
-            Err(Error::invalid(key, value, why))
-        }
-        None => Ok(()),
-    }
+/// Reads what the names of interfaces begin with. The number after it tells two interfaces of a sandbox apart,
+/// so it must stay a number of its own.
+pub(super) fn interface_prefix(prefix: &str) -> Result<IfName> {
+    let whole = prefix.len() <= MAX_PREFIX_LEN && !prefix.ends_with(|last: char| last.is_ascii_digit());
+    prefix.parse().ok().filter(|_| whole).ok_or_else(|| {
+        let why =
+            "expected 1 to 8 printable ASCII characters without '/', ':' and '%', the last one no digit";
+        Error::invalid(CONTAINER_IFACE_PREFIX, prefix, why)
+    })
 }
 
 fn single<'a>(family: &str, pools: &'a [PoolRecord]) -> Result<Option<&'a PoolRecord>> {
@@ -173,6 +197,10 @@ fn auxiliary(pool: &PoolRecord, name: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use netloom_model::{Certainty, ErrorKind};
+
     use super::*;
 
     fn request(options: &[(&str, &str)]) -> CreateNetwork {
@@ -200,6 +228,7 @@ mod tests {
         assert_eq!(config.bridge.as_str(), "br-0123456789ab");
         assert_eq!(config.mac.to_string(), "02:42:0a:01:00:01");
         assert!(config.icc && config.masquerade);
+        assert_eq!(config.interface_prefix.as_str(), "eth");
         assert_eq!(config.gateway.to_string(), "10.1.0.1");
     }
 
@@ -208,19 +237,34 @@ mod tests {
         let good = request(&[
             (NAME, "lan0"),
             (MTU, "1400"),
-            (ENABLE_ICC, "false"),
-            (HOST_BINDING_IPV4, "127.0.0.1"),
+            (ENABLE_ICC, "true"),
+            (ENABLE_IP_MASQUERADE, "false"),
+            (HOST_BINDING_IPV4, "0.0.0.0"),
+            (CONTAINER_IFACE_PREFIX, "wan1-"),
         ]);
         let config = BridgeConfig::read("test", &good).expect("valid");
-        assert_eq!((config.bridge.as_str(), config.mtu, config.icc), ("lan0", Some(1400), false));
+        assert_eq!((config.bridge.as_str(), config.mtu, config.icc), ("lan0", Some(1400), true));
+        assert_eq!((config.masquerade, config.interface_prefix.as_str()), (false, "wan1-"));
+        for (key, value) in [(HOST_BINDING_IPV4, "::"), (CONTAINER_IFACE_PREFIX, ""), (NAME, "all0")] {
+            BridgeConfig::read("test", &request(&[(key, value)])).expect(value);
+        }
         for (key, value) in [
             (NAME, "a/b"),
             (NAME, "much-too-long-a-name"),
+            (NAME, "all"),
+            (NAME, "default"),
             (MTU, "-1"),
             (MTU, "67"),
             (MTU, "70000"),
             (ENABLE_ICC, "perhaps"),
-            (HOST_BINDING_IPV4, "::1"),
+            (ENABLE_IP_MASQUERADE, ""),
+            (HOST_BINDING_IPV4, "lo"),
+            (CONTAINER_IFACE_PREFIX, "a/b"),
+            (CONTAINER_IFACE_PREFIX, "a b"),
+            (CONTAINER_IFACE_PREFIX, "eth%d"),
+            (CONTAINER_IFACE_PREFIX, "eth1"),
+            (CONTAINER_IFACE_PREFIX, ".."),
+            (CONTAINER_IFACE_PREFIX, "ninechars"),
         ] {
             let error = BridgeConfig::read("test", &request(&[(key, value)])).expect_err(value);
             assert!(error.to_string().contains(key), "{error} must name {key}");
@@ -228,14 +272,37 @@ mod tests {
     }
 
     #[test]
-    fn an_option_of_ours_that_we_do_not_know_is_refused_unless_it_was_accepted_before() {
-        let misspelt = [("com.docker.network.bridge.nmae", "lan0")];
-        let error = BridgeConfig::read("test", &request(&misspelt)).expect_err("misspelt").to_string();
-        assert!(error.contains("bridge.nmae") && KNOWN.iter().all(|known| error.contains(known)), "{error}");
-        let mut restored = request(&misspelt);
-        restored.restored = Restored::FromStore;
-        BridgeConfig::read("test", &restored).expect("accepted before");
-        BridgeConfig::read("test", &request(&[("com.example.color", "blue")])).expect("somebody else's");
+    fn what_would_need_a_firewall_is_refused_by_its_name() {
+        for (key, value) in [
+            (ENABLE_ICC, "false"),
+            (ENABLE_ICC, "0"),
+            (ENABLE_IP_MASQUERADE, "true"),
+            (HOST_BINDING_IPV4, "127.0.0.1"),
+            (HOST_BINDING_IPV4, "::1"),
+        ] {
+            let error = BridgeConfig::read("test", &request(&[(key, value)])).expect_err(value);
+            assert_eq!((error.kind(), error.certainty()), (ErrorKind::NotImplemented, Certainty::Aborted));
+            assert!(error.to_string().contains(key), "{error} must name {key}");
+            assert!(error.remedy().is_some_and(|remedy| remedy.contains("leave it out")), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_was_accepted_before_is_accepted_again() {
+        for (key, value) in [
+            ("com.docker.network.bridge.nmae", "lan0"),
+            ("com.docker.network.driver.mtuu", "1500"),
+            (ENABLE_ICC, "false"),
+            (ENABLE_IP_MASQUERADE, "true"),
+            (HOST_BINDING_IPV4, "127.0.0.1"),
+            (CONTAINER_IFACE_PREFIX, "a/b"),
+        ] {
+            let fresh = request(&[(key, value)]);
+            BridgeConfig::read("test", &fresh).expect_err(key);
+            let restored = CreateNetwork { restored: Restored::FromStore, ..fresh };
+            let config = BridgeConfig::read("test", &restored).expect(key);
+            assert_eq!(config.interface_prefix.as_str(), INTERFACE);
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod config;
 mod device;
 mod found;
+mod offered;
 mod recover;
 
 use std::collections::{BTreeMap, HashMap};
@@ -32,7 +33,7 @@ use crate::request::{
 pub const KIND: &str = "bridge";
 /// The most ports a Linux bridge takes (`BR_MAX_PORTS` less one).
 pub const MAX_PORTS: usize = 1023;
-/// What the names of interfaces begin with.
+/// What the names of interfaces begin with where the network does not say.
 const INTERFACE: &str = "eth";
 /// The key of the hardware address in [`OperInfo`] (`netlabel.MacAddress`).
 const MAC_LABEL: &str = "com.docker.network.endpoint.macaddress";
@@ -108,6 +109,9 @@ impl Bridge {
     }
 
     fn plan_endpoint(&mut self, request: &CreateEndpoint) -> Result<EndpointCreated> {
+        if request.restored == Restored::Fresh {
+            offered::check_endpoint(&request.options)?;
+        }
         let network = self.network(request.network)?;
         if network.endpoints.contains_key(&request.endpoint) {
             let holder = Holder::new(ObjectKind::Endpoint, request.endpoint, &request.name);
@@ -124,7 +128,8 @@ impl Bridge {
         network
             .endpoints
             .insert(request.endpoint, Endpoint { mac, present: request.joined, refused: Gone::default() });
-        Ok(EndpointCreated { mac: Some(mac), interface_prefix: Some(INTERFACE.into()), ..Default::default() })
+        let prefix = network.config.interface_prefix.to_string();
+        Ok(EndpointCreated { mac: Some(mac), interface_prefix: Some(prefix), ..Default::default() })
     }
 
     fn plan_join(&mut self, cx: &DriverCx, request: &Join) -> Result<(Op, BridgeConfig, Gone, Joined)> {

@@ -12,7 +12,7 @@ use netloom_kernel::{LinkKind, LinkView};
 use netloom_model::record::{AttachmentRecord, EndpointRecord, NetworkRecord, PoolRecord};
 use netloom_model::{EndpointId, IfName, JoinId, NetworkId, NetworkSpec};
 
-use super::config::{MTU, NAME};
+use super::config::{CONTAINER_IFACE_PREFIX, MTU, NAME, interface_prefix};
 use super::found::{Before, Found};
 use super::{INTERFACE, KIND, default_bridge, link_name};
 use crate::request::{Inside, KernelSurvey, Recovered};
@@ -46,9 +46,13 @@ pub(super) fn recover(identity: &str, survey: &KernelSurvey) -> Vec<Recovered> {
                 (None, false) if bridge.tag().is_none() => format!("{NAMED}{}", bridge.name).parse().ok()?,
                 (None, _) => return None,
             };
-            let network = network(id, bridge, own.is_none(), survey)?;
+            let mut network = network(id, bridge, own.is_none(), survey)?;
             let endpoints = ports.into_iter().filter_map(|(link, id)| endpoint(&network, link, *id, survey));
-            Some(Recovered { endpoints: endpoints.collect(), network })
+            let endpoints: Vec<_> = endpoints.collect();
+            if let Some(prefix) = common_prefix(&endpoints).filter(|prefix| *prefix != INTERFACE) {
+                network.spec = network.spec.option(CONTAINER_IFACE_PREFIX, prefix);
+            }
+            Some(Recovered { endpoints, network })
         })
         .collect()
 }
@@ -123,7 +127,7 @@ fn endpoint(
         ipv6,
         labels: BTreeMap::new(),
         options: BTreeMap::new(),
-        prefix: Some(INTERFACE.into()),
+        prefix: Some(prefix_of(link.name).unwrap_or_else(|| INTERFACE.into())),
         attachment: Some(AttachmentRecord {
             sandbox: inside.sandbox,
             join: join_of(id, host.name),
@@ -134,6 +138,19 @@ fn endpoint(
             gateway6: gateway(&network.v6).filter(|gateway| leads_out(inside, *gateway)),
         }),
     })
+}
+
+/// What stands before an interface's number, if its name is of that form.
+fn prefix_of(interface: IfName) -> Option<String> {
+    let prefix = interface.as_str().trim_end_matches(|c: char| c.is_ascii_digit());
+    let numbered = prefix.len() < interface.as_str().len();
+    interface_prefix(prefix).ok().filter(|_| numbered).map(|prefix| prefix.to_string())
+}
+
+/// What all interfaces of a network are called before their number. A container may have renamed some.
+fn common_prefix(endpoints: &[EndpointRecord]) -> Option<&str> {
+    let (first, rest) = endpoints.split_first()?;
+    rest.iter().all(|endpoint| endpoint.prefix == first.prefix).then_some(first.prefix.as_deref()?)
 }
 
 /// Whether the way out of a sandbox leads over this gateway. Of another one that would have been next in line

@@ -34,7 +34,7 @@ impl SimKernelBuilder {
     /// Such devices survive [`SimKernel::reboot`].
     ///
     /// # Errors
-    /// `InvalidParameter` when the name is not an interface name or already given, or the text is not an
+    /// `InvalidParameter` when the name is not that of an interface or already given, or the text is not an
     /// address with a prefix length, such as `192.0.2.10/24`.
     pub fn host_link(mut self, name: &str, address: &str) -> Result<Self, Error> {
         let invalid = |option: &str, value: &str, why: &str| {
@@ -43,6 +43,9 @@ impl SimKernelBuilder {
         let parsed: IfName = name.parse()?;
         if parsed == super::world::loopback_name() || self.uplinks.iter().any(|have| have.name == parsed) {
             return Err(invalid("interface name", name, "the host has a link of this name"));
+        }
+        if super::links::check_name(parsed).is_err() {
+            return Err(invalid("interface name", name, "Linux refuses a link of this name"));
         }
         let address = address.parse().map_err(|_| {
             invalid("address", address, "an address looks like 192.0.2.10/24 or 2001:db8::10/64")
@@ -132,6 +135,7 @@ mod tests {
         assert!(builder().host_link("eth0", "192.0.2.10").is_err());
         assert!(builder().host_link("a name", "192.0.2.10/24").is_err());
         assert!(builder().host_link("lo", "192.0.2.10/24").is_err());
+        assert!(builder().host_link("default", "192.0.2.10/24").is_err());
         let twice = builder().host_link("eth0", "192.0.2.10/24").expect("valid");
         assert!(twice.host_link("eth0", "192.0.2.11/24").is_err());
     }

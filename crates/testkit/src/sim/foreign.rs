@@ -4,6 +4,7 @@ use netloom_kernel::{KernelError, LinkKind, LinkTag, Netns, Op};
 use netloom_model::{IfName, NetnsName};
 
 use super::SimKernel;
+use super::links::check_name;
 use super::world::{Alias, Bridge, ETHERNET_MTU, HOST, Kind, NewLink, World};
 use crate::errno::{EEXIST, EOPNOTSUPP, Refusal};
 
@@ -25,7 +26,8 @@ impl SimKernel {
     /// Adds somebody else's link, down. For a foreign veth pair see [`SimKernel::foreign_op`].
     ///
     /// # Errors
-    /// `ENOENT` without the namespace, `EEXIST` when the name is in use, `EOPNOTSUPP` for half of a veth pair.
+    /// `ENOENT` without the namespace, `EEXIST` when the name is in use, `EINVAL` when it is `all` or `default`,
+    /// `EOPNOTSUPP` for half of a veth pair.
     pub fn foreign_link(
         &self,
         netns: Netns,
@@ -101,6 +103,7 @@ impl World {
         let ns = self.ns(netns)?;
         let kind = kind.ok_or(Refusal::new(EOPNOTSUPP))?;
         self.check_free(ns, name)?;
+        check_name(name)?;
         let alias =
             alias.map(|text| LinkTag::parse(text).map_or_else(|| Alias::Text(text.to_owned()), Alias::Tag));
         let id = self.add_link(ns, NewLink { name, kind, mac: None, mtu: ETHERNET_MTU, alias });

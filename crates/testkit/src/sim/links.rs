@@ -14,6 +14,9 @@ const MTU_RANGE: std::ops::RangeInclusive<u32> = 68..=65_535;
 /// The longest mark in bytes.
 const MAX_TAG: usize = 254;
 
+/// The folders of settings that are those of no one link, so that no new link gets such a name.
+const RESERVED_NAMES: [&str; 2] = ["all", "default"];
+
 /// A veth pair to make.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NewVeth<'a> {
@@ -38,6 +41,7 @@ impl World {
         check_tag(tag)?;
         check_mac(mac)?;
         let mtu = check_mtu(mtu)?;
+        check_name(name)?;
         // Given by hand, so it does not follow the ports: Linux needs a second message for that, which the
         // real kernel layer sends, and which counts only if it changes something.
         let bridge = Bridge { mtu_fixed: mtu != ETHERNET_MTU, ..Bridge::default() };
@@ -56,9 +60,11 @@ impl World {
         let mtu = check_mtu(new.mtu)?;
         check_mac(new.mac)?;
         self.check_free(ns, new.peer)?;
+        check_name(new.peer)?;
         if ns == HOST && new.peer == new.host {
             return Err(Refusal::new(EEXIST));
         }
+        check_name(new.host)?;
         if let Some(master) = master {
             check_room(self.ports_of(master)?)?;
         }
@@ -161,6 +167,10 @@ impl World {
             self.change_namespace(id, target, name);
         }
         free?;
+        // Only IPv6 minds a rename, and only where a link has it.
+        if self.links[id].mtu >= IPV6_MIN_MTU {
+            check_name(rename)?;
+        }
         let namespace = &mut self.namespaces[target];
         namespace.links.remove(&name);
         namespace.links.insert(rename, id);
@@ -360,6 +370,11 @@ impl Bridge {
 /// `EXFULL` when a bridge has as many ports as it takes.
 fn check_room(ports: &[LinkId]) -> Result<(), Refusal> {
     if ports.len() < MAX_PORTS { Ok(()) } else { Err(Refusal::new(EXFULL)) }
+}
+
+/// `EINVAL` for the names that Linux keeps for itself below `/proc/sys/net/*/conf`.
+pub(super) fn check_name(name: IfName) -> Result<(), Refusal> {
+    if RESERVED_NAMES.contains(&name.as_str()) { Err(Refusal::new(EINVAL)) } else { Ok(()) }
 }
 
 /// Zero and group addresses cannot belong to a link.

@@ -1,0 +1,117 @@
+//! Options that a new object cannot have: those that nobody knows, and those that ask for what is not there yet.
+//! Taken without a word, either would have no effect, and who set it would not be told.
+
+use std::collections::BTreeMap;
+
+use netloom_model::{Error, Reason, Result};
+
+use super::config::{
+    BridgeConfig, CONTAINER_IFACE_PREFIX, ENABLE_ICC, ENABLE_IP_MASQUERADE, HOST_BINDING_IPV4, MTU, NAME,
+};
+
+/// What libnetwork's options begin with. Others are somebody else's, and pass.
+const OURS: &str = "com.docker.network.";
+/// The options of a network.
+const OF_NETWORKS: [&str; 6] =
+    [NAME, ENABLE_ICC, ENABLE_IP_MASQUERADE, HOST_BINDING_IPV4, MTU, CONTAINER_IFACE_PREFIX];
+/// Labels of libnetwork's that are fields here, and which.
+const FIELDS: [(&str, &str); 3] = [
+    ("com.docker.network.enable_ipv6", "ipv6"),
+    ("com.docker.network.internal", "internal"),
+    ("com.docker.network.endpoint.macaddress", "mac"),
+];
+
+/// Refuses options of a network that look like libnetwork's and are not: a misspelt one, say.
+pub(super) fn check_network(options: &BTreeMap<String, String>) -> Result<()> {
+    check_known(options, &OF_NETWORKS, || format!("it knows {}", OF_NETWORKS.join(", ")))
+}
+
+/// The same for those of an endpoint, which has none yet: everything about it is a field.
+pub(super) fn check_endpoint(options: &BTreeMap<String, String>) -> Result<()> {
+    check_known(options, &[], || "it knows none of endpoints".into())
+}
+
+fn check_known(options: &BTreeMap<String, String>, known: &[&str], which: impl Fn() -> String) -> Result<()> {
+    let unknown = options.iter().find(|(key, _)| key.starts_with(OURS) && !known.contains(&key.as_str()));
+    let Some((key, value)) = unknown else { return Ok(()) };
+    let field = FIELDS.iter().find(|(label, _)| label == key).map(|(_, field)| field);
+    let why = match field {
+        Some(field) => {
+            format!("the bridge driver takes it from the field {field:?}; set that and leave this out")
+        }
+        None => format!("the bridge driver knows no such option; {}", which()),
+    };
+    Err(Error::invalid(key, value, why))
+}
+
+/// Refuses what needs a firewall, as long as there is none.
+pub(super) fn check_offered(options: &BTreeMap<String, String>, config: &BridgeConfig) -> Result<()> {
+    let elsewhere = config.host_binding.is_some_and(|address| !address.is_unspecified());
+    let asked = [
+        (
+            !config.icc,
+            "com.docker.network.bridge.enable_icc=false",
+            "containers of a network reach each other",
+        ),
+        (
+            config.masquerade && options.contains_key(ENABLE_IP_MASQUERADE),
+            "com.docker.network.bridge.enable_ip_masquerade=true",
+            "containers keep their own addresses on the way out",
+        ),
+        (
+            elsewhere,
+            "com.docker.network.bridge.host_binding_ipv4 with an address other than 0.0.0.0 and ::",
+            "no ports are published",
+        ),
+    ];
+    match asked.into_iter().find(|(asked, ..)| *asked) {
+        Some((_, what, instead)) => {
+            let by = format!("the bridge driver, which has no firewall yet: {instead}");
+            Err(Reason::NotImplemented { what, by }.into())
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(given: &[(&str, &str)]) -> BTreeMap<String, String> {
+        given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn what_looks_like_an_option_of_libnetwork_and_is_none_is_refused_with_a_way_out() {
+        for (key, hint) in [
+            ("com.docker.network.driver.mtuu", MTU),
+            ("com.docker.network.bridge.nmae", NAME),
+            ("com.docker.network.", CONTAINER_IFACE_PREFIX),
+            ("com.docker.network.driver.overlay.vxlanid_list", ENABLE_ICC),
+            ("com.docker.network.enable_ipv6", "the field \"ipv6\""),
+            ("com.docker.network.internal", "the field \"internal\""),
+        ] {
+            let error = check_network(&options(&[("a", "b"), (key, "x")])).expect_err(key).to_string();
+            assert!(error.contains(key) && error.contains(hint), "{error}");
+        }
+        for (key, hint) in [
+            (MTU, "knows none of endpoints"),
+            ("com.docker.network.endpoint.sysctls", "knows none of endpoints"),
+            ("com.docker.network.endpoint.macaddress", "the field \"mac\""),
+        ] {
+            let error = check_endpoint(&options(&[(key, "x")])).expect_err(key).to_string();
+            assert!(error.contains(key) && error.contains(hint), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_somebody_elses_passes() {
+        let others =
+            options(&[("foo", "bar"), ("com.docker.networks.x", "y"), ("com.example.color", "blue")]);
+        check_network(&others).expect("not ours");
+        check_endpoint(&others).expect("not ours");
+        for known in OF_NETWORKS {
+            check_network(&options(&[(known, "")])).expect(known);
+        }
+    }
+}
