@@ -191,7 +191,7 @@ async fn apply(
     )
     .await;
     let op = own();
-    let networks = records.networks.keys().filter_map(|id| records.network(*id));
+    let networks = records.networks_with_endpoints().into_iter();
     let restored = join_all(networks.map(|(r, e)| controller.outcome(&op, RestoreNetwork(r, e)))).await;
     for outcome in restored {
         // A network that cannot be restored is out of service.
@@ -202,7 +202,7 @@ async fn apply(
         tracing::warn!("the kernel takes its time with what belongs to nobody");
     }
     let op = own();
-    let sandboxes = records.sandboxes.keys().filter_map(|id| records.sandbox(*id));
+    let sandboxes = records.sandboxes_with_members().into_iter();
     for outcome in join_all(sandboxes.map(|(r, m)| controller.outcome(&op, RestoreSandbox(r, m)))).await {
         // One that cannot be put right is out of service, like a network.
         repairs.extend(answered(&op, "the controller", outcome).unwrap_or_else(|error| not_restored(&error)));

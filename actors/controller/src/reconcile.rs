@@ -11,6 +11,7 @@ use netloom_kernel::{LinkTag, LinkView};
 use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
 use netloom_model::{EndpointId, IfName, NetnsName, NetworkId, OpId, Repair, SandboxId};
 use netloom_store::{Change, Intent, Key, RecordKind, StoreError, decode, encode};
+use rustc_hash::FxBuildHasher;
 
 /// The records of a store.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +61,33 @@ impl Records {
         !self.unreadable.is_empty() && self.newer == 0
     }
 
+    /// Every network with its endpoints.
+    #[must_use]
+    pub fn networks_with_endpoints(&self) -> Vec<(NetworkRecord, Vec<EndpointRecord>)> {
+        let mut endpoints: HashMap<NetworkId, Vec<EndpointRecord>, FxBuildHasher> = HashMap::default();
+        for endpoint in self.endpoints.values() {
+            endpoints.entry(endpoint.network).or_default().push(endpoint.clone());
+        }
+        let networks = self.networks.values();
+        networks.map(|n| (n.clone(), endpoints.remove(&n.id).unwrap_or_default())).collect()
+    }
+
+    /// Every sandbox with what is plugged into it.
+    #[must_use]
+    pub fn sandboxes_with_members(&self) -> Vec<(SandboxRecord, Vec<Member>)> {
+        let mut members: HashMap<SandboxId, Vec<Member>, FxBuildHasher> = HashMap::default();
+        for endpoint in self.endpoints.values() {
+            let Some(attachment) = &endpoint.attachment else { continue };
+            members.entry(attachment.sandbox).or_default().extend(self.member(endpoint));
+        }
+        let sandboxes = self.sandboxes.values();
+        sandboxes.map(|s| (s.clone(), members.remove(&s.id).unwrap_or_default())).collect()
+    }
+
+    fn member(&self, endpoint: &EndpointRecord) -> Option<Member> {
+        Member::recorded(endpoint, &self.networks.get(&endpoint.network)?.spec.name)
+    }
+
     /// A network with its endpoints.
     #[must_use]
     pub fn network(&self, id: NetworkId) -> Option<(NetworkRecord, Vec<EndpointRecord>)> {
@@ -72,10 +100,7 @@ impl Records {
     pub fn sandbox(&self, id: SandboxId) -> Option<(SandboxRecord, Vec<Member>)> {
         let inside =
             |endpoint: &&EndpointRecord| endpoint.attachment.as_ref().is_some_and(|a| a.sandbox == id);
-        let members = self.endpoints.values().filter(inside).filter_map(|endpoint| {
-            let network = self.networks.get(&endpoint.network)?;
-            Member::recorded(endpoint, &network.spec.name)
-        });
+        let members = self.endpoints.values().filter(inside).filter_map(|endpoint| self.member(endpoint));
         Some((self.sandboxes.get(&id)?.clone(), members.collect()))
     }
 }
