@@ -40,10 +40,11 @@ pub(crate) struct Options {
 
 /// Runs the demonstration; tells whether everything worked and nothing is left.
 pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
-    let isolated = !isolate::is_root();
+    let isolated = !isolate::is_in_charge();
     if isolated {
         isolate::enter_own_namespaces().context(
-            "not root, and cannot make a user namespace; run as root or allow unprivileged user namespaces",
+            "no power over the network here, and no user namespace to be had; run as root, or allow \
+             unprivileged user namespaces",
         )?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
