@@ -2,7 +2,7 @@
 //! `unshare -Urnm cargo run --example quickstart`.
 #![allow(clippy::print_stdout)] // It talks to whoever runs it.
 
-use netloom::{EndpointSpec, Engine, JoinSpec, NetworkSpec, SandboxSpec};
+use netloom::{Controller, EndpointSpec, Engine, JoinSpec, NetworkSpec, SandboxSpec};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -10,22 +10,27 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let builder = Engine::builder().instance("quickstart").data_dir(dir.join("data"));
     let engine = builder.run_dir(dir.join("run")).start().await?;
     let controller = engine.controller();
-    let network = controller.create_network(NetworkSpec::new("blue")).await?;
-    let mut pairs = Vec::new();
-    for name in ["web", "db"] {
-        let endpoint = network.create_endpoint(EndpointSpec::new(name)).await?;
-        let sandbox = controller.create_sandbox(SandboxSpec::new(format!("container-{name}"))).await?;
-        endpoint.join(&sandbox, JoinSpec::default()).await?;
-        let address = endpoint.inspect().await?.ipv4.ok_or("no address")?;
-        println!("{name} has {address}: nsenter --net={} ip address", sandbox.key()?.display());
-        pairs.push((endpoint, sandbox));
+    let shown = show(&controller).await;
+    for sandbox in controller.sandboxes() {
+        sandbox.delete().await?; // Its endpoint leaves first.
     }
-    for (endpoint, sandbox) in pairs {
-        endpoint.leave(&sandbox).await?;
-        endpoint.delete().await?;
-        sandbox.delete().await?;
+    for network in controller.networks() {
+        for endpoint in network.endpoints().await? {
+            endpoint.delete().await?;
+        }
+        network.delete().await?;
     }
-    network.delete().await?;
     engine.drain().await?; // The kernel has let go of everything.
-    Ok(std::fs::remove_dir_all(dir)?)
+    std::fs::remove_dir_all(dir)?;
+    Ok(shown.map_err(|error| format!("{error}; {}", error.remedy().unwrap_or_default()))?)
+}
+
+async fn show(controller: &Controller) -> netloom::Result<()> {
+    let network = controller.create_network(NetworkSpec::new("blue")).await?;
+    for name in ["web", "db"] {
+        let sandbox = controller.create_sandbox(SandboxSpec::new(format!("container-{name}"))).await?;
+        network.create_endpoint(EndpointSpec::new(name)).await?.join(&sandbox, JoinSpec::default()).await?;
+        println!("{name} is up: nsenter --net={} ip address", sandbox.key()?.display());
+    }
+    Ok(())
 }

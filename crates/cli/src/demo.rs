@@ -11,10 +11,11 @@ use netloom::testkit::probe::{Connector, EchoSocket, Listener, transfer};
 use netloom::{
     Endpoint, EndpointSpec, Engine, JoinSpec, Network, NetworkSpec, Sandbox, SandboxSpec, ShutdownMode,
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::leftovers::{self, Picture};
-use crate::report::{self, Outcome, Step};
+use crate::report::{self, Outcome, Output, Step};
+use crate::signals::Signals;
+use crate::standing::{Ending, Place, Standing};
 
 /// How much the TCP transfer carries.
 const TRANSFER: u64 = 64 << 20;
@@ -39,38 +40,41 @@ pub(crate) struct Options {
 }
 
 /// Runs the demonstration; tells whether everything worked and nothing is left.
-pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
-    let isolated = !isolate::is_root();
-    if isolated {
-        isolate::enter_own_namespaces().context(
-            "not root, and cannot make a user namespace; run as root or allow unprivileged user namespaces",
-        )?;
-    }
+pub(crate) fn run(options: &Options, out: &mut Output) -> anyhow::Result<bool> {
+    let place = find_place()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     // Before there is anything that an early end would leave behind.
     let mut signals = runtime.block_on(async { Signals::listen() }).context("cannot listen for signals")?;
     let dir = tempfile::Builder::new().prefix("netloom-demo-").tempdir().context("no temporary directory")?;
-    let stage = Stage::new(dir.path(), isolated);
+    let stage = Stage::new(dir.path(), place);
     let outcome = runtime.block_on(async {
         tokio::select! {
             outcome = stage.perform(options.keep) => outcome,
             () = signals.interrupted() => stage.interrupted().await,
         }
     });
-    if options.json {
-        report::json(&outcome)?;
-    } else {
-        report::table(&outcome);
-        verdict(&outcome, options.keep);
+    let kept = options.keep && outcome.ok;
+    if kept && place == Place::Shared {
+        // Before anything is told: what stands needs its store, whoever listens.
+        let _ = dir.keep();
     }
-    if options.keep && outcome.ok {
-        stage.explain(if options.json { report::aside } else { report::line });
-        if isolated {
-            // The namespaces live as long as this process does.
-            runtime.block_on(until_interrupted(&mut signals));
+    if options.json {
+        report::json(out, &outcome)?;
+    } else {
+        report::table(out, &outcome);
+        verdict(out, &outcome, options.keep);
+    }
+    if kept {
+        let ending = Ending::of_standard_input();
+        let text = runtime.block_on(stage.standing())?.explain(ending);
+        // Standard output carries one JSON object and nothing else, or its reader may have gone: but who kept
+        // something has to learn how to take it down.
+        if options.json || !out.line(&text) {
+            report::aside(&text);
+        }
+        if place != Place::Shared {
+            runtime.block_on(ending.wait(&mut signals));
             runtime.block_on(stage.strike())?;
-        } else {
-            let _ = dir.keep();
         }
     }
     // A proof that was interrupted waits for its answer on a thread: nobody waits for that.
@@ -78,45 +82,30 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     Ok(outcome.ok)
 }
 
-fn verdict(outcome: &Outcome, keep: bool) {
+/// Where this process may not change the network it makes namespaces of its own.
+fn find_place() -> anyhow::Result<Place> {
+    if isolate::is_in_charge() {
+        return Ok(Place::Shared);
+    }
+    let user = isolate::enter_own_namespaces().context(
+        "no power over the network here, and no user namespace to be had; run as root, or allow unprivileged \
+         user namespaces",
+    )?;
+    Ok(Place::Own { process: std::process::id(), user })
+}
+
+fn verdict(out: &mut Output, outcome: &Outcome, keep: bool) {
     match (&outcome.error, outcome.leftovers.is_empty(), keep) {
-        (Some(error), ..) => report::line(&format!("failed: {error}")),
-        (None, true, true) => report::line("everything works and is left standing"),
-        (None, true, false) => report::line("everything works, and nothing is left behind"),
-        (None, false, _) => report::line("something is left behind:"),
-    }
+        (Some(error), ..) => out.line(format_args!("failed: {error}")),
+        (None, true, true) => out.line("everything works and is left standing"),
+        (None, true, false) => out.line("everything works, and nothing is left behind"),
+        (None, false, _) => out.line("something is left behind:"),
+    };
     for left in &outcome.leftovers {
-        report::line(&format!("  {left}"));
+        out.line(format_args!("  {left}"));
     }
-}
-
-/// What says that somebody wants the demonstration to end.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
-        Ok(Self { terminate: signal(terminate)?, interrupt: signal(interrupt)? })
-    }
-
-    async fn interrupted(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-async fn until_interrupted(signals: &mut Signals) {
-    use tokio::io::AsyncReadExt;
-    let (mut byte, mut input) = ([0], tokio::io::stdin());
-    tokio::select! {
-        () = signals.interrupted() => {}
-        // Also ends when whoever started this closes its standard input.
-        _ = input.read(&mut byte) => {}
+    if let Some(remedy) = &outcome.remedy {
+        out.line(format_args!("remedy: {remedy}"));
     }
 }
 
@@ -125,7 +114,7 @@ struct Stage {
     data_dir: PathBuf,
     run_dir: PathBuf,
     instance: String,
-    isolated: bool,
+    place: Place,
     /// The engine once it runs, for whoever has to take everything down in a hurry.
     engine: OnceLock<Engine>,
     before: OnceLock<Picture>,
@@ -162,7 +151,7 @@ impl Clock {
 }
 
 impl Stage {
-    fn new(dir: &Path, isolated: bool) -> Self {
+    fn new(dir: &Path, place: Place) -> Self {
         // Of the directory's own name, which is drawn: process ids recur.
         let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let drawn: String = name.chars().rev().take(6).collect::<String>().to_ascii_lowercase();
@@ -170,7 +159,7 @@ impl Stage {
             data_dir: dir.join("data"),
             run_dir: dir.join("run"),
             instance: format!("demo-{drawn}"),
-            isolated,
+            place,
             engine: OnceLock::new(),
             before: OnceLock::new(),
         }
@@ -195,23 +184,26 @@ impl Stage {
 
     /// Looks for leftovers, also after a failure.
     async fn outcome(&self, mut steps: Vec<Step>, played: anyhow::Result<()>, keep: bool) -> Outcome {
-        let mut outcome =
-            Outcome { error: played.err().map(|error| format!("{error:#}")), ..Outcome::default() };
-        if !keep || outcome.error.is_some() {
+        let (mut failure, mut leftovers) = (played.err(), Vec::new());
+        if !keep || failure.is_some() {
             let started = Instant::now();
             match self.leftovers().await {
                 Ok(left) => {
                     let result =
                         if left.is_empty() { "none".to_owned() } else { format!("{} found", left.len()) };
                     steps.push(Step::new("look for leftovers", started.elapsed(), result));
-                    outcome.leftovers = left;
+                    leftovers = left;
                 }
-                Err(error) => {
-                    outcome.error = outcome.error.or(Some(format!("look for leftovers: {error:#}")));
-                }
+                Err(error) => failure = failure.or(Some(error.context("look for leftovers"))),
             }
         }
-        Outcome { ok: outcome.error.is_none() && outcome.leftovers.is_empty(), steps, ..outcome }
+        Outcome {
+            ok: failure.is_none() && leftovers.is_empty(),
+            steps,
+            leftovers,
+            error: failure.as_ref().map(|error| format!("{error:#}")),
+            remedy: failure.as_ref().and_then(report::remedy),
+        }
     }
 
     async fn leftovers(&self) -> anyhow::Result<Vec<String>> {
@@ -238,7 +230,7 @@ impl Stage {
         let Err(error) = played.await else { return Ok(()) };
         match self.clear(&engine).await {
             Ok(()) => Err(error),
-            Err(more) => Err(anyhow!("{error:#}; {more:#}")),
+            Err(more) => Err(error.context(format!("failed, and {more:#}"))),
         }
     }
 
@@ -359,31 +351,19 @@ impl Stage {
         }
     }
 
-    /// `say` puts a line where it does not disturb: standard output may carry one JSON object and nothing
-    /// else.
-    fn explain(&self, say: fn(&str)) {
+    /// What is kept.
+    async fn standing(&self) -> anyhow::Result<Standing> {
         let netns_dir = self.run_dir.join("netns");
         // The engine's own mark on the directory is no namespace.
         let named = |entry: &std::fs::DirEntry| !entry.file_name().as_encoded_bytes().starts_with(b".");
         let inside = std::fs::read_dir(&netns_dir).into_iter().flatten().flatten().filter(named);
-        say("look around with:");
-        for entry in inside {
-            let enter = format!("nsenter --net={}", entry.path().display());
-            if self.isolated {
-                let own = format!("nsenter -t {} -U -m -n --preserve-credentials", std::process::id());
-                say(&format!("  {own} {enter} ip address"));
-            } else {
-                say(&format!("  {enter} ip address"));
-            }
-        }
-        if self.isolated {
-            say("press Enter or Ctrl-C to end; everything goes with this process");
-        } else {
-            let dir = self.run_dir.parent().unwrap_or(&self.run_dir).display();
-            say(&format!("its store and its namespaces are in {dir}; take it down with:"));
-            say(&format!("  umount {}/* && rm -r {dir}", netns_dir.display()));
-            say("  and `ip link delete` for the bridge");
-        }
+        let mut namespaces: Vec<_> = inside.map(|entry| entry.path()).collect();
+        namespaces.sort();
+        let dir = self.run_dir.parent().unwrap_or(&self.run_dir).to_owned();
+        let now = Picture::take(&self.run_dir).await;
+        let now = now.with_context(|| format!("everything is left standing, with {}", dir.display()))?;
+        let bridges = self.before.get().map(|before| now.bridges_beyond(before)).unwrap_or_default();
+        Ok(Standing { place: self.place, dir, namespaces, bridges })
     }
 }
 

@@ -5,8 +5,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use netloom::kernel::{Kernel, LinuxConfig, LinuxKernel, Netns};
+use netloom::kernel::{Kernel, LinkKind, LinuxConfig, LinuxKernel, Netns};
 use netloom_store::{RedbStore, Store};
+
+/// How the line of a bridge begins.
+const BRIDGE: &str = "bridge ";
 
 /// Everything the demonstration could leave behind, as one line of text each.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +28,10 @@ impl Picture {
             let link = links.iter().find(|link| link.index == index);
             link.map_or_else(|| format!("link {index}"), |link| link.name.to_string())
         };
-        lines.extend(links.iter().map(|link| format!("link {}", link.name)));
+        lines.extend(links.iter().map(|link| match link.kind {
+            LinkKind::Bridge => format!("{BRIDGE}{}", link.name),
+            LinkKind::Device | LinkKind::Veth | LinkKind::Other(_) => format!("link {}", link.name),
+        }));
         for view in kernel.addresses(Netns::Host, deadline).await? {
             // The kernel gives every link that is up an address of this kind.
             let automatic =
@@ -50,6 +56,12 @@ impl Picture {
     /// What is here and was not there.
     pub(crate) fn beyond(&self, before: &Self) -> Vec<String> {
         self.0.difference(&before.0).cloned().collect()
+    }
+
+    /// The bridges that are here and were not there.
+    pub(crate) fn bridges_beyond(&self, before: &Self) -> Vec<String> {
+        let new = self.0.difference(&before.0);
+        new.filter_map(|line| line.strip_prefix(BRIDGE)).map(str::to_owned).collect()
     }
 }
 

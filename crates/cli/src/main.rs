@@ -4,6 +4,8 @@ mod bench;
 mod demo;
 mod leftovers;
 mod report;
+mod signals;
+mod standing;
 
 use std::process::ExitCode;
 
@@ -38,16 +40,14 @@ fn main() -> ExitCode {
         )
         .with_writer(std::io::stderr)
         .init();
+    let mut out = report::Output::standard();
     let outcome = match arguments.command {
-        Command::Demo(options) => demo::run(&options),
-        Command::Bench(options) => bench::run(options),
+        Command::Demo(options) => demo::run(&options, &mut out),
+        Command::Bench(options) => bench::run(options, &mut out),
     };
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            report::failure(&error);
-            ExitCode::FAILURE
-        }
+    let written = out.finish();
+    for error in [outcome.as_ref().err(), written.as_ref().err()].into_iter().flatten() {
+        report::failure(error);
     }
+    if matches!((outcome, written), (Ok(true), Ok(()))) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

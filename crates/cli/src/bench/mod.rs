@@ -16,7 +16,7 @@ use netloom::kernel::{floor, isolate};
 
 use self::figures::{Floor, Report};
 use self::load::{Run, Stage};
-use crate::report;
+use crate::report::{self, Output};
 
 /// Measures the engine.
 #[derive(Debug, clap::Args)]
@@ -97,11 +97,11 @@ const MAX_FLOOR_BRIDGES: u64 = 32;
 const MAX_PORTS: u64 = 1023;
 
 /// Runs what was asked for; tells whether all of it held.
-pub(crate) fn run(options: Options) -> anyhow::Result<bool> {
+pub(crate) fn run(options: Options, out: &mut Output) -> anyhow::Result<bool> {
     match options.command {
         Command::Churn(churn) => {
             let (report, run) = measure(&churn)?;
-            table::print(&report);
+            table::print(out, &report);
             if let Some(path) = &churn.json {
                 let text = serde_json::to_string_pretty(&report)?;
                 std::fs::write(path, text + "\n")
@@ -109,7 +109,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<bool> {
             }
             if let Some(path) = &churn.plot {
                 plot::draw(path, &report, &run)?;
-                report::line(&format!("drawn: {}", path.display()));
+                out.line(format_args!("drawn: {}", path.display()));
             }
             Ok(true)
         }

@@ -2,22 +2,24 @@
 
 use super::Mode;
 use super::figures::{Report, Step};
-use crate::report::{line, rows};
+use crate::report::{Output, rows};
 
 /// Prints the report.
-pub(super) fn print(report: &Report) {
+pub(super) fn print(out: &mut Output, report: &Report) {
     let Report { endpoints, concurrency, networks, driver, .. } = report;
     let how = match report.mode {
         Mode::Churn => "come and go",
         Mode::Hold => "all come, then all go",
     };
-    line(&format!("{endpoints} containers {how}, {concurrency} callers, {networks} {driver} networks"));
-    throughput(report);
-    steps(report);
-    costs(report);
+    out.line(format_args!(
+        "{endpoints} containers {how}, {concurrency} callers, {networks} {driver} networks"
+    ));
+    throughput(out, report);
+    steps(out, report);
+    costs(out, report);
 }
 
-fn throughput(report: &Report) {
+fn throughput(out: &mut Output, report: &Report) {
     let rate = |value: f64| format!("{value:.0}");
     let floor =
         |pick: fn(&super::figures::Floor) -> f64| report.floor.as_ref().map(pick).map_or("-".into(), rate);
@@ -31,10 +33,10 @@ fn throughput(report: &Report) {
     }
     let whole = rate(report.lifecycles_per_s);
     table.push(vec!["lifecycles".into(), whole, floor(|f| f.lifecycles_per_s), ratio(|r| r.churn)]);
-    rows(&["per second", "engine", "kernel alone", "ratio"], table);
+    rows(out, &["per second", "engine", "kernel alone", "ratio"], table);
 }
 
-fn steps(report: &Report) {
+fn steps(out: &mut Output, report: &Report) {
     let ms = |us: u64| format!("{:.2}", us as f64 / 1e3);
     let row = |name: &str, step: &Step| {
         vec![name.to_owned(), ms(step.p50_us), ms(step.p95_us), ms(step.p99_us), ms(step.max_us)]
@@ -53,14 +55,15 @@ fn steps(report: &Report) {
     if let Some(floor) = &report.floor {
         table.push(vec!["up, kernel alone".into(), ms(floor.up_p50_us)]);
     }
-    rows(&["ms", "p50", "p95", "p99", "max"], table);
+    rows(out, &["ms", "p50", "p95", "p99", "max"], table);
 }
 
-fn costs(report: &Report) {
+fn costs(out: &mut Output, report: &Report) {
     let threads = report.threads.iter().filter(|(_, us)| *us >= 1.0);
     let threads: Vec<_> = threads.map(|(name, us)| format!("{name} {us:.0}")).collect();
     let figure = |name: &str, value: String| vec![name.to_owned(), value];
     rows(
+        out,
         &["cost", ""],
         vec![
             figure("processor time a lifecycle, µs", format!("{:.0}", report.cpu_us_per_lifecycle)),
