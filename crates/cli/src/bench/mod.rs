@@ -113,7 +113,7 @@ pub(crate) fn run(options: Options, out: &mut Output) -> anyhow::Result<bool> {
             }
             Ok(true)
         }
-        Command::Check(check) => check::run(&check),
+        Command::Check(check) => check::run(&check, out),
     }
 }
 

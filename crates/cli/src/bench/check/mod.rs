@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::report;
+use crate::report::{self, Output};
 
 /// What is checked.
 #[derive(Clone, Debug, clap::Args)]
@@ -170,9 +170,9 @@ struct Verdict {
 }
 
 /// Measures what was asked for and tells whether all of it is as it must be.
-pub(super) fn run(check: &Check) -> anyhow::Result<bool> {
+pub(super) fn run(check: &Check, out: &mut Output) -> anyhow::Result<bool> {
     if let Some(topic) = check.measure {
-        report::line(&serde_json::to_string(&topic.measure_here(check)?)?);
+        out.line(serde_json::to_string(&topic.measure_here(check)?)?);
         return Ok(true);
     }
     let topics: Vec<_> = Topic::value_variants()
@@ -192,7 +192,7 @@ pub(super) fn run(check: &Check) -> anyhow::Result<bool> {
             verdicts.insert(must.what, verdict);
         }
     }
-    report::rows(&["figure", "must be", "min", "middle", "max", ""], rows);
+    report::rows(out, &["figure", "must be", "min", "middle", "max", ""], rows);
     if let Some(path) = &check.json {
         let text = serde_json::to_string_pretty(&verdicts)?;
         std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
