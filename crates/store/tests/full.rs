@@ -2,6 +2,7 @@
 //! of its own.
 
 use std::fs;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
@@ -52,6 +53,13 @@ fn rested<T>(store: &mut RedbStore, mut call: impl FnMut(&mut RedbStore) -> Resu
 fn numbers(store: &mut RedbStore) -> Vec<u32> {
     let rows = rested(store, Store::load);
     rows.iter().map(|(_, row)| decode::<(u32, String)>(row).expect("whole").0).collect()
+}
+
+/// Takes all the room there is.
+fn fill(path: &Path) {
+    let mut file = fs::File::create(path).expect("a name is free");
+    let full = (0..).find_map(|_| file.write_all(&[1; 4096]).err()).expect("it ends");
+    assert_eq!(full.kind(), ErrorKind::StorageFull);
 }
 
 /// Runs `child` in a process of its own, on a file system of so many megabytes, whose mount ends with it.
@@ -126,4 +134,42 @@ fn free_a_little(dir: &Path) {
 #[test]
 fn a_database_that_is_opened_again_leaves_the_room_that_was_freed() {
     on_a_small_disk("a_database_that_is_opened_again_leaves_the_room_that_was_freed", 7, free_a_little);
+}
+
+/// The child: a journal of finished operations, and not a byte free.
+fn delete_without_room(dir: &Path) {
+    let (data, ballast) = (dir.join("data"), dir.join("ballast"));
+    let mut store = opened(&data);
+    for n in 0..20 {
+        store.commit(&[put(n)]).expect("there is room");
+    }
+    for n in 0..300 {
+        store.begin(&[intent(n)]).expect("there is room");
+        store.end(&[intent(n).op]).expect("there is room");
+    }
+    let journal = || fs::metadata(data.join("journal")).expect("there").len();
+    assert!((30_000..65_536).contains(&journal()), "{} bytes of history", journal());
+    fill(&ballast);
+    for n in 0..20 {
+        store.begin(&[intent(1000 + n)]).expect("history makes room");
+        store.commit(&[Change::Delete { key: key(n) }]).expect("history makes room");
+        store.end(&[intent(1000 + n).op]).expect("history makes room");
+    }
+    for n in 2000..3000 {
+        store.begin(&[intent(n)]).expect("history makes room");
+        store.end(&[intent(n).op]).expect("history makes room");
+    }
+    assert_eq!(store.load().expect("loads"), []);
+    // An engine that starts on a full disk has room for an intent as well.
+    drop(store);
+    let mut store = opened(&data);
+    assert_eq!(journal(), 8, "nothing but the header");
+    store.begin(&[intent(1)]).expect("history made room");
+    drop(store);
+    assert_eq!(opened(&data).open_intents().expect("reads"), [intent(1)]);
+}
+
+#[test]
+fn a_full_file_system_keeps_no_operation_from_being_noted() {
+    on_a_small_disk("a_full_file_system_keeps_no_operation_from_being_noted", 4, delete_without_room);
 }
