@@ -1,5 +1,6 @@
 //! The store on disk: its directory, its database and its journal.
 
 mod directory;
+mod disk;
 mod journal;
 pub mod redb;

@@ -1,14 +1,15 @@
 //! The journal's file.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use netloom_model::OpId;
 
 use crate::error::StoreError;
 use crate::io::directory::{Directory, private_file};
-use crate::journal::{Append, HEADER, Intent, OpenIntents};
+use crate::journal::{HEADER, Intent, OpenIntents};
 use crate::store::Finding;
 
 /// The file's name.
@@ -17,18 +18,31 @@ pub(crate) const NAME: &str = "journal";
 const IDLE_LIMIT: u64 = 64 * 1024;
 /// A journal with open intents is rewritten when it has grown beyond this and is mostly history.
 const BUSY_LIMIT: u64 = 1024 * 1024;
+/// At a start, a journal with open intents is rewritten when it has more history than this: less takes no room
+/// worth the while.
+const START_LIMIT: u64 = 4096;
 
 /// An append-only file of intents. Nothing here waits for the disk: what is written survives this process,
 /// which is all an intent is for.
+///
+/// What has ended is history, and history makes room: it is dropped now and then, at a start, and when a write
+/// fails. Without open intents the file is cut back to its header, in one step. With open ones a second file is
+/// written and put in its place, in one step too, so a crash finds either the old file or the new one.
 #[derive(Debug)]
 pub(crate) struct JournalFile {
     path: PathBuf,
     scratch: PathBuf,
     file: File,
-    /// The file's length. Whatever a failed write left behind it is overwritten by the next one.
+    /// The file's length, without what a failed write may have left behind it.
     len: u64,
     open: OpenIntents,
+    /// Frames that end operations and could not be written. Those operations count as ended here; whatever is
+    /// written next says so first.
+    owed: Vec<u8>,
     busy_limit: u64,
+    /// Set by tests: how much room there is, and when the process dies.
+    #[cfg(test)]
+    faults: tests::Faults,
 }
 
 impl JournalFile {
@@ -58,18 +72,29 @@ impl JournalFile {
             file,
             len: (HEADER.len() + whole) as u64,
             open,
+            owed: Vec::new(),
             busy_limit: BUSY_LIMIT,
+            #[cfg(test)]
+            faults: tests::Faults::default(),
         };
         journal.prepare(bytes.len() as u64).map_err(|error| journal.error("open", &error))?;
         Ok(journal)
     }
 
-    /// Writes the header of a new journal and cuts a torn tail off.
+    /// Writes the header of a new journal, cuts a torn tail off, and drops history.
     fn prepare(&mut self, found: u64) -> io::Result<()> {
+        // A crash in the middle of rewriting left it. It was never the journal.
+        let _ = std::fs::remove_file(&self.scratch);
         if found < HEADER.len() as u64 {
-            self.write_at(0, HEADER)?;
+            self.write_at(&self.file, 0, HEADER)?;
         } else if found > self.len {
             self.file.set_len(self.len)?;
+        }
+        let limit = if self.open.is_empty() { 0 } else { START_LIMIT };
+        if self.history() > limit
+            && let Err(error) = self.shorten()
+        {
+            tracing::warn!(%error, "cannot shorten the journal");
         }
         Ok(())
     }
@@ -80,16 +105,34 @@ impl JournalFile {
     /// `Io`, `Unencodable`; nothing was noted.
     pub(crate) fn begin(&mut self, intents: &[Intent]) -> Result<(), StoreError> {
         let append = OpenIntents::begin(intents)?;
-        self.append(append)
+        if append.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.write(&append.bytes) {
+            // The same disk may have room once history is gone.
+            if !self.makes_room() {
+                return Err(self.error("write", &error));
+            }
+            self.write(&append.bytes).map_err(|error| self.error("write", &error))?;
+        }
+        self.open.apply(append);
+        Ok(())
     }
 
     /// Notes that operations ended.
     ///
     /// # Errors
-    /// `Io`.
+    /// `Io`. They count as ended all the same as long as this process lives, and the next write says so.
     pub(crate) fn end(&mut self, ops: &[OpId]) -> Result<(), StoreError> {
         let append = self.open.end(ops)?;
-        self.append(append)?;
+        self.owed.extend(&append.bytes);
+        self.open.apply(append);
+        // A shortened journal has nothing of what ended, and that needs no room.
+        if let Err(error) = self.write(&[])
+            && !self.makes_room()
+        {
+            return Err(self.error("write", &error));
+        }
         self.compact();
         Ok(())
     }
@@ -102,54 +145,105 @@ impl JournalFile {
         self.open.intents()
     }
 
-    fn append(&mut self, append: Append) -> Result<(), StoreError> {
-        if append.is_empty() {
+    /// Appends what is owed and these frames.
+    fn write(&mut self, frames: &[u8]) -> io::Result<()> {
+        let bytes = [self.owed.as_slice(), frames].concat();
+        if bytes.is_empty() {
             return Ok(());
         }
-        if let Err(error) = self.write_at(self.len, &append.bytes) {
-            // Half a frame at the end is read as a torn tail; this only saves its space.
-            let _ = self.file.set_len(self.len);
-            return Err(self.error("write", &error));
+        if let Err(error) = self.write_at(&self.file, self.len, &bytes) {
+            // Half a frame at the end is read as a torn tail. But there may be whole ones before it, which a
+            // later start must not find, and all of them take room.
+            let _ = self.set_len(self.len);
+            return Err(error);
         }
-        self.len += append.bytes.len() as u64;
-        self.open.apply(append);
+        self.len += bytes.len() as u64;
+        self.owed.clear();
         Ok(())
     }
 
-    fn write_at(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(at))?;
-        self.file.write_all(bytes)
+    /// How many bytes of the file are about nothing that is open.
+    fn history(&self) -> u64 {
+        self.len.saturating_sub((HEADER.len() + self.open.bytes()) as u64)
     }
 
-    /// Drops history. The journal stays valid when this fails, so a failure only costs space.
+    /// Drops history after a failed write. Returns whether there was any and it is gone.
+    fn makes_room(&mut self) -> bool {
+        if self.history() == 0 {
+            return false;
+        }
+        let shortened = self.shorten();
+        if let Err(error) = &shortened {
+            tracing::debug!(%error, "cannot shorten the journal");
+        }
+        shortened.is_ok()
+    }
+
+    /// Drops history now and then. The journal stays valid when this fails, so a failure only costs space.
     fn compact(&mut self) {
-        let header = HEADER.len() as u64;
-        if self.open.is_empty() && self.len > IDLE_LIMIT {
-            match self.file.set_len(header) {
-                Ok(()) => self.len = header,
-                Err(error) => tracing::warn!(%error, "cannot shorten the journal"),
-            }
-        } else if self.len > self.busy_limit && self.len > 4 * self.open.bytes() as u64 {
-            match self.rewrite() {
-                Ok(()) => self.busy_limit = BUSY_LIMIT,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot rewrite the journal");
-                    self.busy_limit = self.len * 2;
-                }
+        let idle = self.open.is_empty() && self.len > IDLE_LIMIT;
+        let busy = self.len > self.busy_limit && self.len > 4 * self.open.bytes() as u64;
+        if !idle && !busy {
+            return;
+        }
+        match self.shorten() {
+            Ok(()) => self.busy_limit = BUSY_LIMIT,
+            Err(error) => {
+                tracing::warn!(%error, "cannot shorten the journal");
+                self.busy_limit = self.len * 2;
             }
         }
     }
 
-    /// Puts a file with nothing but the open intents in the journal's place.
-    fn rewrite(&mut self) -> io::Result<()> {
-        let mut bytes = HEADER.to_vec();
-        self.open.frames().for_each(|frame| bytes.extend(frame));
-        let mut file = private_file(&self.scratch)?;
+    /// Leaves nothing in the journal but the header and the open intents. When this fails, all is as before.
+    fn shorten(&mut self) -> io::Result<()> {
+        let header = HEADER.len() as u64;
+        if self.open.is_empty() {
+            self.set_len(header)?;
+            self.len = header;
+        } else {
+            let mut bytes = HEADER.to_vec();
+            self.open.frames().for_each(|frame| bytes.extend(frame));
+            self.file = self.replace(&bytes).inspect_err(|_| self.remove_scratch())?;
+            self.len = bytes.len() as u64;
+        }
+        self.owed.clear();
+        Ok(())
+    }
+
+    /// Puts a file with these bytes in the journal's place.
+    fn replace(&self, bytes: &[u8]) -> io::Result<File> {
+        self.step()?;
+        let file = private_file(&self.scratch)?;
         file.set_len(0)?;
-        file.write_all(&bytes)?;
+        self.write_at(&file, 0, bytes)?;
+        self.step()?;
         std::fs::rename(&self.scratch, &self.path)?;
-        self.file = file;
-        self.len = bytes.len() as u64;
+        Ok(file)
+    }
+
+    /// Half a file is of no use, and takes room that is short.
+    fn remove_scratch(&self) {
+        if self.step().is_ok() {
+            let _ = std::fs::remove_file(&self.scratch);
+        }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.step()?;
+        self.file.set_len(len)
+    }
+
+    fn write_at(&self, file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        self.faults.write(self, file, at, bytes)?;
+        file.write_all_at(bytes, at)
+    }
+
+    /// Before whatever changes a file: where tests let the process die.
+    fn step(&self) -> io::Result<()> {
+        #[cfg(test)]
+        self.faults.step()?;
         Ok(())
     }
 
@@ -159,86 +253,4 @@ impl JournalFile {
 }
 
 #[cfg(test)]
-mod tests {
-    use netloom_model::ObjectKind;
-    use uuid::Uuid;
-
-    use super::*;
-
-    fn intent(op: u128) -> Intent {
-        let op = OpId(Uuid::from_u128(op));
-        Intent {
-            op,
-            verb: "join".into(),
-            object: ObjectKind::Sandbox,
-            id: "x".into(),
-            detail: "y".repeat(500).into(),
-        }
-    }
-
-    fn open(dir: &Directory) -> (JournalFile, Vec<Finding>) {
-        let mut findings = Vec::new();
-        (JournalFile::open(dir, &mut findings).expect("opens"), findings)
-    }
-
-    #[test]
-    fn the_file_is_cut_back_when_idle_and_rewritten_when_busy() {
-        let temp = tempfile::tempdir().expect("a directory");
-        let dir = Directory::open(temp.path()).expect("free");
-        let (mut journal, _) = open(&dir);
-        journal.begin(&[intent(0), intent(1)]).expect("space");
-        let mut longest = 0;
-        for op in 2..5_000 {
-            journal.begin(&[intent(op)]).expect("space");
-            journal.end(&[intent(op).op, intent(99_999).op]).expect("space");
-            longest = longest.max(journal.len);
-        }
-        assert!(longest > BUSY_LIMIT / 2 && longest <= BUSY_LIMIT, "{longest}");
-        drop(journal);
-        let (mut journal, findings) = open(&dir);
-        assert_eq!(journal.intents().expect("whole"), [intent(0), intent(1)]);
-        assert_eq!(findings, []);
-        let many: Vec<_> = (0..200).map(intent).collect();
-        journal.begin(&many).expect("space");
-        assert!(journal.len > IDLE_LIMIT);
-        journal.end(&many.iter().map(|intent| intent.op).collect::<Vec<_>>()).expect("space");
-        assert_eq!(journal.len, HEADER.len() as u64);
-        assert_eq!(open(&dir).0.intents().expect("whole"), []);
-    }
-
-    #[test]
-    fn a_file_cut_at_any_byte_opens_and_goes_on() {
-        let temp = tempfile::tempdir().expect("a directory");
-        let dir = Directory::open(temp.path()).expect("free");
-        let (mut journal, _) = open(&dir);
-        journal.begin(&[intent(1), intent(2)]).expect("space");
-        journal.end(&[intent(1).op]).expect("space");
-        drop(journal);
-        let whole = std::fs::read(dir.join(NAME)).expect("there");
-        for cut in 0..whole.len() {
-            std::fs::write(dir.join(NAME), &whole[..cut]).expect("space");
-            let (mut journal, findings) = open(&dir);
-            assert_eq!(findings, [], "cut at {cut}");
-            let before = journal.intents().expect("whole");
-            journal.begin(&[intent(3)]).expect("space");
-            drop(journal);
-            let after = open(&dir).0.intents().expect("whole");
-            assert_eq!(after[..before.len()], before, "cut at {cut}");
-            assert_eq!(after[before.len()..], [intent(3)], "cut at {cut}");
-        }
-    }
-
-    #[test]
-    fn a_foreign_file_is_set_aside() {
-        let temp = tempfile::tempdir().expect("a directory");
-        let dir = Directory::open(temp.path()).expect("free");
-        for (n, foreign) in [&b"x"[..], b"NLJRNL\x00\x02 a later format", &[0; 4096]].into_iter().enumerate()
-        {
-            std::fs::write(dir.join(NAME), foreign).expect("space");
-            let (_, findings) = open(&dir);
-            assert_eq!(findings.len(), 1);
-            assert_eq!(findings[0].path, dir.join(&format!("journal.broken-{}", n + 1)));
-            assert_eq!(std::fs::read(&findings[0].path).expect("kept"), foreign);
-        }
-    }
-}
+mod tests;

@@ -1,18 +1,17 @@
 //! The store on disk: a redb database for the records beside the journal of intents.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use netloom_model::OpId;
-use redb::{CommitError, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use redb::{CommitError, Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use crate::error::StoreError;
 use crate::io::directory::{Directory, private_file};
+use crate::io::disk::{Disk, DiskFile};
 use crate::io::journal::JournalFile;
 use crate::journal::Intent;
 use crate::record::{Change, Key};
@@ -28,8 +27,12 @@ const FORMAT_KEY: &[u8] = b"format";
 const FORMAT: u8 = 1;
 /// The database's cache. The records of ten thousand endpoints fit.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
-/// How much of a file is written again at once.
-const CHUNK: usize = 1024 * 1024;
+/// What opening again may take and still be done at every call.
+const CHEAP: Duration = Duration::from_millis(100);
+/// How many times as long as it took to open again it is then let be, if that is not cheap.
+const REST: u32 = 4;
+/// The longest rest.
+const LONGEST_REST: Duration = Duration::from_secs(5);
 
 /// Records in a redb database, intents in a journal, both in one locked directory.
 ///
@@ -39,7 +42,9 @@ const CHUNK: usize = 1024 * 1024;
 ///
 /// A database that met an error of the disk refuses everything from then on. It is closed then, and the next
 /// call opens it again, as a start would: with free space, or with the disk back, the store goes on. Whether a
-/// commit of unknown end is there is what the database says that was opened again.
+/// commit of unknown end is there is what the database says that was opened again. Opening reads all of the
+/// database: where that takes long, a disk that goes on refusing is left alone for a while, and the calls of
+/// that time fail at once.
 #[derive(Debug)]
 pub struct RedbStore {
     /// `None` after an error, until the next call.
@@ -47,6 +52,10 @@ pub struct RedbStore {
     path: PathBuf,
     journal: JournalFile,
     disk: Arc<Disk>,
+    /// What the database was closed over, or not opened again.
+    why_closed: String,
+    /// By the disk's clock: when it may be opened again.
+    not_before: Duration,
     /// Last, so that the database is closed before the lock goes.
     _dir: Directory,
 }
@@ -65,13 +74,15 @@ impl RedbStore {
     /// `Locked` if another engine has the directory; `Io`, `Database`.
     pub fn open(dir: &Path) -> Result<(Self, Vec<Finding>), StoreError> {
         let dir = Directory::open(dir)?;
-        let disk = Arc::new(Disk::default());
+        let mut disk = Arc::new(Disk::new());
         let mut findings = Vec::new();
         let path = dir.join(NAME);
         let database = match open_database(&path, &disk) {
             Ok(database) => database,
             Err(Unusable::Broken(why)) => {
                 findings.push(dir.set_aside(NAME, why)?);
+                // Nothing of the old file is owed to the new one.
+                disk = Arc::new(Disk::new());
                 open_database(&path, &disk).map_err(|unusable| match unusable {
                     Unusable::Broken(why) => StoreError::damaged(path.display().to_string(), why),
                     Unusable::Failed(error) => error,
@@ -81,8 +92,17 @@ impl RedbStore {
         };
         let journal = JournalFile::open(&dir, &mut findings)?;
         dir.sync()?;
-        disk.syncs.store(0, Ordering::Relaxed);
-        Ok((Self { database: Some(database), path, journal, disk, _dir: dir }, findings))
+        disk.forget_syncs();
+        let store = Self {
+            database: Some(database),
+            path,
+            journal,
+            disk,
+            why_closed: String::new(),
+            not_before: Duration::ZERO,
+            _dir: dir,
+        };
+        Ok((store, findings))
     }
 
     /// The database, opened again if it was closed after an error. One that is damaged then is left where it
@@ -90,9 +110,25 @@ impl RedbStore {
     fn database(&mut self) -> Result<&mut Database, StoreError> {
         let database = match self.database.take() {
             Some(database) => database,
-            None => reopen(&self.path, &self.disk)?,
+            None => self.open_again()?,
         };
         Ok(self.database.insert(database))
+    }
+
+    /// Opens the database again, unless that was just done and takes long.
+    fn open_again(&mut self) -> Result<Database, StoreError> {
+        let began = self.disk.now();
+        if let Some(left) = self.not_before.checked_sub(began).filter(|left| !left.is_zero()) {
+            let message = format!("{}; the next try is in {} ms", self.why_closed, left.as_millis());
+            return Err(StoreError::Database { action: "open again", message });
+        }
+        let opened = reopen(&self.path, &self.disk);
+        let ended = self.disk.now();
+        let took = ended.saturating_sub(began);
+        if took > CHEAP {
+            self.not_before = ended + (took * REST).min(LONGEST_REST);
+        }
+        opened.inspect_err(|error| self.why_closed = error.to_string())
     }
 
     /// Closes the database after an error that it does not get over by itself.
@@ -100,14 +136,18 @@ impl RedbStore {
         if matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::Corrupted(_)) {
             tracing::warn!(%error, "the database is closed; the next call opens it again");
             self.database = None;
+            self.why_closed = error.to_string();
         }
     }
 }
 
 /// Opens a database again that was closed after an error.
 fn reopen(path: &Path, disk: &Arc<Disk>) -> Result<Database, StoreError> {
-    // After a failed sync the system takes what it could not write for written, and would never try again.
-    force_out(path, disk).map_err(|error| StoreError::io("write again", path, &error))?;
+    // Not made anew: an empty database in place of a lost one would be taken for the truth.
+    let len = std::fs::metadata(path).map_err(|error| StoreError::io("open again", path, &error))?.len();
+    if len == 0 {
+        return Err(StoreError::damaged(path.display().to_string(), "it is empty"));
+    }
     let database = open_database(path, disk).map_err(|unusable| match unusable {
         Unusable::Broken(why) => {
             let why =
@@ -118,25 +158,6 @@ fn reopen(path: &Path, disk: &Arc<Disk>) -> Result<Database, StoreError> {
     })?;
     tracing::info!("the database is open again");
     Ok(database)
-}
-
-/// Writes every byte of a file over itself and forces all of it to the disk.
-fn force_out(path: &Path, disk: &Arc<Disk>) -> io::Result<()> {
-    // Not made anew: an empty database in place of a lost one would be taken for the truth.
-    let file = File::options().read(true).write(true).open(path)?;
-    let file = DiskFile { file, disk: Arc::clone(disk) };
-    let mut chunk = vec![0; CHUNK];
-    let (mut at, len) = (0, file.len()?);
-    if len == 0 {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is empty"));
-    }
-    while at < len {
-        let size = usize::try_from(len - at).map_or(CHUNK, |rest| rest.min(CHUNK));
-        file.read(at, &mut chunk[..size])?;
-        file.write(at, &chunk[..size])?;
-        at += size as u64;
-    }
-    file.sync_data()
 }
 
 impl Store for RedbStore {
@@ -204,7 +225,7 @@ impl Store for RedbStore {
     }
 
     fn syncs(&self) -> u64 {
-        self.disk.syncs.load(Ordering::Relaxed)
+        self.disk.syncs()
     }
 }
 
@@ -220,7 +241,10 @@ enum Unusable {
 /// Opens or makes the database and reads all of it once.
 fn open_database(path: &Path, disk: &Arc<Disk>) -> Result<Database, Unusable> {
     let file = private_file(path).map_err(|error| Unusable::Failed(StoreError::io("open", path, &error)))?;
-    let backend = DiskFile { file, disk: Arc::clone(disk) };
+    let backend = DiskFile::new(file, Arc::clone(disk));
+    // What is read from here on is on the disk. Of an earlier process there is nothing to know here: opening
+    // syncs, and that includes what it wrote.
+    backend.force_out().map_err(|error| Unusable::Failed(StoreError::io("force out", path, &error)))?;
     // The database promises to report damage when it checks its integrity on opening. Should it panic over
     // some damage all the same, that too is a broken file and not the end of the engine.
     let opened = catch_unwind(AssertUnwindSafe(|| -> Result<Database, Unusable> {
@@ -286,53 +310,6 @@ fn classify(error: redb::Error) -> Unusable {
 
 fn database_error(action: &'static str, error: &dyn std::fmt::Display) -> StoreError {
     StoreError::Database { action, message: error.to_string() }
-}
-
-/// What is known of the disk under the database.
-#[derive(Debug, Default)]
-struct Disk {
-    syncs: AtomicU64,
-    /// Set by tests: what the disk refuses.
-    #[cfg(test)]
-    refuses: tests::Refusals,
-}
-
-/// The database's file, with its syncs counted. It needs no lock of its own: the directory is locked.
-#[derive(Debug)]
-struct DiskFile {
-    file: File,
-    disk: Arc<Disk>,
-}
-
-impl StorageBackend for DiskFile {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        #[cfg(test)]
-        self.disk.refuses.read()?;
-        self.file.read_exact_at(out, offset)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        #[cfg(test)]
-        self.disk.refuses.write()?;
-        self.file.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.disk.syncs.fetch_add(1, Ordering::Relaxed);
-        #[cfg(test)]
-        self.disk.refuses.sync()?;
-        self.file.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        #[cfg(test)]
-        self.disk.refuses.write()?;
-        self.file.write_all_at(data, offset)
-    }
 }
 
 #[cfg(test)]

@@ -1,36 +1,11 @@
 //! The store on a disk that refuses, and comes back.
 
-use std::sync::atomic::AtomicBool;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::io::disk::tests::Refusals;
 use crate::record::{RecordKind, decode};
-
-/// What a disk refuses at present.
-#[derive(Debug, Default)]
-pub(super) struct Refusals {
-    reads: AtomicBool,
-    writes: AtomicBool,
-    syncs: AtomicBool,
-}
-
-impl Refusals {
-    pub(super) fn read(&self) -> io::Result<()> {
-        Self::answer(&self.reads, 5)
-    }
-
-    /// A full disk, and not one that fails.
-    pub(super) fn write(&self) -> io::Result<()> {
-        Self::answer(&self.writes, 28)
-    }
-
-    pub(super) fn sync(&self) -> io::Result<()> {
-        Self::answer(&self.syncs, 5)
-    }
-
-    fn answer(refused: &AtomicBool, errno: i32) -> io::Result<()> {
-        if refused.load(Ordering::Relaxed) { Err(io::Error::from_raw_os_error(errno)) } else { Ok(()) }
-    }
-}
 
 fn key(n: u32) -> Key {
     Key::new(RecordKind::Endpoint, format!("{n:04}"))
@@ -134,4 +109,69 @@ fn a_database_that_is_lost_meanwhile_is_not_replaced() {
     assert!(error.to_string().contains(NAME) && !path.exists(), "{error}");
     std::fs::rename(dir.path().join("elsewhere"), &path).expect("renamed");
     store.commit(&put(2)).expect("it is back");
+}
+
+#[test]
+fn opening_again_leaves_the_holes_of_the_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = opened(&dir);
+    let room = || {
+        let file = std::fs::metadata(dir.path().join(NAME)).expect("there");
+        (file.len(), file.blocks() * 512)
+    };
+    // The file grows by doubling, so there are holes in it soon.
+    let grown = (0..2000).find(|n| {
+        store.commit(&put(*n)).expect("the disk is well");
+        let (len, taken) = room();
+        len > taken + (512 << 10)
+    });
+    assert!(grown.is_some(), "a file with holes: {:?}", room());
+    let (_, taken) = room();
+    for _ in 0..10 {
+        store.disk.refuses.syncs.store(true, Ordering::Relaxed);
+        store.commit(&put(2)).expect_err("refused");
+        store.load().expect_err("still refused");
+        store.disk.refuses.syncs.store(false, Ordering::Relaxed);
+        store.load().expect("the disk is back");
+    }
+    let (_, after) = room();
+    assert!(after < taken + (128 << 10), "{taken} bytes were taken, {after} are now");
+}
+
+#[test]
+fn a_disk_that_goes_on_refusing_is_let_be_when_opening_takes_long() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = opened(&dir);
+    let disk = Arc::clone(&store.disk);
+    let wait = |ms| disk.refuses.clock.fetch_add(ms, Ordering::Relaxed);
+    let tries = |store: &mut RedbStore| {
+        let before = disk.syncs();
+        let error = store.commit(&put(1)).expect_err("refused").to_string();
+        (disk.syncs() > before, error)
+    };
+    disk.refuses.syncs.store(true, Ordering::Relaxed);
+    for _ in 0..3 {
+        assert!(tries(&mut store).0, "a try that costs nothing is made at every call");
+    }
+    disk.refuses.sync_takes.store(200, Ordering::Relaxed);
+    assert!(tries(&mut store).0);
+    for left in [800, 500, 200] {
+        let (tried, error) = tries(&mut store);
+        assert!(!tried && error.contains(&format!("in {left} ms")), "{error}");
+        assert!(error.contains("Input/output error"), "it says what is the matter: {error}");
+        wait(300);
+    }
+    assert!(tries(&mut store).0);
+    wait(800);
+    // It opens well and fails at once: that was in vain as well.
+    disk.refuses.syncs.store(false, Ordering::Relaxed);
+    store.load().expect("the disk is back");
+    disk.refuses.syncs.store(true, Ordering::Relaxed);
+    assert!(tries(&mut store).0, "an open database is used");
+    let (tried, error) = tries(&mut store);
+    assert!(!tried && error.contains("the next try"), "{error}");
+    disk.refuses.syncs.store(false, Ordering::Relaxed);
+    // However slow it is, the rest is short.
+    wait(5000);
+    store.commit(&put(1)).expect("the disk is back");
 }
