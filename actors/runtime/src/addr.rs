@@ -1,6 +1,7 @@
 //! Addresses of actors, and asking.
 
 use std::fmt;
+use std::sync::Arc;
 
 use actix::Addr as ActixAddr;
 
@@ -30,11 +31,13 @@ impl std::error::Error for AskError {}
 
 /// Where to send messages for one incarnation of an actor. Handles that outlive an actor keep its name and
 /// look the address up for each ask.
-pub struct Addr<A: Actor>(pub(crate) ActixAddr<Shell<A>>);
+///
+/// Shared by its clones: each address of actix's own has two allocations.
+pub struct Addr<A: Actor>(pub(crate) Arc<ActixAddr<Shell<A>>>);
 
 impl<A: Actor> Clone for Addr<A> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self(Arc::clone(&self.0))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The cell an actor lives in: the one place where our vocabulary meets actix's.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Weak};
 
 use actix::AsyncContext;
 use actix::prelude::{ActorContext, Context};
@@ -15,9 +16,11 @@ use crate::tasks::{Panicked, TaskGroup};
 
 /// The actix actor around ours.
 #[derive(Debug)]
-pub(crate) struct Shell<A> {
+pub(crate) struct Shell<A: Actor> {
     actor: A,
     tasks: TaskGroup,
+    /// Its own address, as long as somebody else has it too: an actor ends with its last address.
+    me: Weak<actix::Addr<Shell<A>>>,
 }
 
 /// The actix message around ours.
@@ -31,8 +34,8 @@ impl<A: Actor> actix::Actor for Shell<A> {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let Self { actor, tasks } = self;
-        actor.started(&mut Cx { ctx, tasks });
+        let Self { actor, tasks, me } = self;
+        actor.started(&mut Cx { ctx, tasks, me });
     }
 
     // No `stopped`: after a panic actix runs it while unwinding. Exits are reported by `spawn`.
@@ -50,8 +53,8 @@ impl<A: Handle<M>, M: Message> actix::Handler<Envelope<M>> for Shell<A> {
         let span = op.span.clone();
         let _entered = span.enter();
         tracing::trace!(actor = A::KIND, message = M::NAME, "handling");
-        let Self { actor, tasks } = self;
-        actor.handle(op, message, reply, &mut Cx { ctx, tasks });
+        let Self { actor, tasks, me } = self;
+        actor.handle(op, message, reply, &mut Cx { ctx, tasks, me });
     }
 }
 
@@ -59,6 +62,7 @@ impl<A: Handle<M>, M: Message> actix::Handler<Envelope<M>> for Shell<A> {
 pub struct Cx<'a, A: Actor> {
     ctx: &'a mut Context<Shell<A>>,
     tasks: &'a TaskGroup,
+    me: &'a Weak<actix::Addr<Shell<A>>>,
 }
 
 impl<A: Actor> std::fmt::Debug for Cx<'_, A> {
@@ -71,7 +75,7 @@ impl<A: Actor> Cx<'_, A> {
     /// The actor's own address.
     #[must_use]
     pub fn me(&self) -> Addr<A> {
-        Addr(self.ctx.address())
+        Addr(self.me.upgrade().unwrap_or_else(|| Arc::new(self.ctx.address())))
     }
 
     /// Starts work beside the actor. Its end comes back as the message that `finished` makes of it, also
@@ -127,9 +131,9 @@ pub fn spawn<A: Actor>(actor: A, on_exit: impl FnOnce(Exit) + 'static) -> (Addr<
     // Capacity 0 is unbounded and strictly first-in first-out. Any bound of actix reorders messages and
     // holds nobody back (`tests/substrate.rs`); admission is the gate's business.
     let (sender, receiver) = actix::dev::channel::channel(0);
-    let addr = Addr(actix::Addr::new(sender));
+    let addr = Addr(Arc::new(actix::Addr::new(sender)));
     let tasks = TaskGroup::default();
-    let shell = Shell { actor, tasks: tasks.clone() };
+    let shell = Shell { actor, tasks: tasks.clone(), me: Arc::downgrade(&addr.0) };
     // Boxed: the runtime moves what it is given.
     let life = Box::pin(Context::with_receiver(receiver).into_future(shell));
     let guard = ExitGuard::new(A::KIND, on_exit);

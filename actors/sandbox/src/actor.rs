@@ -148,11 +148,11 @@ impl SandboxActor {
     /// The first half of an operation whose turn it is. Tells whether there is a second one.
     fn start(&mut self, op: &OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) -> bool {
         // Nobody waits any more for what is late, and most of its steps would be refused half-way.
-        let late = Reason::DeadlineExceeded { what: self.holder().to_string(), waited: op.allowed };
+        let late = || Reason::DeadlineExceeded { what: self.holder().to_string(), waited: op.allowed };
         let checked = match &pending {
             // Never too late: what is recorded has to be listed, also out of service.
             Pending::Establish(..) => self.in_phase(&[SandboxPhase::Creating]),
-            _ if op.remaining().is_zero() => Err(Error::from(late).unwound()),
+            _ if op.remaining().is_zero() => Err(Error::from(late()).unwound()),
             // Whether the endpoint is free is for its network to say, which knows its name.
             Pending::Join(..) => self.in_phase(&[SandboxPhase::Ready]),
             Pending::Leave(..) => self.in_phase(&[SandboxPhase::Ready, SandboxPhase::Failed]),

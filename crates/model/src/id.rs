@@ -51,7 +51,9 @@ impl Text {
     }
 
     fn as_str(&self) -> &str {
-        let end = self.0.iter().position(|b| *b == 0).unwrap_or(MAX_ID_LEN);
+        // Those that the engine draws have no padding.
+        let full = self.0[MAX_ID_LEN - 1] != 0;
+        let end = if full { MAX_ID_LEN } else { self.0.iter().position(|b| *b == 0).unwrap_or(MAX_ID_LEN) };
         std::str::from_utf8(&self.0[..end]).unwrap_or_default()
     }
 }

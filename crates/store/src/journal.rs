@@ -11,7 +11,6 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::crc::crc32;
 use crate::error::StoreError;
 
 /// How a journal begins: a name and the number of its format.
@@ -161,7 +160,7 @@ fn frame(payload: &[u8]) -> Result<Vec<u8>, StoreError> {
         .map_err(|_| StoreError::Unencodable { what: "an intent", why: "it is longer than 4 GiB".into() })?;
     let mut frame = Vec::with_capacity(FRAME_HEADER + payload.len());
     frame.extend(len.to_le_bytes());
-    frame.extend(crc32(payload).to_le_bytes());
+    frame.extend(crc32fast::hash(payload).to_le_bytes());
     frame.extend(payload);
     Ok(frame)
 }
@@ -172,7 +171,7 @@ fn read_frame(bytes: &[u8]) -> Option<(Vec<FrameChange>, &[u8])> {
     let (len, crc) = header.split_at(4);
     let len = u32::from_le_bytes(len.try_into().ok()?) as usize;
     let (payload, tail) = rest.split_at_checked(len)?;
-    if crc != crc32(payload).to_le_bytes() {
+    if crc != crc32fast::hash(payload).to_le_bytes() {
         return None;
     }
     let (kind, data) = payload.split_first()?;

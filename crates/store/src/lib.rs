@@ -8,7 +8,6 @@
 //! Everything here blocks and nothing here starts a thread: a store belongs to one thread of the caller,
 //! which drains its queue and commits once for all that wait.
 
-mod crc;
 mod error;
 pub mod io;
 mod journal;

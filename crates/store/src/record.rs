@@ -4,13 +4,14 @@ use netloom_model::ObjectKind;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::crc::crc32;
 use crate::error::StoreError;
 
 /// The format written here; readers take this one and all before it.
 const FORMAT: u8 = 1;
 /// The format byte and the checksum.
 const HEADER: usize = 5;
+/// What most records fit into.
+const USUAL: usize = 768;
 
 /// The kinds of records.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -122,10 +123,11 @@ impl Change {
 /// # Errors
 /// `Unencodable` if it cannot be JSON, such as a map whose keys are no strings.
 pub fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
-    let mut bytes = vec![0; HEADER];
+    let mut bytes = Vec::with_capacity(USUAL);
+    bytes.resize(HEADER, 0);
     serde_json::to_writer(&mut bytes, record)
         .map_err(|error| StoreError::Unencodable { what: "a record", why: error.to_string() })?;
-    let crc = crc32(&bytes[HEADER..]);
+    let crc = crc32fast::hash(&bytes[HEADER..]);
     bytes[0] = FORMAT;
     bytes[1..HEADER].copy_from_slice(&crc.to_le_bytes());
     Ok(bytes)
@@ -143,7 +145,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
     if header[0] > FORMAT {
         return Err(StoreError::Newer { what: what.into(), found: header[0].into(), known: FORMAT.into() });
     }
-    if header[0] == 0 || header[1..] != crc32(json).to_le_bytes() {
+    if header[0] == 0 || header[1..] != crc32fast::hash(json).to_le_bytes() {
         return Err(StoreError::damaged(what, "its checksum is wrong"));
     }
     serde_json::from_slice(json).map_err(|error| StoreError::damaged(what, error.to_string()))
