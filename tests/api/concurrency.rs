@@ -68,6 +68,46 @@ async fn one_of_64_callers_gets_the_sandbox_of_a_container() {
     world.assert_pristine().await;
 }
 
+/// Ten thousand joins at once: as many as the engine admits are carried out, the others are told at once that it is
+/// busy, and nobody waits in vain.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_joins_at_once_are_carried_out_or_refused() {
+    const JOINS: usize = 10_000;
+    const SANDBOXES: usize = 100;
+    const NETWORKS: usize = 10;
+    let world = World::new().await;
+    let limit = world.engine().config().limits.operations;
+    assert!(limit < JOINS, "there is something to refuse");
+    let networks = join_all((0..NETWORKS).map(async |n| world.network(&format!("n{n}")).await)).await;
+    let sandboxes = join_all((0..SANDBOXES).map(async |n| world.sandbox(&format!("c{n}")).await)).await;
+    let mut endpoints = Vec::new();
+    for n in 0..JOINS {
+        let made = networks[n % NETWORKS].create_endpoint(EndpointSpec::new(format!("e{n}"))).await;
+        endpoints.push(made.expect("an endpoint"));
+    }
+    world.kernel().set_latency(Latency::all(Duration::from_millis(1)));
+    let join = |n: usize| {
+        let (endpoint, sandbox) = (endpoints[n].clone(), sandboxes[n % SANDBOXES].clone());
+        async move { endpoint.join(&sandbox, JoinSpec::default()).await }
+    };
+    let outcomes = all_at_once(JOINS, join).await;
+    let refused: Vec<_> = (0..JOINS).filter(|n| outcomes[*n].is_err()).collect();
+    assert!(refused.len() >= JOINS - 2 * limit, "{} are refused", refused.len());
+    assert!(!refused.is_empty(), "ten thousand at once are more than {limit}");
+    for error in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error:?}");
+        assert_eq!(error.certainty(), netloom::Certainty::Aborted, "{error:?}");
+    }
+    world.kernel().set_latency(Latency::default());
+    for batch in refused.chunks(limit / 2) {
+        let again = all_at_once(batch.len(), |at| join(batch[at])).await;
+        assert!(again.iter().all(Result::is_ok), "who was refused finds room later");
+    }
+    check_truth(world.engine(), world.kernel()).await.expect("the truth");
+    world.delete_everything().await;
+    world.assert_pristine().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_of_64_callers_gets_an_endpoint_name() {
     let world = World::new().await;

@@ -2,6 +2,7 @@
 
 mod churn;
 mod conformance;
+mod cut;
 mod host;
 mod kill;
 mod lab;
@@ -10,3 +11,4 @@ mod misuse;
 mod outside;
 mod packets;
 mod takeover;
+mod together;

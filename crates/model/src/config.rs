@@ -50,7 +50,8 @@ pub struct DefaultPool {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Operations the controller admits at a time, over all objects.
+    /// Operations the engine admits at a time, over all objects: no more than it can carry out in the time that
+    /// each may take. The kernel makes a few hundred links a second.
     pub operations: usize,
     /// Operations that may wait on one object.
     pub waiting_per_object: usize,
@@ -70,7 +71,7 @@ pub struct Timeouts {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { operations: 16_384, waiting_per_object: 4_096, event_backlog: 1_024 }
+        Self { operations: 4_096, waiting_per_object: 4_096, event_backlog: 1_024 }
     }
 }
 

@@ -1,0 +1,97 @@
+//! What is carried out together: one that is refused fails alone, and what is undone leaves nothing.
+
+use futures::future::join_all;
+use netloom::kernel::{Kernel, LinkTag, Netns, Op};
+use netloom::{
+    Endpoint, EndpointSpec, Engine, ErrorKind, JoinSpec, Network, NetworkSpec, Sandbox, SandboxSpec,
+};
+
+use crate::lab::{Lab, delete_everything, in_lab, soon};
+
+/// How many join at once.
+const JOINERS: usize = 32;
+
+/// Endpoints, each with a sandbox that it is not in yet.
+async fn pairs(engine: &Engine, network: &Network) -> Vec<(Endpoint, Sandbox)> {
+    let controller = engine.controller();
+    let made = (0..JOINERS).map(async |n| {
+        let endpoint = network.create_endpoint(EndpointSpec::new(format!("e{n}"))).await.expect("made");
+        let sandbox = controller.create_sandbox(SandboxSpec::new(format!("c{n}"))).await.expect("made");
+        (endpoint, sandbox)
+    });
+    join_all(made).await
+}
+
+async fn join_at_once(pairs: &[(Endpoint, Sandbox)]) -> Vec<netloom::Result<()>> {
+    let joins = pairs
+        .iter()
+        .map(async |(endpoint, sandbox)| endpoint.join(sandbox, JoinSpec::default()).await.map(drop));
+    join_all(joins).await
+}
+
+/// How many links the host's namespace has on a bridge.
+async fn ports(lab: &Lab, bridge: &str) -> usize {
+    let links = lab.kernel.links(Netns::Host, soon()).await.expect("links");
+    let master = links.iter().find(|link| link.name.as_str() == bridge).expect("the bridge").index;
+    links.iter().filter(|link| link.master == Some(master)).count()
+}
+
+#[test]
+fn of_many_joins_at_once_one_that_the_kernel_refuses_fails_alone() {
+    in_lab(async |lab| {
+        let engine = lab.engine().await;
+        let network = engine.controller().create_network(NetworkSpec::new("blue")).await.unwrap();
+        let pairs = pairs(&engine, &network).await;
+        // A namespace that somebody has destroyed: its link cannot be put anywhere.
+        let victim = pairs[JOINERS / 2].1.netns().unwrap();
+        let drop = Op::DeleteNetns { name: victim };
+        lab.kernel.execute(vec![drop], soon()).await.remove(0).expect("destroyed");
+        let outcomes = join_at_once(&pairs).await;
+        for (n, outcome) in outcomes.iter().enumerate() {
+            assert_eq!(outcome.is_err(), n == JOINERS / 2, "join {n}: {outcome:?}");
+        }
+        let bridge = format!("br-{}", network.id().short());
+        assert_eq!(ports(&lab, &bridge).await, JOINERS - 1, "nothing is left of the one");
+        let refused = &pairs[JOINERS / 2].0;
+        assert!(refused.inspect().await.unwrap().sandbox.is_none());
+        delete_everything(&engine).await;
+        lab.assert_pristine().await;
+    });
+}
+
+#[test]
+fn of_many_joins_at_once_those_that_find_no_room_are_undone() {
+    const ROOM: usize = 10;
+    in_lab(async |lab| {
+        let engine = lab.engine().await;
+        let spec = NetworkSpec::new("full").option("com.docker.network.bridge.name", "full0");
+        let network = engine.controller().create_network(spec).await.unwrap();
+        let foreign = (0..1023 - ROOM).map(|n| Op::CreateVeth {
+            host: format!("foreign{n}").parse().unwrap(),
+            peer: format!("peer{n}").parse().unwrap(),
+            netns: Netns::Host,
+            master: Some("full0".parse().unwrap()),
+            mac: None,
+            mtu: None,
+            tag: LinkTag::new("somebody", "else", n),
+        });
+        for made in lab.kernel.execute(foreign.collect(), soon()).await {
+            made.expect("a foreign port");
+        }
+        let pairs = pairs(&engine, &network).await;
+        let outcomes = join_at_once(&pairs).await;
+        let refused: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
+        assert_eq!(refused.len(), JOINERS - ROOM, "{refused:?}");
+        for error in refused {
+            assert_eq!(error.kind(), ErrorKind::Exhausted, "{error:?}");
+            assert_eq!(error.certainty(), netloom::Certainty::Aborted, "{error:?}");
+        }
+        assert_eq!(ports(&lab, "full0").await, 1023);
+        for (endpoint, sandbox) in &pairs {
+            let joined = endpoint.inspect().await.unwrap().sandbox.is_some();
+            let inside = lab.kernel.links(Netns::Named(sandbox.netns().unwrap()), soon()).await.unwrap();
+            assert_eq!(inside.len(), 1 + usize::from(joined), "{inside:?}");
+        }
+        delete_everything(&engine).await;
+    });
+}
