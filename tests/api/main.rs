@@ -14,6 +14,7 @@ mod model;
 mod mortal;
 #[path = "../common/outside.rs"]
 mod outside;
+mod overtaken;
 mod rebuild;
 mod recovery;
 mod restart;

@@ -38,7 +38,7 @@ fn killed_at_any_moment_of_a_churn() {
         let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) << 20 | 0x9e37);
         println!("{SEED}={seed}");
         let mut random = seed | 1;
-        let mut slowest = Duration::ZERO;
+        let mut starts = Vec::new();
         let mut repairs = 0;
         for round in 0..ROUNDS {
             random ^= random << 13;
@@ -48,7 +48,7 @@ fn killed_at_any_moment_of_a_churn() {
             let started = Instant::now();
             let engine = lab.next_engine().await;
             let took = started.elapsed();
-            slowest = slowest.max(took);
+            starts.push(took);
             repairs += engine.repairs().len();
             engine.drain().await.expect("drained");
             tells_the_truth(&engine, &lab).await;
@@ -57,10 +57,12 @@ fn killed_at_any_moment_of_a_churn() {
             println!("round {round}: {} repairs, started in {took:?}", engine.repairs().len());
             engine.shutdown(ShutdownMode::Graceful).await.expect("stopped");
         }
-        println!("{repairs} repairs in all, slowest start {slowest:?}");
+        starts.sort_unstable();
+        let (middle, slowest) = (starts[ROUNDS / 2], starts[ROUNDS - 1]);
+        println!("{repairs} repairs in all; the middle start took {middle:?}, the slowest {slowest:?}");
         assert!(repairs > 0, "no kill ever hit anything: the test is blind");
-        // Under a second on a machine that does nothing else; the bound here only tells a hang from a start.
-        assert!(slowest < Duration::from_secs(20), "a start took {slowest:?}");
+        // Most take a tenth of that, so that a busy machine does not count.
+        assert!(middle < Duration::from_secs(1), "starts took {starts:?}");
     });
 }
 

@@ -143,17 +143,19 @@ impl Lab {
 /// Deletes everything there is, and waits for the kernel.
 pub(crate) async fn delete_everything(engine: &Engine) {
     let controller = engine.controller();
-    join_all(controller.sandboxes().into_iter().map(async |sandbox| {
-        sandbox.delete().await.expect("a sandbox is deleted");
-    }))
-    .await;
-    join_all(controller.networks().into_iter().map(async |network| {
-        for endpoint in network.endpoints().await.expect("listed") {
-            endpoint.delete().await.expect("an endpoint is deleted");
+    let deletions = controller.sandboxes().into_iter().map(|sandbox| async move { sandbox.delete().await });
+    for deletion in join_all(deletions).await {
+        deletion.expect("a sandbox is deleted");
+    }
+    let deletions = controller.networks().into_iter().map(|network| async move {
+        for endpoint in network.endpoints().await? {
+            endpoint.delete().await?;
         }
-        network.delete().await.expect("a network is deleted");
-    }))
-    .await;
+        network.delete().await
+    });
+    for deletion in join_all(deletions).await {
+        deletion.expect("a network is deleted");
+    }
     engine.drain().await.expect("drained");
     let picture = engine.inspect().await.expect("inspected");
     assert!(picture.leaks.is_empty(), "leaks: {:?}", picture.leaks);

@@ -70,7 +70,7 @@ fn the_first_packet_after_a_join_arrives() {
             ready.push((endpoint, sandbox, socket));
         }
         let others = (0..JOINERS).map(|n| lifecycle(&engine, &network, n));
-        let joins = ready.into_iter().map(async |(endpoint, sandbox, socket)| {
+        let joins = ready.into_iter().map(|(endpoint, sandbox, socket)| async move {
             endpoint.join(&sandbox, JoinSpec::default()).await.unwrap();
             let ping = move || socket.ping(7, 1, 32, Instant::now() + PATIENCE);
             tokio::task::spawn_blocking(ping).await.unwrap().err()

@@ -122,9 +122,12 @@ async fn make_plan(
     let deadline = op.deadline_std();
     let links = kernel.links(Netns::Host, deadline).await?;
     let namespaces = kernel.namespaces(deadline).await?;
-    let mut inventory = Inventory { links, namespaces, survey: None };
+    let mut inventory = Inventory { links, namespaces, ..Inventory::default() };
     if lost || records.damaged() {
-        inventory.survey = Some(rebuild::survey(kernel, &records, &inventory, op).await?);
+        // With a time of its own: there may be many to look into.
+        let own = op.renewed(op.allowed);
+        let (survey, unseen) = rebuild::survey(kernel, &records, &inventory, &own).await?;
+        (inventory.survey, inventory.unseen) = (Some(survey), unseen);
     }
     let drivers: Vec<_> = drivers
         .iter()

@@ -14,16 +14,17 @@ use crate::reconcile::{Inventory, Plan, Records};
 /// Looks into every namespace of ours.
 ///
 /// # Errors
-/// When the kernel does not answer. A namespace that cannot be looked into is left out.
+/// When the kernel does not answer about the host. A namespace that cannot be looked into is named beside what
+/// was seen.
 pub(crate) async fn survey(
     kernel: &dyn Kernel,
     records: &Records,
     inventory: &Inventory,
     op: &OpCtx,
-) -> Result<KernelSurvey> {
+) -> Result<(KernelSurvey, Vec<NetnsName>)> {
     let deadline = op.deadline_std();
     let addresses = kernel.addresses(Netns::Host, deadline).await?;
-    let mut inside = Vec::new();
+    let (mut inside, mut unseen) = (Vec::new(), Vec::new());
     for name in &inventory.namespaces {
         let Some(sandbox) = sandbox_of(*name, records) else { continue };
         let netns = Netns::Named(*name);
@@ -37,10 +38,13 @@ pub(crate) async fn survey(
         };
         match look.await {
             Ok(found) => inside.push(found),
-            Err(error) => tracing::warn!(%error, "cannot look into a namespace whose record is lost"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot look into a namespace");
+                unseen.push(*name);
+            }
         }
     }
-    Ok(KernelSurvey { links: inventory.links.clone(), addresses, inside })
+    Ok((KernelSurvey { links: inventory.links.clone(), addresses, inside }, unseen))
 }
 
 /// Whose a namespace is: a sandbox's that a record names, or one whose identifier, of which the namespace's

@@ -114,6 +114,8 @@ pub struct Inventory {
     pub namespaces: Vec<NetnsName>,
     /// What is in all of them, where records were lost that are to be rebuilt.
     pub survey: Option<KernelSurvey>,
+    /// Those that could not be looked into for that.
+    pub unseen: Vec<NetnsName>,
 }
 
 /// What is to be done.
@@ -167,6 +169,12 @@ pub fn plan(
     }
     if let Some(survey) = &inventory.survey {
         plan.rebuild(survey, identity, drivers);
+    }
+    if let Some(netns) = inventory.unseen.first() {
+        // Whoever is in it may be one whose records were lost, and would be taken for a remain.
+        let why = format!("namespace {netns} cannot be looked into, so nothing is taken for a remain");
+        plan.repairs.push(Repair::SweepSkipped { why });
+        return plan;
     }
     plan.check_endpoints(inventory);
     plan.sweep(inventory, identity);

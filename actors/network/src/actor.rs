@@ -208,6 +208,20 @@ impl Pending {
         }
     }
 
+    /// Whether an operation begins with it, as opposed to being its part, its undoing or a repair.
+    fn is_fresh(&self) -> bool {
+        match self {
+            Self::CreateEndpoint(..) | Self::DeleteEndpoint(..) | Self::Evict(..) | Self::Delete(_) => true,
+            Self::Establish(..)
+            | Self::Attach(..)
+            | Self::Commit(..)
+            | Self::Abandon(..)
+            | Self::Detach(..)
+            | Self::Program(..)
+            | Self::RestoreInDriver(_) => false,
+        }
+    }
+
     fn refuse(self, error: Error) {
         match self {
             Self::Establish(_, reply) => reply.send(Err(error)),

@@ -1,7 +1,7 @@
 //! How a network's operations begin: checked, recorded, and their slow half started.
 
 use netloom_actor_driver::{InspectDriverEndpoint, RevokeConnectivity};
-use netloom_actor_services::answered;
+use netloom_actor_services::{answered, interrupted};
 use netloom_drivers::{Join, OperInfo};
 use netloom_model::record::AttachmentRecord;
 use netloom_model::snapshot::{EndpointPhase, EndpointSnapshot};
@@ -26,6 +26,13 @@ impl NetworkActor {
             // Nobody waits for it any more, and most of its steps would be refused half-way.
             let late = Reason::DeadlineExceeded { what: self.holder().to_string(), waited: op.allowed };
             pending.refuse(Error::from(late).unwound());
+            return false;
+        }
+        // A part of an operation that was ended meanwhile would be done after it has been undone.
+        let ended = op.cancel.is_cancelled() && !matches!(pending, Pending::Establish(..));
+        if ended || (pending.is_fresh() && self.world.services.tools.ledger.is_stopping()) {
+            let stopping = || Reason::ShuttingDown.into();
+            pending.refuse(if ended { interrupted(op, "waiting for its turn") } else { stopping() });
             return false;
         }
         let refused = match pending {
@@ -411,15 +418,19 @@ impl Handle<EvictEndpoint> for NetworkActor {
             }
             Err(error) => return reply.send(Err(error)),
         };
-        // What waits would be begun before it, and may hang as well.
+        // What waits would be begun before it, and may hang as well; but what is to be undone is undone.
+        let mut first = Vec::new();
         for (own, pending) in self.gate.take(endpoint) {
             if matches!(pending, Pending::Abandon(..)) {
-                self.admit(own, pending, cx);
+                first.push((own, pending));
             } else {
                 pending.refuse(Reason::WrongPhase { object: object.clone(), phase: "being deleted" }.into());
             }
         }
-        self.admit(op, Pending::Evict(EvictEndpoint(endpoint), reply), cx);
+        first.push((op, Pending::Evict(EvictEndpoint(endpoint), reply)));
+        // Nor does it wait for what waits for others, such as the deletion of the network.
+        let begins = self.gate.admit_first(endpoint, first);
+        self.start_each(begins.into_iter().collect(), cx);
     }
 }
 

@@ -84,6 +84,27 @@ impl<K: Copy + Eq + Hash, P> Gate<K, P> {
         Admission::Queued
     }
 
+    /// Asks to run operations on one key, one after another, before everything that waits; they wait for nothing
+    /// but what runs on this key or runs alone. Hands out the first one if it runs now. The bound does not count
+    /// for them: there are few, and they make room.
+    pub fn admit_first(&mut self, key: K, operations: Vec<P>) -> Option<P> {
+        let mut operations = operations.into_iter();
+        let free = !self.alone && !self.keys.contains_key(&key);
+        let first = if free { operations.next() } else { None };
+        if first.is_some() {
+            self.start(Scope::One(key));
+        }
+        for operation in operations.rev() {
+            self.waiting += 1;
+            if self.alone {
+                self.behind.push_front((Scope::One(key), operation));
+            } else {
+                self.keys.entry(key).or_default().push_front(operation);
+            }
+        }
+        first
+    }
+
     /// Ends an operation and hands out those that may run now. They count as running.
     pub fn release(&mut self, scope: Scope<K>) -> Vec<P> {
         self.running -= 1;
@@ -236,6 +257,24 @@ mod tests {
         assert_eq!(gate.release(One(1)), Vec::<&str>::new());
         assert_eq!(gate.release(One(2)), ["all"]);
         assert_eq!(gate.release(All), ["c1", "a6"]);
+    }
+
+    #[test]
+    fn who_goes_first_waits_for_nothing_but_its_key_and_who_runs_alone() {
+        let mut gate = Gate::new(2);
+        assert_eq!(gate.admit(One(1), "a1"), Admission::Start("a1"));
+        assert_eq!(gate.admit(All, "all"), Admission::Queued);
+        assert_eq!(gate.admit(One(1), "a2"), Admission::Queued);
+        assert_eq!(gate.admit_first(2, vec!["b1", "b2"]), Some("b1"), "past the queue, which is full");
+        assert_eq!(gate.admit_first(1, vec!["a3", "a4"]), None);
+        assert_eq!(gate.release(One(2)), ["b2"]);
+        assert_eq!(gate.release(One(1)), ["a3"]);
+        assert_eq!(gate.release(One(1)), ["a4"]);
+        assert_eq!(gate.release(One(1)), Vec::<&str>::new());
+        assert_eq!(gate.release(One(2)), ["all"]);
+        assert_eq!(gate.admit_first(3, vec!["c1"]), None, "one runs alone");
+        assert_eq!(gate.release(All), ["c1", "a2"]);
+        assert_eq!((gate.running(), gate.waiting()), (2, 0));
     }
 
     /// Against a straightforward model: the list of everything admitted, in order, with what runs.

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use futures::future::LocalBoxFuture;
 
 use crate::op::OpCtx;
 use crate::saga::{UNDO_ALLOWED, Undo};
+use crate::tasks::Panicked;
 
 /// The pause after the first failed attempt; doubled after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -55,7 +57,11 @@ impl Janitor {
         let janitor = self.clone();
         tokio::task::spawn_local(async move {
             let mut pause = FIRST_PAUSE;
-            while let Err(error) = retry().await {
+            let attempt = async || {
+                let caught = AssertUnwindSafe(async { retry().await }).catch_unwind().await;
+                caught.unwrap_or_else(|payload| Err(Panicked::new(&*payload).to_string()))
+            };
+            while let Err(error) = attempt().await {
                 tracing::debug!(leak = %what, %error, "still cannot undo");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);

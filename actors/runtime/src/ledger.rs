@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use rustc_hash::FxBuildHasher;
@@ -39,6 +39,7 @@ pub struct Ledger(Arc<Inner>);
 struct Inner {
     rows: DashMap<usize, Row, FxBuildHasher>,
     next: AtomicUsize,
+    stopping: AtomicBool,
 }
 
 impl fmt::Debug for Ledger {
@@ -79,11 +80,19 @@ impl Ledger {
         views
     }
 
-    /// Asks every operation to stop, because the engine does.
+    /// Asks every operation to stop, because the engine does. What waits for its turn must not begin any more: see
+    /// [`Ledger::is_stopping`].
     pub fn cancel_all(&self) {
+        self.0.stopping.store(true, Ordering::Release);
         for row in &self.0.rows {
             row.cancel.cancel(Stop::Shutdown);
         }
+    }
+
+    /// Whether every operation was asked to stop.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::Acquire)
     }
 
     /// How many operations are in flight.

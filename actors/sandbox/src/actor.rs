@@ -153,6 +153,7 @@ impl SandboxActor {
             // Never too late: what is recorded has to be listed, also out of service.
             Pending::Establish(..) => self.in_phase(&[SandboxPhase::Creating]),
             _ if op.remaining().is_zero() => Err(Error::from(late()).unwound()),
+            _ if self.world.services.tools.ledger.is_stopping() => Err(Reason::ShuttingDown.into()),
             // Whether the endpoint is free is for its network to say, which knows its name.
             Pending::Join(..) => self.in_phase(&[SandboxPhase::Ready]),
             Pending::Leave(..) => self.in_phase(&[SandboxPhase::Ready, SandboxPhase::Failed]),

@@ -121,7 +121,8 @@ pub trait Driver: Send + 'static {
     /// is in use, the answer is [`Reason::LinkTaken`]: the sandbox tries again with the next name.
     fn join(&mut self, cx: &DriverCx, request: Join) -> Begun<Joined>;
 
-    /// Cuts an endpoint off from its sandbox. Succeeds when that join is not in effect; a driver that was
+    /// Cuts an endpoint off from its sandbox, and ends its being reached from outside if that was not revoked
+    /// before. Succeeds when that join is not in effect; a driver that was
     /// restarted may not know it and has to look for what it left in the kernel.
     fn leave(&mut self, cx: &DriverCx, request: Leave) -> Begun<Left>;
 

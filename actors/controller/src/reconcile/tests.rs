@@ -137,6 +137,18 @@ fn is_empty(plan: &Plan) -> bool {
 }
 
 #[test]
+fn while_something_could_not_be_looked_at_nothing_is_taken_for_a_remain() {
+    let tag = LinkTag::new(US, "endpoint", endpoint_id(9));
+    let remains = || Case::default().link("veth9", Some(tag.clone())).netns(9).netns(8);
+    assert_eq!(remains().plan().namespaces, [netns(9), netns(8)]);
+    let mut case = remains();
+    case.inventory.unseen.push(netns(8));
+    let plan = case.plan();
+    assert!(plan.links.is_empty() && plan.namespaces.is_empty(), "{plan:?}");
+    assert!(matches!(&plan.repairs[..], [Repair::SweepSkipped { why }] if why.contains(netns(8).as_str())));
+}
+
+#[test]
 fn what_agrees_is_left_alone() {
     let case = Case::default()
         .network(1)

@@ -54,7 +54,15 @@ fn release_addresses(world: &World, op: &OpCtx, record: EndpointRecord) {
         ipam.tell(op, QuarantineAddresses(network, endpoint));
         services.quarantine.keep(record);
     }
-    services.quarantine.after(endpoint, move || ipam.tell(&own, ReleaseAddresses(network, endpoint)));
+    let again = world.clone();
+    services.quarantine.after(endpoint, move || {
+        if ipam.is_alive() {
+            return ipam.tell(&own, ReleaseAddresses(network, endpoint));
+        }
+        // It is being filled from records of a moment ago, with this endpoint among them: it has to be told when
+        // it is back.
+        again.services.tools.janitor.adopt_undo(&own, &again, Undone::Addresses(endpoint));
+    });
 }
 
 /// Deletes a network's record, then the network in its driver, then gives its pools back.

@@ -89,8 +89,8 @@ async fn try_join(world: &World, op: &OpCtx, plan: &JoinPlan) -> Result<Joined> 
         let beside = record_of(&SandboxRecord { interfaces, ..plan.record.clone() })?;
         let commit = world.ask_network(op, network, CommitAttachment { endpoint, join, beside });
         let commit = saga.step("commit", None, async { commit.await.map_err(forgotten) });
-        let (committed, ()) = futures::join!(commit, port::opened(world, op, &attachment.interface));
-        committed?;
+        let opened = op.unless_cancelled(port::opened(world, op, &attachment.interface));
+        futures::try_join!(commit, async { Ok(opened.await) })?;
         Ok(Joined { member, gateways, interfaces })
     });
     joined.await
