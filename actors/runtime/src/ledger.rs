@@ -27,8 +27,20 @@ pub struct OperationView {
 }
 
 struct Row {
-    view: OperationView,
+    id: Uuid,
+    verb: &'static str,
+    /// Written out when somebody looks: most operations end before that.
+    object: Box<dyn fmt::Display + Send + Sync>,
+    step: &'static str,
+    since: Instant,
     cancel: CancelToken,
+}
+
+impl Row {
+    fn view(&self) -> OperationView {
+        let Self { id, verb, step, since, .. } = *self;
+        OperationView { id, verb, object: self.object.to_string(), step, since }
+    }
 }
 
 /// The list of operations in flight; cheap to clone, readable from any thread.
@@ -58,24 +70,30 @@ pub struct LedgerEntry {
 impl Ledger {
     /// Enters an operation.
     #[must_use = "the operation leaves the ledger when this is dropped"]
-    pub fn enter(&self, op: &OpCtx, verb: &'static str, object: impl fmt::Display) -> LedgerEntry {
+    pub fn enter(
+        &self,
+        op: &OpCtx,
+        verb: &'static str,
+        object: impl fmt::Display + Send + Sync + 'static,
+    ) -> LedgerEntry {
         // One request may run as several sagas, one inside the other, so the key is not the operation's id.
         let key = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let view = OperationView {
+        let row = Row {
             id: op.id,
             verb,
-            object: object.to_string(),
+            object: Box::new(object),
             step: "started",
             since: Instant::now(),
+            cancel: op.cancel.clone(),
         };
-        self.0.rows.insert(key, Row { view, cancel: op.cancel.clone() });
+        self.0.rows.insert(key, row);
         LedgerEntry { ledger: self.clone(), key }
     }
 
     /// Every operation in flight, oldest first.
     #[must_use]
     pub fn list(&self) -> Vec<OperationView> {
-        let mut views: Vec<_> = self.0.rows.iter().map(|row| row.view.clone()).collect();
+        let mut views: Vec<_> = self.0.rows.iter().map(|row| row.view()).collect();
         views.sort_by_key(|view| view.since);
         views
     }
@@ -112,7 +130,7 @@ impl LedgerEntry {
     /// Notes the step that begins now.
     pub fn step(&self, step: &'static str) {
         if let Some(mut row) = self.ledger.0.rows.get_mut(&self.key) {
-            row.view.step = step;
+            row.step = step;
         }
     }
 }

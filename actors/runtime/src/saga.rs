@@ -85,7 +85,7 @@ pub async fn run<U: Undo, T>(
     tools: &SagaTools,
     op: &OpCtx,
     verb: &'static str,
-    object: impl fmt::Display,
+    object: impl fmt::Display + Send + Sync + 'static,
     world: U::World,
     body: impl AsyncFnOnce(&mut Saga<U>) -> Result<T, U::Error>,
 ) -> Result<T, Unwound<U::Error>> {

@@ -378,6 +378,8 @@ impl Handle<Finished> for SandboxActor {
                     let Joined { member, gateways, interfaces } = *joined;
                     let answer = shown(&member);
                     self.record.interfaces = interfaces;
+                    // Most sandboxes have one member, and there are many sandboxes.
+                    self.members.reserve_exact(1);
                     self.members.push(member);
                     self.gateways = gateways;
                     answer

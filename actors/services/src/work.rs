@@ -26,7 +26,7 @@ pub trait SagaWorld: Clone + 'static {
         &self,
         op: &OpCtx,
         verb: &'static str,
-        object: impl fmt::Display,
+        object: impl fmt::Display + Send + Sync + 'static,
         body: impl AsyncFnOnce(&mut Saga<Self::Undone>) -> Result<T>,
     ) -> impl Future<Output = Result<T>> {
         async move {

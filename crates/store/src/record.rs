@@ -1,5 +1,7 @@
 //! Records: what they are called and how they are written.
 
+use std::cell::RefCell;
+
 use netloom_model::ObjectKind;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -10,8 +12,6 @@ use crate::error::StoreError;
 const FORMAT: u8 = 1;
 /// The format byte and the checksum.
 const HEADER: usize = 5;
-/// What most records fit into.
-const USUAL: usize = 768;
 
 /// The kinds of records.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -123,14 +123,21 @@ impl Change {
 /// # Errors
 /// `Unencodable` if it cannot be JSON, such as a map whose keys are no strings.
 pub fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
-    let mut bytes = Vec::with_capacity(USUAL);
-    bytes.resize(HEADER, 0);
-    serde_json::to_writer(&mut bytes, record)
-        .map_err(|error| StoreError::Unencodable { what: "a record", why: error.to_string() })?;
-    let crc = crc32fast::hash(&bytes[HEADER..]);
-    bytes[0] = FORMAT;
-    bytes[1..HEADER].copy_from_slice(&crc.to_le_bytes());
-    Ok(bytes)
+    SCRATCH.with_borrow_mut(|bytes| {
+        bytes.clear();
+        bytes.resize(HEADER, 0);
+        serde_json::to_writer(&mut *bytes, record)
+            .map_err(|error| StoreError::Unencodable { what: "a record", why: error.to_string() })?;
+        let crc = crc32fast::hash(&bytes[HEADER..]);
+        bytes[0] = FORMAT;
+        bytes[1..HEADER].copy_from_slice(&crc.to_le_bytes());
+        Ok(bytes.as_slice().to_vec())
+    })
+}
+
+thread_local! {
+    /// Where a record is written first: it grows to the longest one, and each is copied out at its own length.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Reads what [`encode`] wrote.

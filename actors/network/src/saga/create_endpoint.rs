@@ -1,6 +1,7 @@
 //! Making an endpoint, making its link, and making the link durable.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use netloom_actor_driver::{JoinDriverEndpoint, ProgramConnectivity};
 use netloom_actor_services::SagaWorld;
@@ -70,7 +71,7 @@ pub(crate) async fn create_endpoint(
 /// Has the driver make the link.
 pub(crate) async fn attach(world: World, op: OpCtx, join: Join) -> Result<Joined> {
     let (id, which) = (join.endpoint, join.join);
-    let object = format!("endpoint {}", id.short());
+    let object = fmt::from_fn(move |f| write!(f, "endpoint {}", id.short()));
     let joined = world.saga(&op, "attach_endpoint", object, async |saga| {
         saga.step("make the link", Undone::Link(id, which), async {
             let outcome = world.driver.outcome(&op, JoinDriverEndpoint(join)).await;

@@ -3,6 +3,8 @@
 //! The record is written first. A crash right after it leaves a link that belongs to no record, which the
 //! next start removes; the other way round it would leave a record that names a dead link.
 
+use std::fmt;
+
 use futures::FutureExt;
 use netloom_actor_services::SagaWorld;
 use netloom_actor_services::{Dying, Services};
@@ -20,8 +22,11 @@ use crate::event::NetworkEvent;
 /// commit: what fails is retried behind the caller's back, as a visible leak.
 pub(crate) async fn detach(world: World, op: OpCtx, mut record: EndpointRecord) -> Result<Facts> {
     let endpoint = record.id;
-    let entry =
-        world.services.tools.ledger.enter(&op, "detach_endpoint", format!("endpoint {}", endpoint.short()));
+    let entry = world.services.tools.ledger.enter(
+        &op,
+        "detach_endpoint",
+        fmt::from_fn(move |f| write!(f, "endpoint {}", endpoint.short())),
+    );
     entry.step("commit");
     let attachment = record.attachment.take();
     world.commit(&op, vec![put(&record)?]).await?;
@@ -43,7 +48,7 @@ pub(crate) async fn abandon(
     recorded: Option<EndpointRecord>,
     joined: bool,
 ) -> Result<Facts> {
-    let object = format!("endpoint {}", endpoint.short());
+    let object = fmt::from_fn(move |f| write!(f, "endpoint {}", endpoint.short()));
     let entry = world.services.tools.ledger.enter(&op, "abandon_attachment", object);
     let mut told = Facts::new();
     if let Some(mut record) = recorded {

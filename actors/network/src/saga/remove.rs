@@ -1,6 +1,6 @@
 //! Deleting endpoints and networks: the record goes first, and from there on there is no way back.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 
 use netloom_actor_services::SagaWorld;
 use netloom_actor_services::answered;
@@ -24,7 +24,7 @@ pub(crate) async fn delete_endpoint(
     patience: Patience,
 ) -> Result<Facts> {
     let (network, endpoint) = (world.network, record.id);
-    let object = format!("endpoint {}", endpoint.short());
+    let object = fmt::from_fn(move |f| write!(f, "endpoint {}", endpoint.short()));
     let entry = world.services.tools.ledger.enter(&op, "delete_endpoint", object);
     entry.step("commit");
     world.commit(&op, vec![delete(RecordKind::Endpoint, endpoint)]).await?;

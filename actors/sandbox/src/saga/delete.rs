@@ -1,5 +1,7 @@
 //! Deleting a sandbox: every endpoint leaves, then the record goes, then the namespace.
 
+use std::fmt;
+
 use futures::future::join_all;
 use netloom_actor_services::SagaWorld;
 use netloom_model::{EndpointId, Result};
@@ -21,7 +23,8 @@ pub(crate) struct Deleted {
 /// Unplugs everything at once and deletes the sandbox. When that fails the sandbox stays, in order, with the
 /// endpoints that could not leave; with force those do not count.
 pub(crate) async fn delete(world: World, op: OpCtx, mut plan: LeavePlan, force: bool) -> Result<Deleted> {
-    let object = format!("sandbox {}", world.sandbox.short());
+    let sandbox = world.sandbox;
+    let object = fmt::from_fn(move |f| write!(f, "sandbox {}", sandbox.short()));
     let entry = world.services.tools.ledger.enter(&op, "delete_sandbox", object);
     entry.step("detach every endpoint");
     let outcomes = join_all(plan.leaving.iter().map(|member| left(&world, &op, member, force))).await;

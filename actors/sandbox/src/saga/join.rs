@@ -1,5 +1,7 @@
 //! Plugging an endpoint in.
 
+use std::fmt;
+
 use netloom_actor_network::{AttachEndpoint, Attachment, CommitAttachment, ProgramEndpoint, RevokeEndpoint};
 use netloom_actor_services::SagaWorld;
 use netloom_drivers::Interface;
@@ -58,7 +60,9 @@ fn is_name_taken(error: &Error) -> bool {
 /// election, and commits.
 async fn try_join(world: &World, op: &OpCtx, plan: &JoinPlan) -> Result<Joined> {
     let JoinSandbox { endpoint, network, spec } = plan.command;
-    let object = format!("endpoint {} to sandbox {}", endpoint.short(), world.sandbox.short());
+    let sandbox = world.sandbox;
+    let object =
+        fmt::from_fn(move |f| write!(f, "endpoint {} to sandbox {}", endpoint.short(), sandbox.short()));
     let join = world.services.joins.next();
     let joined = world.saga(op, "join_sandbox", object, async |saga| {
         let attach = AttachEndpoint {

@@ -2,6 +2,7 @@
 //! fails is retried behind the caller's back as a visible leak.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use netloom_actor_network::{DetachEndpoint, InspectEndpoint, RevokeEndpoint};
@@ -40,7 +41,10 @@ pub(crate) async fn leave(world: World, op: OpCtx, command: LeaveSandbox, plan: 
         return Err(not_here(&world, &op, command).await);
     }
     for leaving in &plan.leaving {
-        let object = format!("endpoint {} from sandbox {}", leaving.endpoint.short(), world.sandbox.short());
+        let (endpoint, sandbox) = (leaving.endpoint, world.sandbox);
+        let object = fmt::from_fn(move |f| {
+            write!(f, "endpoint {} from sandbox {}", endpoint.short(), sandbox.short())
+        });
         let entry = world.services.tools.ledger.enter(&op, "leave_sandbox", object);
         entry.step("detach");
         detached(&world, &op, leaving).await?;
@@ -63,7 +67,8 @@ async fn not_here(world: &World, op: &OpCtx, LeaveSandbox { endpoint, network }:
 /// Clears what is left inside of endpoints that were cut off: their addresses, and their part in the way out.
 /// What fails is retried behind the caller's back.
 pub(super) async fn clear(world: &World, op: &OpCtx, plan: LeavePlan) {
-    let object = format!("sandbox {}", world.sandbox.short());
+    let sandbox = world.sandbox;
+    let object = fmt::from_fn(move |f| write!(f, "sandbox {}", sandbox.short()));
     let entry = world.services.tools.ledger.enter(op, "clear_sandbox", object);
     let op = op.renewed(world.services.operation_timeout);
     let after = plan.after();
