@@ -53,6 +53,7 @@ fn hand_out(send: impl FnOnce() + 'static) {
     });
     if first {
         tokio::task::spawn_local(async {
+            tokio::task::yield_now().await;
             for send in OUTBOX.take() {
                 send();
             }

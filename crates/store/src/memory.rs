@@ -1,6 +1,5 @@
 //! A store in memory, for simulated engines: it survives the death of its owner, and fails on request.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use netloom_model::OpId;
@@ -21,7 +20,7 @@ pub struct MemoryDisk(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    records: BTreeMap<Key, Vec<u8>>,
+    records: FxHashMap<Key, Vec<u8>>,
     /// Open intents by operation, numbered in the order in which they were begun.
     intents: FxHashMap<OpId, Vec<(u64, Intent)>>,
     begun: u64,
@@ -86,7 +85,11 @@ impl MemoryDisk {
     /// Every record, in the order of the keys.
     #[must_use]
     pub fn records(&self) -> Vec<(Key, Vec<u8>)> {
-        self.state().records.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+        let state = self.state();
+        let mut records: Vec<_> =
+            state.records.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        records.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        records
     }
 
     /// Every open intent.
@@ -135,7 +138,10 @@ impl Store for MemoryStore {
         }
         for change in changes {
             match change {
-                Change::Put { key, value } => drop(state.records.insert(key.clone(), value.clone())),
+                Change::Put { key, value } => match state.records.get_mut(key) {
+                    Some(record) => record.clone_from(value),
+                    None => drop(state.records.insert(key.clone(), value.clone())),
+                },
                 Change::Delete { key } => drop(state.records.remove(key)),
             }
         }
