@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::join_all;
 use netloom_actor_services::store::{Backend, Commit, EndIntent};
-use netloom_actor_services::{JoinIds, Quarantine, Removals, Services, answered};
+use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, answered};
 use netloom_drivers::Registration;
 use netloom_kernel::{Kernel, Netns, Op};
 use netloom_model::record::NetworkRecord;
@@ -150,7 +150,7 @@ async fn start_actors(
         let what = what.to_owned();
         hub.emit(&start, if found { EventKind::LeakFound { what } } else { EventKind::LeakCleared { what } });
     });
-    let services = Services {
+    let services = Services::from(Kit {
         store: Port::vacant(),
         ipam: Port::vacant(),
         kernel,
@@ -163,7 +163,7 @@ async fn start_actors(
         name_server_files: config.name_server_files.clone().into(),
         waiting_per_object: config.limits.waiting_per_object,
         operation_timeout: config.timeouts.operation,
-    };
+    });
     let respawn = Respawn::new(backend, config.default_pools.clone());
     let limit = config.limits.operations;
     let (controller, directory) =

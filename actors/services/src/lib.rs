@@ -11,7 +11,9 @@ mod removals;
 pub mod store;
 mod work;
 
+use std::ops::Deref;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,10 +29,27 @@ pub use work::SagaWorld;
 use crate::ipam::IpamActor;
 use crate::store::StoreActor;
 
-/// What every actor above works with: the services, the kernel, and the engine's shared tools. Lives on
-/// one engine thread.
+/// What every actor above works with. Cloning shares it: every saga has one.
 #[derive(Clone, Debug)]
-pub struct Services {
+pub struct Services(Rc<Kit>);
+
+impl Deref for Services {
+    type Target = Kit;
+
+    fn deref(&self) -> &Kit {
+        &self.0
+    }
+}
+
+impl From<Kit> for Services {
+    fn from(kit: Kit) -> Self {
+        Self(Rc::new(kit))
+    }
+}
+
+/// The services, the kernel, and the engine's shared tools. Lives on one engine thread.
+#[derive(Debug)]
+pub struct Kit {
     /// Keeps records.
     pub store: Port<StoreActor>,
     /// Keeps addresses.
@@ -61,7 +80,7 @@ pub struct Services {
 /// than ours.
 const LATE: Duration = Duration::from_secs(1);
 
-impl Services {
+impl Kit {
     /// Has the kernel carry operations out, as [`Kernel::execute`] does, and waits no longer than the
     /// operation allows even if a kernel thread is stuck in a system call.
     pub async fn execute(&self, op: &OpCtx, ops: Vec<Op>) -> Vec<Result<(), KernelError>> {

@@ -19,7 +19,7 @@ use netloom_actor_sandbox::{
 };
 use netloom_actor_services::ipam::IpamActor;
 use netloom_actor_services::store::{Backend, StoreActor};
-use netloom_actor_services::{JoinIds, Quarantine, Removals, Services};
+use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services};
 use netloom_drivers::bridge::{Bridge, KIND};
 use netloom_drivers::{
     Begun, Capability, CreateEndpoint as DriverEndpoint, CreateNetwork, Driver, DriverCx, EndpointCreated,
@@ -147,7 +147,7 @@ pub(crate) struct Stage {
 fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
     let config = EngineConfig::default();
     let backend = Backend::in_place(Box::new(disk.open()));
-    Services {
+    Services::from(Kit {
         store: Port::new(spawn(StoreActor::new(backend), |_| {}).0),
         ipam: Port::new(spawn(IpamActor::new(&config.default_pools), |_| {}).0),
         kernel: Arc::new(kernel.clone()),
@@ -160,7 +160,7 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
         name_server_files: Arc::default(),
         waiting_per_object: waiting,
         operation_timeout: LONG,
-    }
+    })
 }
 
 impl Stage {
