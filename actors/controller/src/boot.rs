@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
 use futures::future::join_all;
+use futures::{FutureExt, StreamExt, stream};
 use netloom_actor_services::store::{Backend, Commit, EndIntent};
 use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, answered};
 use netloom_drivers::Registration;
@@ -193,28 +193,40 @@ async fn apply(
             .map(|(intent, record)| take_down_network(controller, services, intent, record, &op)),
     )
     .await;
-    let op = own();
-    let networks = records.networks_with_endpoints().into_iter();
-    let restored = join_all(networks.map(|(r, e)| controller.outcome(&op, RestoreNetwork(r, e)))).await;
-    for outcome in restored {
-        // A network that cannot be restored is out of service.
-        repairs.extend(answered(&op, "the controller", outcome).unwrap_or_else(|error| not_restored(&error)));
-    }
+    // A network or a sandbox that cannot be put right is out of service.
+    let networks = records.networks_with_endpoints().into_iter().map(async |(record, endpoints)| {
+        let op = own();
+        let restored = controller.outcome(&op, RestoreNetwork(record, endpoints)).await;
+        answered(&op, "the controller", restored).unwrap_or_else(|error| not_restored(&error))
+    });
+    repairs.extend(some_at_a_time(networks).await);
     // What belongs to nobody has names and routes inside of sandboxes until the kernel has let go of it.
     if tokio::time::timeout(STRAYS, services.reaping.idle()).await.is_err() {
         tracing::warn!("the kernel takes its time with what belongs to nobody");
     }
-    let op = own();
-    let sandboxes = records.sandboxes_with_members().into_iter();
-    for outcome in join_all(sandboxes.map(|(r, m)| controller.outcome(&op, RestoreSandbox(r, m)))).await {
-        // One that cannot be put right is out of service, like a network.
-        repairs.extend(answered(&op, "the controller", outcome).unwrap_or_else(|error| not_restored(&error)));
-    }
+    let sandboxes = records.sandboxes_with_members().into_iter().map(async |(record, members)| {
+        let op = own();
+        let restored = controller.outcome(&op, RestoreSandbox(record, members)).await;
+        answered(&op, "the controller", restored).unwrap_or_else(|error| not_restored(&error))
+    });
+    repairs.extend(some_at_a_time(sandboxes).await);
     let op = own();
     for intent in ended {
         answered(&op, "the store", services.store.ask(&op, EndIntent(intent)).await)?;
     }
     Ok(repairs)
+}
+
+/// How many objects are restored at a time: each takes kilobytes while it is, and there may be many thousands.
+const RESTORED_AT_A_TIME: usize = 512;
+
+async fn some_at_a_time(restores: impl Iterator<Item = impl Future<Output = Vec<Repair>>>) -> Vec<Repair> {
+    let mut restores = stream::iter(restores).buffer_unordered(RESTORED_AT_A_TIME);
+    let mut repairs = Vec::new();
+    while let Some(repaired) = restores.next().await {
+        repairs.extend(repaired);
+    }
+    repairs
 }
 
 /// Something that is recorded and could not be brought back.

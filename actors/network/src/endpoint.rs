@@ -74,7 +74,8 @@ type Map<K, V> = HashMap<K, V, BuildHasherDefault<FxHasher>>;
 /// Every endpoint of a network.
 #[derive(Debug, Default)]
 pub(crate) struct Endpoints {
-    by_id: Map<EndpointId, Endpoint>,
+    /// Boxed: a table has room to spare, and that for large values costs.
+    by_id: Map<EndpointId, Box<Endpoint>>,
     by_name: Map<String, EndpointId>,
 }
 
@@ -89,22 +90,22 @@ impl Endpoints {
             return Err(Reason::IdTaken { id: record.id.to_string(), holder: holder.holder() }.into());
         }
         self.by_name.insert(record.name.clone(), record.id);
-        self.by_id.insert(record.id, endpoint);
+        self.by_id.insert(record.id, Box::new(endpoint));
         Ok(())
     }
 
     pub(crate) fn remove(&mut self, id: EndpointId) -> Option<Endpoint> {
         let endpoint = self.by_id.remove(&id)?;
         self.by_name.remove(&endpoint.record.name);
-        Some(endpoint)
+        Some(*endpoint)
     }
 
     pub(crate) fn get(&self, id: EndpointId) -> Result<&Endpoint> {
-        self.by_id.get(&id).ok_or_else(|| Error::not_found(ObjectKind::Endpoint, id))
+        self.by_id.get(&id).map(AsRef::as_ref).ok_or_else(|| Error::not_found(ObjectKind::Endpoint, id))
     }
 
     pub(crate) fn get_mut(&mut self, id: EndpointId) -> Result<&mut Endpoint> {
-        self.by_id.get_mut(&id).ok_or_else(|| Error::not_found(ObjectKind::Endpoint, id))
+        self.by_id.get_mut(&id).map(AsMut::as_mut).ok_or_else(|| Error::not_found(ObjectKind::Endpoint, id))
     }
 
     /// The endpoint, if its phase takes this command; `None` if there is nothing to do.
@@ -172,14 +173,14 @@ impl Endpoints {
 
     /// Every endpoint that holds the network, by name.
     pub(crate) fn holders(&self) -> Vec<Holder> {
-        let mut holders: Vec<_> = self.by_id.values().map(Endpoint::holder).collect();
+        let mut holders: Vec<_> = self.by_id.values().map(|endpoint| endpoint.holder()).collect();
         holders.sort_by(|a, b| a.name.cmp(&b.name));
         holders
     }
 
     /// Every endpoint, by name.
     pub(crate) fn snapshots(&self) -> Vec<EndpointSnapshot> {
-        let mut all: Vec<_> = self.by_id.values().map(Endpoint::snapshot).collect();
+        let mut all: Vec<_> = self.by_id.values().map(|endpoint| endpoint.snapshot()).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -187,7 +188,7 @@ impl Endpoints {
     /// What the driver has been told of endpoints that are reached from outside.
     pub(crate) fn outward(&self) -> Vec<(EndpointId, BTreeMap<String, String>)> {
         let outward = |endpoint: &Endpoint| Some((endpoint.record.id, endpoint.outward.clone()?));
-        self.by_id.values().filter_map(outward).collect()
+        self.by_id.values().filter_map(|endpoint| outward(endpoint)).collect()
     }
 
     /// Every record that the store has.

@@ -11,7 +11,7 @@
 //!
 //! A store on disk lives on a thread of its own, because `fdatasync` blocks. While one sync runs, commits
 //! gather; the next sync takes them all. Where many operations are under way each of them takes long, and a
-//! commit of one waits a little for those of others: an eighth of what its operation has taken so far. A store in
+//! commit of one waits a little for those of others: a sixth of what its operation has taken so far. A store in
 //! memory is called in place.
 
 use std::cell::RefCell;
@@ -30,13 +30,13 @@ use super::message::{
 };
 
 /// The longest that a commit waits for others.
-const GATHER: Duration = Duration::from_millis(100);
+const GATHER: Duration = Duration::from_millis(200);
 /// Less than this is not worth a wait.
 const MOMENT: Duration = Duration::from_millis(1);
 
 /// Until when a commit of this operation can wait for others.
 fn can_wait(op: &OpCtx) -> Instant {
-    let wait = (op.began().elapsed() / 8).min(GATHER);
+    let wait = (op.began().elapsed() / 6).min(GATHER);
     Instant::now() + if wait < MOMENT { Duration::ZERO } else { wait }
 }
 

@@ -74,8 +74,12 @@ pub(super) fn restart() -> anyhow::Result<Vec<f64>> {
     const ENDPOINTS: usize = 20_000;
     on_a_runtime(async {
         let simulation = populated(ENDPOINTS).await?;
+        let (kernel, disk) = (simulation.kernel().clone(), simulation.disk().clone());
+        simulation.engine().shutdown(ShutdownMode::Immediate).await?;
+        drop(simulation);
         let began = Instant::now();
-        let simulation = simulation.kill_and_restart().await?;
+        let simulation = Engine::simulation().config(config(CALLERS as u64)).kernel(kernel).disk(disk);
+        let simulation = simulation.start().await?;
         let engine = simulation.engine();
         let picture = engine.inspect().await?;
         let took = began.elapsed().as_secs_f64();
