@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use netloom::kernel::{Kernel, LinuxConfig, LinuxKernel, Netns, Op, isolate};
+use netloom::kernel::{Kernel, LinkTag, LinuxConfig, LinuxKernel, Netns, Op, isolate};
 use netloom::testkit::probe::EchoSocket;
 use netloom::{Endpoint, EndpointSpec, Engine, JoinSpec, Network, Sandbox, SandboxSpec};
 
@@ -131,6 +131,22 @@ impl Lab {
             mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| format!("mount {point}")),
         );
         lines
+    }
+
+    /// Gives a bridge so many ports that are somebody else's.
+    pub(crate) async fn foreign_ports(&self, bridge: &str, count: usize) {
+        let ports = (0..count).map(|n| Op::CreateVeth {
+            host: format!("foreign{n}").parse().expect("a name"),
+            peer: format!("peer{n}").parse().expect("a name"),
+            netns: Netns::Host,
+            master: Some(bridge.parse().expect("a name")),
+            mac: None,
+            mtu: None,
+            tag: LinkTag::new("somebody", "else", n),
+        });
+        for made in self.kernel.execute(ports.collect(), soon()).await {
+            made.expect("a foreign port");
+        }
     }
 
     /// Checks that nothing is here that was not here before.

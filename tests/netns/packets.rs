@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use netloom::kernel::{Kernel, LinkTag, Neighbour, Netns, Op};
+use netloom::kernel::{Kernel, Neighbour, Netns, Op};
 use netloom::testkit::probe::{Connector, EchoSocket, Listener, transfer};
 use netloom::{EndpointSpec, JoinSpec, NetworkSpec, SandboxSpec};
 
@@ -152,20 +152,7 @@ fn a_bridge_takes_1023_ports_and_says_so() {
         let spec = NetworkSpec::new("full").option("com.docker.network.bridge.name", "full0");
         let network = engine.controller().create_network(spec).await.unwrap();
         // Somebody else's ports count too: only the kernel knows them.
-        let ops: Vec<_> = (0..1023)
-            .map(|n| Op::CreateVeth {
-                host: format!("foreign{n}").parse().unwrap(),
-                peer: format!("peer{n}").parse().unwrap(),
-                netns: Netns::Host,
-                master: Some("full0".parse().unwrap()),
-                mac: None,
-                mtu: None,
-                tag: LinkTag::new("somebody", "else", n),
-            })
-            .collect();
-        for result in lab.kernel.execute(ops, soon()).await {
-            result.expect("a foreign port");
-        }
+        lab.foreign_ports("full0", 1023).await;
         let sandbox = engine.controller().create_sandbox(SandboxSpec::new("c")).await.unwrap();
         let endpoint = network.create_endpoint(EndpointSpec::new("e")).await.unwrap();
         let error = endpoint.join(&sandbox, JoinSpec::default()).await.expect_err("the bridge is full");

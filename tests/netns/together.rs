@@ -1,7 +1,7 @@
 //! What is carried out together: one that is refused fails alone, and what is undone leaves nothing.
 
 use futures::future::join_all;
-use netloom::kernel::{Kernel, LinkTag, Netns, Op};
+use netloom::kernel::{Kernel, Netns, Op};
 use netloom::{
     Endpoint, EndpointSpec, Engine, ErrorKind, JoinSpec, Network, NetworkSpec, Sandbox, SandboxSpec,
 };
@@ -66,18 +66,7 @@ fn of_many_joins_at_once_those_that_find_no_room_are_undone() {
         let engine = lab.engine().await;
         let spec = NetworkSpec::new("full").option("com.docker.network.bridge.name", "full0");
         let network = engine.controller().create_network(spec).await.unwrap();
-        let foreign = (0..1023 - ROOM).map(|n| Op::CreateVeth {
-            host: format!("foreign{n}").parse().unwrap(),
-            peer: format!("peer{n}").parse().unwrap(),
-            netns: Netns::Host,
-            master: Some("full0".parse().unwrap()),
-            mac: None,
-            mtu: None,
-            tag: LinkTag::new("somebody", "else", n),
-        });
-        for made in lab.kernel.execute(foreign.collect(), soon()).await {
-            made.expect("a foreign port");
-        }
+        lab.foreign_ports("full0", 1023 - ROOM).await;
         let pairs = pairs(&engine, &network).await;
         let outcomes = join_at_once(&pairs).await;
         let refused: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();

@@ -254,13 +254,13 @@ async fn remove(
     let removals = ops.into_iter().map(|removal| {
         let (services, op) = (services.clone(), op.clone());
         async move {
-            let Err(error) = removed(&services, &op, removal.clone()).await else { return };
+            let Err(error) = services.remove(&op, vec![removal.clone()]).await else { return };
             tracing::warn!(error, "cannot remove what belongs to nobody");
             let again = services.clone();
             services.tools.janitor.adopt(removal.to_string(), move || {
                 let (services, removal) = (again.clone(), removal.clone());
                 let op = services.operation(Cause::Tick("janitor"));
-                async move { removed(&services, &op, removal).await }.boxed_local()
+                async move { services.remove(&op, vec![removal]).await }.boxed_local()
             });
         }
     });
@@ -268,12 +268,6 @@ async fn remove(
     services.reaping.spawn(async move {
         removals.await;
     });
-}
-
-async fn removed(services: &Services, op: &OpCtx, removal: Op) -> Result<(), String> {
-    let results = services.execute(op, vec![removal]).await;
-    let failed = results.into_iter().find_map(|result| result.err().filter(|error| !error.already_gone()));
-    failed.map_or(Ok(()), |error| Err(error.to_string()))
 }
 
 /// A network that was never committed, or half deleted: made known to its driver, then deleted there, then its

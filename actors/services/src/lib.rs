@@ -92,6 +92,17 @@ impl Kit {
         }
     }
 
+    /// Has the kernel carry out removals: what is gone already is fine.
+    ///
+    /// # Errors
+    /// The first one that could not be removed, in words.
+    pub async fn remove(&self, op: &OpCtx, removals: Vec<Op>) -> Result<(), String> {
+        let results = self.execute(op, removals).await;
+        let failed =
+            results.into_iter().find_map(|result| result.err().filter(|error| !error.already_gone()));
+        failed.map_or(Ok(()), |error| Err(error.to_string()))
+    }
+
     /// A new operation of the engine's own.
     #[must_use]
     pub fn operation(&self, cause: netloom_runtime::Cause) -> OpCtx {

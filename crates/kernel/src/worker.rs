@@ -52,23 +52,8 @@ impl<J: Send + 'static> Worker<J> {
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn spawn(
-        name: &str,
-        bound: usize,
-        mut handler: impl FnMut(Vec<J>) + Send + 'static,
-    ) -> io::Result<Self> {
-        let (worker, receiver) = Self::queue(name, bound);
-        let title = Arc::clone(&worker.name);
-        thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let mut serving = |jobs| {
-                handler(jobs);
-                Next::Serve
-            };
-            while let Some(jobs) = drain(&receiver) {
-                guarded(&title, &mut serving, jobs);
-            }
-        })?;
-        Ok(worker)
+    pub fn spawn(name: &str, bound: usize, handler: impl FnMut(Vec<J>) + Send + 'static) -> io::Result<Self> {
+        Self::spawn_draining(name, bound, |_, _| {}, handler)
     }
 
     /// Starts a thread whose handler gets still more in one piece: each job says until when it can wait for others
@@ -81,6 +66,16 @@ impl<J: Send + 'static> Worker<J> {
         name: &str,
         bound: usize,
         can_wait: impl Fn(&J) -> Instant + Send + 'static,
+        handler: impl FnMut(Vec<J>) + Send + 'static,
+    ) -> io::Result<Self> {
+        Self::spawn_draining(name, bound, move |receiver, jobs| gather(receiver, jobs, &can_wait), handler)
+    }
+
+    /// Starts a thread that takes what waits, and what `more` adds to it, to the handler.
+    fn spawn_draining(
+        name: &str,
+        bound: usize,
+        more: impl Fn(&Receiver<J>, &mut Vec<J>) + Send + 'static,
         mut handler: impl FnMut(Vec<J>) + Send + 'static,
     ) -> io::Result<Self> {
         let (worker, receiver) = Self::queue(name, bound);
@@ -91,7 +86,7 @@ impl<J: Send + 'static> Worker<J> {
                 Next::Serve
             };
             while let Some(mut jobs) = drain(&receiver) {
-                gather(&receiver, &mut jobs, &can_wait);
+                more(&receiver, &mut jobs);
                 guarded(&title, &mut serving, jobs);
             }
         })?;

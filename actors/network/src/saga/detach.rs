@@ -6,8 +6,8 @@
 use std::fmt;
 
 use futures::FutureExt;
+use netloom_actor_services::Dying;
 use netloom_actor_services::SagaWorld;
-use netloom_actor_services::{Dying, Services};
 use netloom_kernel::Op;
 use netloom_model::record::EndpointRecord;
 use netloom_model::{EndpointId, JoinId, Result};
@@ -77,7 +77,7 @@ pub(crate) fn reap(world: &World, endpoint: EndpointId, join: JoinId, remains: V
     let services = world.services.clone();
     world.services.reaping.spawn(async move {
         let op = services.operation(Cause::Tick("reap"));
-        let Err(error) = carry_out(&services, &op, remains.clone()).await else {
+        let Err(error) = services.remove(&op, remains.clone()).await else {
             return quarantine.gone(endpoint, join);
         };
         tracing::warn!(error, endpoint = endpoint.short(), "cannot remove what is left of a link");
@@ -86,22 +86,11 @@ pub(crate) fn reap(world: &World, endpoint: EndpointId, join: JoinId, remains: V
             let (services, remains) = (services_again.clone(), remains.clone());
             async move {
                 let op = services.operation(Cause::Tick("janitor"));
-                carry_out(&services, &op, remains).await?;
+                services.remove(&op, remains).await?;
                 services.quarantine.gone(endpoint, join);
                 Ok(())
             }
             .boxed_local()
         });
     });
-}
-
-async fn carry_out(services: &Services, op: &OpCtx, ops: Vec<Op>) -> Result<(), String> {
-    for result in services.execute(op, ops).await {
-        match result {
-            Ok(()) => {}
-            Err(error) if error.already_gone() => {}
-            Err(error) => return Err(error.to_string()),
-        }
-    }
-    Ok(())
 }

@@ -7,6 +7,7 @@ use futures::StreamExt;
 use futures::stream;
 use netloom::{EndpointSpec, Engine, JoinSpec, NetworkSpec, SandboxSpec, ShutdownMode, Simulation};
 
+use super::on_a_runtime;
 use crate::bench::load::config;
 use crate::bench::usage::rss_kib;
 use crate::bench::{Churn, Mode, measure};
@@ -51,10 +52,6 @@ async fn populated(endpoints: usize) -> anyhow::Result<Simulation> {
     }
     drop(joins);
     Ok(simulation)
-}
-
-fn on_a_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
 /// What a joined endpoint takes with its sandbox, in the engine and in the simulated machine below it.

@@ -200,6 +200,10 @@ pub(super) fn run(check: &Check, out: &mut Output) -> anyhow::Result<bool> {
     Ok(verdicts.values().all(|verdict| verdict.ok))
 }
 
+fn on_a_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
 /// Judges a figure by the middle one of its runs.
 fn judge(must: Must, mut values: Vec<f64>) -> Verdict {
     values.sort_by(f64::total_cmp);

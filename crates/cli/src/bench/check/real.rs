@@ -14,7 +14,7 @@ use netloom::{
     ShutdownMode,
 };
 
-use super::Check;
+use super::{Check, on_a_runtime};
 use crate::bench::figures::Step;
 use crate::bench::load::config;
 use crate::bench::{Churn, Mode, directory, measure};
@@ -76,14 +76,10 @@ impl Place {
     }
 }
 
-fn on_a_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    isolate::enter_own_namespaces()?;
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
-}
-
 /// How often the store is synced while a thousand endpoints join that are all there already.
 pub(super) fn joins(check: &Check) -> anyhow::Result<Vec<f64>> {
     const JOINS: usize = 1_000;
+    isolate::enter_own_namespaces()?;
     on_a_runtime(async {
         let place = Place::new(check, Vec::new()).await?;
         let controller = place.engine.controller();
@@ -121,6 +117,7 @@ pub(super) fn joins(check: &Check) -> anyhow::Result<Vec<f64>> {
 /// same without those.
 pub(super) fn hang(check: &Check) -> anyhow::Result<Vec<f64>> {
     const STUCK: usize = 64;
+    isolate::enter_own_namespaces()?;
     on_a_runtime(async {
         let place = Place::new(check, vec![Registration::new(Stuck::KIND, || Stuck)]).await?;
         let well = place.network("well".into(), "bridge").await?;
