@@ -92,9 +92,8 @@ async fn ask_repeatedly(addr: Addr<Echo>, op: OpCtx, rounds: u64) -> u64 {
 async fn call_repeatedly(thread: EngineThread, addr: Addr<Echo>, op: OpCtx, rounds: u64) -> u64 {
     let mut done = 0;
     for word in 0..rounds {
-        let (addr, op) = (addr.clone(), op.clone());
-        let answer = thread.call(move || async move { addr.ask(&op, Say(word)).await });
-        done += u64::from(answer.await == Ok(Ok(word)));
+        let answer = thread.ask(addr.clone(), op.clone(), Say(word), op.deadline, None);
+        done += u64::from(answer.await == Ok(word));
     }
     done
 }

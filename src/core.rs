@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use netloom_actor_controller::{ControllerActor, Directory, EventHub};
 use netloom_kernel::Kernel;
 use netloom_model::{EngineConfig, Error, Reason, Repair, Result};
-use netloom_runtime::{Actor, Addr, Cause, EngineThread, Handle, Ledger, Message, OpCtx};
+use netloom_runtime::{
+    Actor, Addr, AskError, Cause, EngineThread, Handle, Ledger, Message, OpCtx, Permit, Permits,
+};
 use uuid::Uuid;
 
 /// Everything a handle needs. One per engine.
@@ -31,29 +33,17 @@ const LATE: Duration = Duration::from_secs(1);
 /// Where requests are admitted: all of them pass here, whichever actor they are for.
 #[derive(Debug, Default)]
 pub(crate) struct Door {
-    inside: Arc<AtomicUsize>,
+    inside: Permits,
     closed: AtomicBool,
 }
 
-/// A request that was let in; it leaves when its work ends, not when its caller does.
-struct Inside(Arc<AtomicUsize>);
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 impl Door {
-    fn enter(&self, limit: usize) -> Result<Inside> {
+    /// Lets a request in; it leaves when it is answered, not when its caller does.
+    fn enter(&self, limit: usize) -> Result<Permit> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Reason::ShuttingDown.into());
         }
-        let inside = Inside(self.inside.clone());
-        if self.inside.fetch_add(1, Ordering::AcqRel) >= limit {
-            return Err(Reason::Busy { what: "the engine".into(), limit }.into());
-        }
-        Ok(inside)
+        self.inside.take(limit).ok_or_else(|| Reason::Busy { what: "the engine".into(), limit }.into())
     }
 }
 
@@ -117,7 +107,7 @@ impl Core {
         addr: Addr<A>,
         message: M,
         allowed: Duration,
-        inside: Option<Inside>,
+        inside: Option<Permit>,
     ) -> Result<M::Reply>
     where
         A: Handle<M>,
@@ -125,15 +115,11 @@ impl Core {
     {
         let op = OpCtx::new(Cause::Request, allowed);
         let (id, changes) = (op.id, inside.is_some());
-        let answer = self.thread.call(move || async move {
-            let _inside = inside;
-            let until = op.deadline + LATE.min(allowed / 4);
-            tokio::time::timeout_at(until, addr.outcome(&op, message)).await
-        });
-        let lost = match answer.await {
-            Ok(Ok(Ok(answer))) => return Ok(answer),
-            Ok(Ok(Err(_))) | Err(_) => self.gone::<A>(),
-            Ok(Err(_)) => Reason::DeadlineExceeded { what: self.late::<A>(id), waited: allowed }.into(),
+        let end = op.deadline + LATE.min(allowed / 4);
+        let lost = match self.thread.ask(addr, op, message, end, inside).await {
+            Ok(answer) => return Ok(answer),
+            Err(AskError::Gone) => self.gone::<A>(),
+            Err(AskError::Timeout) => Reason::DeadlineExceeded { what: self.late::<A>(id), waited: allowed }.into(),
         };
         // A question changes nothing.
         Err(if changes { lost.uncertain() } else { lost.unwound() })

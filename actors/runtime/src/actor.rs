@@ -1,6 +1,8 @@
 //! Actors, messages and replies.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::oneshot;
 
@@ -65,23 +67,32 @@ pub trait Handle<M: Message>: Actor {
 
 /// The place where the answer goes: now, or later from wherever it was moved to.
 #[must_use = "a dropped reply tells the caller that the answer will never come"]
-pub struct Reply<T>(Option<oneshot::Sender<T>>);
+pub struct Reply<T> {
+    sender: Option<oneshot::Sender<T>>,
+    /// Given back with the answer.
+    _permit: Option<Permit>,
+}
 
 impl<T> Reply<T> {
     /// A reply and the end where the answer arrives.
     pub fn channel() -> (Self, oneshot::Receiver<T>) {
         let (sender, receiver) = oneshot::channel();
-        (Self(Some(sender)), receiver)
+        (Self { sender: Some(sender), _permit: None }, receiver)
     }
 
     /// A reply nobody waits for.
     pub(crate) fn none() -> Self {
-        Self(None)
+        Self { sender: None, _permit: None }
+    }
+
+    /// The same reply, with which a permit is given back.
+    pub(crate) fn holding(self, permit: Option<Permit>) -> Self {
+        Self { _permit: permit, ..self }
     }
 
     /// Answers. An answer nobody waits for any more is dropped: the work was done all the same.
     pub fn send(self, answer: T) {
-        if let Some(sender) = self.0 {
+        if let Some(sender) = self.sender {
             let _ = sender.send(answer);
         }
     }
@@ -89,6 +100,29 @@ impl<T> Reply<T> {
 
 impl<T> fmt::Debug for Reply<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Reply(awaited)" } else { "Reply(nobody)" })
+        f.write_str(if self.sender.is_some() { "Reply(awaited)" } else { "Reply(nobody)" })
+    }
+}
+
+/// How many requests are inside, of those that are limited.
+#[derive(Clone, Default, Debug)]
+pub struct Permits(Arc<AtomicUsize>);
+
+/// One request's; given back when this is dropped.
+#[derive(Debug)]
+pub struct Permit(Arc<AtomicUsize>);
+
+impl Permits {
+    /// Lets a request in, unless so many are inside.
+    #[must_use]
+    pub fn take(&self, limit: usize) -> Option<Permit> {
+        let permit = Permit(self.0.clone());
+        (self.0.fetch_add(1, Ordering::AcqRel) < limit).then_some(permit)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }

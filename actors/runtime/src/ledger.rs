@@ -1,7 +1,7 @@
 //! Operations in flight: who, since when, at which step.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
@@ -26,20 +26,26 @@ pub struct OperationView {
     pub since: Instant,
 }
 
-struct Row {
+struct Row<O: ?Sized> {
     id: Uuid,
     verb: &'static str,
-    /// Written out when somebody looks: most operations end before that.
-    object: Box<dyn fmt::Display + Send + Sync>,
-    step: &'static str,
+    step: Mutex<&'static str>,
     since: Instant,
     cancel: CancelToken,
+    /// Written out when somebody looks: most operations end before that.
+    object: O,
 }
 
-impl Row {
+type AnyRow = Row<dyn fmt::Display + Send + Sync>;
+
+impl AnyRow {
+    fn step(&self) -> MutexGuard<'_, &'static str> {
+        self.step.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn view(&self) -> OperationView {
-        let Self { id, verb, step, since, .. } = *self;
-        OperationView { id, verb, object: self.object.to_string(), step, since }
+        let Self { id, verb, since, .. } = *self;
+        OperationView { id, verb, object: self.object.to_string(), step: *self.step(), since }
     }
 }
 
@@ -49,7 +55,7 @@ pub struct Ledger(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    rows: DashMap<usize, Row, FxBuildHasher>,
+    rows: DashMap<usize, Arc<AnyRow>, FxBuildHasher>,
     next: AtomicUsize,
     stopping: AtomicBool,
 }
@@ -61,10 +67,16 @@ impl fmt::Debug for Ledger {
 }
 
 /// An operation's line in the ledger; it goes with its owner.
-#[derive(Debug)]
 pub struct LedgerEntry {
     ledger: Ledger,
     key: usize,
+    row: Arc<AnyRow>,
+}
+
+impl fmt::Debug for LedgerEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.row.view().fmt(f)
+    }
 }
 
 impl Ledger {
@@ -81,13 +93,14 @@ impl Ledger {
         let row = Row {
             id: op.id,
             verb,
-            object: Box::new(object),
-            step: "started",
+            step: Mutex::new("started"),
             since: Instant::now(),
             cancel: op.cancel.clone(),
+            object,
         };
-        self.0.rows.insert(key, row);
-        LedgerEntry { ledger: self.clone(), key }
+        let row: Arc<AnyRow> = Arc::new(row);
+        self.0.rows.insert(key, row.clone());
+        LedgerEntry { ledger: self.clone(), key, row }
     }
 
     /// Every operation in flight, oldest first.
@@ -129,9 +142,7 @@ impl Ledger {
 impl LedgerEntry {
     /// Notes the step that begins now.
     pub fn step(&self, step: &'static str) {
-        if let Some(mut row) = self.ledger.0.rows.get_mut(&self.key) {
-            row.step = step;
-        }
+        *self.row.step() = step;
     }
 }
 

@@ -14,6 +14,7 @@
 mod actor;
 mod addr;
 mod cell;
+mod deadline;
 mod event;
 mod exit;
 mod gate;
@@ -26,8 +27,9 @@ mod read_model;
 pub mod saga;
 mod tasks;
 mod thread;
+mod wake;
 
-pub use actor::{Actor, Crash, Handle, Message, Reply};
+pub use actor::{Actor, Crash, Handle, Message, Permit, Permits, Reply};
 pub use addr::{Addr, AskError};
 pub use cell::{Cx, spawn};
 pub use event::{EventSink, Fact};
@@ -36,7 +38,7 @@ pub use gate::{Admission, Gate, Scope};
 pub use janitor::Janitor;
 pub use ledger::{Ledger, LedgerEntry, OperationView};
 pub use legacy::{Legacy, Lent};
-pub use op::{CancelToken, Cause, OpCtx, Stop};
+pub use op::{CancelToken, Cause, OpCtx, Operation, Stop};
 pub use port::Port;
 pub use read_model::{ReadModel, ReadModelWriter};
 pub use saga::{Saga, SagaTools, Undo, Unwound};

@@ -1,10 +1,11 @@
 //! What every command carries through every mailbox it crosses.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::Span;
 use uuid::Uuid;
@@ -41,14 +42,23 @@ pub struct CancelToken(Arc<Cancel>);
 #[derive(Default, Debug)]
 struct Cancel {
     asked: OnceLock<Stop>,
-    waiting: Notify,
+    /// The tasks of the operation that wait. They are not taken off when a wait ends: the next one of the same task
+    /// is most often only a step away.
+    waiting: Mutex<Vec<Waker>>,
+}
+
+impl Cancel {
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl CancelToken {
     /// Asks the operation to stop. Only the first reason counts.
     pub fn cancel(&self, why: Stop) {
         let _ = self.0.asked.set(why);
-        self.0.waiting.notify_waiters();
+        let waiting = std::mem::take(&mut *self.0.waiting());
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     /// Why it was asked to stop, if it was.
@@ -65,18 +75,29 @@ impl CancelToken {
 
     /// Waits until it is asked to stop.
     pub async fn cancelled(&self) {
-        let mut asked = std::pin::pin!(self.0.waiting.notified());
-        // Listening before looking: what is asked for in between is not missed.
-        asked.as_mut().enable();
-        if !self.is_cancelled() {
-            asked.await;
+        std::future::poll_fn(|cx| self.poll_cancelled(cx)).await;
+    }
+
+    fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut waiting = self.0.waiting();
+        // Looked at inside: whoever asks sets it first and wakes the waiting then.
+        if self.is_cancelled() {
+            return Poll::Ready(());
         }
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
     }
 }
 
-/// One operation: its identity, its deadline, why it runs, and the span that its work is traced in.
+/// One operation; cheap to clone, because it goes along with every message.
 #[derive(Clone)]
-pub struct OpCtx {
+pub struct OpCtx(Arc<Operation>);
+
+/// An operation: its identity, its deadline, why it runs, and the span that its work is traced in.
+#[derive(Clone)]
+pub struct Operation {
     /// Identifies the operation in traces, in the ledger and in the journal.
     pub id: Uuid,
     /// When every wait of the operation ends.
@@ -91,26 +112,45 @@ pub struct OpCtx {
     pub span: Span,
 }
 
+impl Deref for OpCtx {
+    type Target = Operation;
+
+    fn deref(&self) -> &Operation {
+        &self.0
+    }
+}
+
 impl OpCtx {
     /// A new operation that ends `allowed` from now at the latest.
     #[must_use]
     pub fn new(cause: Cause, allowed: Duration) -> Self {
         let id = Uuid::now_v7();
         let span = tracing::debug_span!("op", id = %id, cause = ?cause);
-        Self { id, deadline: Instant::now() + allowed, allowed, cause, cancel: CancelToken::default(), span }
+        let deadline = Instant::now() + allowed;
+        Self(Arc::new(Operation { id, deadline, allowed, cause, cancel: CancelToken::default(), span }))
     }
 
     /// The same operation with a fresh deadline and without its cancellation: for undoing, which must be
     /// given its time even though the operation ran out of its own.
     #[must_use]
     pub fn for_undo(&self, allowed: Duration) -> Self {
-        Self { deadline: Instant::now() + allowed, allowed, cancel: CancelToken::default(), ..self.clone() }
+        Self(Arc::new(Operation { cancel: CancelToken::default(), ..self.ending_after(allowed) }))
     }
 
     /// The same operation with a fresh deadline: for what has to follow the point of no return.
     #[must_use]
     pub fn renewed(&self, allowed: Duration) -> Self {
-        Self { deadline: Instant::now() + allowed, allowed, ..self.clone() }
+        Self(Arc::new(self.ending_after(allowed)))
+    }
+
+    /// The same operation under another identity: what was begun under that one ends.
+    #[must_use]
+    pub fn identified(&self, id: Uuid) -> Self {
+        Self(Arc::new(Operation { id, ..Operation::clone(self) }))
+    }
+
+    fn ending_after(&self, allowed: Duration) -> Operation {
+        Operation { deadline: Instant::now() + allowed, allowed, ..Operation::clone(self) }
     }
 
     /// The deadline for code that does not know tokio.
@@ -152,6 +192,12 @@ impl OpCtx {
 
 impl fmt::Debug for OpCtx {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OpCtx").field("id", &self.id).field("cause", &self.cause).finish_non_exhaustive()
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Operation").field("id", &self.id).field("cause", &self.cause).finish_non_exhaustive()
     }
 }

@@ -1,18 +1,23 @@
 //! Engine threads: each a tokio `LocalRuntime` on which actors live. No actix `System`, no `Arbiter`.
 
-use std::cell::RefCell;
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
-
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
-type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
-type Job = Box<dyn FnOnce() -> LocalFuture + Send>;
+use crate::actor::{Handle, Message, Permit, Reply};
+use crate::addr::{Addr, AskError};
+use crate::deadline::Deadlines;
+use crate::op::OpCtx;
+use crate::wake;
+
+type Job = Box<dyn FnOnce() + Send>;
 
 /// The engine thread is gone; nothing can be asked of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,35 +39,14 @@ pub struct EngineThread(Arc<Inner>);
 struct Inner {
     // Unbounded: whoever sends has been admitted by a bound of its own.
     jobs: mpsc::UnboundedSender<Job>,
+    deadlines: Deadlines,
     /// Dropped to end the thread.
     kill: Mutex<Option<oneshot::Sender<Never>>>,
     end: Shared<BoxFuture<'static, ()>>,
 }
 
-thread_local! {
-    /// Results on their way to other threads.
-    static OUTBOX: RefCell<Vec<Box<dyn FnOnce()>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Hands a result to another thread, after what is ready to run on this one has run. Waking a sleeping thread is
-/// a system call of a few microseconds, and one of them is enough for all results that go out together.
-fn hand_out(send: impl FnOnce() + 'static) {
-    let first = OUTBOX.with_borrow_mut(|outbox| {
-        outbox.push(Box::new(send));
-        outbox.len() == 1
-    });
-    if first {
-        tokio::task::spawn_local(async {
-            tokio::task::yield_now().await;
-            for send in OUTBOX.take() {
-                send();
-            }
-        });
-    }
-}
-
 /// Nothing is ever sent where only the end of a channel matters.
-enum Never {}
+pub(crate) enum Never {}
 
 impl fmt::Debug for EngineThread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -80,10 +64,12 @@ impl EngineThread {
         let (ready, started) = std::sync::mpsc::sync_channel(1);
         let (kill, killed) = oneshot::channel::<Never>();
         let (ended, end) = oneshot::channel::<Never>();
+        let deadlines = Deadlines::default();
+        let keeper = deadlines.clone();
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let options = tokio::runtime::LocalOptions::default();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(options);
-            let runtime = match runtime {
+            let runtime = match runtime.and_then(|made| wake::gather_on_this_thread().map(|()| made)) {
                 Ok(runtime) => {
                     let _ = ready.send(Ok(()));
                     runtime
@@ -96,11 +82,12 @@ impl EngineThread {
             runtime.block_on(async move {
                 let serve = async {
                     while let Some(job) = inbox.recv().await {
-                        tokio::task::spawn_local(job());
+                        job();
                     }
                 };
                 tokio::select! {
                     () = serve => {}
+                    () = keeper.keep() => {}
                     _ = killed => {}
                 }
             });
@@ -110,7 +97,7 @@ impl EngineThread {
         })?;
         started.recv().map_err(|_| io::Error::other("the engine thread died at its start"))??;
         let end = end.map(|_| ()).boxed().shared();
-        Ok(Self(Arc::new(Inner { jobs, kill: Mutex::new(Some(kill)), end })))
+        Ok(Self(Arc::new(Inner { jobs, deadlines, kill: Mutex::new(Some(kill)), end })))
     }
 
     /// Ends the thread at once, with every task on it wherever that stands, as the death of the process
@@ -139,18 +126,50 @@ impl EngineThread {
         T: Send + 'static,
         F: Future<Output = T> + 'static,
     {
-        let (sender, answer) = oneshot::channel();
-        let job: Job = Box::new(move || {
+        let (sender, mut answer) = oneshot::channel();
+        let job = move || {
             let work = work();
-            Box::pin(async move {
-                let result = work.await;
-                hand_out(move || {
-                    let _ = sender.send(result);
-                });
-            })
-        });
+            // Boxed: on its way into the runtime a future is moved several times.
+            tokio::task::spawn_local(Box::pin(async move {
+                let _ = sender.send(work.await);
+            }));
+        };
         // A refused job drops its sender, so the answer below says so.
-        let _ = self.0.jobs.send(job);
-        async move { answer.await.map_err(|_| ThreadGone) }
+        let _ = self.0.jobs.send(Box::new(job));
+        poll_fn(move |cx| wake::poll_gathered(&mut answer, cx)).map(|answer| answer.map_err(|_| ThreadGone))
+    }
+
+    /// Asks an actor on the thread and waits for the answer, until `end` at the longest. The future may be polled
+    /// on any runtime, or on none.
+    ///
+    /// The message is sent when this is called, and it is handled whether or not anybody still waits. `permit` is
+    /// given back when the answer is there, or can never come.
+    ///
+    /// # Errors
+    /// [`AskError`]: either way the message may have been handled.
+    pub fn ask<A, M>(
+        &self,
+        addr: Addr<A>,
+        op: OpCtx,
+        message: M,
+        end: Instant,
+        permit: Option<Permit>,
+    ) -> impl Future<Output = Result<M::Reply, AskError>> + Send + use<A, M>
+    where
+        M: Message,
+        A: Handle<M>,
+    {
+        let (reply, mut answer) = Reply::channel();
+        let reply = reply.holding(permit);
+        let mut deadline = self.0.deadlines.enter(end);
+        // Not from here straight into the mailbox: that wakes the engine's thread each time, and this only when
+        // it has nothing to do.
+        let _ = self.0.jobs.send(Box::new(move || addr.forward(&op, message, reply)));
+        poll_fn(move |cx| {
+            if let Poll::Ready(answer) = wake::poll_gathered(&mut answer, cx) {
+                return Poll::Ready(answer.map_err(|_| AskError::Gone));
+            }
+            deadline.passed.poll_unpin(cx).map(|_| Err(AskError::Timeout))
+        })
     }
 }

@@ -66,7 +66,7 @@ impl Undone {
                 world.driver_answered(&op, outcome)?;
                 world.services.ipam.outcome(&op, ReleasePools(network)).await.map_err(gone)?;
                 world.services.removals.end(network);
-                end_intent(&world, &OpCtx { id: intent, ..op }).await;
+                end_intent(&world, &op.identified(intent)).await;
                 Ok(())
             }
             Self::DriverEndpoint(endpoint) => {

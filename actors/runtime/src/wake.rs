@@ -1,0 +1,87 @@
+//! Waking other threads from an engine thread, many at a time.
+//!
+//! Waking a sleeping thread is a system call of a microsecond or more, and runtimes make it for each task that
+//! is woken from outside. So wake-ups leave an engine thread together, after what is ready to run has run; and
+//! when they are many, a courier thread makes the calls while the engine goes on.
+
+use std::cell::RefCell;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+/// Fewer wake-ups than this are made at once: a hop over the courier costs about as much as two.
+const WORTH_A_COURIER: usize = 3;
+
+/// How many bundles may wait for the courier. When it falls behind, the engine thread wakes by itself.
+const BUNDLES: usize = 64;
+
+thread_local! {
+    /// There on engine threads only.
+    static OUTBOX: RefCell<Option<Outbox>> = const { RefCell::new(None) };
+}
+
+struct Outbox {
+    waiting: Vec<Waker>,
+    courier: Sender<Vec<Waker>>,
+}
+
+/// Makes this thread one that gathers its wake-ups. The courier ends with it.
+///
+/// # Errors
+/// When there can be no further thread.
+pub(crate) fn gather_on_this_thread() -> io::Result<()> {
+    let (courier, bundles): (_, Receiver<Vec<Waker>>) = bounded(BUNDLES);
+    let deliver = move || bundles.into_iter().flatten().for_each(Waker::wake);
+    std::thread::Builder::new().name("nl-courier".to_owned()).spawn(deliver)?;
+    OUTBOX.set(Some(Outbox { waiting: Vec::new(), courier }));
+    Ok(())
+}
+
+/// A waker of another thread, which waits in the outbox when an engine thread calls it.
+struct Gathered(Waker);
+
+impl Wake for Gathered {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let gathered = OUTBOX.try_with(|outbox| {
+            let mut outbox = outbox.borrow_mut();
+            let outbox = outbox.as_mut()?;
+            outbox.waiting.push(self.0.clone());
+            Some(outbox.waiting.len() == 1)
+        });
+        match gathered.ok().flatten() {
+            Some(true) => {
+                tokio::task::spawn_local(async {
+                    tokio::task::yield_now().await;
+                    hand_out();
+                });
+            }
+            Some(false) => {}
+            None => self.0.wake_by_ref(),
+        }
+    }
+}
+
+fn hand_out() {
+    let bundle = OUTBOX.with_borrow_mut(|outbox| {
+        let Outbox { waiting, courier } = outbox.as_mut()?;
+        let bundle = std::mem::take(waiting);
+        if bundle.len() < WORTH_A_COURIER {
+            return Some(bundle);
+        }
+        courier.try_send(bundle).err().map(crossbeam_channel::TrySendError::into_inner)
+    });
+    // Not inside: whoever is woken may be polled right here.
+    bundle.into_iter().flatten().for_each(Waker::wake);
+}
+
+/// Polls what an engine thread completes, so that its wake-up is gathered with others.
+pub(crate) fn poll_gathered<F: Future + Unpin>(future: &mut F, cx: &mut Context<'_>) -> Poll<F::Output> {
+    let waker = Waker::from(Arc::new(Gathered(cx.waker().clone())));
+    std::pin::Pin::new(future).poll(&mut Context::from_waker(&waker))
+}
