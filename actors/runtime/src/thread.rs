@@ -17,6 +17,10 @@ use crate::deadline::Deadlines;
 use crate::op::OpCtx;
 use crate::wake;
 
+/// After so many polls the runtime looks at its timers and at the sockets, of which an engine has next to none;
+/// tokio's own 61 would be a system call for each of a container's steps.
+const EVENT_INTERVAL: u32 = 256;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The engine thread is gone; nothing can be asked of it.
@@ -68,7 +72,7 @@ impl EngineThread {
         let keeper = deadlines.clone();
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let options = tokio::runtime::LocalOptions::default();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(options);
+            let runtime = tokio::runtime::Builder::new_current_thread().event_interval(EVENT_INTERVAL).enable_all().build_local(options);
             let runtime = match runtime.and_then(|made| wake::gather_on_this_thread().map(|()| made)) {
                 Ok(runtime) => {
                     let _ = ready.send(Ok(()));
