@@ -42,7 +42,7 @@ use crate::message::{
     DetachEndpoint, EvictEndpoint, Origin, ProgramEndpoint,
 };
 use crate::phase::{self, NetworkCommand, Verdict};
-use crate::saga::{CreatedEndpoint, Established, Facts, World};
+use crate::saga::{CreatedEndpoint, Established, Everybody, Facts, World};
 
 #[path = "commands.rs"]
 mod commands;
@@ -82,7 +82,8 @@ impl NetworkActor {
     pub fn new(record: NetworkRecord, deps: NetworkDeps) -> Self {
         let NetworkDeps { services, driver, capability, events } = deps;
         let waiting = services.waiting_per_object;
-        let world = World { services, driver, network: record.id, capability, events };
+        let network = record.id;
+        let world = World::new(Everybody { services, driver, network, capability, events });
         Self {
             gate: Gate::new(waiting),
             record,

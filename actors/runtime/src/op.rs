@@ -78,7 +78,7 @@ impl CancelToken {
         std::future::poll_fn(|cx| self.poll_cancelled(cx)).await;
     }
 
-    fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<()> {
         let mut waiting = self.0.waiting();
         // Looked at inside: whoever asks sets it first and wakes the waiting then.
         if self.is_cancelled() {

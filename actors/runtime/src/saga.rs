@@ -6,10 +6,13 @@
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
+use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
 use crate::janitor::Janitor;
@@ -91,7 +94,8 @@ pub async fn run<U: Undo, T>(
 ) -> Result<T, Unwound<U::Error>> {
     let entry = tools.ledger.enter(op, verb, object);
     let mut saga = Saga { op: op.clone(), world, janitor: tools.janitor.clone(), entry, done: Vec::new() };
-    let outcome = AssertUnwindSafe(body(&mut saga)).catch_unwind().await;
+    // Boxed, so that the layers around it do not move all of it.
+    let outcome = AssertUnwindSafe(Box::pin(body(&mut saga))).catch_unwind().await;
     let cause = match outcome {
         Ok(Ok(value)) => {
             saga.done.clear();
@@ -175,31 +179,24 @@ impl<U: Undo> Saga<U> {
     ///
     /// # Errors
     /// The step's own error, or that the operation was interrupted before or during it.
-    pub async fn step<T>(
+    pub fn step<T, W>(
         &mut self,
         name: &'static str,
         undo: impl Into<Option<U>>,
-        work: impl Future<Output = Result<T, U::Error>>,
-    ) -> Result<T, U::Error> {
-        if self.op.cancel.is_cancelled() || self.op.remaining().is_zero() {
-            return Err(U::interrupted(&self.op, name));
+        work: W,
+    ) -> impl Future<Output = Result<T, U::Error>>
+    where
+        W: Future<Output = Result<T, U::Error>>,
+    {
+        let late = self.op.cancel.is_cancelled() || self.op.remaining().is_zero();
+        let mut recorded = false;
+        if !late {
+            self.entry.step(name);
+            let before = self.done.len();
+            self.done.extend(undo.into());
+            recorded = self.done.len() > before;
         }
-        self.entry.step(name);
-        let undo = undo.into();
-        let recorded = undo.is_some();
-        self.done.extend(undo);
-        let outcome = tokio::select! {
-            biased;
-            outcome = work => outcome,
-            () = self.op.cancel.cancelled() => return Err(U::interrupted(&self.op, name)),
-        };
-        if let Err(error) = &outcome {
-            tracing::debug!(step = name, %error, "a step failed");
-            if recorded && !U::uncertain(error) {
-                self.done.pop();
-            }
-        }
-        outcome
+        Step { saga: self, name, late, recorded, work }
     }
 
     /// From here on nothing is undone any more: the point of no return of a deletion.
@@ -230,6 +227,41 @@ impl<U: Undo> Saga<U> {
 
     fn leave_to_janitor(&self, undo: U) {
         self.janitor.adopt_undo(&self.op, &self.world, undo);
+    }
+}
+
+pin_project! {
+    /// A step under way. Written out, because a compiled `async fn` keeps what it is given twice, and these are
+    /// nested in each other.
+    struct Step<'a, U: Undo, W> {
+        saga: &'a mut Saga<U>,
+        name: &'static str,
+        late: bool,
+        recorded: bool,
+        #[pin]
+        work: W,
+    }
+}
+
+impl<U: Undo, T, W: Future<Output = Result<T, U::Error>>> Future for Step<'_, U, W> {
+    type Output = W::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let step = self.project();
+        let op = &step.saga.op;
+        if *step.late {
+            return Poll::Ready(Err(U::interrupted(op, step.name)));
+        }
+        let Poll::Ready(outcome) = step.work.poll(cx) else {
+            return op.cancel.poll_cancelled(cx).map(|()| Err(U::interrupted(op, step.name)));
+        };
+        if let Err(error) = &outcome {
+            tracing::debug!(step = step.name, %error, "a step failed");
+            if *step.recorded && !U::uncertain(error) {
+                step.saga.done.pop();
+            }
+        }
+        Poll::Ready(outcome)
     }
 }
 

@@ -32,7 +32,7 @@ use crate::message::{
     DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed, NetworkRestarted,
     Origin, Standing,
 };
-use crate::saga::{self, Deleted, JoinPlan, Joined, LeavePlan, World};
+use crate::saga::{self, Deleted, Everybody, JoinPlan, Joined, LeavePlan, World};
 
 // === Actor ===
 
@@ -66,7 +66,7 @@ impl SandboxActor {
         let SandboxDeps { services, networks } = deps;
         let gate = Gate::new(services.waiting_per_object);
         let netns = Netns::Named(record.netns);
-        let world = World { services, networks, sandbox: record.id, netns };
+        let world = World::new(Everybody { services, networks, sandbox: record.id, netns });
         Self {
             record,
             phase: SandboxPhase::Creating,
@@ -176,12 +176,12 @@ impl SandboxActor {
                 run(op, work, |result| Outcome::Established(members, result, reply), cx);
             }
             Pending::Join(command, reply) => {
-                let plan = JoinPlan {
+                let plan = Box::new(JoinPlan {
                     command,
                     record: self.record.clone(),
                     members: self.members.clone(),
                     gateways: self.gateways,
-                };
+                });
                 // Used up even if the join fails: something may have seen the name.
                 self.record.interfaces += 1;
                 let work = saga::join(world, op.clone(), plan);

@@ -7,6 +7,9 @@ mod establish;
 mod remove;
 mod undo;
 
+use std::ops::Deref;
+use std::rc::Rc;
+
 use netloom_actor_driver::DriverActor;
 use netloom_actor_services::{Outcome, SagaWorld, Services, answered};
 use netloom_drivers::Capability;
@@ -22,9 +25,12 @@ pub(crate) use establish::{Established, establish, restore_in_driver};
 pub(crate) use remove::{delete_endpoint, delete_network};
 pub(crate) use undo::Undone;
 
-/// Everybody whom the sagas of one network ask.
+/// Everybody whom the sagas of one network ask; cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct World {
+pub(crate) struct World(Rc<Everybody>);
+
+#[derive(Debug)]
+pub(crate) struct Everybody {
     pub(crate) services: Services,
     pub(crate) driver: Port<DriverActor>,
     pub(crate) network: NetworkId,
@@ -35,6 +41,14 @@ pub(crate) struct World {
 /// What an operation has to tell, in order, once the actor has applied it.
 pub(crate) type Facts = Vec<Fact<NetworkEvent>>;
 
+impl Deref for World {
+    type Target = Everybody;
+
+    fn deref(&self) -> &Everybody {
+        &self.0
+    }
+}
+
 impl SagaWorld for World {
     type Undone = Undone;
 
@@ -44,6 +58,10 @@ impl SagaWorld for World {
 }
 
 impl World {
+    pub(crate) fn new(everybody: Everybody) -> Self {
+        Self(Rc::new(everybody))
+    }
+
     /// Refuses to commit what an IPAM that died meanwhile has leased: its successor learns what is taken from
     /// the records, and this is not in them yet.
     fn still_leased(&self, by: u64) -> Result<()> {

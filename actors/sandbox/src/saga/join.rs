@@ -39,7 +39,7 @@ pub(crate) struct Joined {
 const NAMES: u32 = 16;
 
 /// Plugs an endpoint in under the first name that is free.
-pub(crate) async fn join(world: World, op: OpCtx, mut plan: JoinPlan) -> Result<Joined> {
+pub(crate) async fn join(world: World, op: OpCtx, mut plan: Box<JoinPlan>) -> Result<Joined> {
     for _ in 1..NAMES {
         match try_join(&world, &op, &plan).await {
             Err(error) if is_name_taken(&error) => {

@@ -8,11 +8,15 @@ mod port;
 mod restore;
 mod undo;
 
+use std::fmt;
+use std::ops::Deref;
+use std::rc::Rc;
+
 use netloom_actor_network::{NetworkActor, Networks};
 use netloom_actor_services::{SagaWorld, Services, answered};
 use netloom_kernel::{Netns, Op};
 use netloom_model::{Error, NetworkId, ObjectKind, Result, SandboxId};
-use netloom_runtime::{Addr, Handle, Message, OpCtx};
+use netloom_runtime::{Handle, Message, OpCtx};
 
 pub(crate) use delete::{Deleted, delete};
 pub(crate) use establish::establish;
@@ -22,13 +26,24 @@ pub(crate) use leave::{LeavePlan, leave};
 pub(crate) use restore::{program_again, restore};
 pub(crate) use undo::Undone;
 
-/// Everybody whom the sagas of one sandbox ask.
+/// Everybody whom the sagas of one sandbox ask; cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct World {
+pub(crate) struct World(Rc<Everybody>);
+
+#[derive(Debug)]
+pub(crate) struct Everybody {
     pub(crate) services: Services,
     pub(crate) networks: Networks,
     pub(crate) sandbox: SandboxId,
     pub(crate) netns: Netns,
+}
+
+impl Deref for World {
+    type Target = Everybody;
+
+    fn deref(&self) -> &Everybody {
+        &self.0
+    }
 }
 
 impl SagaWorld for World {
@@ -40,16 +55,34 @@ impl SagaWorld for World {
 }
 
 impl World {
-    /// Asks a network, looked up now: it may have been restarted since the last time.
-    async fn ask_network<M, T>(&self, op: &OpCtx, network: NetworkId, message: M) -> Result<T>
+    pub(crate) fn new(everybody: Everybody) -> Self {
+        Self(Rc::new(everybody))
+    }
+
+    /// Asks a network, looked up when this is polled: it may have been restarted since the last time.
+    #[expect(clippy::manual_async_fn, reason = "it would keep the message twice, and steps are nested")]
+    fn ask_network<M, T>(
+        &self,
+        op: &OpCtx,
+        network: NetworkId,
+        message: M,
+    ) -> impl Future<Output = Result<T>>
     where
         M: Message<Reply = Result<T>>,
         NetworkActor: Handle<M>,
     {
-        let entry = self.networks.get(&network);
-        let entry = entry.ok_or_else(|| Error::not_found(ObjectKind::Network, network))?;
-        let addr: &Addr<NetworkActor> = &entry.addr;
-        answered(op, format_args!("network {:?}", entry.name), addr.outcome(op, message).await)
+        async move {
+            let asked = self.networks.get(&network).map(|entry| entry.addr.outcome(op, message));
+            let asked = asked.ok_or_else(|| Error::not_found(ObjectKind::Network, network))?;
+            answered(op, fmt::from_fn(|f| self.name_network(network, f)), asked.await)
+        }
+    }
+
+    fn name_network(&self, network: NetworkId, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.networks.get(&network) {
+            Some(entry) => write!(f, "network {:?}", entry.name),
+            None => write!(f, "network {}", network.short()),
+        }
     }
 
     /// Carries out operations of which every one must succeed, except that a route to be removed may be gone
