@@ -8,14 +8,19 @@ use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
 /// Fewer wake-ups than this are made at once: a hop over the courier costs about as much as two.
 const WORTH_A_COURIER: usize = 3;
 
 /// How many bundles may wait for the courier. When it falls behind, the engine thread wakes by itself.
 const BUNDLES: usize = 64;
+
+/// How long the courier leaves between looks, and how often it looks before it waits to be woken.
+const NAP: Duration = Duration::from_micros(20);
+const NAPS: u32 = 20;
 
 thread_local! {
     /// There on engine threads only.
@@ -33,10 +38,27 @@ struct Outbox {
 /// When there can be no further thread.
 pub(crate) fn gather_on_this_thread() -> io::Result<()> {
     let (courier, bundles): (_, Receiver<Vec<Waker>>) = bounded(BUNDLES);
-    let deliver = move || bundles.into_iter().flatten().for_each(Waker::wake);
+    let deliver = move || {
+        while let Some(bundle) = next_bundle(&bundles) {
+            bundle.into_iter().for_each(Waker::wake);
+        }
+    };
     std::thread::Builder::new().name("nl-courier".to_owned()).spawn(deliver)?;
     OUTBOX.set(Some(Outbox { waiting: Vec::new(), courier }));
     Ok(())
+}
+
+/// Waits for the next bundle; `None` when there will be none. A sender that has to wake a sleeping processor for
+/// each bundle is held up by that, so while bundles keep coming they are looked for instead.
+fn next_bundle(bundles: &Receiver<Vec<Waker>>) -> Option<Vec<Waker>> {
+    for _ in 0..NAPS {
+        match bundles.try_recv() {
+            Ok(bundle) => return Some(bundle),
+            Err(TryRecvError::Disconnected) => return None,
+            Err(TryRecvError::Empty) => std::thread::sleep(NAP),
+        }
+    }
+    bundles.recv().ok()
 }
 
 /// A waker of another thread, which waits in the outbox when an engine thread calls it.
@@ -74,7 +96,7 @@ fn hand_out() {
         if bundle.len() < WORTH_A_COURIER {
             return Some(bundle);
         }
-        courier.try_send(bundle).err().map(crossbeam_channel::TrySendError::into_inner)
+        courier.try_send(bundle).err().map(TrySendError::into_inner)
     });
     // Not inside: whoever is woken may be polled right here.
     bundle.into_iter().flatten().for_each(Waker::wake);
