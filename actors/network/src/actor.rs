@@ -131,7 +131,11 @@ impl NetworkActor {
     fn admit(&mut self, op: OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) {
         let scope = pending.scope();
         match self.gate.admit(scope, (op, pending)) {
-            Admission::Start(operation) => self.start_each(vec![operation], cx),
+            Admission::Start((op, pending)) => {
+                if !self.start(&op, pending, cx) {
+                    self.release(scope, cx);
+                }
+            }
             Admission::Queued => {}
             Admission::Refused((_, pending)) => {
                 let what = self.holder().to_string();
@@ -255,7 +259,7 @@ enum Outcome {
     Established {
         /// What the store has of its endpoints.
         recorded: Vec<EndpointRecord>,
-        result: Result<Established>,
+        result: Result<Box<Established>>,
         reply: Reply<Result<Vec<netloom_model::Repair>>>,
     },
     EndpointCreated {
@@ -307,7 +311,7 @@ enum Outcome {
         reply: Reply<Result<()>>,
     },
     RestoredInDriver {
-        result: Result<Established>,
+        result: Result<()>,
         reply: Reply<Result<()>>,
     },
 }

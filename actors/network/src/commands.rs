@@ -69,19 +69,28 @@ impl NetworkActor {
         match origin {
             Origin::Fresh => {
                 let work = saga::establish(world, own, self.record.clone());
-                let outcome = |result| Outcome::Established { recorded: Vec::new(), result, reply };
+                let outcome = |result: Result<_>| {
+                    let result = result.map(Box::new);
+                    Outcome::Established { recorded: Vec::new(), result, reply }
+                };
                 self.run(op, Scope::All, work, outcome, cx);
             }
             Origin::FromStore(record, recorded) => {
                 let work = saga::restore_in_driver(world, own, record, recorded.clone(), true);
-                let outcome = |result| Outcome::Established { recorded, result, reply };
+                let outcome = |result: Result<_>| {
+                    let result = result.map(Box::new);
+                    Outcome::Established { recorded, result, reply }
+                };
                 self.run(op, Scope::All, work, outcome, cx);
             }
             Origin::AfterRestart(record, recorded) => {
                 // Driver and IPAM kept what they knew.
                 let established = Established { record, endpoints: recorded.clone(), repairs: Vec::new() };
                 let work = std::future::ready(Ok(established));
-                let outcome = |result| Outcome::Established { recorded, result, reply };
+                let outcome = |result: Result<_>| {
+                    let result = result.map(Box::new);
+                    Outcome::Established { recorded, result, reply }
+                };
                 self.run(op, Scope::All, work, outcome, cx);
             }
         }
@@ -298,12 +307,11 @@ impl NetworkActor {
         let (world, records, own) = (self.world.clone(), self.endpoints.records(), op.clone());
         let (record, outward) = (self.record.clone(), self.endpoints.outward());
         let work = async move {
-            let restored =
-                saga::restore_in_driver(world.clone(), own.clone(), record, records, false).await?;
+            saga::restore_in_driver(world.clone(), own.clone(), record, records, false).await?;
             for (endpoint, labels) in outward {
                 saga::program(world.clone(), own.clone(), endpoint, labels).await?;
             }
-            Ok(restored)
+            Ok(())
         };
         self.run(op, Scope::All, work, |result| Outcome::RestoredInDriver { result, reply }, cx);
         Ok(())
@@ -388,7 +396,7 @@ impl Handle<RevokeEndpoint> for NetworkActor {
         op: OpCtx,
         RevokeEndpoint(endpoint, sandbox): RevokeEndpoint,
         reply: Reply<Result<()>>,
-        cx: &mut Cx<'_, Self>,
+        _: &mut Cx<'_, Self>,
     ) {
         let elsewhere = |entry: &Endpoint| entry.sandbox().is_some_and(|present| present != sandbox);
         if self.endpoints.get(endpoint).is_ok_and(elsewhere) {
@@ -397,8 +405,7 @@ impl Handle<RevokeEndpoint> for NetworkActor {
         if let Ok(entry) = self.endpoints.get_mut(endpoint) {
             entry.outward = None;
         }
-        let asked = self.world.driver.ask(&op, RevokeConnectivity(self.record.id, endpoint));
-        cx.tasks().spawn(async move { reply.send(answered(&op, "the driver", asked.await)) });
+        self.world.driver.forward(&op, RevokeConnectivity(self.record.id, endpoint), reply);
     }
 }
 

@@ -16,7 +16,7 @@ impl Handle<Finished> for NetworkActor {
     ) {
         match outcome {
             Outcome::Established { recorded, result, reply } => {
-                reply.send(self.established(recorded, result));
+                reply.send(self.established(recorded, result.map(|done| *done)));
             }
             Outcome::EndpointCreated { endpoint, result, reply } => {
                 reply.send(self.endpoint_created(endpoint, *result));
@@ -60,7 +60,7 @@ impl Handle<Finished> for NetworkActor {
                 }
                 reply.send(result);
             }
-            Outcome::RestoredInDriver { result, reply } => reply.send(result.map(|_| ())),
+            Outcome::RestoredInDriver { result, reply } => reply.send(result),
         }
         self.release(scope, cx);
     }

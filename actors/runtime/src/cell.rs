@@ -104,7 +104,7 @@ impl<A: Actor> Cx<'_, A> {
         };
         // Most often nobody traces, and then there is nothing to enter at each poll.
         if span.is_none() {
-            self.tasks.spawn(work);
+            self.tasks.spawn_small(work);
         } else {
             self.tasks.spawn(work.instrument(span));
         }

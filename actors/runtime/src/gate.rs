@@ -2,6 +2,7 @@
 //! alone, and the queue has a bound.
 
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::hash::Hash;
 
@@ -64,11 +65,12 @@ impl<K: Copy + Eq + Hash, P> Gate<K, P> {
         let free = self.behind.is_empty()
             && !self.alone
             && match scope {
-                Scope::One(key) => !self.keys.contains_key(&key),
+                Scope::One(key) => self.claim(key),
                 Scope::All => self.running == 0,
             };
         if free {
-            self.start(scope);
+            self.running += 1;
+            self.alone = scope == Scope::All;
             return Admission::Start(operation);
         }
         if self.waiting >= self.limit {
@@ -89,10 +91,10 @@ impl<K: Copy + Eq + Hash, P> Gate<K, P> {
     /// for them: there are few, and they make room.
     pub fn admit_first(&mut self, key: K, operations: Vec<P>) -> Option<P> {
         let mut operations = operations.into_iter();
-        let free = !self.alone && !self.keys.contains_key(&key);
+        let free = !self.alone && !operations.as_slice().is_empty() && self.claim(key);
         let first = if free { operations.next() } else { None };
         if first.is_some() {
-            self.start(Scope::One(key));
+            self.running += 1;
         }
         for operation in operations.rev() {
             self.waiting += 1;
@@ -111,16 +113,18 @@ impl<K: Copy + Eq + Hash, P> Gate<K, P> {
         let mut ready = Vec::new();
         match scope {
             Scope::All => self.alone = false,
-            Scope::One(key) => match self.keys.get_mut(&key).and_then(VecDeque::pop_front) {
-                Some(next) => {
-                    self.waiting -= 1;
-                    self.running += 1;
-                    ready.push(next);
+            Scope::One(key) => {
+                if let Entry::Occupied(mut queue) = self.keys.entry(key) {
+                    match queue.get_mut().pop_front() {
+                        Some(next) => {
+                            self.waiting -= 1;
+                            self.running += 1;
+                            ready.push(next);
+                        }
+                        None => drop(queue.remove()),
+                    }
                 }
-                None => {
-                    self.keys.remove(&key);
-                }
-            },
+            }
         }
         self.open(&mut ready);
         ready
@@ -163,13 +167,14 @@ impl<K: Copy + Eq + Hash, P> Gate<K, P> {
         self.limit
     }
 
-    fn start(&mut self, scope: Scope<K>) {
-        self.running += 1;
-        match scope {
-            Scope::One(key) => {
-                self.keys.entry(key).or_default();
+    /// Takes a key, if nothing runs on it.
+    fn claim(&mut self, key: K) -> bool {
+        match self.keys.entry(key) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(free) => {
+                free.insert(VecDeque::new());
+                true
             }
-            Scope::All => self.alone = true,
         }
     }
 
@@ -183,12 +188,13 @@ impl<K: Copy + Eq + Hash, P> Gate<K, P> {
             }
             let Some((scope, operation)) = self.behind.pop_front() else { return };
             match scope {
-                Scope::One(key) if self.keys.contains_key(&key) => {
+                Scope::One(key) if !self.claim(key) => {
                     self.keys.entry(key).or_default().push_back(operation);
                 }
                 Scope::One(_) | Scope::All => {
                     self.waiting -= 1;
-                    self.start(scope);
+                    self.running += 1;
+                    self.alone = scope == Scope::All;
                     ready.push(operation);
                 }
             }

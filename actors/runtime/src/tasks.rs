@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use futures::future::LocalBoxFuture;
+use pin_project_lite::pin_project;
 use tokio::sync::Notify;
 
 /// A piece of work that panicked, with its message.
@@ -46,17 +46,20 @@ impl fmt::Debug for TaskGroup {
     }
 }
 
-/// A task that is counted.
-struct Counted {
-    work: LocalBoxFuture<'static, ()>,
-    _running: Running,
+pin_project! {
+    /// A task that is counted.
+    struct Counted<W> {
+        #[pin]
+        work: W,
+        running: Running,
+    }
 }
 
-impl Future for Counted {
+impl<W: Future<Output = ()>> Future for Counted<W> {
     type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.work.as_mut().poll(cx)
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.project().work.poll(cx)
     }
 }
 
@@ -74,16 +77,16 @@ impl Drop for Running {
 }
 
 impl TaskGroup {
-    /// Starts a task on this engine thread.
+    /// Starts a task on this engine thread. It is boxed before: on its way into the runtime a future is moved five
+    /// times.
     pub fn spawn(&self, work: impl Future<Output = ()> + 'static) {
-        self.spawn_boxed(Box::pin(work));
+        self.spawn_small(Box::pin(work));
     }
 
-    /// The same for work that is boxed already. Tasks are boxed before they are spawned: on its way into the
-    /// runtime a future is moved five times, and those of sagas are kilobytes long.
-    pub(crate) fn spawn_boxed(&self, work: LocalBoxFuture<'static, ()>) {
+    /// The same for work that is cheap to move.
+    pub(crate) fn spawn_small(&self, work: impl Future<Output = ()> + 'static) {
         self.0.running.set(self.0.running.get() + 1);
-        tokio::task::spawn_local(Counted { work, _running: Running(self.0.clone()) });
+        tokio::task::spawn_local(Counted { work, running: Running(self.0.clone()) });
     }
 
     /// How many tasks run.

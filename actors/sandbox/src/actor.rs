@@ -119,7 +119,11 @@ impl SandboxActor {
 
     fn admit(&mut self, op: OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) {
         match self.gate.admit(Scope::All, (op, pending)) {
-            Admission::Start(operation) => self.start_each(vec![operation], cx),
+            Admission::Start((op, pending)) => {
+                if !self.start(&op, pending, cx) {
+                    self.release(cx);
+                }
+            }
             Admission::Queued => {}
             Admission::Refused((_, pending)) => {
                 let what = self.holder().to_string();
