@@ -119,7 +119,9 @@ impl Core {
         let lost = match self.thread.ask(addr, op, message, end, inside).await {
             Ok(answer) => return Ok(answer),
             Err(AskError::Gone) => self.gone::<A>(),
-            Err(AskError::Timeout) => Reason::DeadlineExceeded { what: self.late::<A>(id), waited: allowed }.into(),
+            Err(AskError::Timeout) => {
+                Reason::DeadlineExceeded { what: self.late::<A>(id), waited: allowed }.into()
+            }
         };
         // A question changes nothing.
         Err(if changes { lost.uncertain() } else { lost.unwound() })

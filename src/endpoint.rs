@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use netloom_actor_controller::{DeleteEndpoint, JoinEndpoint, LeaveEndpoint};
-use netloom_actor_network::{EndpointInfo, InspectEndpoint};
+use netloom_actor_controller::ForceDeleteEndpoint;
+use netloom_actor_network::{DeleteEndpoint, EndpointInfo, InspectEndpoint};
+use netloom_actor_sandbox::{JoinSandbox, LeaveSandbox};
 use netloom_drivers::OperInfo;
 use netloom_model::snapshot::{EndpointSnapshot, SandboxEndpoint};
 use netloom_model::{EndpointId, JoinSpec, NetworkId, Result};
@@ -67,9 +68,9 @@ impl Endpoint {
     /// when its bridge is full; `Busy`, `Timeout`, or what driver and kernel refuse. The endpoint is in no
     /// sandbox then, unless the error says otherwise.
     pub async fn join(&self, sandbox: &Sandbox, spec: JoinSpec) -> Result<SandboxEndpoint> {
-        let (network, endpoint, sandbox) = (self.network, self.id, sandbox.id());
-        let join = JoinEndpoint { network, endpoint, sandbox, spec };
-        self.core.ask(self.core.controller()?, join).await
+        Network::addr(&self.core, self.network)?;
+        let join = JoinSandbox { endpoint: self.id, network: self.network, spec };
+        self.core.ask(sandbox.addr()?, join).await
     }
 
     /// Unplugs it from a sandbox: when this answers, no traffic passes any more. The kernel may still be
@@ -78,8 +79,9 @@ impl Endpoint {
     /// # Errors
     /// `Forbidden` when it is not in that sandbox; `NotFound` when either is gone.
     pub async fn leave(&self, sandbox: &Sandbox) -> Result<()> {
-        let (network, endpoint, sandbox) = (self.network, self.id, sandbox.id());
-        self.core.ask(self.core.controller()?, LeaveEndpoint { network, endpoint, sandbox }).await
+        Network::addr(&self.core, self.network)?;
+        let leave = LeaveSandbox { endpoint: self.id, network: self.network };
+        self.core.ask(sandbox.addr()?, leave).await
     }
 
     /// Deletes it.
@@ -87,7 +89,7 @@ impl Endpoint {
     /// # Errors
     /// `Forbidden` while it is in a sandbox, naming it; `NotFound` after its deletion.
     pub async fn delete(&self) -> Result<()> {
-        self.remove(false).await
+        self.core.ask(Network::addr(&self.core, self.network)?, DeleteEndpoint(self.id)).await
     }
 
     /// Deletes it wherever it is and whatever is under way on it: that is ended, and what is stuck becomes a
@@ -96,11 +98,7 @@ impl Endpoint {
     /// # Errors
     /// `NotFound` after its deletion; `Internal` when its record cannot be removed.
     pub async fn delete_with_force(&self) -> Result<()> {
-        self.remove(true).await
-    }
-
-    async fn remove(&self, force: bool) -> Result<()> {
         let (network, endpoint) = (self.network, self.id);
-        self.core.ask(self.core.controller()?, DeleteEndpoint { network, endpoint, force }).await
+        self.core.ask(self.core.controller()?, ForceDeleteEndpoint { network, endpoint }).await
     }
 }

@@ -26,7 +26,7 @@ impl Sandbox {
         Self { core, id, container_id: container_id.into() }
     }
 
-    fn addr(&self) -> Result<Addr<SandboxActor>> {
+    pub(crate) fn addr(&self) -> Result<Addr<SandboxActor>> {
         let entry = self.core.directory.sandboxes.get(&self.id);
         Ok(entry.ok_or_else(|| Error::not_found(ObjectKind::Sandbox, self.id))?.addr.clone())
     }

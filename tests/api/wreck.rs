@@ -17,9 +17,10 @@ use netloom::{
     Sandbox, SandboxSpec,
 };
 use netloom_actor_controller::{
-    BootInput, Booted, ControllerActor, CreateNetwork, DeleteEndpoint, DeleteNetwork, DeleteSandbox,
+    BootInput, Booted, ControllerActor, CreateNetwork, DeleteNetwork, DeleteSandbox, Directory,
     InspectEngine, boot,
 };
+use netloom_actor_network::DeleteEndpoint;
 use netloom_runtime::{Addr, Cause, Handle, Message, OpCtx};
 use netloom_store::MemoryDisk;
 use tokio::task::LocalSet;
@@ -219,6 +220,7 @@ impl Wreck {
 /// An engine without a thread of its own, on stopped time.
 pub(crate) struct Still {
     controller: Addr<ControllerActor>,
+    directory: Directory,
 }
 
 /// How long anything may take before a test calls it a hang; stopped time passes at once.
@@ -249,6 +251,7 @@ pub(crate) fn killed_after<T>(
         let started = tokio::time::timeout(PATIENCE, boot(input)).await.expect("a start ends");
         let still = started.map(|Booted { directory, .. }| Still {
             controller: (*directory.controller.get(&()).expect("a controller")).clone(),
+            directory,
         });
         work(still).await
     })
@@ -281,8 +284,10 @@ impl Still {
         }
         for network in picture.networks {
             for endpoint in network.endpoints {
-                let (network, endpoint) = (network.id, endpoint.id);
-                self.ask(DeleteEndpoint { network, endpoint, force: false }).await?;
+                let network = self.directory.networks.get(&network.id).expect("a network");
+                let deleted =
+                    network.addr.ask(&OpCtx::new(Cause::Request, PATIENCE), DeleteEndpoint(endpoint.id));
+                deleted.await.expect("the network lives")?;
             }
             self.ask(DeleteNetwork(network.id)).await?;
         }

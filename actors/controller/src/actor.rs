@@ -7,9 +7,7 @@
 //! | DeleteNetwork | command | () |
 //! | CreateSandbox | command | SandboxSnapshot |
 //! | DeleteSandbox | command | () |
-//! | JoinEndpoint | command | SandboxEndpoint |
-//! | LeaveEndpoint | command | () |
-//! | DeleteEndpoint | command | () |
+//! | ForceDeleteEndpoint | command | () |
 //! | StartChildren | command | () |
 //! | TakeOver | command | () |
 //! | TakeDown | command | () |

@@ -15,7 +15,7 @@ pub use boot::{BootInput, Booted, boot};
 pub use directory::Directory;
 pub use events::{EventHub, EventStream, Missed};
 pub use message::{
-    CrashActor, CreateNetwork, CreateSandbox, DeleteEndpoint, DeleteNetwork, DeleteSandbox, Drain,
-    InspectEngine, JoinEndpoint, LeaveEndpoint, ListDrivers, Shutdown, ShutdownMode, StoreCounters, Victim,
+    CrashActor, CreateNetwork, CreateSandbox, DeleteNetwork, DeleteSandbox, Drain, ForceDeleteEndpoint,
+    InspectEngine, ListDrivers, Shutdown, ShutdownMode, StoreCounters, Victim,
 };
 pub use netloom_actor_services::store::StoreStats;

@@ -5,10 +5,8 @@ use std::time::Duration;
 use netloom_actor_sandbox::Member;
 use netloom_drivers::Registration;
 use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
-use netloom_model::snapshot::{EngineSnapshot, NetworkSnapshot, SandboxEndpoint, SandboxSnapshot};
-use netloom_model::{
-    EndpointId, JoinSpec, NetworkId, NetworkSpec, ObjectKind, Repair, Result, SandboxId, SandboxSpec,
-};
+use netloom_model::snapshot::{EngineSnapshot, NetworkSnapshot, SandboxSnapshot};
+use netloom_model::{EndpointId, NetworkId, NetworkSpec, ObjectKind, Repair, Result, SandboxId, SandboxSpec};
 use netloom_runtime::{Exit, messages};
 
 use netloom_actor_services::store::StoreStats;
@@ -44,39 +42,13 @@ pub struct DeleteSandbox {
     pub force: bool,
 }
 
-/// Plug an endpoint into a sandbox.
+/// Delete an endpoint wherever it is and whatever is under way on it.
 #[derive(Clone, Copy, Debug)]
-pub struct JoinEndpoint {
-    /// The endpoint's network.
-    pub network: NetworkId,
-    /// The endpoint.
-    pub endpoint: EndpointId,
-    /// The sandbox.
-    pub sandbox: SandboxId,
-    /// How it joins.
-    pub spec: JoinSpec,
-}
-
-/// Unplug an endpoint from a sandbox.
-#[derive(Clone, Copy, Debug)]
-pub struct LeaveEndpoint {
-    /// The endpoint's network.
-    pub network: NetworkId,
-    /// The endpoint.
-    pub endpoint: EndpointId,
-    /// The sandbox.
-    pub sandbox: SandboxId,
-}
-
-/// Delete an endpoint; with force wherever it is and whatever is under way on it.
-#[derive(Clone, Copy, Debug)]
-pub struct DeleteEndpoint {
+pub struct ForceDeleteEndpoint {
     /// Its network.
     pub network: NetworkId,
     /// The endpoint.
     pub endpoint: EndpointId,
-    /// Whether it may be in a sandbox.
-    pub force: bool,
 }
 
 /// Take over from a controller that died.
@@ -190,9 +162,7 @@ messages! {
     DeleteNetwork => Result<()>;
     CreateSandbox => Result<SandboxSnapshot>;
     DeleteSandbox => Result<()>;
-    JoinEndpoint => Result<SandboxEndpoint>;
-    LeaveEndpoint => Result<()>;
-    DeleteEndpoint => Result<()>;
+    ForceDeleteEndpoint => Result<()>;
     Drain => Result<()>;
     Shutdown => ();
     InspectEngine => EngineSnapshot;

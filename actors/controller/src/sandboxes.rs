@@ -1,19 +1,16 @@
-//! Sandboxes: created, restored, deleted; endpoints plugged in and out.
+//! Sandboxes: created, restored, deleted; and endpoints deleted by force, wherever they are.
 
-use netloom_actor_network::{DeleteEndpoint as DeleteInNetwork, EvictEndpoint, InspectEndpoint, Networks};
+use netloom_actor_network::{EvictEndpoint, InspectEndpoint, Networks};
 use netloom_actor_sandbox::{
-    DeleteSandbox as DeleteInSandbox, Establish, JoinSandbox, LeaveSandbox, Origin, SandboxEntry, Standing,
+    DeleteSandbox as DeleteInSandbox, Establish, LeaveSandbox, Origin, SandboxEntry, Standing,
 };
 use netloom_actor_services::answered;
-use netloom_model::snapshot::SandboxEndpoint;
 use netloom_model::{EndpointId, ErrorKind};
 use netloom_runtime::saga::Patience;
 use netloom_runtime::{Addr, Handle};
 
 use super::*;
-use crate::message::{
-    CreateSandbox, DeleteEndpoint, DeleteSandbox, JoinEndpoint, LeaveEndpoint, RestoreSandbox,
-};
+use crate::message::{CreateSandbox, DeleteSandbox, ForceDeleteEndpoint, RestoreSandbox};
 
 impl ControllerActor {
     fn begin_sandbox(&mut self, record: SandboxRecord, state: State) -> Result<Addr<SandboxActor>> {
@@ -206,49 +203,11 @@ impl Handle<DeleteSandbox> for ControllerActor {
     }
 }
 
-impl Handle<JoinEndpoint> for ControllerActor {
+impl Handle<ForceDeleteEndpoint> for ControllerActor {
     fn handle(
         &mut self,
         op: OpCtx,
-        JoinEndpoint { network, endpoint, sandbox, spec }: JoinEndpoint,
-        reply: Reply<Result<SandboxEndpoint>>,
-        _: &mut Cx<'_, Self>,
-    ) {
-        let found = self.admit().and_then(|()| {
-            self.network(network)?;
-            self.sandbox(sandbox)
-        });
-        match found {
-            Ok(addr) => addr.forward(&op, JoinSandbox { endpoint, network, spec }, reply),
-            Err(refusal) => reply.send(Err(refusal)),
-        }
-    }
-}
-
-impl Handle<LeaveEndpoint> for ControllerActor {
-    fn handle(
-        &mut self,
-        op: OpCtx,
-        LeaveEndpoint { network, endpoint, sandbox }: LeaveEndpoint,
-        reply: Reply<Result<()>>,
-        _: &mut Cx<'_, Self>,
-    ) {
-        let found = self.admit().and_then(|()| {
-            self.network(network)?;
-            self.sandbox(sandbox)
-        });
-        match found {
-            Ok(addr) => addr.forward(&op, LeaveSandbox { endpoint, network }, reply),
-            Err(refusal) => reply.send(Err(refusal)),
-        }
-    }
-}
-
-impl Handle<DeleteEndpoint> for ControllerActor {
-    fn handle(
-        &mut self,
-        op: OpCtx,
-        DeleteEndpoint { network, endpoint, force }: DeleteEndpoint,
+        ForceDeleteEndpoint { network, endpoint }: ForceDeleteEndpoint,
         reply: Reply<Result<()>>,
         cx: &mut Cx<'_, Self>,
     ) {
@@ -256,9 +215,6 @@ impl Handle<DeleteEndpoint> for ControllerActor {
             Ok(addr) => addr,
             Err(refusal) => return reply.send(Err(refusal)),
         };
-        if !force {
-            return addr.forward(&op, DeleteInNetwork(endpoint), reply);
-        }
         let Directory { networks, sandboxes, .. } = self.directory();
         let own = op.clone();
         let turn = self.estate.services.operation_timeout * 2;

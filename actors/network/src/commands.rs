@@ -117,7 +117,7 @@ impl NetworkActor {
             attachment: None,
         };
         let mut entry = Endpoint::new(record.clone(), EndpointPhase::Creating);
-        entry.cancel = op.cancel.clone();
+        entry.cancel = Some(op.cancel.clone());
         let entered = self
             .allows(NetworkCommand::CreateEndpoint)
             .and_then(|()| spec.validate())
@@ -275,7 +275,7 @@ impl NetworkActor {
         let entry = self.endpoints.in_sandbox(endpoint, sandbox, EndpointCommand::Program).map(|_| ());
         let reply = checked(entry, reply)?;
         if let Ok(entry) = self.endpoints.get_mut(endpoint) {
-            entry.cancel = op.cancel.clone();
+            entry.cancel = Some(op.cancel.clone());
         }
         let work = saga::program(self.world.clone(), op.clone(), endpoint, labels.clone());
         let outcome = move |result| Outcome::Programmed { endpoint, labels, result, reply };
@@ -331,7 +331,7 @@ impl NetworkActor {
             .and_then(|()| self.endpoints.accepting(endpoint, command).map(|_| ()));
         let reply = checked(allowed, reply)?;
         let (entry, reply) = checked_value(self.endpoints.get_mut(endpoint), reply)?;
-        (entry.phase, entry.cancel) = (phase, op.cancel.clone());
+        (entry.phase, entry.cancel) = (phase, Some(op.cancel.clone()));
         Ok((entry, reply))
     }
 }
@@ -420,7 +420,9 @@ impl Handle<EvictEndpoint> for NetworkActor {
     ) {
         let object = match self.endpoints.get(endpoint) {
             Ok(entry) => {
-                entry.cancel.cancel(Stop::Overtaken);
+                if let Some(cancel) = &entry.cancel {
+                    cancel.cancel(Stop::Overtaken);
+                }
                 entry.holder()
             }
             Err(error) => return reply.send(Err(error)),

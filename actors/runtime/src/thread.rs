@@ -72,7 +72,10 @@ impl EngineThread {
         let keeper = deadlines.clone();
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let options = tokio::runtime::LocalOptions::default();
-            let runtime = tokio::runtime::Builder::new_current_thread().event_interval(EVENT_INTERVAL).enable_all().build_local(options);
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .event_interval(EVENT_INTERVAL)
+                .enable_all()
+                .build_local(options);
             let runtime = match runtime.and_then(|made| wake::gather_on_this_thread().map(|()| made)) {
                 Ok(runtime) => {
                     let _ = ready.send(Ok(()));

@@ -54,7 +54,7 @@ pub struct SandboxActor {
     members: Vec<Member>,
     gateways: Gateways,
     /// Ends the operation that runs, if one does.
-    cancel: CancelToken,
+    cancel: Option<CancelToken>,
     gate: Gate<(), (OpCtx, Pending)>,
     world: World,
 }
@@ -73,7 +73,7 @@ impl SandboxActor {
             failure: None,
             members: Vec::new(),
             gateways: Gateways::default(),
-            cancel: CancelToken::default(),
+            cancel: None,
             gate,
             world,
         }
@@ -168,7 +168,7 @@ impl SandboxActor {
             return false;
         }
         let world = self.world.clone();
-        self.cancel = op.cancel.clone();
+        self.cancel = Some(op.cancel.clone());
         match pending {
             Pending::Establish(Origin::Fresh, reply) => {
                 let made = saga::establish(world, op.clone(), self.record.clone());
@@ -315,7 +315,9 @@ impl Handle<LeaveSandbox> for SandboxActor {
 impl Handle<DeleteSandbox> for SandboxActor {
     fn handle(&mut self, op: OpCtx, command: DeleteSandbox, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) {
         if command.force {
-            self.cancel.cancel(Stop::Overtaken);
+            if let Some(cancel) = &self.cancel {
+                cancel.cancel(Stop::Overtaken);
+            }
             // What waits would be begun before it, and may hang as well.
             for (_, pending) in self.gate.clear() {
                 pending.refuse(Reason::WrongPhase { object: self.holder(), phase: "being deleted" }.into());
@@ -407,6 +409,7 @@ impl Handle<Finished> for SandboxActor {
                 reply.send(result);
             }
         }
+        self.cancel = None;
         self.release(cx);
     }
 }

@@ -61,12 +61,7 @@ impl World {
 
     /// Asks a network, looked up when this is polled: it may have been restarted since the last time.
     #[expect(clippy::manual_async_fn, reason = "it would keep the message twice, and steps are nested")]
-    fn ask_network<M, T>(
-        &self,
-        op: &OpCtx,
-        network: NetworkId,
-        message: M,
-    ) -> impl Future<Output = Result<T>>
+    fn ask_network<M, T>(&self, op: &OpCtx, network: NetworkId, message: M) -> impl Future<Output = Result<T>>
     where
         M: Message<Reply = Result<T>>,
         NetworkActor: Handle<M>,
