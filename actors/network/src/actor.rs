@@ -316,6 +316,17 @@ enum Outcome {
     },
 }
 
+impl Outcome {
+    fn established(
+        recorded: Vec<EndpointRecord>,
+        result: Result<Established>,
+        reply: Reply<Result<Vec<netloom_model::Repair>>>,
+    ) -> Self {
+        // Boxed: it is far larger than the others, and rare.
+        Self::Established { recorded, result: result.map(Box::new), reply }
+    }
+}
+
 // === Lifecycle ===
 
 impl Actor for NetworkActor {

@@ -69,28 +69,19 @@ impl NetworkActor {
         match origin {
             Origin::Fresh => {
                 let work = saga::establish(world, own, self.record.clone());
-                let outcome = |result: Result<_>| {
-                    let result = result.map(Box::new);
-                    Outcome::Established { recorded: Vec::new(), result, reply }
-                };
+                let outcome = |result| Outcome::established(Vec::new(), result, reply);
                 self.run(op, Scope::All, work, outcome, cx);
             }
             Origin::FromStore(record, recorded) => {
                 let work = saga::restore_in_driver(world, own, record, recorded.clone(), true);
-                let outcome = |result: Result<_>| {
-                    let result = result.map(Box::new);
-                    Outcome::Established { recorded, result, reply }
-                };
+                let outcome = |result| Outcome::established(recorded, result, reply);
                 self.run(op, Scope::All, work, outcome, cx);
             }
             Origin::AfterRestart(record, recorded) => {
                 // Driver and IPAM kept what they knew.
                 let established = Established { record, endpoints: recorded.clone(), repairs: Vec::new() };
                 let work = std::future::ready(Ok(established));
-                let outcome = |result: Result<_>| {
-                    let result = result.map(Box::new);
-                    Outcome::Established { recorded, result, reply }
-                };
+                let outcome = |result| Outcome::established(recorded, result, reply);
                 self.run(op, Scope::All, work, outcome, cx);
             }
         }

@@ -1,9 +1,10 @@
 //! Operations in flight: who, since when, at which step.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crossbeam_utils::atomic::AtomicCell;
 use dashmap::DashMap;
 use rustc_hash::FxBuildHasher;
 use tokio::time::Instant;
@@ -29,7 +30,7 @@ pub struct OperationView {
 struct Row<O: ?Sized> {
     id: Uuid,
     verb: &'static str,
-    step: Mutex<&'static str>,
+    step: AtomicCell<&'static str>,
     since: Instant,
     cancel: CancelToken,
     /// Written out when somebody looks: most operations end before that.
@@ -39,13 +40,9 @@ struct Row<O: ?Sized> {
 type AnyRow = Row<dyn fmt::Display + Send + Sync>;
 
 impl AnyRow {
-    fn step(&self) -> MutexGuard<'_, &'static str> {
-        self.step.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn view(&self) -> OperationView {
         let Self { id, verb, since, .. } = *self;
-        OperationView { id, verb, object: self.object.to_string(), step: *self.step(), since }
+        OperationView { id, verb, object: self.object.to_string(), step: self.step.load(), since }
     }
 }
 
@@ -93,7 +90,7 @@ impl Ledger {
         let row = Row {
             id: op.id,
             verb,
-            step: Mutex::new("started"),
+            step: AtomicCell::new("started"),
             since: Instant::now(),
             cancel: op.cancel.clone(),
             object,
@@ -142,7 +139,7 @@ impl Ledger {
 impl LedgerEntry {
     /// Notes the step that begins now.
     pub fn step(&self, step: &'static str) {
-        *self.row.step() = step;
+        self.row.step.store(step);
     }
 }
 

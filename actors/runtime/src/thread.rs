@@ -98,6 +98,7 @@ impl EngineThread {
                     _ = killed => {}
                 }
             });
+            wake::stop_gathering();
             // Every task ends here, wherever it stood.
             drop(runtime);
             drop(ended);

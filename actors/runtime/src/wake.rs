@@ -7,10 +7,9 @@
 use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
-
-use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
 /// Fewer wake-ups than this are made at once: a hop over the courier costs about as much as two.
 const WORTH_A_COURIER: usize = 3;
@@ -29,7 +28,7 @@ thread_local! {
 
 struct Outbox {
     waiting: Vec<Waker>,
-    courier: Sender<Vec<Waker>>,
+    courier: SyncSender<Vec<Waker>>,
 }
 
 /// Makes this thread one that gathers its wake-ups. The courier ends with it.
@@ -37,7 +36,7 @@ struct Outbox {
 /// # Errors
 /// When there can be no further thread.
 pub(crate) fn gather_on_this_thread() -> io::Result<()> {
-    let (courier, bundles): (_, Receiver<Vec<Waker>>) = bounded(BUNDLES);
+    let (courier, bundles) = sync_channel(BUNDLES);
     let deliver = move || {
         while let Some(bundle) = next_bundle(&bundles) {
             bundle.into_iter().for_each(Waker::wake);
@@ -48,6 +47,12 @@ pub(crate) fn gather_on_this_thread() -> io::Result<()> {
     Ok(())
 }
 
+/// Hands out what waits and gathers no more: nothing runs on this thread any more that would hand it out.
+pub(crate) fn stop_gathering() {
+    let waiting = OUTBOX.take().map(|outbox| outbox.waiting);
+    waiting.into_iter().flatten().for_each(Waker::wake);
+}
+
 /// Waits for the next bundle; `None` when there will be none. A sender that has to wake a sleeping processor for
 /// each bundle is held up by that, so while bundles keep coming they are looked for instead.
 fn next_bundle(bundles: &Receiver<Vec<Waker>>) -> Option<Vec<Waker>> {
@@ -55,7 +60,7 @@ fn next_bundle(bundles: &Receiver<Vec<Waker>>) -> Option<Vec<Waker>> {
         match bundles.try_recv() {
             Ok(bundle) => return Some(bundle),
             Err(TryRecvError::Disconnected) => return None,
-            Err(TryRecvError::Empty) => std::thread::sleep(NAP),
+            Err(TryRecvError::Empty) => std::thread::park_timeout(NAP),
         }
     }
     bundles.recv().ok()
@@ -96,7 +101,9 @@ fn hand_out() {
         if bundle.len() < WORTH_A_COURIER {
             return Some(bundle);
         }
-        courier.try_send(bundle).err().map(TrySendError::into_inner)
+        courier.try_send(bundle).err().map(|refused| match refused {
+            TrySendError::Full(bundle) | TrySendError::Disconnected(bundle) => bundle,
+        })
     });
     // Not inside: whoever is woken may be polled right here.
     bundle.into_iter().flatten().for_each(Waker::wake);
