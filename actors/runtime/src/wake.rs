@@ -14,12 +14,15 @@ use std::time::Duration;
 /// Fewer wake-ups than this are made at once: a hop over the courier costs about as much as two.
 const WORTH_A_COURIER: usize = 3;
 
+/// So many go to the courier at once, whatever else is ready to run: those who are woken may have work for us.
+const BUNDLE: usize = 8;
+
 /// How many bundles may wait for the courier. When it falls behind, the engine thread wakes by itself.
 const BUNDLES: usize = 64;
 
 /// How long the courier leaves between looks, and how often it looks before it waits to be woken.
 const NAP: Duration = Duration::from_micros(20);
-const NAPS: u32 = 20;
+const NAPS: u32 = 8;
 
 thread_local! {
     /// There on engine threads only.
@@ -79,16 +82,17 @@ impl Wake for Gathered {
             let mut outbox = outbox.borrow_mut();
             let outbox = outbox.as_mut()?;
             outbox.waiting.push(self.0.clone());
-            Some(outbox.waiting.len() == 1)
+            Some(outbox.waiting.len())
         });
         match gathered.ok().flatten() {
-            Some(true) => {
+            Some(1) => {
                 tokio::task::spawn_local(async {
                     tokio::task::yield_now().await;
                     hand_out();
                 });
             }
-            Some(false) => {}
+            Some(BUNDLE) => hand_out(),
+            Some(_) => {}
             None => self.0.wake_by_ref(),
         }
     }

@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand};
 /// Half of what the engine does is short-lived messages. The program chooses the allocator, never the library:
 /// an embedder has its own.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// A container network engine.
 #[derive(Debug, Parser)]
