@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use netloom_model::{Certainty, Error, Reason};
 
+use crate::op::Op;
+
 /// A refused or unanswered operation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KernelError {
     /// The operation in words, with its object.
-    pub operation: String,
+    pub operation: Tried,
     /// The error number; zero where there is none.
     pub errno: i32,
     /// The kernel's own words where it gave any (extended acknowledgement), else the error's name.
@@ -22,11 +24,56 @@ pub struct KernelError {
     pub queue_full: Option<usize>,
 }
 
+/// What was tried, with its object: written out only for those who look, because removals are refused all day long
+/// and nobody does.
+#[derive(Clone, Debug)]
+pub enum Tried {
+    /// An operation.
+    Op(Box<Op>),
+    /// Something else, in words.
+    Words(String),
+}
+
+impl fmt::Display for Tried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Op(op) => op.fmt(f),
+            Self::Words(words) => f.write_str(words),
+        }
+    }
+}
+
+impl PartialEq for Tried {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for Tried {}
+
+impl From<&Op> for Tried {
+    fn from(op: &Op) -> Self {
+        Self::Op(Box::new(op.clone()))
+    }
+}
+
+impl From<&str> for Tried {
+    fn from(words: &str) -> Self {
+        Self::Words(words.to_owned())
+    }
+}
+
+impl From<String> for Tried {
+    fn from(words: String) -> Self {
+        Self::Words(words)
+    }
+}
+
 impl KernelError {
     /// The kernel refused with an error number.
-    pub fn refused(operation: impl fmt::Display, errno: i32, message: impl Into<String>) -> Self {
+    pub fn refused(operation: impl Into<Tried>, errno: i32, message: impl Into<String>) -> Self {
         Self {
-            operation: operation.to_string(),
+            operation: operation.into(),
             errno,
             message: message.into(),
             certainty: Certainty::Aborted,
@@ -36,18 +83,18 @@ impl KernelError {
     }
 
     /// The queue of the thread that carries it out was full; nothing was done.
-    pub fn busy(operation: impl fmt::Display, bound: usize) -> Self {
+    pub fn busy(operation: impl Into<Tried>, bound: usize) -> Self {
         let message = format!("{bound} operations wait already");
         Self { queue_full: Some(bound), ..Self::refused(operation, libc::EBUSY, message) }
     }
 
     /// The answer was lost; the operation may have taken effect.
-    pub fn lost(operation: impl fmt::Display, message: impl Into<String>) -> Self {
+    pub fn lost(operation: impl Into<Tried>, message: impl Into<String>) -> Self {
         Self { certainty: Certainty::Uncertain, ..Self::refused(operation, 0, message) }
     }
 
     /// The deadline passed before the answer came.
-    pub fn timed_out(operation: impl fmt::Display, allowed: Duration) -> Self {
+    pub fn timed_out(operation: impl Into<Tried>, allowed: Duration) -> Self {
         Self { timed_out: Some(allowed), ..Self::lost(operation, "no answer before the deadline") }
     }
 
@@ -74,7 +121,8 @@ impl std::error::Error for KernelError {}
 
 impl From<KernelError> for Error {
     fn from(error: KernelError) -> Self {
-        let KernelError { operation, errno, message, certainty, timed_out, queue_full } = error;
+        let operation = error.operation.to_string();
+        let KernelError { errno, message, certainty, timed_out, queue_full, .. } = error;
         let reason = match (timed_out, queue_full) {
             (Some(waited), _) => Reason::DeadlineExceeded { what: operation, waited },
             (None, Some(limit)) => Reason::Busy { what: "the kernel's thread".into(), limit },

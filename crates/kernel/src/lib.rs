@@ -21,7 +21,7 @@ use futures::channel::mpsc;
 use futures::future::BoxFuture;
 use netloom_model::{IfName, NetnsName};
 
-pub use error::KernelError;
+pub use error::{KernelError, Tried};
 pub use linux::{DirectoryError, LinuxConfig, LinuxKernel, floor};
 pub use op::{LinkTag, Neighbour, Netns, Op, Route};
 pub use view::{

@@ -1,13 +1,12 @@
 //! Why a request failed, before it is told to the caller in the caller's words.
 
-use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use netloom_model::Certainty;
 use nix::errno::Errno;
 
-use crate::KernelError;
+use crate::{KernelError, Tried};
 
 /// A failed request.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,7 +41,7 @@ impl Failure {
     }
 
     /// The error for the caller; `allowed` is the time that the call had.
-    pub(super) fn of(self, operation: impl fmt::Display, allowed: Duration) -> KernelError {
+    pub(super) fn of(self, operation: impl Into<Tried>, allowed: Duration) -> KernelError {
         match self {
             Self::Refused { errno, text } => KernelError::refused(operation, errno, text),
             Self::Lost(text) => KernelError::lost(operation, text),

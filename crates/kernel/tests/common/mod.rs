@@ -144,7 +144,7 @@ impl Lab {
     pub(crate) fn errno(&self, op: Op) -> i32 {
         let text = op.to_string();
         let error = self.execute(vec![op]).pop().expect("one answer").expect_err(&text);
-        assert_eq!(error.operation, text);
+        assert_eq!(error.operation.to_string(), text);
         assert_eq!(error.certainty, netloom_model::Certainty::Aborted, "{error}");
         assert!(!error.message.is_empty(), "{error:?}");
         error.errno

@@ -128,6 +128,6 @@ impl World {
     }
 }
 
-fn refused(operation: impl std::fmt::Display, refusal: Refusal) -> KernelError {
+fn refused(operation: impl Into<netloom_kernel::Tried>, refusal: Refusal) -> KernelError {
     KernelError::refused(operation, refusal.errno, refusal.message())
 }

@@ -85,7 +85,7 @@ fn links_are_found_by_name_in_the_order_asked_for() {
     assert_eq!(found, [there("vb"), None, there("br0"), there("vb")]);
     assert_eq!(now(find(named("a"), &["vb", "eth0"])), [None, view(&kernel, named("a"), "eth0")]);
     let gone = find(named("gone"), &[]).now_or_never().expect("at once").expect_err("no such namespace");
-    assert_eq!((gone.errno, gone.operation.as_str()), (ENOENT, "find links of namespace gone"));
+    assert_eq!((gone.errno, gone.operation.to_string().as_str()), (ENOENT, "find links of namespace gone"));
 }
 
 #[test]

@@ -133,7 +133,7 @@ fn refuses(kernel: &SimKernel, op: Op) -> i32 {
     let before = kernel.snapshot();
     let text = op.to_string();
     let error = execute(kernel, vec![op]).remove(0).expect_err(&text);
-    assert_eq!(error.operation, text);
+    assert_eq!(error.operation.to_string(), text);
     kernel.assert_pristine(&before);
     error.errno
 }
