@@ -102,3 +102,26 @@ async fn a_neighbour_that_is_stuck_does_not_hold_a_forced_deletion_up() {
     assert_eq!(sandbox.inspect().await.expect("inspected").endpoints.len(), 1, "it was told");
     ends_clean(world).await;
 }
+
+/// Its network is done with the endpoint, and its sandbox still clears up behind it.
+#[tokio::test]
+async fn force_ends_what_a_leave_still_clears_up() {
+    let world = World::new().await;
+    let (blue, red) = (world.network("blue").await, world.network("red").await);
+    let (endpoint, sandbox) = world.joined(&blue, "web").await;
+    let other = red.create_endpoint(EndpointSpec::new("other")).await.expect("an endpoint");
+    world.kernel().plan(Fault::verb("delete_address", 1, FaultKind::Hang));
+    let leave = tokio::spawn({
+        let (endpoint, sandbox) = (endpoint.clone(), sandbox.clone());
+        async move { endpoint.leave(&sandbox).await }
+    });
+    until("the fault", async || world.kernel().hanging() > 0).await;
+    let began = Instant::now();
+    bounded("the deletion", endpoint.delete_with_force()).await.expect("deleted");
+    bounded("the leave", leave).await.expect("it ends").expect("left");
+    let next = bounded("the next leave", other.leave(&sandbox)).await.expect_err("it is not in there");
+    assert_eq!(next.kind(), ErrorKind::Forbidden, "{next:?}");
+    // Half of the time that clearing up is given when nobody has overtaken it.
+    assert!(began.elapsed() < SOON / 2, "{:?}", began.elapsed());
+    ends_clean(world).await;
+}

@@ -108,7 +108,7 @@ impl NetworkActor {
             attachment: None,
         };
         let mut entry = Endpoint::new(record.clone(), EndpointPhase::Creating);
-        entry.cancel = Some(op.cancel.clone());
+        entry.cancel = op.cancel.canceller();
         let entered = self
             .allows(NetworkCommand::CreateEndpoint)
             .and_then(|()| spec.validate())
@@ -266,7 +266,7 @@ impl NetworkActor {
         let entry = self.endpoints.in_sandbox(endpoint, sandbox, EndpointCommand::Program).map(|_| ());
         let reply = checked(entry, reply)?;
         if let Ok(entry) = self.endpoints.get_mut(endpoint) {
-            entry.cancel = Some(op.cancel.clone());
+            entry.cancel = op.cancel.canceller();
         }
         let work = saga::program(self.world.clone(), op.clone(), endpoint, labels.clone());
         let outcome = move |result| Outcome::Programmed { endpoint, labels, result, reply };
@@ -322,7 +322,7 @@ impl NetworkActor {
             .and_then(|()| self.endpoints.accepting(endpoint, command).map(|_| ()));
         let reply = checked(allowed, reply)?;
         let (entry, reply) = checked_value(self.endpoints.get_mut(endpoint), reply)?;
-        (entry.phase, entry.cancel) = (phase, Some(op.cancel.clone()));
+        (entry.phase, entry.cancel) = (phase, op.cancel.canceller());
         Ok((entry, reply))
     }
 }
@@ -387,7 +387,7 @@ impl Handle<RevokeEndpoint> for NetworkActor {
         op: OpCtx,
         RevokeEndpoint(endpoint, sandbox): RevokeEndpoint,
         reply: Reply<Result<()>>,
-        _: &mut Cx<'_, Self>,
+        cx: &mut Cx<'_, Self>,
     ) {
         let elsewhere = |entry: &Endpoint| entry.sandbox().is_some_and(|present| present != sandbox);
         if self.endpoints.get(endpoint).is_ok_and(elsewhere) {
@@ -396,7 +396,8 @@ impl Handle<RevokeEndpoint> for NetworkActor {
         if let Ok(entry) = self.endpoints.get_mut(endpoint) {
             entry.outward = None;
         }
-        self.world.driver.forward(&op, RevokeConnectivity(self.record.id, endpoint), reply);
+        let asked = self.world.driver.ask(&op, RevokeConnectivity(self.record.id, endpoint));
+        cx.tasks().spawn(async move { reply.send(answered(&op, "the driver", asked.await)) });
     }
 }
 
@@ -411,9 +412,7 @@ impl Handle<EvictEndpoint> for NetworkActor {
     ) {
         let object = match self.endpoints.get(endpoint) {
             Ok(entry) => {
-                if let Some(cancel) = &entry.cancel {
-                    cancel.cancel(Stop::Overtaken);
-                }
+                entry.cancel.cancel(Stop::Overtaken);
                 entry.holder()
             }
             Err(error) => return reply.send(Err(error)),

@@ -6,7 +6,7 @@ use std::hash::BuildHasherDefault;
 use netloom_model::record::EndpointRecord;
 use netloom_model::snapshot::{EndpointPhase, EndpointSnapshot};
 use netloom_model::{EndpointId, Error, Holder, IfName, JoinId, ObjectKind, Reason, Result, SandboxId};
-use netloom_runtime::CancelToken;
+use netloom_runtime::Canceller;
 use rustc_hash::FxHasher;
 
 use crate::phase::{EndpointCommand, Verdict, endpoint as decide};
@@ -20,14 +20,14 @@ pub(crate) struct Endpoint {
     pub(crate) phase: EndpointPhase,
     /// The labels of its sandbox, while it is reached from outside.
     pub(crate) outward: Option<BTreeMap<String, String>>,
-    /// Ends the operation that it is in the middle of.
-    pub(crate) cancel: Option<CancelToken>,
+    /// Ends the operation that it is in the middle of, if it is.
+    pub(crate) cancel: Canceller,
 }
 
 impl Endpoint {
     /// An endpoint on which nothing is under way.
     pub(crate) fn new(record: EndpointRecord, phase: EndpointPhase) -> Self {
-        Self { record, phase, outward: None, cancel: None }
+        Self { record, phase, outward: None, cancel: Canceller::default() }
     }
 
     pub(crate) fn snapshot(&self) -> EndpointSnapshot {
@@ -80,17 +80,6 @@ pub(crate) struct Endpoints {
 }
 
 impl Endpoints {
-    /// Lets go of the operation on an endpoint, unless the endpoint is in the middle of it still: it keeps a few
-    /// things of its tasks alive.
-    pub(crate) fn rest(&mut self, id: EndpointId) {
-        let entry = self.by_id.get_mut(&id);
-        let resting =
-            |entry: &&mut Box<Endpoint>| matches!(entry.phase, EndpointPhase::Idle | EndpointPhase::Joined);
-        if let Some(entry) = entry.filter(resting) {
-            entry.cancel = None;
-        }
-    }
-
     /// Adds an endpoint; its name must be free.
     pub(crate) fn insert(&mut self, endpoint: Endpoint) -> Result<()> {
         let record = &endpoint.record;

@@ -62,9 +62,6 @@ impl Handle<Finished> for NetworkActor {
             }
             Outcome::RestoredInDriver { result, reply } => reply.send(result),
         }
-        if let Scope::One(endpoint) = scope {
-            self.endpoints.rest(endpoint);
-        }
         self.release(scope, cx);
     }
 }

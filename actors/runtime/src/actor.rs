@@ -68,30 +68,32 @@ pub trait Handle<M: Message>: Actor {
 /// The place where the answer goes: now, or later from wherever it was moved to.
 #[must_use = "a dropped reply tells the caller that the answer will never come"]
 pub struct Reply<T> {
+    /// Given back before anybody learns of the answer, or of there being none: who is told asks again at once. So it
+    /// is the first field, which is dropped first.
+    permit: Option<Permit>,
     sender: Option<oneshot::Sender<T>>,
-    /// Given back with the answer.
-    _permit: Option<Permit>,
 }
 
 impl<T> Reply<T> {
     /// A reply and the end where the answer arrives.
     pub fn channel() -> (Self, oneshot::Receiver<T>) {
         let (sender, receiver) = oneshot::channel();
-        (Self { sender: Some(sender), _permit: None }, receiver)
+        (Self { permit: None, sender: Some(sender) }, receiver)
     }
 
     /// A reply nobody waits for.
     pub(crate) fn none() -> Self {
-        Self { sender: None, _permit: None }
+        Self { permit: None, sender: None }
     }
 
     /// The same reply, with which a permit is given back.
     pub(crate) fn holding(self, permit: Option<Permit>) -> Self {
-        Self { _permit: permit, ..self }
+        Self { permit, ..self }
     }
 
     /// Answers. An answer nobody waits for any more is dropped: the work was done all the same.
     pub fn send(self, answer: T) {
+        drop(self.permit);
         if let Some(sender) = self.sender {
             let _ = sender.send(answer);
         }

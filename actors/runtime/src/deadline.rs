@@ -4,7 +4,6 @@
 //! nearly all are equally long; so a wait is a line in a table, and the one timer is for the soonest of them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
@@ -19,19 +18,20 @@ pub(crate) struct Deadlines(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     table: Mutex<Table>,
-    next: AtomicU64,
     sooner: Notify,
 }
 
 #[derive(Default)]
 struct Table {
     /// Dropping a sender ends its wait.
-    ends: BTreeMap<Key, oneshot::Sender<Never>>,
+    ends: Ends,
     /// What the timer is set to. It stays when that wait ends early, and is looked at when it fires.
     armed: Option<Instant>,
+    entered: u64,
 }
 
 type Key = (Instant, u64);
+type Ends = BTreeMap<Key, oneshot::Sender<Never>>;
 
 /// A wait's line in the table; it goes when the wait is over.
 pub(crate) struct Deadline {
@@ -44,8 +44,9 @@ impl Deadlines {
     /// Enters a wait that ends then.
     pub(crate) fn enter(&self, end: Instant) -> Deadline {
         let (sender, passed) = oneshot::channel();
-        let key = (end, self.0.next.fetch_add(1, Ordering::Relaxed));
         let mut table = self.0.lock();
+        table.entered += 1;
+        let key = (end, table.entered);
         table.ends.insert(key, sender);
         if table.armed.is_none_or(|armed| end < armed) {
             table.armed = Some(end);
@@ -58,7 +59,9 @@ impl Deadlines {
     /// Ends waits at their time, for ever.
     pub(crate) async fn keep(&self) {
         loop {
-            let next = self.0.lock().pass(Instant::now());
+            let (passed, next) = self.0.lock().pass(Instant::now());
+            // Not inside: whoever is woken may be polled right here, and leave the table.
+            drop(passed);
             let due = async {
                 match next {
                     Some(end) => tokio::time::sleep_until(end).await,
@@ -80,16 +83,12 @@ impl Inner {
 }
 
 impl Table {
-    /// Ends what is due and says when to look again.
-    fn pass(&mut self, now: Instant) -> Option<Instant> {
-        while let Some(first) = self.ends.first_entry() {
-            if first.key().0 > now {
-                break;
-            }
-            first.remove();
-        }
+    /// Takes out what is due, and says when to look again.
+    fn pass(&mut self, now: Instant) -> (Ends, Option<Instant>) {
+        let later = self.ends.split_off(&(now, u64::MAX));
+        let passed = std::mem::replace(&mut self.ends, later);
         self.armed = self.ends.first_key_value().map(|((end, _), _)| *end);
-        self.armed
+        (passed, self.armed)
     }
 }
 

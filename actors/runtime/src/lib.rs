@@ -38,7 +38,7 @@ pub use gate::{Admission, Gate, Scope};
 pub use janitor::Janitor;
 pub use ledger::{Ledger, LedgerEntry, OperationView};
 pub use legacy::{Legacy, Lent};
-pub use op::{CancelToken, Cause, OpCtx, Operation, Stop};
+pub use op::{CancelToken, Canceller, Cause, OpCtx, Operation, Stop};
 pub use port::Port;
 pub use read_model::{ReadModel, ReadModelWriter};
 pub use saga::{Saga, SagaTools, Undo, Unwound};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -42,9 +42,22 @@ pub struct CancelToken(Arc<Cancel>);
 #[derive(Default, Debug)]
 struct Cancel {
     asked: OnceLock<Stop>,
-    /// The tasks of the operation that wait. They are not taken off when a wait ends: the next one of the same task
-    /// is most often only a step away.
+    /// The tasks of the operation that wait: one or a few. They are not taken off when a wait ends, because the next
+    /// one of the same task is most often only a step away.
     waiting: Mutex<Vec<Waker>>,
+}
+
+/// Says "stop" to an operation as long as it is under way, and keeps nothing of it alive.
+#[derive(Clone, Default, Debug)]
+pub struct Canceller(Weak<Cancel>);
+
+impl Canceller {
+    /// Asks the operation to stop, if there still is one.
+    pub fn cancel(&self, why: Stop) {
+        if let Some(cancel) = self.0.upgrade() {
+            CancelToken(cancel).cancel(why);
+        }
+    }
 }
 
 impl Cancel {
@@ -59,6 +72,12 @@ impl CancelToken {
         let _ = self.0.asked.set(why);
         let waiting = std::mem::take(&mut *self.0.waiting());
         waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// For whoever may want to stop the operation and is no part of it.
+    #[must_use]
+    pub fn canceller(&self) -> Canceller {
+        Canceller(Arc::downgrade(&self.0))
     }
 
     /// Why it was asked to stop, if it was.

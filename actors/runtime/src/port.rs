@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
-use crate::actor::{Actor, Handle, Message, Reply};
+use crate::actor::{Actor, Handle, Message};
 use crate::addr::{Addr, AskError};
 use crate::op::OpCtx;
 
@@ -87,17 +87,6 @@ impl<A: Actor> Port<A> {
         A: Handle<M>,
     {
         answer_of(self.0.addr.borrow().as_ref().map(|addr| addr.outcome(op, message)))
-    }
-
-    /// Hands a request on, as [`Addr::forward`] does. Where nobody lives, whoever asked learns that.
-    pub fn forward<M>(&self, op: &OpCtx, message: M, reply: Reply<M::Reply>)
-    where
-        M: Message,
-        A: Handle<M>,
-    {
-        if let Some(addr) = &*self.0.addr.borrow() {
-            addr.forward(op, message, reply);
-        }
     }
 
     /// Sends an event, as [`Addr::tell`] does.

@@ -171,7 +171,7 @@ impl<U: Undo> Saga<U> {
         &self.op
     }
 
-    /// Takes a step. `undo` is recorded first; if the step fails for certain it is forgotten again, since
+    /// Takes a step, which begins when this is called. `undo` is recorded first; if the step fails for certain it is forgotten again, since
     /// there is nothing to undo.
     ///
     /// A step under way is waited for until the operation is cancelled. It may still take effect then, so it is
@@ -179,6 +179,7 @@ impl<U: Undo> Saga<U> {
     ///
     /// # Errors
     /// The step's own error, or that the operation was interrupted before or during it.
+    #[must_use = "the step is under way as long as this is polled"]
     pub fn step<T, W>(
         &mut self,
         name: &'static str,
@@ -192,9 +193,9 @@ impl<U: Undo> Saga<U> {
         let mut recorded = false;
         if !late {
             self.entry.step(name);
-            let before = self.done.len();
-            self.done.extend(undo.into());
-            recorded = self.done.len() > before;
+            let undo = undo.into();
+            recorded = undo.is_some();
+            self.done.extend(undo);
         }
         Step { saga: self, name, late, recorded, work }
     }

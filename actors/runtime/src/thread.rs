@@ -17,7 +17,7 @@ use crate::deadline::Deadlines;
 use crate::op::OpCtx;
 use crate::wake;
 
-/// After so many polls the runtime looks at its timers and at the sockets, of which an engine has next to none;
+/// After so many polls the runtime looks at new jobs, its timers and its sockets, of which an engine has next to none.
 /// tokio's own 61 would be a system call for each of a container's steps.
 const EVENT_INTERVAL: u32 = 256;
 
@@ -76,10 +76,11 @@ impl EngineThread {
                 .event_interval(EVENT_INTERVAL)
                 .enable_all()
                 .build_local(options);
-            let runtime = match runtime.and_then(|made| wake::gather_on_this_thread().map(|()| made)) {
-                Ok(runtime) => {
+            let made = runtime.and_then(|runtime| Ok((runtime, wake::gather_on_this_thread()?)));
+            let (runtime, gathering) = match made {
+                Ok(made) => {
                     let _ = ready.send(Ok(()));
-                    runtime
+                    made
                 }
                 Err(error) => {
                     let _ = ready.send(Err(error));
@@ -98,7 +99,7 @@ impl EngineThread {
                     _ = killed => {}
                 }
             });
-            wake::stop_gathering();
+            drop(gathering);
             // Every task ends here, wherever it stood.
             drop(runtime);
             drop(ended);

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::task::{Context, Poll, Wake, Waker};
@@ -34,26 +35,34 @@ struct Outbox {
     courier: SyncSender<Vec<Waker>>,
 }
 
+/// As long as it lives, this thread gathers its wake-ups. Its end hands out what waits: it comes before that of the
+/// runtime, on which nothing would run any more that does.
+pub(crate) struct Gathering(());
+
 /// Makes this thread one that gathers its wake-ups. The courier ends with it.
 ///
 /// # Errors
 /// When there can be no further thread.
-pub(crate) fn gather_on_this_thread() -> io::Result<()> {
+pub(crate) fn gather_on_this_thread() -> io::Result<Gathering> {
     let (courier, bundles) = sync_channel(BUNDLES);
     let deliver = move || {
         while let Some(bundle) = next_bundle(&bundles) {
-            bundle.into_iter().for_each(Waker::wake);
+            for waker in bundle {
+                // It is a host's code, and the others have to be woken all the same.
+                let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+            }
         }
     };
     std::thread::Builder::new().name("nl-courier".to_owned()).spawn(deliver)?;
     OUTBOX.set(Some(Outbox { waiting: Vec::new(), courier }));
-    Ok(())
+    Ok(Gathering(()))
 }
 
-/// Hands out what waits and gathers no more: nothing runs on this thread any more that would hand it out.
-pub(crate) fn stop_gathering() {
-    let waiting = OUTBOX.take().map(|outbox| outbox.waiting);
-    waiting.into_iter().flatten().for_each(Waker::wake);
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        let waiting = OUTBOX.take().map(|outbox| outbox.waiting);
+        waiting.into_iter().flatten().for_each(Waker::wake);
+    }
 }
 
 /// Waits for the next bundle; `None` when there will be none. A sender that has to wake a sleeping processor for

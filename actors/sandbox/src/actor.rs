@@ -23,7 +23,7 @@ use netloom_model::record::SandboxRecord;
 use netloom_model::snapshot::{SandboxEndpoint, SandboxPhase, SandboxSnapshot};
 use netloom_model::{EndpointId, Error, Holder, ObjectKind, Reason, Repair, Result};
 use netloom_runtime::{
-    Actor, Admission, CancelToken, Cx, Gate, Handle, OpCtx, Panicked, Reply, Scope, Stop, messages,
+    Actor, Admission, Canceller, Cx, Gate, Handle, OpCtx, Panicked, Reply, Scope, Stop, messages,
 };
 
 use crate::gateway::{Gateways, elect};
@@ -54,7 +54,7 @@ pub struct SandboxActor {
     members: Vec<Member>,
     gateways: Gateways,
     /// Ends the operation that runs, if one does.
-    cancel: Option<CancelToken>,
+    cancel: Canceller,
     gate: Gate<(), (OpCtx, Pending)>,
     world: World,
 }
@@ -73,7 +73,7 @@ impl SandboxActor {
             failure: None,
             members: Vec::new(),
             gateways: Gateways::default(),
-            cancel: None,
+            cancel: Canceller::default(),
             gate,
             world,
         }
@@ -168,7 +168,7 @@ impl SandboxActor {
             return false;
         }
         let world = self.world.clone();
-        self.cancel = Some(op.cancel.clone());
+        self.cancel = op.cancel.canceller();
         match pending {
             Pending::Establish(Origin::Fresh, reply) => {
                 let made = saga::establish(world, op.clone(), self.record.clone());
@@ -315,9 +315,7 @@ impl Handle<LeaveSandbox> for SandboxActor {
 impl Handle<DeleteSandbox> for SandboxActor {
     fn handle(&mut self, op: OpCtx, command: DeleteSandbox, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) {
         if command.force {
-            if let Some(cancel) = &self.cancel {
-                cancel.cancel(Stop::Overtaken);
-            }
+            self.cancel.cancel(Stop::Overtaken);
             // What waits would be begun before it, and may hang as well.
             for (_, pending) in self.gate.clear() {
                 pending.refuse(Reason::WrongPhase { object: self.holder(), phase: "being deleted" }.into());
@@ -409,7 +407,6 @@ impl Handle<Finished> for SandboxActor {
                 reply.send(result);
             }
         }
-        self.cancel = None;
         self.release(cx);
     }
 }
