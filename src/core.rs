@@ -2,14 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use netloom_actor_controller::{ControllerActor, Directory, EventHub};
 use netloom_kernel::Kernel;
 use netloom_model::{EngineConfig, Error, Reason, Repair, Result};
 use netloom_runtime::{
-    Actor, Addr, AskError, Cause, EngineThread, Handle, Ledger, Message, OpCtx, Permit, Permits,
+    Actor, Addr, AskError, Cause, EngineThread, Handle, Ledger, Message, OpCtx, Permit, Permits, TurnedAway,
 };
 use uuid::Uuid;
 
@@ -23,29 +22,13 @@ pub(crate) struct Core {
     pub(crate) config: EngineConfig,
     pub(crate) identity: String,
     pub(crate) repairs: Vec<Repair>,
-    pub(crate) door: Door,
+    /// All requests that change something are admitted here, whichever actor they are for.
+    pub(crate) inside: Permits,
 }
 
 /// How much longer than its operation a caller waits at most. Whoever carries it out ends at the deadline,
 /// undoes, and then says more than that it was late.
 const LATE: Duration = Duration::from_secs(1);
-
-/// Where requests are admitted: all of them pass here, whichever actor they are for.
-#[derive(Debug, Default)]
-pub(crate) struct Door {
-    inside: Permits,
-    closed: AtomicBool,
-}
-
-impl Door {
-    /// Lets a request in; it leaves when it is answered, not when its caller does.
-    fn enter(&self, limit: usize) -> Result<Permit> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Reason::ShuttingDown.into());
-        }
-        self.inside.take(limit).ok_or_else(|| Reason::Busy { what: "the engine".into(), limit }.into())
-    }
-}
 
 impl fmt::Debug for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -62,9 +45,13 @@ impl Core {
         }
     }
 
-    /// Lets nobody in any more.
-    pub(crate) fn close(&self) {
-        self.door.closed.store(true, Ordering::Release);
+    /// Lets a request in; it leaves when it is answered, not when its caller does.
+    fn enter(&self) -> Result<Permit> {
+        let limit = self.config.limits.operations;
+        self.inside.take(limit).map_err(|turned_away| match turned_away {
+            TurnedAway::Full => Reason::Busy { what: "the engine".into(), limit }.into(),
+            TurnedAway::Closed => Reason::ShuttingDown.into(),
+        })
     }
 
     /// Asks an actor for something to be done, on the engine's thread: it is carried out whether or not the
@@ -75,7 +62,7 @@ impl Core {
         M: Message<Reply = Result<T>>,
         T: Send + 'static,
     {
-        let inside = self.door.enter(self.config.limits.operations)?;
+        let inside = self.enter()?;
         self.send(addr, message, self.config.timeouts.operation, Some(inside)).await?
     }
 
@@ -139,7 +126,7 @@ impl Core {
 
     /// Why somebody will not answer any more.
     fn gone<A: Actor>(&self) -> Error {
-        if self.door.closed.load(Ordering::Acquire) || self.thread.has_ended() {
+        if self.inside.is_closed() || self.thread.has_ended() {
             return Reason::ShuttingDown.into();
         }
         Reason::Gone { who: format!("the {}, or whom it asked,", A::KIND) }.into()
@@ -150,4 +137,66 @@ impl Core {
 /// interface names, so they must differ.
 pub(crate) fn fresh() -> (Uuid, Uuid) {
     (Uuid::new_v4(), Uuid::new_v4())
+}
+
+#[cfg(test)]
+mod tests {
+    use netloom_actor_controller::{CreateNetwork, CreateSandbox, ShutdownMode};
+    use netloom_actor_network::CreateEndpoint;
+    use netloom_model::{EndpointId, EndpointSpec, NetworkId, NetworkSpec, SandboxId, SandboxSpec};
+
+    use super::*;
+    use crate::network::Network;
+    use crate::{Engine, ErrorKind};
+
+    /// Its caller's thread was taken off between being let in and sending: what it sends comes behind the shutdown.
+    #[tokio::test]
+    async fn who_was_let_in_is_waited_for_by_a_shutdown_that_came_first() {
+        for mode in [ShutdownMode::Graceful, ShutdownMode::Immediate] {
+            let simulation = Engine::simulated().await.expect("started");
+            let (engine, core) = (simulation.engine(), simulation.engine().core());
+            let blue = engine.controller().create_network(NetworkSpec::new("blue")).await.expect("made");
+
+            let [network, sandbox, endpoint] = std::array::from_fn(|_| core.enter().expect("open"));
+            let mut stopping = Box::pin(engine.shutdown(mode));
+            assert!(futures::poll!(&mut stopping).is_pending());
+            assert_eq!(core.enter().expect_err("closed").kind(), ErrorKind::Unavailable);
+            // Answered behind the shutdown, by the store: it is not closed.
+            engine.store_stats().await.expect("counters are told to the end");
+
+            let controller = core.controller().expect("it lives");
+            let allowed = core.config.timeouts.operation;
+            let (a, b) = fresh();
+            let red = CreateNetwork { id: NetworkId::from_uuids(a, b), spec: NetworkSpec::new("red") };
+            let red = core.send(controller.clone(), red, allowed, Some(network));
+            let made = CreateSandbox { id: SandboxId::from_uuids(a, b), spec: SandboxSpec::new("c") };
+            let sandbox = core.send(controller, made, allowed, Some(sandbox));
+            let created =
+                CreateEndpoint { endpoint: EndpointId::from_uuids(a, b), spec: EndpointSpec::new("e") };
+            let addr = Network::addr(core, blue.id()).expect("it lives");
+            let endpoint = core.send(addr, created, allowed, Some(endpoint));
+            let all = async {
+                [
+                    red.await.expect("answered").map(drop),
+                    sandbox.await.expect("answered").map(drop),
+                    endpoint.await.expect("answered").map(drop),
+                ]
+            };
+            let (stopped, outcomes) = tokio::join!(stopping, all);
+            stopped.expect("stopped");
+            for outcome in outcomes {
+                match mode {
+                    ShutdownMode::Graceful => outcome.expect("carried out"),
+                    ShutdownMode::Immediate => assert!(
+                        matches!(outcome.expect_err("not begun").reason(), Reason::ShuttingDown),
+                        "nothing begins any more"
+                    ),
+                }
+            }
+            let simulation = simulation.kill_and_restart().await.expect("started");
+            assert_eq!(simulation.engine().repairs(), []);
+            let expected = if mode == ShutdownMode::Graceful { 2 } else { 1 };
+            assert_eq!(simulation.engine().controller().networks().len(), expected);
+        }
+    }
 }

@@ -13,11 +13,11 @@ use netloom_drivers::bridge::{self, Bridge};
 use netloom_kernel::{DirectoryError, Kernel, KernelStats, LinuxConfig, LinuxKernel};
 use netloom_model::snapshot::{EngineSnapshot, OperationSnapshot};
 use netloom_model::{EngineConfig, Error, Reason, Repair, Result};
-use netloom_runtime::EngineThread;
+use netloom_runtime::{EngineThread, Permits};
 use netloom_store::{Finding, RedbStore, Store};
 
 use crate::controller::Controller;
-use crate::core::{Core, Door};
+use crate::core::Core;
 use crate::place;
 
 /// How long closing the store may take, at the end of a shutdown.
@@ -148,8 +148,8 @@ impl EngineBuilder {
         });
         let gone = |_| Error::from(Reason::Gone { who: "the engine's thread".into() });
         let (kernel, identity, Booted { directory, ledger, repairs }) = started.await.map_err(gone)??;
-        let door = Door::default();
-        let core = Core { thread, directory, ledger, events, kernel, config, identity, repairs, door };
+        let inside = Permits::default();
+        let core = Core { thread, directory, ledger, events, kernel, config, identity, repairs, inside };
         Ok(Engine { core: Arc::new(core) })
     }
 }
@@ -265,12 +265,15 @@ impl Engine {
     /// `Unavailable` when the engine is gone already, `Timeout` when the store could not be closed in time.
     pub async fn shutdown(&self, mode: ShutdownMode) -> Result<()> {
         let core = &self.core;
-        core.close();
+        core.inside.close();
         // The controller gives up on the rest when its patience ends, and then still has to close the store.
         let patience = core.config.timeouts.shutdown;
         let allowed = patience + CLOSING;
         let stopped = match core.controller() {
-            Ok(controller) => core.query_within(controller, Shutdown { mode, patience }, allowed).await,
+            Ok(controller) => {
+                let shutdown = Shutdown { mode, patience, inside: core.inside.clone() };
+                core.query_within(controller, shutdown, allowed).await
+            }
             Err(gone) => Err(gone),
         };
         core.thread.kill().await;

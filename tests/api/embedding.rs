@@ -169,6 +169,34 @@ async fn a_graceful_shutdown_carries_out_what_is_in_flight() {
     world.assert_pristine().await;
 }
 
+/// Asked for a moment before: some are in a mailbox, some behind others, some under way.
+#[tokio::test]
+async fn a_graceful_shutdown_carries_out_what_it_finds_inside() {
+    let world = World::new().await;
+    let network = world.network("blue").await;
+    let controller = world.engine().controller();
+    let asked = (0..200).map(|n| (network.clone(), controller.clone(), n)).map(|(network, controller, n)| {
+        let endpoint =
+            async move { network.create_endpoint(EndpointSpec::new(format!("e{n}"))).await.map(drop) };
+        let sandbox =
+            async move { controller.create_sandbox(SandboxSpec::new(format!("c{n}"))).await.map(drop) };
+        async move { tokio::try_join!(endpoint, sandbox).map(drop) }
+    });
+    let mut asked = Box::pin(join_all(asked));
+    assert!(futures::poll!(&mut asked).is_pending(), "on their way");
+    let both = async { tokio::join!(world.engine().shutdown(ShutdownMode::Graceful), asked) };
+    let (stopped, outcomes) = bounded("the shutdown", both).await;
+    stopped.expect("stopped");
+    for outcome in outcomes {
+        outcome.expect("it was let in, so it is carried out");
+    }
+    let world = world.kill_and_restart().await;
+    assert_eq!(world.engine().repairs(), []);
+    assert_eq!(world.engine().controller().sandboxes().len(), 200);
+    world.delete_everything().await;
+    world.assert_pristine().await;
+}
+
 #[tokio::test]
 async fn an_immediate_shutdown_unwinds_what_is_in_flight() {
     let (world, tasks) = busy().await;

@@ -65,38 +65,34 @@ mod supervise;
 pub struct ControllerActor {
     /// What its successor gets should it die.
     estate: Lent<Estate>,
-    in_flight: usize,
 }
 
 impl ControllerActor {
     pub(crate) fn new(estate: Lent<Estate>) -> Self {
-        Self { estate, in_flight: 0 }
+        Self { estate }
     }
 
     pub(crate) fn directory(&self) -> Directory {
         self.estate.directory.reader()
     }
 
-    /// Lets a request in: the bound over all objects, and the end of the engine.
-    fn admit(&mut self) -> Result<()> {
-        if self.estate.stopping {
-            return Err(Reason::ShuttingDown.into());
+    /// Whether a request may begin. Who was let in before a graceful end is carried out.
+    fn admit(&self) -> Result<()> {
+        if self.estate.services.tools.ledger.is_stopping() {
+            Err(Reason::ShuttingDown.into())
+        } else {
+            Ok(())
         }
-        if self.in_flight >= self.estate.limit {
-            return Err(Reason::Busy { what: "the engine".into(), limit: self.estate.limit }.into());
-        }
-        Ok(())
     }
 
     /// Runs the slow half of a request; its outcome comes back as [`Finished`].
     fn run<T: Send + 'static>(
-        &mut self,
+        &self,
         op: &OpCtx,
         work: impl Future<Output = Result<T>> + 'static,
         outcome: impl FnOnce(Result<T>) -> Outcome + 'static,
         cx: &mut Cx<'_, Self>,
     ) {
-        self.in_flight += 1;
         cx.run(op, work, move |result: Result<Result<T>, Panicked>| {
             Finished(outcome(result.unwrap_or_else(|cause| Err(panicked(&cause)))))
         });

@@ -165,9 +165,7 @@ async fn start_actors(
         operation_timeout: config.timeouts.operation,
     });
     let respawn = Respawn::new(backend, config.default_pools.clone());
-    let limit = config.limits.operations;
-    let (controller, directory) =
-        succession::found(Estate::new(services.clone(), events.clone(), respawn, limit))?;
+    let (controller, directory) = succession::found(Estate::new(services.clone(), events.clone(), respawn))?;
     answered(op, "the controller", controller.ask(op, StartChildren(drivers)).await)?;
     Ok((controller, services, directory))
 }

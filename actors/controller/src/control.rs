@@ -20,7 +20,6 @@ use crate::message::{
 
 impl Handle<Finished> for ControllerActor {
     fn handle(&mut self, op: OpCtx, Finished(outcome): Finished, _: Reply<()>, cx: &mut Cx<'_, Self>) {
-        self.in_flight -= 1;
         match outcome {
             Outcome::NetworkCreated(id, result, reply) => reply.send(self.network_created(&op, id, result)),
             Outcome::NetworkDeleted(id, result, reply) => reply.send(self.network_deleted(&op, id, result)),
@@ -131,7 +130,7 @@ impl Handle<Drain> for ControllerActor {
 
 impl Handle<Shutdown> for ControllerActor {
     fn handle(&mut self, op: OpCtx, message: Shutdown, reply: Reply<()>, cx: &mut Cx<'_, Self>) {
-        let Shutdown { mode, patience } = message;
+        let Shutdown { mode, patience, inside } = message;
         self.estate.stopping = true;
         let (ledger, reaping) =
             (self.estate.services.tools.ledger.clone(), self.estate.services.reaping.clone());
@@ -141,9 +140,9 @@ impl Handle<Shutdown> for ControllerActor {
         }
         cx.tasks().spawn(async move {
             let quiet = async {
-                while !ledger.is_empty() {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
+                // Who was let in may not have begun yet; then there is what the engine does of its own accord.
+                inside.empty().await;
+                ledger.idle().await;
                 if mode == ShutdownMode::Graceful {
                     reaping.idle().await;
                 }

@@ -29,12 +29,11 @@ pub(crate) struct Estate {
     pub(crate) drivers: HashMap<String, DriverChild, FxBuildHasher>,
     pub(crate) respawn: Respawn,
     pub(crate) incarnations: u64,
-    pub(crate) limit: usize,
     pub(crate) stopping: bool,
 }
 
 impl Estate {
-    pub(crate) fn new(services: Services, events: EventHub, respawn: Respawn, limit: usize) -> Self {
+    pub(crate) fn new(services: Services, events: EventHub, respawn: Respawn) -> Self {
         Self {
             port: Port::vacant(),
             budget: RestartBudget::default(),
@@ -46,7 +45,6 @@ impl Estate {
             drivers: HashMap::default(),
             respawn,
             incarnations: 0,
-            limit,
             stopping: false,
         }
     }

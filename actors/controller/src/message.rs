@@ -7,7 +7,7 @@ use netloom_drivers::Registration;
 use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
 use netloom_model::snapshot::{EngineSnapshot, NetworkSnapshot, SandboxSnapshot};
 use netloom_model::{EndpointId, NetworkId, NetworkSpec, ObjectKind, Repair, Result, SandboxId, SandboxSpec};
-use netloom_runtime::{Exit, messages};
+use netloom_runtime::{Exit, Permits, messages};
 
 use netloom_actor_services::store::StoreStats;
 
@@ -69,12 +69,14 @@ pub enum ShutdownMode {
 }
 
 /// Stop taking requests and end what is in flight. Networks and sandboxes stay as they are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Shutdown {
     /// How.
     pub mode: ShutdownMode,
     /// How long operations in flight may still take.
     pub patience: Duration,
+    /// Requests that were let in before; nobody is any more.
+    pub inside: Permits,
 }
 
 /// Everything at once.

@@ -1,13 +1,12 @@
 //! Actors, messages and replies.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::oneshot;
 
 use crate::cell::Cx;
 use crate::op::OpCtx;
+use crate::permit::Permit;
 
 /// A message: one struct each. Commands are imperative, queries begin with `Inspect` or `List`, events are
 /// in the past tense, timers end in `Due`.
@@ -103,28 +102,5 @@ impl<T> Reply<T> {
 impl<T> fmt::Debug for Reply<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.sender.is_some() { "Reply(awaited)" } else { "Reply(nobody)" })
-    }
-}
-
-/// How many requests are inside, of those that are limited.
-#[derive(Clone, Default, Debug)]
-pub struct Permits(Arc<AtomicUsize>);
-
-/// One request's; given back when this is dropped.
-#[derive(Debug)]
-pub struct Permit(Arc<AtomicUsize>);
-
-impl Permits {
-    /// Lets a request in, unless so many are inside.
-    #[must_use]
-    pub fn take(&self, limit: usize) -> Option<Permit> {
-        let permit = Permit(self.0.clone());
-        (self.0.fetch_add(1, Ordering::AcqRel) < limit).then_some(permit)
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }

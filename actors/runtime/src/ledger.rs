@@ -1,12 +1,14 @@
 //! Operations in flight: who, since when, at which step.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crossbeam_utils::atomic::AtomicCell;
 use dashmap::DashMap;
 use rustc_hash::FxBuildHasher;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -55,6 +57,9 @@ struct Inner {
     rows: DashMap<usize, Arc<AnyRow>, FxBuildHasher>,
     next: AtomicUsize,
     stopping: AtomicBool,
+    /// Whether somebody waits for its being empty; who leaves looks here first.
+    awaited: AtomicBool,
+    left: Notify,
 }
 
 impl fmt::Debug for Ledger {
@@ -123,6 +128,20 @@ impl Ledger {
         self.0.stopping.load(Ordering::Acquire)
     }
 
+    /// Waits until no operation is in flight.
+    pub async fn idle(&self) {
+        self.0.awaited.store(true, Ordering::SeqCst);
+        loop {
+            let mut left = pin!(self.0.left.notified());
+            // Before it is looked at: who leaves in between is noticed.
+            left.as_mut().enable();
+            if self.is_empty() {
+                return;
+            }
+            left.await;
+        }
+    }
+
     /// How many operations are in flight.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -145,6 +164,10 @@ impl LedgerEntry {
 
 impl Drop for LedgerEntry {
     fn drop(&mut self) {
-        self.ledger.0.rows.remove(&self.key);
+        let ledger = &*self.ledger.0;
+        ledger.rows.remove(&self.key);
+        if ledger.awaited.load(Ordering::SeqCst) {
+            ledger.left.notify_waiters();
+        }
     }
 }

@@ -11,10 +11,11 @@ use futures::future::{BoxFuture, Shared};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::actor::{Handle, Message, Permit, Reply};
+use crate::actor::{Handle, Message, Reply};
 use crate::addr::{Addr, AskError};
 use crate::deadline::Deadlines;
 use crate::op::OpCtx;
+use crate::permit::Permit;
 use crate::wake;
 
 /// After so many polls the runtime looks at new jobs, its timers and its sockets, of which an engine has next to none.
