@@ -1,6 +1,7 @@
 //! What is carried out together: one that is refused fails alone, and what is undone leaves nothing.
 
 use futures::future::join_all;
+use futures::{StreamExt, stream};
 use netloom::kernel::{Kernel, Netns, Op};
 use netloom::{
     Endpoint, EndpointSpec, Engine, ErrorKind, JoinSpec, Network, NetworkSpec, Sandbox, SandboxSpec,
@@ -82,5 +83,45 @@ fn of_many_joins_at_once_those_that_find_no_room_are_undone() {
             assert_eq!(inside.len(), 1 + usize::from(joined), "{inside:?}");
         }
         delete_everything(&engine).await;
+    });
+}
+
+/// Ten thousand joins thrown in at once: the engine takes in as many as it may, carries out each of those in its time,
+/// and tells all others at once that it is busy.
+#[test]
+fn of_ten_thousand_joins_at_once_none_is_late() {
+    const JOINS: usize = 10_000;
+    const NETWORKS: usize = 20;
+    const SANDBOXES: usize = 100;
+    in_lab(async |lab| {
+        let engine = lab.engine().await;
+        let controller = engine.controller();
+        let mut networks = Vec::new();
+        for n in 0..NETWORKS {
+            // Room for as many as a bridge has ports.
+            let spec = NetworkSpec::new(format!("n{n}")).subnet(format!("10.{n}.0.0/21").parse().unwrap());
+            networks.push(controller.create_network(spec).await.expect("made"));
+        }
+        let made = (0..SANDBOXES).map(|n| controller.create_sandbox(SandboxSpec::new(format!("c{n}"))));
+        let sandboxes: Vec<_> = join_all(made).await.into_iter().map(|made| made.expect("made")).collect();
+        let made =
+            (0..JOINS).map(|n| networks[n % NETWORKS].create_endpoint(EndpointSpec::new(format!("e{n}"))));
+        // As many at a time as are let in, so that the store is synced now and then only.
+        let endpoints: Vec<_> =
+            stream::iter(made).buffered(1_000).map(|made| made.expect("made")).collect().await;
+        let joins = (0..JOINS).map(|n| {
+            let (endpoint, sandbox) = (endpoints[n].clone(), sandboxes[n % SANDBOXES].clone());
+            tokio::spawn(async move { endpoint.join(&sandbox, JoinSpec::default()).await.map(drop) })
+        });
+        let outcomes: Vec<_> = join_all(joins).await.into_iter().map(|outcome| outcome.unwrap()).collect();
+        let refused: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+        let limit = engine.config().limits.operations;
+        assert!((limit..JOINS).contains(&(JOINS - refused.len())), "{} are refused", refused.len());
+        for error in refused {
+            assert_eq!(error.kind(), ErrorKind::Busy, "{error:?}");
+            assert_eq!(error.certainty(), netloom::Certainty::Aborted, "{error:?}");
+        }
+        delete_everything(&engine).await;
+        lab.assert_pristine().await;
     });
 }

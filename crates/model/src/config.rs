@@ -51,7 +51,7 @@ pub struct DefaultPool {
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Operations the engine admits at a time, over all objects: no more than it can carry out in the time that
-    /// each may take. The kernel makes a few hundred links a second.
+    /// each may take. The kernel makes a few hundred links a second, and fewer the more there are.
     pub operations: usize,
     /// Operations that may wait on one object.
     pub waiting_per_object: usize,
@@ -71,7 +71,7 @@ pub struct Timeouts {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { operations: 4_096, waiting_per_object: 4_096, event_backlog: 1_024 }
+        Self { operations: 2_048, waiting_per_object: 2_048, event_backlog: 1_024 }
     }
 }
 
