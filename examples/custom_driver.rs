@@ -76,7 +76,7 @@ impl PointToPoint {
     /// The host's end of a join's link. The join is in it: an earlier link may still be dying, and a leave that
     /// is asked for again must not hit a later one.
     fn link(endpoint: EndpointId, JoinId(join): JoinId) -> Result<IfName> {
-        format!("ptp{}{:04x}", &endpoint.as_str()[..7], join & 0xffff).parse()
+        format!("ptp{}{:04x}", &endpoint.short()[..7], join & 0xffff).parse()
     }
 
     fn tag(cx: &DriverCx, endpoint: EndpointId) -> LinkTag {

@@ -52,7 +52,7 @@ async fn a_deletion_that_hangs_is_told_with_its_object_and_step() {
     let error = bounded("deleting", network.delete()).await.expect_err("it hangs");
     assert_eq!((error.kind(), error.certainty()), (ErrorKind::Timeout, Certainty::Uncertain), "{error}");
     let text = error.to_string();
-    assert!(text.contains("delete_network") && text.contains(network.id().short()), "{text}");
+    assert!(text.contains("delete_network") && text.contains(&*network.id().short()), "{text}");
 }
 
 #[tokio::test]

@@ -209,16 +209,16 @@ async fn what_is_in_use_cannot_be_deleted_or_joined_twice() {
             assert_eq!(endpoints.len(), 1);
             assert_eq!(
                 (endpoints[0].name.as_str(), endpoints[0].id.as_str()),
-                ("web", endpoint.id().as_str())
+                ("web", &*endpoint.id().text())
             );
         }
         other => panic!("{other:?}"),
     }
     refused(endpoint.delete().await, ErrorKind::Forbidden, "web");
     let join = JoinSpec::default();
-    refused(endpoint.join(&sandbox, join).await, ErrorKind::Forbidden, sandbox.id().short());
+    refused(endpoint.join(&sandbox, join).await, ErrorKind::Forbidden, &sandbox.id().short());
     let other = world.sandbox("other").await;
-    refused(endpoint.join(&other, join).await, ErrorKind::Forbidden, sandbox.id().short());
+    refused(endpoint.join(&other, join).await, ErrorKind::Forbidden, &sandbox.id().short());
     refused(endpoint.leave(&other).await, ErrorKind::Forbidden, "web");
     let second = world.engine().controller().create_sandbox(SandboxSpec::new("other")).await;
     refused(second, ErrorKind::Conflict, "other");
@@ -238,14 +238,18 @@ async fn who_is_gone_is_not_found() {
     endpoint.leave(&sandbox).await.unwrap();
     refused(endpoint.leave(&sandbox).await, ErrorKind::Forbidden, "web");
     endpoint.delete().await.unwrap();
-    refused(endpoint.delete().await, ErrorKind::NotFound, endpoint.id().short());
-    refused(endpoint.inspect().await, ErrorKind::NotFound, endpoint.id().short());
-    refused(endpoint.join(&sandbox, JoinSpec::default()).await, ErrorKind::NotFound, endpoint.id().short());
+    refused(endpoint.delete().await, ErrorKind::NotFound, &endpoint.id().short());
+    refused(endpoint.inspect().await, ErrorKind::NotFound, &endpoint.id().short());
+    refused(endpoint.join(&sandbox, JoinSpec::default()).await, ErrorKind::NotFound, &endpoint.id().short());
     sandbox.delete().await.unwrap();
-    refused(sandbox.delete().await, ErrorKind::NotFound, sandbox.id().short());
+    refused(sandbox.delete().await, ErrorKind::NotFound, &sandbox.id().short());
     network.delete().await.unwrap();
-    refused(network.delete().await, ErrorKind::NotFound, network.id().short());
-    refused(network.create_endpoint(EndpointSpec::new("e")).await, ErrorKind::NotFound, network.id().short());
+    refused(network.delete().await, ErrorKind::NotFound, &network.id().short());
+    refused(
+        network.create_endpoint(EndpointSpec::new("e")).await,
+        ErrorKind::NotFound,
+        &network.id().short(),
+    );
     refused(controller.network_by_name("blue"), ErrorKind::NotFound, "blue");
     refused(controller.network_by_name(""), ErrorKind::InvalidParameter, "blank");
     refused(controller.sandbox_by_container("nobody"), ErrorKind::NotFound, "nobody");

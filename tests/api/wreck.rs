@@ -190,7 +190,7 @@ impl Wreck {
         let foreign = |id: &String| !known.contains(id) && !joined.contains(id);
         let links = links.iter().filter(|link| link.tag().is_some_and(|tag| foreign(&tag.id)));
         let mut remains: Vec<_> = links.map(|link| format!("link {}", link.name)).collect();
-        let used: Vec<_> = self.sandboxes.iter().map(|sandbox| sandbox.id.short().to_owned()).collect();
+        let used: Vec<_> = self.sandboxes.iter().map(|sandbox| sandbox.id.short().to_string()).collect();
         let namespaces = self.kernel.namespaces(deadline).await.expect("namespaces").into_iter();
         let namespaces = namespaces.filter(|netns| !used.contains(&netns.to_string()));
         remains.extend(namespaces.map(|netns| format!("namespace {netns}")));

@@ -21,7 +21,7 @@ pub(crate) fn registration() -> Registration {
 
 /// The host's end of a pair, and the end that moves.
 fn names(endpoint: EndpointId, JoinId(join): JoinId) -> Result<(IfName, IfName)> {
-    let name = |end: char| format!("out{end}{}{:04x}", &endpoint.as_str()[..7], join & 0xffff).parse();
+    let name = |end: char| format!("out{end}{}{:04x}", &endpoint.short()[..7], join & 0xffff).parse();
     Ok((name('a')?, name('b')?))
 }
 

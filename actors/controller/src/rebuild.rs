@@ -54,7 +54,7 @@ fn sandbox_of(netns: NetnsName, records: &Records) -> Option<SandboxId> {
         records.sandboxes.values().find(|sandbox| sandbox.netns == netns).map(|sandbox| sandbox.id);
     let attached = || {
         let attachments = records.endpoints.values().filter_map(|endpoint| endpoint.attachment.as_ref());
-        attachments.map(|attachment| attachment.sandbox).find(|id| id.short() == netns.as_str())
+        attachments.map(|attachment| attachment.sandbox).find(|id| *id.short() == *netns.as_str())
     };
     recorded.or_else(attached).or_else(|| format!("{:0<64}", netns.as_str()).parse().ok())
 }
@@ -70,12 +70,12 @@ impl Plan {
             }
             let known = self.records.networks.contains_key(&network.id);
             if !known {
-                self.rebuilt(ObjectKind::Network, &network.spec.name, network.id.as_str(), &network);
+                self.rebuilt(ObjectKind::Network, &network.spec.name, &network.id.text(), &network);
                 self.records.networks.insert(network.id, network);
             }
             for endpoint in endpoints {
                 if !self.records.endpoints.contains_key(&endpoint.id) {
-                    self.rebuilt(ObjectKind::Endpoint, &endpoint.name, endpoint.id.as_str(), &endpoint);
+                    self.rebuilt(ObjectKind::Endpoint, &endpoint.name, &endpoint.id.text(), &endpoint);
                     self.records.endpoints.insert(endpoint.id, endpoint);
                 }
             }
@@ -90,7 +90,7 @@ impl Plan {
             let interfaces = u32::try_from(links.len()).unwrap_or(u32::MAX);
             let spec = SandboxSpec::new(&container);
             let record = SandboxRecord { id: *sandbox, netns, interfaces, spec };
-            self.rebuilt(ObjectKind::Sandbox, &container, sandbox.as_str(), &record);
+            self.rebuilt(ObjectKind::Sandbox, &container, &sandbox.text(), &record);
             self.records.sandboxes.insert(*sandbox, record);
         }
     }

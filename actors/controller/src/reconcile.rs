@@ -220,12 +220,12 @@ impl Plan {
             self.records.sandboxes.values().filter(|s| !present.contains(&s.netns)).map(|s| s.id).collect();
         for sandbox in lost {
             self.records.sandboxes.remove(&sandbox);
-            self.delete(RecordKind::Sandbox, sandbox.as_str());
+            self.delete(RecordKind::Sandbox, &sandbox.text());
             let inside = |e: &&EndpointRecord| e.attachment.as_ref().is_some_and(|a| a.sandbox == sandbox);
             let dead: Vec<_> = self.records.endpoints.values().filter(inside).map(|e| e.id).collect();
             for endpoint in dead {
                 self.records.endpoints.remove(&endpoint);
-                self.delete(RecordKind::Endpoint, endpoint.as_str());
+                self.delete(RecordKind::Endpoint, &endpoint.text());
             }
             self.repairs.push(Repair::SandboxReleased { sandbox });
         }
@@ -240,7 +240,7 @@ impl Plan {
                 let record = format!("endpoint {:?} ({})", endpoint.name, id.short());
                 let why = format!("its network {} does not exist", endpoint.network.short());
                 self.records.endpoints.remove(&id);
-                self.delete(RecordKind::Endpoint, id.as_str());
+                self.delete(RecordKind::Endpoint, &id.text());
                 self.repairs.push(Repair::RecordDropped { record, why });
                 continue;
             }
@@ -254,7 +254,7 @@ impl Plan {
             };
             let mut record = endpoint.clone();
             record.attachment = None;
-            let key = Key::new(RecordKind::Endpoint, id.as_str());
+            let key = Key::new(RecordKind::Endpoint, id.to_string());
             if let Ok(value) = encode(&record) {
                 self.changes.push(Change::Put { key, value });
             }
@@ -279,7 +279,7 @@ impl Plan {
                 _ => true,
             };
             // A network that is taken down in its driver takes its device along.
-            let going = self.take_down.iter().any(|(_, network)| network.id.as_str() == tag.id);
+            let going = self.take_down.iter().any(|(_, network)| *network.id.text() == *tag.id);
             if !known && !going {
                 let object = format!("link {} of {} {}", link.name, tag.kind, short(&tag.id));
                 self.repairs.push(Repair::KernelObjectRemoved { object });

@@ -236,7 +236,7 @@ impl Handle<ForceDeleteEndpoint> for ControllerActor {
                 let cleared = sandbox.addr.outcome(&later, LeaveSandbox { endpoint, network });
                 if tokio::time::timeout(Patience::Short.allowed(), cleared).await.is_err() {
                     tracing::warn!(
-                        endpoint = endpoint.short(),
+                        endpoint = %endpoint.short(),
                         "its sandbox is busy and clears its side later"
                     );
                 }

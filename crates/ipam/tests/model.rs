@@ -120,7 +120,7 @@ proptest! {
         }
         for (owner, address) in &reference.leases {
             let holder = ipam.holder(network, Ipv4Addr::new(10, 0, 0, *address).into()).expect("held");
-            prop_assert!(holder.contains(endpoint(*owner).short()));
+            prop_assert!(holder.contains(&*endpoint(*owner).short()));
         }
         ipam.release_pools(network);
         prop_assert_eq!(ipam, DefaultIpam::new(&[]));

@@ -18,7 +18,7 @@ pub use config::{EngineConfig, Limits, Timeouts};
 pub use considered::{HostOverlap, PoolsConsidered};
 pub use error::{Certainty, Error, ErrorKind, Holder, ObjectKind, Reason, Result};
 pub use event::{Event, EventKind, Repair};
-pub use id::{ControllerId, EndpointId, JoinId, NetworkId, OpId, SandboxId};
+pub use id::{ControllerId, EndpointId, IdText, JoinId, NetworkId, OpId, SandboxId, ShortId};
 pub use ifname::{IfName, NetnsName};
 pub use mac::MacAddr;
 pub use spec::{EndpointSpec, IpamPoolSpec, IpamSpec, JoinSpec, NetworkSpec, SandboxSpec};

@@ -247,8 +247,8 @@ fn a_damaged_record_is_reported_and_dropped_and_what_cannot_be_rebuilt_removed()
     let [Repair::RecordDropped { record, .. }, Repair::KernelObjectRemoved { .. }] = &plan.repairs[..] else {
         panic!("{:?}", plan.repairs);
     };
-    assert!(record.contains(network_id(1).as_str()), "{record}");
-    assert!(matches!(&plan.changes[..], [Change::Delete { key }] if key.id == network_id(1).as_str()));
+    assert!(record.contains(&*network_id(1).text()), "{record}");
+    assert!(matches!(&plan.changes[..], [Change::Delete { key }] if key.id == *network_id(1).text()));
 }
 
 #[test]
@@ -314,7 +314,7 @@ fn an_endpoint_without_its_link_or_its_sandbox_is_set_back_to_idle() {
             matches!(first, Some(Repair::EndpointDetached { endpoint, .. }) if *endpoint == endpoint_id(1))
         );
         let [Change::Put { key, value }] = &plan.changes[..] else { panic!("{:?}", plan.changes) };
-        assert_eq!((key.kind, key.id.as_str()), (RecordKind::Endpoint, endpoint_id(1).as_str()));
+        assert_eq!((key.kind, key.id.as_str()), (RecordKind::Endpoint, &*endpoint_id(1).text()));
         let written: EndpointRecord = decode(value).expect("readable");
         assert_eq!(written.attachment, None);
         assert_eq!(plan.records.endpoints[&endpoint_id(1)], written);

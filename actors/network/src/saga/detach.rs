@@ -80,7 +80,7 @@ pub(crate) fn reap(world: &World, endpoint: EndpointId, join: JoinId, remains: V
         let Err(error) = services.remove(&op, remains.clone()).await else {
             return quarantine.gone(endpoint, join);
         };
-        tracing::warn!(error, endpoint = endpoint.short(), "cannot remove what is left of a link");
+        tracing::warn!(error, endpoint = %endpoint.short(), "cannot remove what is left of a link");
         let services_again = services.clone();
         services.tools.janitor.adopt(Undone::Link(endpoint, join).to_string(), move || {
             let (services, remains) = (services_again.clone(), remains.clone());

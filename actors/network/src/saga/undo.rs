@@ -50,10 +50,7 @@ impl fmt::Display for Undone {
 impl Undone {
     async fn take_back(self, world: World, op: OpCtx) -> Result<()> {
         let gone = |_| Error::from(Reason::Gone { who: "ipam".into() });
-        let drop_record = |kind, id: &str| {
-            let key = Key { kind, id: id.to_owned() };
-            vec![Change::Delete { key }]
-        };
+        let drop_record = |kind, id| vec![Change::Delete { key: Key { kind, id } }];
         match self {
             Self::Addresses(endpoint) => {
                 let release = ReleaseAddresses(world.network, endpoint);
@@ -74,10 +71,10 @@ impl Undone {
                 world.driver_answered(&op, outcome)
             }
             Self::NetworkRecord(network) => {
-                world.commit(&op, drop_record(RecordKind::Network, network.as_str())).await
+                world.commit(&op, drop_record(RecordKind::Network, network.to_string())).await
             }
             Self::EndpointRecord(endpoint) => {
-                world.commit(&op, drop_record(RecordKind::Endpoint, endpoint.as_str())).await
+                world.commit(&op, drop_record(RecordKind::Endpoint, endpoint.to_string())).await
             }
             Self::Link(endpoint, join) => {
                 // Until the driver has answered, the link may pass traffic.

@@ -305,7 +305,7 @@ impl Stage {
         let endpoints = of(RecordKind::Endpoint).map(|value| decode::<EndpointRecord>(value));
         let members = endpoints.filter_map(|record| {
             let record = record.expect("readable");
-            Member::recorded(&record, record.network.as_str())
+            Member::recorded(&record, &record.network.text())
         });
         let members = members.collect();
         (self.sandbox, _) = spawn(SandboxActor::new(self.record.clone(), deps), |_| {});

@@ -79,7 +79,7 @@ struct Endpoint {
 /// The host's end of a link. The join makes the names of one endpoint's links differ: an earlier one may
 /// still be dying.
 fn link_name(endpoint: EndpointId, JoinId(join): JoinId) -> Result<IfName> {
-    format!("veth{}{:04x}", &endpoint.as_str()[..7], join & 0xffff).parse()
+    format!("veth{}{:04x}", &endpoint.short()[..7], join & 0xffff).parse()
 }
 
 impl Bridge {
