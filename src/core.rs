@@ -30,6 +30,9 @@ pub(crate) struct Core {
 /// undoes, and then says more than that it was late.
 const LATE: Duration = Duration::from_secs(1);
 
+/// How many deletions with force are let in beyond the limit.
+const ROOM_FOR_FORCE: usize = 64;
+
 impl fmt::Debug for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Core").field("config", &self.config).finish_non_exhaustive()
@@ -46,8 +49,8 @@ impl Core {
     }
 
     /// Lets a request in; it leaves when it is answered, not when its caller does.
-    fn enter(&self) -> Result<Permit> {
-        let limit = self.config.limits.operations;
+    fn enter(&self, room: usize) -> Result<Permit> {
+        let limit = self.config.limits.operations + room;
         self.inside.take(limit).map_err(|turned_away| match turned_away {
             TurnedAway::Full => Reason::Busy { what: "the engine".into(), limit }.into(),
             TurnedAway::Closed => Reason::ShuttingDown.into(),
@@ -62,7 +65,26 @@ impl Core {
         M: Message<Reply = Result<T>>,
         T: Send + 'static,
     {
-        let inside = self.enter()?;
+        self.ask_within(addr, message, 0).await
+    }
+
+    /// The same for what makes room: it is let in when the engine is full of what is stuck.
+    pub(crate) async fn ask_with_force<A, M, T>(&self, addr: Addr<A>, message: M) -> Result<T>
+    where
+        A: Handle<M>,
+        M: Message<Reply = Result<T>>,
+        T: Send + 'static,
+    {
+        self.ask_within(addr, message, ROOM_FOR_FORCE).await
+    }
+
+    async fn ask_within<A, M, T>(&self, addr: Addr<A>, message: M, room: usize) -> Result<T>
+    where
+        A: Handle<M>,
+        M: Message<Reply = Result<T>>,
+        T: Send + 'static,
+    {
+        let inside = self.enter(room)?;
         self.send(addr, message, self.config.timeouts.operation, Some(inside)).await?
     }
 
@@ -144,6 +166,7 @@ mod tests {
     use netloom_actor_controller::{CreateNetwork, CreateSandbox, ShutdownMode};
     use netloom_actor_network::CreateEndpoint;
     use netloom_model::{EndpointId, EndpointSpec, NetworkId, NetworkSpec, SandboxId, SandboxSpec};
+    use netloom_testkit::{Fault, FaultKind};
 
     use super::*;
     use crate::network::Network;
@@ -157,10 +180,10 @@ mod tests {
             let (engine, core) = (simulation.engine(), simulation.engine().core());
             let blue = engine.controller().create_network(NetworkSpec::new("blue")).await.expect("made");
 
-            let [network, sandbox, endpoint] = std::array::from_fn(|_| core.enter().expect("open"));
+            let [network, sandbox, endpoint] = std::array::from_fn(|_| core.enter(0).expect("open"));
             let mut stopping = Box::pin(engine.shutdown(mode));
             assert!(futures::poll!(&mut stopping).is_pending());
-            assert_eq!(core.enter().expect_err("closed").kind(), ErrorKind::Unavailable);
+            assert_eq!(core.enter(0).expect_err("closed").kind(), ErrorKind::Unavailable);
             // Answered behind the shutdown, by the store: it is not closed.
             engine.store_stats().await.expect("counters are told to the end");
 
@@ -198,5 +221,32 @@ mod tests {
             let expected = if mode == ShutdownMode::Graceful { 2 } else { 1 };
             assert_eq!(simulation.engine().controller().networks().len(), expected);
         }
+    }
+
+    /// It was let in and handed to its sandbox, which has not looked at it when everybody is asked to stop.
+    #[tokio::test]
+    async fn what_has_not_begun_when_everybody_is_asked_to_stop_is_stopped_as_well() {
+        let simulation = Engine::simulated().await.expect("started");
+        let (engine, core) = (simulation.engine(), simulation.engine().core());
+        simulation.kernel().plan(Fault::verb("create_netns", 1, FaultKind::Hang).always());
+        // While the engine's thread is held up, both requests are put behind each other.
+        let (go, gone) = std::sync::mpsc::channel::<()>();
+        let mut held = Box::pin(core.thread.call(move || {
+            let _ = gone.recv();
+            std::future::ready(())
+        }));
+        assert!(futures::poll!(&mut held).is_pending());
+        let controller = engine.controller();
+        let mut sandbox = Box::pin(controller.create_sandbox(SandboxSpec::new("c")));
+        assert!(futures::poll!(&mut sandbox).is_pending());
+        let mut stopping = Box::pin(engine.shutdown(ShutdownMode::Immediate));
+        assert!(futures::poll!(&mut stopping).is_pending());
+        drop(go);
+        held.await.expect("it lives");
+        let soon = core.config.timeouts.shutdown / 3;
+        let both = async { tokio::join!(stopping, sandbox) };
+        let (stopped, sandbox) = tokio::time::timeout(soon, both).await.expect("nobody waits for what hangs");
+        stopped.expect("stopped");
+        assert_eq!(sandbox.expect_err("stopped").kind(), ErrorKind::Unavailable);
     }
 }

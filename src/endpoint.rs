@@ -99,6 +99,7 @@ impl Endpoint {
     /// `NotFound` after its deletion; `Internal` when its record cannot be removed.
     pub async fn delete_with_force(&self) -> Result<()> {
         let (network, endpoint) = (self.network, self.id);
-        self.core.ask(self.core.controller()?, ForceDeleteEndpoint { network, endpoint }).await
+        let force = ForceDeleteEndpoint { network, endpoint };
+        self.core.ask_with_force(self.core.controller()?, force).await
     }
 }

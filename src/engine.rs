@@ -37,12 +37,19 @@ enum KernelSource {
     Given(Arc<dyn Kernel>),
 }
 
+/// Where its store comes from.
+enum StoreSource {
+    OnDisk,
+    InPlace(Box<dyn Store>),
+    Blocking(Box<dyn Store>),
+}
+
 /// Prepares an engine.
 pub struct EngineBuilder {
     config: EngineConfig,
     drivers: Vec<Registration>,
     kernel: KernelSource,
-    store: Option<Box<dyn Store>>,
+    store: StoreSource,
 }
 
 impl std::fmt::Debug for EngineBuilder {
@@ -54,7 +61,12 @@ impl std::fmt::Debug for EngineBuilder {
 impl EngineBuilder {
     fn new() -> Self {
         let drivers = vec![Registration::new(bridge::KIND, Bridge::default)];
-        Self { config: EngineConfig::default(), drivers, kernel: KernelSource::Linux, store: None }
+        Self {
+            config: EngineConfig::default(),
+            drivers,
+            kernel: KernelSource::Linux,
+            store: StoreSource::OnDisk,
+        }
     }
 
     /// Replaces the whole configuration.
@@ -102,7 +114,15 @@ impl EngineBuilder {
     /// Replaces the store by one that never blocks, for harnesses.
     #[must_use]
     pub fn store(mut self, store: Box<dyn Store>) -> Self {
-        self.store = Some(store);
+        self.store = StoreSource::InPlace(store);
+        self
+    }
+
+    /// Replaces the store by one that may block. It is given a thread of its own, as the one on disk is: commits
+    /// gather while it is busy, and it is asked once for all of them.
+    #[must_use]
+    pub fn store_on_a_thread(mut self, store: Box<dyn Store>) -> Self {
+        self.store = StoreSource::Blocking(store);
         self
     }
 
@@ -123,15 +143,17 @@ impl EngineBuilder {
         let (hub, own) = (events.clone(), config.clone());
         let started = thread.call(move || async move {
             let had_records = RedbStore::is_there(&own.data_dir);
-            let (store_blocks, (store, findings)) = match store {
-                Some(store) => (false, (store, Vec::new())),
-                None => (true, open_store(&own)?),
+            let may_miss = matches!(store, StoreSource::OnDisk);
+            let store_blocks = !matches!(store, StoreSource::InPlace(_));
+            let (store, findings) = match store {
+                StoreSource::InPlace(store) | StoreSource::Blocking(store) => (store, Vec::new()),
+                StoreSource::OnDisk => open_store(&own)?,
             };
             let (kernel, identity, ran_before) = match kernel {
                 KernelSource::Given(kernel) => (kernel, own.instance.clone(), false),
                 KernelSource::Linux => open_kernel(&own)?,
             };
-            let missing = store_blocks && ran_before && !had_records;
+            let missing = may_miss && ran_before && !had_records;
             let marked = identity.clone();
             let input = BootInput {
                 config: own,

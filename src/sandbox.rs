@@ -92,7 +92,8 @@ impl Sandbox {
     /// # Errors
     /// `NotFound` after its deletion, or why an endpoint could not leave; the sandbox stays then.
     pub async fn delete(&self) -> Result<()> {
-        self.remove(false).await
+        let delete = DeleteSandbox { id: self.id, force: false };
+        self.core.ask(self.core.controller()?, delete).await
     }
 
     /// Deletes the sandbox whatever is under way in it: that is ended, and an endpoint that cannot leave does
@@ -101,10 +102,7 @@ impl Sandbox {
     /// # Errors
     /// `NotFound` after its deletion; `Internal` when its record cannot be removed.
     pub async fn delete_with_force(&self) -> Result<()> {
-        self.remove(true).await
-    }
-
-    async fn remove(&self, force: bool) -> Result<()> {
-        self.core.ask(self.core.controller()?, DeleteSandbox { id: self.id, force }).await
+        let delete = DeleteSandbox { id: self.id, force: true };
+        self.core.ask_with_force(self.core.controller()?, delete).await
     }
 }

@@ -27,6 +27,7 @@ pub struct SimulationBuilder {
     drivers: Vec<Registration>,
     kernel: Option<SimKernel>,
     disk: Option<MemoryDisk>,
+    gathers: bool,
 }
 
 impl SimulationBuilder {
@@ -58,6 +59,14 @@ impl SimulationBuilder {
         self
     }
 
+    /// Gives the store a thread of its own, so that commits gather as they do for one on a disk. What happens in
+    /// which order is then no longer the same in each run.
+    #[must_use]
+    pub fn store_on_a_thread(mut self) -> Self {
+        self.gathers = true;
+        self
+    }
+
     /// Starts the engine.
     ///
     /// # Errors
@@ -65,10 +74,9 @@ impl SimulationBuilder {
     pub async fn start(self) -> Result<Simulation> {
         let kernel = self.kernel.clone().unwrap_or_default();
         let disk = self.disk.clone().unwrap_or_default();
-        let builder = Engine::builder()
-            .config(self.config.clone())
-            .kernel(Arc::new(kernel.clone()))
-            .store(Box::new(disk.open()));
+        let builder = Engine::builder().config(self.config.clone()).kernel(Arc::new(kernel.clone()));
+        let store = Box::new(disk.open());
+        let builder = if self.gathers { builder.store_on_a_thread(store) } else { builder.store(store) };
         let builder = self.drivers.iter().cloned().fold(builder, crate::EngineBuilder::driver);
         let engine = builder.start().await?;
         Ok(Simulation { engine, kernel, disk, builder: self })

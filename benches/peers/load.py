@@ -72,8 +72,8 @@ def positives(text: str) -> list[int]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benches/peers/run", usage="see benches/peers/run --help", add_help=False)
-    parser.add_argument("--containers", type=positive, default=64)
-    parser.add_argument("--callers", type=positives, default=[1, 4, 16])
+    parser.add_argument("--containers", type=positive, default=128)
+    parser.add_argument("--callers", type=positives, default=[1, 4, 64])
     parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--mode", choices=["churn", "hold"], default="churn")
     parser.add_argument("--json")

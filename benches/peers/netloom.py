@@ -26,10 +26,14 @@ def netloom_sample(told: dict, lives: int, callers: int, mode: str) -> Sample:
             raise ValueError(f"netloom's {'.'.join(path)} is no positive number: {value!r}")
         return float(value)
 
+    def rate(step: str) -> float:
+        # In churn ups and downs overlap; then it is taken as for all others.
+        return callers * 1e6 / figure("steps", step, "mean_us") if mode == "churn" else figure(f"{step}_per_s")
+
     return Sample(
         lifecycles_per_s=figure("lifecycles_per_s"),
-        up_per_s=figure("up_per_s"),
-        down_per_s=figure("down_per_s"),
+        up_per_s=rate("up"),
+        down_per_s=rate("down"),
         up_p50_us=figure("steps", "up", "p50_us"),
         up_p99_us=figure("steps", "up", "p99_us"),
         down_p50_us=figure("steps", "down", "p50_us"),

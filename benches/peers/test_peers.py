@@ -30,7 +30,13 @@ BENCH = {
     "floor": {"up_per_s": 700.0, "down_per_s": 1400.0, "lifecycles_per_s": 600.0},
     "ratio": {"up": 0.745, "down": 0.644, "churn": 0.684},
     "steps": {
-        step: {"p50_us": 1000 + index, "p95_us": 2000 + index, "p99_us": 3000.5 + index, "max_us": 4000 + index}
+        step: {
+            "mean_us": 1250 + index,
+            "p50_us": 1000 + index,
+            "p95_us": 2000 + index,
+            "p99_us": 3000.5 + index,
+            "max_us": 4000 + index,
+        }
         for index, step in enumerate(STEPS)
     },
     "fsyncs": 9,
@@ -47,10 +53,14 @@ class NetloomTest(unittest.TestCase):
     def test_its_json_becomes_a_sample(self) -> None:
         sample = self.read(json.loads(json.dumps(BENCH)))
         self.assertEqual(sample.lifecycles_per_s, 410.25)
-        self.assertEqual((sample.up_per_s, sample.down_per_s), (521.5, 902.0))
+        self.assertEqual((sample.up_per_s, sample.down_per_s), (16e6 / 1250, 16e6 / 1251))
         self.assertEqual((sample.up_p50_us, sample.up_p99_us), (1000.0, 3000.5))
         self.assertEqual((sample.down_p50_us, sample.down_p99_us), (1001.0, 3001.5))
         self.assertEqual(sample.details, BENCH)
+
+    def test_phases_of_hold_are_told_by_it(self) -> None:
+        sample = netloom_sample({**BENCH, "mode": "hold"}, lives=64, callers=16, mode="hold")
+        self.assertEqual((sample.up_per_s, sample.down_per_s), (521.5, 902.0))
 
     def test_another_measurement_than_asked_for_is_refused(self) -> None:
         others = {"mode": "hold", "driver": "null", "endpoints": 65, "concurrency": 1, "networks": 4}
@@ -59,7 +69,7 @@ class NetloomTest(unittest.TestCase):
                 self.read({**BENCH, key: value})
 
     def test_what_is_missing_is_named(self) -> None:
-        for path in (("lifecycles_per_s",), ("up_per_s",), ("steps", "down", "p99_us"), ("steps", "up")):
+        for path in (("lifecycles_per_s",), ("steps", "up", "mean_us"), ("steps", "down", "p99_us"), ("steps", "up")):
             told = copy.deepcopy(BENCH)
             inner = told
             for key in path[:-1]:

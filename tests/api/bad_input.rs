@@ -220,6 +220,9 @@ async fn what_is_in_use_cannot_be_deleted_or_joined_twice() {
     let other = world.sandbox("other").await;
     refused(endpoint.join(&other, join).await, ErrorKind::Forbidden, &sandbox.id().short());
     refused(endpoint.leave(&other).await, ErrorKind::Forbidden, "web");
+    let mac = endpoint.inspect().await.unwrap().mac.expect("it has one");
+    let twin = network.create_endpoint(EndpointSpec::new("twin").mac(mac)).await;
+    refused(twin, ErrorKind::Forbidden, "\"web\"");
     let second = world.engine().controller().create_sandbox(SandboxSpec::new("other")).await;
     refused(second, ErrorKind::Conflict, "other");
     let blank = world.engine().controller().create_sandbox(SandboxSpec::new(" ")).await;

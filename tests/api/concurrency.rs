@@ -307,7 +307,7 @@ async fn join_leave_and_delete_race_and_all_agree_afterwards() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tiny_limits_answer_busy_and_lose_nothing() {
     let config = netloom::EngineConfig {
-        limits: Limits { operations: 1, waiting_per_object: 1, ..Limits::default() },
+        limits: Limits { operations: 1, operations_per_object: 1, ..Limits::default() },
         ..netloom::EngineConfig::default()
     };
     let world = World::with(config).await;
@@ -332,6 +332,60 @@ async fn tiny_limits_answer_busy_and_lose_nothing() {
     });
     let made = outcomes.await.into_iter().filter_map(Result::ok).count();
     assert_eq!(network.endpoints().await.unwrap().len(), made);
+    world.delete_everything().await;
+    world.assert_pristine().await;
+}
+
+/// What is stuck on one object leaves room for others, and whoever makes room gets in also when there is none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_stuck_network_leaves_room_and_force_always_finds_some() {
+    const PER_OBJECT: usize = 4;
+    let config = netloom::EngineConfig {
+        limits: Limits { operations: 6, operations_per_object: PER_OBJECT, ..Limits::default() },
+        ..netloom::EngineConfig::default()
+    };
+    let world = World::with(config).await;
+    let (stuck, free) = (world.network("stuck").await, world.network("free").await);
+    let mut pairs = Vec::new();
+    for n in 0..=PER_OBJECT {
+        let endpoint = stuck.create_endpoint(EndpointSpec::new(format!("e{n}"))).await.unwrap();
+        pairs.push((endpoint, world.sandbox(&format!("c{n}")).await));
+    }
+    let (joined, inside) = world.joined(&free, "joined").await;
+    world.kernel().plan(Fault::verb("create_veth", 1, FaultKind::Hang).always());
+    let (last, last_sandbox) = pairs.pop().expect("one more than has room");
+    let joins = pairs.into_iter().map(|(endpoint, sandbox)| {
+        tokio::spawn(async move { endpoint.join(&sandbox, JoinSpec::default()).await })
+    });
+    let joins: Vec<_> = joins.collect();
+    until("the joins", async || world.kernel().hanging() == PER_OBJECT).await;
+
+    let refused = last.join(&last_sandbox, JoinSpec::default()).await.expect_err("its network is full");
+    assert_eq!(refused.kind(), ErrorKind::Busy, "{refused:?}");
+    assert!(refused.to_string().contains("stuck"), "{refused}");
+    joined.leave(&inside).await.expect("another network is not");
+
+    world.kernel().plan(Fault::verb("create_netns", 1, FaultKind::Hang).always());
+    let controller = world.engine().controller();
+    let sandboxes = (0..2).map(|n| {
+        let controller = controller.clone();
+        tokio::spawn(async move { controller.create_sandbox(SandboxSpec::new(format!("more{n}"))).await })
+    });
+    let sandboxes: Vec<_> = sandboxes.collect();
+    until("the sandboxes", async || world.kernel().hanging() == PER_OBJECT + 2).await;
+    let refused = inside.delete().await.expect_err("the engine is full");
+    assert_eq!(refused.kind(), ErrorKind::Busy, "{refused:?}");
+    inside.delete_with_force().await.expect("force is let in");
+    last.delete_with_force().await.expect("also on the network that is full");
+
+    world.kernel().clear_faults();
+    world.kernel().release();
+    for outcome in join_all(joins).await {
+        outcome.unwrap().expect("it went on");
+    }
+    for outcome in join_all(sandboxes).await {
+        outcome.unwrap().expect("it went on");
+    }
     world.delete_everything().await;
     world.assert_pristine().await;
 }

@@ -62,13 +62,28 @@ enum End {
 /// An [`ErrorKind`] that can be sorted.
 type ErrorKindText = String;
 
-/// Runs the scenario with a fault that `plan` sets and `pending` knows about.
+/// Runs the scenario with a fault that `plan` sets and `pending` knows about, with a store in place and with one
+/// that gathers. Returns how it ended with the former.
 async fn run(
-    plan: impl FnOnce(&World),
-    pending: impl FnOnce(&World) -> bool,
+    plan: impl Fn(&World),
+    pending: impl Fn(&World) -> bool,
     timeout: Duration,
 ) -> Result<End, String> {
-    let world = World::with(within(timeout)).await;
+    let (in_place, gathering) =
+        tokio::join!(async { run_in(World::with(within(timeout)).await, &plan, &pending).await }, async {
+            run_in(World::gathering(within(timeout)).await, &plan, &pending).await
+        },);
+    let gathering = gathering.map_err(|error| format!("with a store that gathers: {error}"))?;
+    // Where commits go together, the n-th step is another one; it has to end well all the same.
+    let _: End = gathering;
+    in_place
+}
+
+async fn run_in(
+    world: World,
+    plan: impl Fn(&World),
+    pending: impl Fn(&World) -> bool,
+) -> Result<End, String> {
     let mut events = world.engine().events();
     plan(&world);
     let outcome = bounded("the scenario", everything_once(world.engine().controller())).await;
@@ -92,12 +107,14 @@ async fn run(
     // What the engine left undone it must know of: the kernel works again, and it gets there by itself.
     world.kernel().clear_faults();
     world.kernel().release();
+    world.simulation.disk().clear_faults();
     until("what is in flight", async || {
         let picture = world.engine().inspect().await.expect("inspected");
-        picture.operations.is_empty() && picture.leaks.is_empty() && picture.reaping == 0
+        let idle = picture.operations.is_empty() && picture.leaks.is_empty() && picture.reaping == 0;
+        // Between two parts of an operation there may be none in flight.
+        idle && check_truth(world.engine(), world.kernel()).await.is_ok()
     })
     .await;
-    check_truth(world.engine(), world.kernel()).await?;
     delete_everything(world.engine()).await.map_err(|error| format!("afterwards: {error:?}"))?;
     bounded("draining", world.engine().drain()).await.map_err(|error| error.to_string())?;
     let left = world.leftovers().await;

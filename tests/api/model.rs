@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::future::join_all;
 use netloom::testkit::{FaultKind, FaultPlan, RandomFaults};
 use netloom::{
-    Controller, Endpoint, EndpointSpec, ErrorKind, JoinSpec, Network, NetworkSpec, Result, SandboxSpec,
+    Controller, Endpoint, EndpointSpec, EngineConfig, ErrorKind, JoinSpec, Network, NetworkSpec, Result,
+    SandboxSpec,
 };
 
 use crate::support::{World, bounded, check_truth, note};
@@ -294,12 +295,13 @@ async fn random_operations_do_what_the_model_says() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_operations_with_random_faults_never_succeed_wrongly_and_end_clean() {
-    let world = World::new().await;
-    let failed = run(&world, seed(), Some(0.05)).await;
-    assert!(failed > 0, "no fault took place");
-    note(format!("{failed} operations failed"));
-    world.delete_everything().await;
-    world.assert_pristine_soon().await;
+    for world in [World::new().await, World::gathering(EngineConfig::default()).await] {
+        let failed = run(&world, seed(), Some(0.05)).await;
+        assert!(failed > 0, "no fault took place");
+        note(format!("{failed} operations failed"));
+        world.delete_everything().await;
+        world.assert_pristine_soon().await;
+    }
 }
 
 /// The engine is killed between rounds, with everything standing; the next one has the same picture.

@@ -58,10 +58,18 @@ impl World {
     }
 
     pub(crate) async fn with(config: EngineConfig) -> Self {
+        Self::of(Engine::simulation().config(config)).await
+    }
+
+    /// One whose commits gather, as those of a store on a disk do.
+    pub(crate) async fn gathering(config: EngineConfig) -> Self {
+        Self::of(Engine::simulation().config(config).store_on_a_thread()).await
+    }
+
+    async fn of(simulation: netloom::SimulationBuilder) -> Self {
         let kernel = SimKernel::new();
         let before = kernel.snapshot();
-        let simulation =
-            Engine::simulation().config(config).kernel(kernel).start().await.expect("the engine starts");
+        let simulation = simulation.kernel(kernel).start().await.expect("the engine starts");
         Self { simulation, before }
     }
 

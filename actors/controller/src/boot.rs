@@ -161,7 +161,7 @@ async fn start_actors(
         reaping: TaskGroup::default(),
         instance: identity.into(),
         name_server_files: config.name_server_files.clone().into(),
-        waiting_per_object: config.limits.waiting_per_object,
+        operations_per_object: config.limits.operations_per_object,
         operation_timeout: config.timeouts.operation,
     });
     let respawn = Respawn::new(backend, config.default_pools.clone());

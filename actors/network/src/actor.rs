@@ -32,7 +32,7 @@ use netloom_actor_services::{Services, panicked};
 use netloom_drivers::Capability;
 use netloom_model::record::{EndpointRecord, NetworkRecord};
 use netloom_model::snapshot::{EndpointPhase, NetworkPhase, NetworkSnapshot};
-use netloom_model::{EndpointId, Error, Holder, ObjectKind, Reason, Result, SandboxId};
+use netloom_model::{EndpointId, Error, Holder, MacAddr, ObjectKind, Reason, Result, SandboxId};
 use netloom_runtime::{Actor, Admission, Cx, EventSink, Gate, OpCtx, Panicked, Port, Reply, Scope, messages};
 
 use crate::endpoint::Endpoints;
@@ -81,11 +81,11 @@ impl NetworkActor {
     #[must_use]
     pub fn new(record: NetworkRecord, deps: NetworkDeps) -> Self {
         let NetworkDeps { services, driver, capability, events } = deps;
-        let waiting = services.waiting_per_object;
+        let limit = services.operations_per_object;
         let network = record.id;
         let world = World::new(Everybody { services, driver, network, capability, events });
         Self {
-            gate: Gate::new(waiting),
+            gate: Gate::new(limit),
             record,
             phase: NetworkPhase::Creating,
             failure: None,
@@ -106,6 +106,21 @@ impl NetworkActor {
                 Err(Reason::OutOfService { object: self.holder(), cause }.into())
             }
             Verdict::Refuse(phase) => Err(Reason::WrongPhase { object: self.holder(), phase }.into()),
+        }
+    }
+
+    /// A hardware address that is asked for must be nobody else's: two ports of a network with the same one cut each
+    /// other off. One that the driver draws comes from the endpoint's address, which is its own.
+    fn mac_is_free(&self, mac: Option<MacAddr>) -> Result<()> {
+        let Some(mac) = mac else { return Ok(()) };
+        let dying = || {
+            let kept = self.world.services.quarantine.kept(self.record.id);
+            let holder = kept.into_iter().find(|record| record.mac == Some(mac))?;
+            Some(Holder::new(ObjectKind::Endpoint, holder.id, &holder.name))
+        };
+        match self.endpoints.with_mac(mac).or_else(dying) {
+            None => Ok(()),
+            Some(holder) => Err(Reason::MacTaken { mac, holder }.into()),
         }
     }
 
@@ -130,6 +145,10 @@ impl NetworkActor {
     /// Lets an operation in, or has it wait, or refuses it.
     fn admit(&mut self, op: OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) {
         let scope = pending.scope();
+        if pending.is_fresh() && self.gate.is_full() {
+            let what = self.holder().to_string();
+            return pending.refuse(Reason::Busy { what, limit: self.gate.limit() }.into());
+        }
         match self.gate.admit(scope, (op, pending)) {
             Admission::Start((op, pending)) => {
                 if !self.start(&op, pending, cx) {
@@ -137,10 +156,6 @@ impl NetworkActor {
                 }
             }
             Admission::Queued => {}
-            Admission::Refused((_, pending)) => {
-                let what = self.holder().to_string();
-                pending.refuse(Reason::Busy { what, limit: self.gate.limit() }.into());
-            }
         }
     }
 
@@ -213,12 +228,15 @@ impl Pending {
         }
     }
 
-    /// Whether an operation begins with it, as opposed to being its part, its undoing or a repair.
+    /// Whether an operation begins with it, as opposed to being a later part, its undoing or a repair.
     fn is_fresh(&self) -> bool {
         match self {
-            Self::CreateEndpoint(..) | Self::DeleteEndpoint(..) | Self::Evict(..) | Self::Delete(_) => true,
-            Self::Establish(..)
+            Self::CreateEndpoint(..)
+            | Self::DeleteEndpoint(..)
+            | Self::Evict(..)
             | Self::Attach(..)
+            | Self::Delete(_) => true,
+            Self::Establish(..)
             | Self::Commit(..)
             | Self::Abandon(..)
             | Self::Detach(..)

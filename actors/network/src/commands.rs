@@ -112,6 +112,7 @@ impl NetworkActor {
         let entered = self
             .allows(NetworkCommand::CreateEndpoint)
             .and_then(|()| spec.validate())
+            .and_then(|()| self.mac_is_free(spec.mac))
             .and_then(|()| self.endpoints.insert(entry));
         let reply = checked(entered, reply)?;
         let work = saga::create_endpoint(self.world.clone(), op.clone(), record, spec);

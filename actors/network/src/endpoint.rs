@@ -5,7 +5,9 @@ use std::hash::BuildHasherDefault;
 
 use netloom_model::record::EndpointRecord;
 use netloom_model::snapshot::{EndpointPhase, EndpointSnapshot};
-use netloom_model::{EndpointId, Error, Holder, IfName, JoinId, ObjectKind, Reason, Result, SandboxId};
+use netloom_model::{
+    EndpointId, Error, Holder, IfName, JoinId, MacAddr, ObjectKind, Reason, Result, SandboxId,
+};
 use netloom_runtime::Canceller;
 use rustc_hash::FxHasher;
 
@@ -172,6 +174,14 @@ impl Endpoints {
     }
 
     /// Every endpoint that holds the network, by name.
+    /// Who has this hardware address.
+    pub(crate) fn with_mac(&self, mac: MacAddr) -> Option<Holder> {
+        self.by_id
+            .values()
+            .find(|endpoint| endpoint.record.mac == Some(mac))
+            .map(|endpoint| endpoint.holder())
+    }
+
     pub(crate) fn holders(&self) -> Vec<Holder> {
         let mut holders: Vec<_> = self.by_id.values().map(|endpoint| endpoint.holder()).collect();
         holders.sort_by(|a, b| a.name.cmp(&b.name));

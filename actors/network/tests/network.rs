@@ -22,8 +22,8 @@ use netloom_kernel::{LinkTag, Netns, Op};
 use netloom_model::record::{EndpointRecord, NetworkRecord};
 use netloom_model::snapshot::{EndpointPhase, EndpointSnapshot, NetworkPhase, NetworkSnapshot};
 use netloom_model::{
-    EndpointId, EndpointSpec, EngineConfig, Error, ErrorKind, NetworkId, NetworkSpec, Reason, Result,
-    SandboxId,
+    EndpointId, EndpointSpec, EngineConfig, Error, ErrorKind, MacAddr, NetworkId, NetworkSpec, Reason,
+    Result, SandboxId,
 };
 use netloom_runtime::{
     Addr, Cause, EventSink, Handle, Janitor, Ledger, Message, OpCtx, Port, SagaTools, TaskGroup, spawn,
@@ -136,7 +136,7 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
         reaping: TaskGroup::default(),
         instance: "test".into(),
         name_server_files: Arc::default(),
-        waiting_per_object: waiting,
+        operations_per_object: waiting,
         operation_timeout: Duration::from_secs(30),
     })
 }
@@ -280,7 +280,7 @@ fn a_hanging_driver_costs_its_own_endpoint_its_deadline_and_others_nothing() {
 #[test]
 fn the_queue_of_a_network_has_a_bound() {
     on_stopped_time(async {
-        let stage = Stage::set("10.1.0.0/24", 1).await;
+        let stage = Stage::set("10.1.0.0/24", 2).await;
         let held = create("one");
         let id = held.endpoint;
         stage.script.set(|state| state.hang_endpoints = true);
@@ -300,12 +300,12 @@ fn the_queue_of_a_network_has_a_bound() {
 #[test]
 fn a_full_queue_of_what_is_late_is_refused_to_its_end() {
     on_stopped_time(async {
-        let waiting = EngineConfig::default().limits.waiting_per_object;
+        let waiting = EngineConfig::default().limits.operations_per_object;
         let stage = Stage::set("10.1.0.0/24", waiting).await;
         stage.script.set(|state| state.hang_endpoints = true);
         let short = OpCtx::new(Cause::Request, Duration::from_secs(5));
         let held = create("one");
-        let late = std::iter::repeat_n(held.endpoint, waiting);
+        let late = std::iter::repeat_n(held.endpoint, waiting - 1);
         let held = stage.network.outcome(&short, held);
         let late: Vec<_> = late.map(|id| stage.network.outcome(&short, DeleteEndpoint(id))).collect();
         held.await.expect("it answers").expect_err("it hung");
@@ -397,7 +397,7 @@ fn a_pool_is_kept_away_from_a_bridge_of_ours_that_no_network_has() {
 #[test]
 fn an_eviction_overtakes_what_runs_and_what_waits() {
     on_stopped_time(async {
-        let stage = Stage::set("10.1.0.0/24", 3).await;
+        let stage = Stage::set("10.1.0.0/24", 4).await;
         let endpoint = stage.create("web").await.expect("created").id;
         stage.script.set(|state| state.hang_joins = true);
         let (first, second) = (stage.attach(endpoint), stage.attach(endpoint));
@@ -431,7 +431,13 @@ fn an_address_stays_taken_until_the_kernel_has_let_go_of_its_link() {
         let stage = Stage::set("10.1.0.0/30", 16).await;
         stage.kernel.foreign_op(&dying_link()).expect("a link that takes its time");
         stage.kernel.set_latency(Latency::default().verb("delete_link", Duration::from_secs(20)));
-        let endpoint = stage.create("web").await.expect("created").id;
+        let mac = Some(MacAddr([2, 0, 0, 0, 0, 7]));
+        let with_mac = |name| {
+            let mut create = create(name);
+            create.spec.mac = mac;
+            create
+        };
+        let endpoint = stage.ask(with_mac("web")).await.expect("created").id;
         let attach = stage.attach(endpoint);
         let AttachEndpoint { sandbox, join, .. } = attach;
         stage.ask(attach).await.expect("attached");
@@ -441,8 +447,11 @@ fn an_address_stays_taken_until_the_kernel_has_let_go_of_its_link() {
         stage.ask(DeleteEndpoint(endpoint)).await.expect("deleted at once");
         let error = stage.create("next").await.expect_err("its link may still answer");
         assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+        let error =
+            stage.ask(with_mac("again")).await.expect_err("its link may still answer for that as well");
+        assert!(matches!(error.reason(), Reason::MacTaken { .. }), "{error:?}");
         stage.services.reaping.idle().await;
-        stage.create("next").await.expect("the address is free now");
+        stage.ask(with_mac("next")).await.expect("both addresses are free now");
     });
 }
 

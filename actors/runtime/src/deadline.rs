@@ -94,7 +94,9 @@ impl Table {
 
 impl Drop for Deadline {
     fn drop(&mut self) {
-        self.inner.lock().ends.remove(&self.key);
+        // Nobody waits any more: its going wakes nobody.
+        self.passed.close();
+        let _gone = self.inner.lock().ends.remove(&self.key);
     }
 }
 

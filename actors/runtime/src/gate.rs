@@ -1,5 +1,5 @@
 //! Who may run beside whom: operations on one key queue first-in first-out, operations on everything run
-//! alone, and the queue has a bound.
+//! alone, and there is a bound on all of them.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
@@ -24,8 +24,6 @@ pub enum Admission<P> {
     Start(P),
     /// It waits; a release will hand it out.
     Queued,
-    /// The queue is full.
-    Refused(P),
 }
 
 /// The gate of one actor: plain data, owned and driven by it.
@@ -47,7 +45,8 @@ impl<K, P> fmt::Debug for Gate<K, P> {
 }
 
 impl<K: Copy + Eq + Hash, P> Gate<K, P> {
-    /// A gate where at most `limit` operations wait.
+    /// A gate that is full with `limit` operations. Whether one of them still comes in is for its actor to say: one
+    /// that undoes another must.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self {
@@ -73,9 +72,6 @@ impl<K: Copy + Eq + Hash, P> Gate<K, P> {
             self.alone = scope == Scope::All;
             return Admission::Start(operation);
         }
-        if self.waiting >= self.limit {
-            return Admission::Refused(operation);
-        }
         self.waiting += 1;
         match scope {
             Scope::One(key) if self.behind.is_empty() && !self.alone => {
@@ -87,8 +83,7 @@ impl<K: Copy + Eq + Hash, P> Gate<K, P> {
     }
 
     /// Asks to run operations on one key, one after another, before everything that waits; they wait for nothing
-    /// but what runs on this key or runs alone. Hands out the first one if it runs now. The bound does not count
-    /// for them: there are few, and they make room.
+    /// but what runs on this key or runs alone. Hands out the first one if it runs now.
     pub fn admit_first(&mut self, key: K, operations: Vec<P>) -> Option<P> {
         let mut operations = operations.into_iter();
         let free = !self.alone && !operations.as_slice().is_empty() && self.claim(key);
@@ -161,7 +156,13 @@ impl<K: Copy + Eq + Hash, P> Gate<K, P> {
         self.running
     }
 
-    /// How many may wait.
+    /// Whether as many operations run and wait as may.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.running + self.waiting >= self.limit
+    }
+
+    /// How many may run and wait.
     #[must_use]
     pub fn limit(&self) -> usize {
         self.limit
@@ -237,12 +238,17 @@ mod tests {
     }
 
     #[test]
-    fn the_queue_has_a_bound() {
-        let mut gate = Gate::new(1);
+    fn what_runs_and_what_waits_make_it_full() {
+        let mut gate = Gate::new(3);
         assert_eq!(gate.admit(One(1), 1), Admission::Start(1));
         assert_eq!(gate.admit(One(1), 2), Admission::Queued);
-        assert_eq!(gate.admit(One(1), 3), Admission::Refused(3));
+        assert!(!gate.is_full());
+        assert_eq!(gate.admit(One(2), 3), Admission::Start(3));
+        assert!(gate.is_full());
         assert_eq!(gate.release(One(1)), [2]);
+        assert!(!gate.is_full());
+        assert_eq!(gate.admit(All, 4), Admission::Queued);
+        assert!(gate.is_full());
     }
 
     #[test]
@@ -271,7 +277,7 @@ mod tests {
         assert_eq!(gate.admit(One(1), "a1"), Admission::Start("a1"));
         assert_eq!(gate.admit(All, "all"), Admission::Queued);
         assert_eq!(gate.admit(One(1), "a2"), Admission::Queued);
-        assert_eq!(gate.admit_first(2, vec!["b1", "b2"]), Some("b1"), "past the queue, which is full");
+        assert_eq!(gate.admit_first(2, vec!["b1", "b2"]), Some("b1"), "past the queue");
         assert_eq!(gate.admit_first(1, vec!["a3", "a4"]), None);
         assert_eq!(gate.release(One(2)), ["b2"]);
         assert_eq!(gate.release(One(1)), ["a3"]);

@@ -102,6 +102,10 @@ impl Ledger {
         };
         let row: Arc<AnyRow> = Arc::new(row);
         self.0.rows.insert(key, row.clone());
+        // Behind the insertion: whoever asks all to stop sets it first and looks at the rows then.
+        if self.is_stopping() && !op.undoes {
+            op.cancel.cancel(Stop::Shutdown);
+        }
         LedgerEntry { ledger: self.clone(), key, row }
     }
 
@@ -113,8 +117,8 @@ impl Ledger {
         views
     }
 
-    /// Asks every operation to stop, because the engine does. What waits for its turn must not begin any more: see
-    /// [`Ledger::is_stopping`].
+    /// Asks every operation to stop, because the engine does; also those that are entered from now on, unless they
+    /// undo others. What waits for its turn must not begin any more: see [`Ledger::is_stopping`].
     pub fn cancel_all(&self) {
         self.0.stopping.store(true, Ordering::Release);
         for row in &self.0.rows {

@@ -127,6 +127,8 @@ pub struct Operation {
     pub cause: Cause,
     /// Set by whoever wants it to end early.
     pub cancel: CancelToken,
+    /// Whether it takes back what was done: it is carried out whatever ends the operation.
+    pub undoes: bool,
     /// The span that handlers and sagas of the operation run in.
     pub span: Span,
 }
@@ -146,14 +148,26 @@ impl OpCtx {
         let id = Uuid::now_v7();
         let span = tracing::debug_span!("op", id = %id, cause = ?cause);
         let deadline = Instant::now() + allowed;
-        Self(Arc::new(Operation { id, deadline, allowed, cause, cancel: CancelToken::default(), span }))
+        Self(Arc::new(Operation {
+            id,
+            deadline,
+            allowed,
+            cause,
+            cancel: CancelToken::default(),
+            undoes: false,
+            span,
+        }))
     }
 
     /// The same operation with a fresh deadline and without its cancellation: for undoing, which must be
     /// given its time even though the operation ran out of its own.
     #[must_use]
     pub fn for_undo(&self, allowed: Duration) -> Self {
-        Self(Arc::new(Operation { cancel: CancelToken::default(), ..self.ending_after(allowed) }))
+        Self(Arc::new(Operation {
+            cancel: CancelToken::default(),
+            undoes: true,
+            ..self.ending_after(allowed)
+        }))
     }
 
     /// The same operation with a fresh deadline: for what has to follow the point of no return.

@@ -47,10 +47,7 @@ pub(crate) fn gather_on_this_thread() -> io::Result<Gathering> {
     let (courier, bundles) = sync_channel(BUNDLES);
     let deliver = move || {
         while let Some(bundle) = next_bundle(&bundles) {
-            for waker in bundle {
-                // It is a host's code, and the others have to be woken all the same.
-                let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
-            }
+            wake_each(bundle);
         }
     };
     std::thread::Builder::new().name("nl-courier".to_owned()).spawn(deliver)?;
@@ -61,7 +58,14 @@ pub(crate) fn gather_on_this_thread() -> io::Result<Gathering> {
 impl Drop for Gathering {
     fn drop(&mut self) {
         let waiting = OUTBOX.take().map(|outbox| outbox.waiting);
-        waiting.into_iter().flatten().for_each(Waker::wake);
+        wake_each(waiting.into_iter().flatten());
+    }
+}
+
+/// Wakers are hosts' code: when one panics, the others are woken all the same.
+fn wake_each(wakers: impl IntoIterator<Item = Waker>) {
+    for waker in wakers {
+        let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
     }
 }
 
@@ -119,7 +123,7 @@ fn hand_out() {
         })
     });
     // Not inside: whoever is woken may be polled right here.
-    bundle.into_iter().flatten().for_each(Waker::wake);
+    wake_each(bundle.into_iter().flatten());
 }
 
 /// Polls what an engine thread completes, so that its wake-up is gathered with others.

@@ -64,7 +64,7 @@ impl SandboxActor {
     #[must_use]
     pub fn new(record: SandboxRecord, deps: SandboxDeps) -> Self {
         let SandboxDeps { services, networks } = deps;
-        let gate = Gate::new(services.waiting_per_object);
+        let gate = Gate::new(services.operations_per_object);
         let netns = Netns::Named(record.netns);
         let world = World::new(Everybody { services, networks, sandbox: record.id, netns });
         Self {
@@ -118,6 +118,12 @@ impl SandboxActor {
     }
 
     fn admit(&mut self, op: OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) {
+        let begins =
+            !matches!(pending, Pending::Establish(..) | Pending::Delete(DeleteSandbox { force: true }, _));
+        if begins && self.gate.is_full() {
+            let what = self.holder().to_string();
+            return pending.refuse(Reason::Busy { what, limit: self.gate.limit() }.into());
+        }
         match self.gate.admit(Scope::All, (op, pending)) {
             Admission::Start((op, pending)) => {
                 if !self.start(&op, pending, cx) {
@@ -125,10 +131,6 @@ impl SandboxActor {
                 }
             }
             Admission::Queued => {}
-            Admission::Refused((_, pending)) => {
-                let what = self.holder().to_string();
-                pending.refuse(Reason::Busy { what, limit: self.gate.limit() }.into());
-            }
         }
     }
 

@@ -108,7 +108,7 @@ fn a_join_answers_when_its_port_forwards_or_has_been_waited_for() {
 #[test]
 fn a_full_queue_refuses_at_once() {
     on_stopped_time(async {
-        let mut stage = Stage::set(1).await;
+        let mut stage = Stage::set(2).await;
         let first = stage.end("first", &["10.1.0.0/24"]).await;
         let second = stage.end("second", &["10.2.0.0/24"]).await;
         stage.kernel.set_latency(Latency::all(SECOND));
@@ -254,7 +254,7 @@ fn force_waits_a_second_for_a_join_that_hangs_and_what_is_stuck_is_a_leak_until_
 #[test]
 fn force_overtakes_what_waits() {
     on_stopped_time(async {
-        let mut stage = Stage::set(2).await;
+        let mut stage = Stage::set(3).await;
         let ends = [stage.end("a", &["10.1.0.0/24"]).await, stage.end("b", &["10.2.0.0/24"]).await];
         let inside = stage.end("c", &["10.3.0.0/24"]).await;
         stage.joined(inside, 0).await;
@@ -283,11 +283,11 @@ fn force_overtakes_what_waits() {
 #[test]
 fn a_full_queue_of_what_is_late_is_refused_to_its_end() {
     on_stopped_time(async {
-        let waiting = EngineConfig::default().limits.waiting_per_object;
+        let waiting = EngineConfig::default().limits.operations_per_object;
         let mut stage = Stage::set(waiting).await;
         let stuck = stage.end("stuck", &["10.1.0.0/24"]).await;
         stage.hangs.store(true, Ordering::Relaxed);
-        let all: Vec<_> = (0..=waiting).map(|_| stage.begin(&within(SECOND), stuck.join(0))).collect();
+        let all: Vec<_> = (0..waiting).map(|_| stage.begin(&within(SECOND), stuck.join(0))).collect();
         for join in all {
             assert_eq!(join.await.expect_err("it hangs, or is late").kind(), ErrorKind::Timeout);
         }

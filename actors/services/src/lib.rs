@@ -71,7 +71,7 @@ pub struct Kit {
     /// Files that name the host's name servers.
     pub name_server_files: Arc<[PathBuf]>,
     /// How many operations may wait on one object.
-    pub waiting_per_object: usize,
+    pub operations_per_object: usize,
     /// How long an operation of the engine's own may take.
     pub operation_timeout: Duration,
 }

@@ -53,8 +53,8 @@ pub struct Limits {
     /// Operations the engine admits at a time, over all objects: no more than it can carry out in the time that
     /// each may take. The kernel makes a few hundred links a second, and fewer the more there are.
     pub operations: usize,
-    /// Operations that may wait on one object.
-    pub waiting_per_object: usize,
+    /// Operations that may be under way or wait on one object, so that one that is stuck leaves room for others.
+    pub operations_per_object: usize,
     /// Events kept for a reader that does not keep up.
     pub event_backlog: usize,
 }
@@ -71,7 +71,7 @@ pub struct Timeouts {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { operations: 2_048, waiting_per_object: 2_048, event_backlog: 1_024 }
+        Self { operations: 2_048, operations_per_object: 1_024, event_backlog: 1_024 }
     }
 }
 
@@ -135,10 +135,10 @@ impl EngineConfig {
                 return Err(Error::invalid("default_pools", format!("{base} size {size}"), why));
             }
         }
-        let Limits { operations, waiting_per_object, event_backlog } = self.limits;
+        let Limits { operations, operations_per_object, event_backlog } = self.limits;
         for (key, value) in [
             ("limits.operations", operations),
-            ("limits.waiting_per_object", waiting_per_object),
+            ("limits.operations_per_object", operations_per_object),
             ("limits.event_backlog", event_backlog),
         ] {
             if value == 0 {
@@ -239,7 +239,7 @@ mod tests {
         timeouts(Timeouts { operation: MAX_TIMEOUT, ..t }).validate().expect("the longest");
         let bad = [
             ("limits.operations", limits(Limits { operations: usize::MAX, ..l })),
-            ("limits.waiting_per_object", limits(Limits { waiting_per_object: MAX_LIMIT + 1, ..l })),
+            ("limits.operations_per_object", limits(Limits { operations_per_object: MAX_LIMIT + 1, ..l })),
             ("limits.event_backlog", limits(Limits { event_backlog: usize::MAX, ..l })),
             ("timeouts.operation", timeouts(Timeouts { operation: Duration::MAX, ..t })),
             (

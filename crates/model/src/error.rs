@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::considered::PoolsConsidered;
 use crate::id::{EndpointId, NetworkId, SandboxId};
 use crate::ifname::IfName;
+use crate::mac::MacAddr;
 
 /// `EPERM`, the same number on every Linux.
 const EPERM: i32 = 1;
@@ -300,6 +301,14 @@ pub enum Reason {
         /// Who holds it.
         holder: String,
     },
+    /// A hardware address is another endpoint's on the same network.
+    #[error("hardware address {mac} is held by {holder}")]
+    MacTaken {
+        /// The address.
+        mac: MacAddr,
+        /// Who holds it; one that is deleted holds it until its link is gone.
+        holder: Holder,
+    },
     /// An address lies outside of every pool of the network, or may not be handed out.
     #[error("address {address} cannot be used: {why}")]
     AddressUnusable {
@@ -361,7 +370,7 @@ pub enum Reason {
         waited: Duration,
     },
     /// Admission is full.
-    #[error("{what} has {limit} operations waiting and takes no more")]
+    #[error("{what} has {limit} operations under way and takes no more")]
     Busy {
         /// The queue.
         what: String,
@@ -500,7 +509,8 @@ impl Error {
             | Reason::Overtaken { .. }
             | Reason::PoolOverlap { .. }
             | Reason::PoolOverlapsHost { .. }
-            | Reason::AddressTaken { .. } => ErrorKind::Forbidden,
+            | Reason::AddressTaken { .. }
+            | Reason::MacTaken { .. } => ErrorKind::Forbidden,
             Reason::PoolsExhausted(_) | Reason::AddressesExhausted { .. } | Reason::Full { .. } => {
                 ErrorKind::Exhausted
             }
@@ -540,7 +550,9 @@ impl Error {
                 "give a subnet, delete networks that nobody needs, or add to default_pools in the configuration"
                     .into()
             }
-            Reason::AddressTaken { .. } => "choose another address, or delete the holder".into(),
+            Reason::AddressTaken { .. } | Reason::MacTaken { .. } => {
+                "choose another address, or delete the holder".into()
+            }
             Reason::AddressUnusable { .. } => "choose an address inside a subnet of the network".into(),
             Reason::AddressesExhausted { .. } => {
                 "delete endpoints, or create a network with a larger subnet".into()
@@ -589,6 +601,7 @@ impl From<Reason> for Error {
             | Reason::PoolOverlapsHost { .. }
             | Reason::PoolsExhausted(_)
             | Reason::AddressTaken { .. }
+            | Reason::MacTaken { .. }
             | Reason::AddressUnusable { .. }
             | Reason::AddressesExhausted { .. }
             | Reason::Full { .. }

@@ -45,7 +45,9 @@ impl<const N: usize> Deref for Text<N> {
     type Target = str;
 
     fn deref(&self) -> &str {
-        let end = self.0.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+        // Those that the engine draws have no padding.
+        let full = self.0[N - 1] != 0;
+        let end = if full { N } else { self.0.iter().position(|b| *b == 0).unwrap_or(N) };
         std::str::from_utf8(&self.0[..end]).unwrap_or_default()
     }
 }
@@ -170,6 +172,13 @@ macro_rules! id_type {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.pad(&self.text())
+            }
+        }
+
+        /// Without the detour over a formatter: every change of the store is named like this.
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                (*id.text()).to_owned()
             }
         }
 

@@ -82,6 +82,15 @@ impl MemoryDisk {
         self.state().fail_end = Countdown(nth);
     }
 
+    /// Takes back every fault that has not struck.
+    pub fn clear_faults(&self) {
+        let mut state = self.state();
+        let State { fail_commit, lose_answer, fail_begin, fail_end, .. } = &mut *state;
+        for fault in [fail_commit, lose_answer, fail_begin, fail_end] {
+            *fault = Countdown::default();
+        }
+    }
+
     /// Every record, in the order of the keys.
     #[must_use]
     pub fn records(&self) -> Vec<(Key, Vec<u8>)> {

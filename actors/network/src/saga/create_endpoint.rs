@@ -114,7 +114,7 @@ pub(crate) async fn commit_attachment(
 }
 
 pub(super) fn put(record: &EndpointRecord) -> Result<Change> {
-    let key = Key { kind: RecordKind::Endpoint, id: record.id.to_string() };
+    let key = Key { kind: RecordKind::Endpoint, id: record.id.into() };
     let value = encode(record).map_err(|error| Error::internal(error.to_string()))?;
     Ok(Change::Put { key, value })
 }

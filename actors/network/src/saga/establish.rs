@@ -75,7 +75,7 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) ->
         .await?;
         saga.step("commit", Undone::NetworkRecord(record.id), async {
             world.still_leased(pools_of)?;
-            let key = Key { kind: RecordKind::Network, id: record.id.to_string() };
+            let key = Key { kind: RecordKind::Network, id: record.id.into() };
             let value = encode(&record).map_err(|error| Error::internal(error.to_string()))?;
             world.commit(&op, vec![Change::Put { key, value }]).await
         })

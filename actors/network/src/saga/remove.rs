@@ -1,6 +1,6 @@
 //! Deleting endpoints and networks: the record goes first, and from there on there is no way back.
 
-use std::fmt::{self, Display};
+use std::fmt;
 
 use netloom_actor_services::SagaWorld;
 use netloom_actor_services::answered;
@@ -82,6 +82,6 @@ pub(crate) async fn delete_network(world: World, op: OpCtx, record: NetworkRecor
     Ok(())
 }
 
-fn delete(kind: RecordKind, id: impl Display) -> Change {
-    Change::Delete { key: Key { kind, id: id.to_string() } }
+fn delete(kind: RecordKind, id: impl Into<String>) -> Change {
+    Change::Delete { key: Key { kind, id: id.into() } }
 }

@@ -71,10 +71,10 @@ impl Undone {
                 world.driver_answered(&op, outcome)
             }
             Self::NetworkRecord(network) => {
-                world.commit(&op, drop_record(RecordKind::Network, network.to_string())).await
+                world.commit(&op, drop_record(RecordKind::Network, network.into())).await
             }
             Self::EndpointRecord(endpoint) => {
-                world.commit(&op, drop_record(RecordKind::Endpoint, endpoint.to_string())).await
+                world.commit(&op, drop_record(RecordKind::Endpoint, endpoint.into())).await
             }
             Self::Link(endpoint, join) => {
                 // Until the driver has answered, the link may pass traffic.

@@ -40,7 +40,7 @@ pub(crate) async fn delete(world: World, op: OpCtx, mut plan: LeavePlan, force: 
     plan.rest = plan.leaving.extract_if(.., &mut stay).collect();
     if result.is_ok() || force {
         entry.step("commit");
-        let key = Key::new(RecordKind::Sandbox, world.sandbox.to_string());
+        let key = Key::new(RecordKind::Sandbox, world.sandbox);
         result = world.commit(&op, vec![Change::Delete { key }]).await;
     }
     let left = plan.leaving.iter().map(|member| member.endpoint).collect();

@@ -11,7 +11,7 @@ use super::{Undone, World};
 
 /// The change that records a sandbox.
 pub(super) fn record_of(record: &SandboxRecord) -> Result<Change> {
-    let key = Key::new(RecordKind::Sandbox, record.id.to_string());
+    let key = Key::new(RecordKind::Sandbox, record.id);
     let value = encode(record).map_err(|error| Error::internal(error.to_string()))?;
     Ok(Change::Put { key, value })
 }

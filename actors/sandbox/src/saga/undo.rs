@@ -61,7 +61,7 @@ impl Undone {
             Self::Netns(Netns::Host) => Ok(()),
             Self::Netns(Netns::Named(name)) => world.remove(&op, vec![Op::DeleteNetns { name }]).await,
             Self::Record(sandbox) => {
-                let key = Key::new(RecordKind::Sandbox, sandbox.to_string());
+                let key = Key::new(RecordKind::Sandbox, sandbox);
                 world.commit(&op, vec![Change::Delete { key }]).await
             }
             Self::Attachment(network, endpoint, join) => {

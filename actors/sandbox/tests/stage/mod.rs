@@ -158,7 +158,7 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
         reaping: TaskGroup::default(),
         instance: "test".into(),
         name_server_files: Arc::default(),
-        waiting_per_object: waiting,
+        operations_per_object: waiting,
         operation_timeout: LONG,
     })
 }

@@ -98,6 +98,14 @@ impl StoreActor {
         Self { backend }
     }
 
+    /// Until when a commit of this operation can wait; a store in place has it at once.
+    fn patience(&self, op: &OpCtx) -> Instant {
+        match &self.backend {
+            Backend::InPlace(_) => op.began().into_std(),
+            Backend::Threaded(_) => can_wait(op),
+        }
+    }
+
     fn give(&self, job: Job) {
         match &self.backend {
             Backend::InPlace(table) => table.borrow_mut().serve(vec![job]),
@@ -250,7 +258,7 @@ impl Actor for StoreActor {
 
 impl Handle<Commit> for StoreActor {
     fn handle(&mut self, op: OpCtx, Commit(changes): Commit, reply: Reply<Result<()>>, _: &mut Cx<'_, Self>) {
-        self.give(Job::Commit(changes, can_wait(&op), reply));
+        self.give(Job::Commit(changes, self.patience(&op), reply));
     }
 }
 

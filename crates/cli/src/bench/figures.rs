@@ -53,6 +53,7 @@ impl Samples {
 /// A step in microseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub(super) struct Step {
+    pub(super) mean_us: u64,
     pub(super) p50_us: u64,
     pub(super) p95_us: u64,
     pub(super) p99_us: u64,
@@ -60,7 +61,7 @@ pub(super) struct Step {
 }
 
 impl Step {
-    /// Exact percentiles: the smallest sample that so many in a hundred do not exceed.
+    /// The mean, and exact percentiles: the smallest sample that so many in a hundred do not exceed.
     pub(super) fn of(samples: &[Duration]) -> Self {
         let mut sorted: Vec<u64> =
             samples.iter().map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)).collect();
@@ -69,7 +70,8 @@ impl Step {
             let rank = (sorted.len() * percent).div_ceil(100).max(1);
             sorted.get(rank - 1).copied().unwrap_or_default()
         };
-        Self { p50_us: at(50), p95_us: at(95), p99_us: at(99), max_us: at(100) }
+        let mean_us = sorted.iter().sum::<u64>() / (sorted.len() as u64).max(1);
+        Self { mean_us, p50_us: at(50), p95_us: at(95), p99_us: at(99), max_us: at(100) }
     }
 }
 
@@ -237,9 +239,9 @@ mod tests {
             Step::of(&samples)
         };
         assert_eq!(of(&[]), Step::default());
-        assert_eq!(of(&[7]), Step { p50_us: 7, p95_us: 7, p99_us: 7, max_us: 7 });
+        assert_eq!(of(&[7]), Step { mean_us: 7, p50_us: 7, p95_us: 7, p99_us: 7, max_us: 7 });
         let hundred: Vec<u64> = (1..=100).rev().collect();
-        assert_eq!(of(&hundred), Step { p50_us: 50, p95_us: 95, p99_us: 99, max_us: 100 });
+        assert_eq!(of(&hundred), Step { mean_us: 50, p50_us: 50, p95_us: 95, p99_us: 99, max_us: 100 });
         assert_eq!(of(&[1, 2, 3]).p50_us, 2);
     }
 

@@ -27,7 +27,7 @@ pub(super) fn config(callers: u64) -> EngineConfig {
     config.default_pools = vec![DefaultPool { base: POOLS.parse().expect("a net"), size: POOL_SIZE }];
     let callers = usize::try_from(callers).unwrap_or(usize::MAX);
     config.limits.operations = config.limits.operations.max(callers);
-    config.limits.waiting_per_object = config.limits.waiting_per_object.max(callers);
+    config.limits.operations_per_object = config.limits.operations_per_object.max(callers);
     config
 }
 

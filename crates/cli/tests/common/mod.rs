@@ -87,7 +87,7 @@ pub(crate) fn picture(dir: &Path) -> String {
 /// Waits for the picture to be what it was: the kernel destroys a namespace, and the links that end in it, after
 /// it answered.
 pub(crate) fn assert_becomes(before: &str, dir: &Path) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     let mut now = picture(dir);
     while now != before && Instant::now() < deadline {
         now = picture(dir);

@@ -157,7 +157,7 @@ async fn remove(cx: &DriverCx, ops: Vec<Op>) -> Result<()> {
 /// Removes the device if it is ours; from somebody else's, takes back what we changed.
 pub(super) async fn take_down(
     cx: &DriverCx,
-    config: BridgeConfig,
+    config: &BridgeConfig,
     found: &Found,
     touched: &Touched,
 ) -> Result<()> {
@@ -165,7 +165,7 @@ pub(super) async fn take_down(
     match execute_all(&*cx.kernel, vec![delete], cx.deadline).await {
         Ok(()) => Ok(()),
         Err(error) if error.already_gone() => Ok(()),
-        Err(error) if error.errno == EPERM && touched.get().is_some() => undress(cx, &config, found).await,
+        Err(error) if error.errno == EPERM && touched.get().is_some() => undress(cx, config, found).await,
         Err(error) if error.errno == EPERM => Ok(()),
         Err(error) => Err(error.into()),
     }

@@ -49,7 +49,7 @@ pub struct Bridge {
 
 #[derive(Debug)]
 struct Network {
-    config: BridgeConfig,
+    config: Arc<BridgeConfig>,
     found: Found,
     touched: Touched,
     endpoints: HashMap<EndpointId, Endpoint, FxBuildHasher>,
@@ -61,7 +61,7 @@ type Gone = Arc<OnceLock<()>>;
 
 #[derive(Clone, Debug)]
 struct Going {
-    config: BridgeConfig,
+    config: Arc<BridgeConfig>,
     found: Found,
     touched: Touched,
     gone: Gone,
@@ -132,7 +132,7 @@ impl Bridge {
         Ok(EndpointCreated { mac: Some(mac), interface_prefix: Some(prefix), ..Default::default() })
     }
 
-    fn plan_join(&mut self, cx: &DriverCx, request: &Join) -> Result<(Op, BridgeConfig, Gone, Joined)> {
+    fn plan_join(&mut self, cx: &DriverCx, request: &Join) -> Result<(Op, Arc<BridgeConfig>, Gone, Joined)> {
         let network = self.network(request.network)?;
         let endpoint = network
             .endpoints
@@ -199,7 +199,7 @@ impl Driver for Bridge {
     }
 
     fn create_network(&mut self, cx: &DriverCx, request: CreateNetwork) -> Begun<NetworkCreated> {
-        let config = self.plan_network(cx, &request)?;
+        let config = Arc::new(self.plan_network(cx, &request)?);
         let (found, touched) = (Found::read(&request.found), Touched::default());
         let network = Network {
             config: config.clone(),
@@ -233,7 +233,7 @@ impl Driver for Bridge {
         };
         let cx = cx.clone();
         Ok(async move {
-            device::take_down(&cx, config, &found, &touched).await?;
+            device::take_down(&cx, &config, &found, &touched).await?;
             let _ = gone.set(());
             Ok(())
         }

@@ -139,8 +139,10 @@ impl Floor {
         let (name, host): (NetnsName, IfName) =
             (format!("floor{n}").parse().map_err(invalid)?, format!("flr{n}").parse().map_err(invalid)?);
         let inside: IfName = "eth0".parse().map_err(invalid)?;
-        let bridge = n % self.bridges.len();
-        let own = address(bridge, n / self.bridges.len());
+        // By its place among those that are up: addresses come back, as in an engine.
+        let place = self.standing.len();
+        let bridge = place % self.bridges.len();
+        let own = address(bridge, place / self.bridges.len());
         self.mounts.reserve(name)?;
         // This thread moves into each namespace in turn and never has to go back: its sockets stay where they
         // were opened.

@@ -122,7 +122,7 @@ impl Topic {
             Self::Alone => {
                 const {
                     &[
-                        Must::at_least("lifecycles/s of the engine alone", 20_000.0),
+                        Must::at_least("lifecycles/s of the engine alone, its memory kept", 20_000.0),
                         Must::at_least("lifecycles/s at 100,000 endpoints against 1,000", 0.85),
                     ]
                 }
