@@ -106,6 +106,8 @@ impl Wreck {
         let into = c2.clone();
         hangs(&kernel, "add_address", async move { stray.join(&into, JoinSpec::default()).await }).await;
         let own = controller.clone();
+        // So that the dead leave a namespace that belongs to no record.
+        disk.fail_commit(1);
         hangs(&kernel, "create_netns", async move { own.create_sandbox(SandboxSpec::new("c3")).await }).await;
         let half = NetworkSpec::new("half");
         hangs(&kernel, "create_bridge", async move { controller.create_network(half).await }).await;

@@ -189,7 +189,7 @@ impl<U: Undo> Saga<U> {
     where
         W: Future<Output = Result<T, U::Error>>,
     {
-        let late = self.op.cancel.is_cancelled() || self.op.remaining().is_zero();
+        let late = self.is_late();
         let mut recorded = false;
         if !late {
             self.entry.step(name);
@@ -198,6 +198,41 @@ impl<U: Undo> Saga<U> {
             self.done.extend(undo);
         }
         Step { saga: self, name, late, recorded, work }
+    }
+
+    /// Takes two steps beside each other, of which neither needs the other. Both are waited for when one fails: what
+    /// is under way cannot be undone. The second one is undone first.
+    ///
+    /// # Errors
+    /// That of the first one that failed, or that the operation was interrupted before or during them.
+    pub async fn both<A, B>(
+        &mut self,
+        name: &'static str,
+        (undo_first, first): (U, A),
+        (undo_second, second): (U, B),
+    ) -> Result<(), U::Error>
+    where
+        A: Future<Output = Result<(), U::Error>>,
+        B: Future<Output = Result<(), U::Error>>,
+    {
+        if self.is_late() {
+            return Err(U::interrupted(&self.op, name));
+        }
+        let before = self.done.len();
+        self.done.push(undo_first);
+        let both = async { Ok(futures::join!(first, second)) };
+        // It fails only when it is interrupted, and then both may have taken effect.
+        let (first, second) = self.step(name, undo_second, both).await?;
+        for (place, outcome) in [(before + 1, &second), (before, &first)] {
+            if outcome.as_ref().is_err_and(|error| !U::uncertain(error)) {
+                self.done.remove(place);
+            }
+        }
+        first.and(second)
+    }
+
+    fn is_late(&self) -> bool {
+        self.op.cancel.is_cancelled() || self.op.remaining().is_zero()
     }
 
     /// From here on nothing is undone any more: the point of no return of a deletion.

@@ -286,6 +286,61 @@ fn what_cannot_be_undone_is_named_and_retried() {
     });
 }
 
+/// Whichever fails, the other one is waited for; and what certainly did not happen is not undone.
+#[test]
+fn of_two_steps_beside_each_other_each_is_undone_by_itself() {
+    local(async {
+        let outcomes = [Ok(()), Err(Failure::Certain), Err(Failure::Unsure)];
+        let pairs = outcomes.iter().flat_map(|a| outcomes.iter().map(move |b| (a.clone(), b.clone())));
+        for (wall, fence) in pairs {
+            let (world, tools, op) = (World::default(), tools(), op());
+            for (thing, outcome) in [("wall", &wall), ("fence", &fence)] {
+                if *outcome == Err(Failure::Certain) {
+                    world.stuck.borrow_mut().push(thing);
+                }
+            }
+            let outcome = saga::run(&tools, &op, "build", "house", world.clone(), async |saga| {
+                saga.step("floor", Remove("floor"), world.make("floor", Ok(()))).await?;
+                let slow = async {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    world.make("fence", fence.clone()).await
+                };
+                let quick = world.make("wall", wall.clone());
+                saga.both("wall and fence", (Remove("wall"), quick), (Remove("fence"), slow)).await
+            });
+            let expected = wall.clone().and(fence.clone());
+            let left: &[_] = if expected.is_ok() { &["floor", "wall", "fence"] } else { &[] };
+            match outcome.await {
+                Ok(()) => assert_eq!(Ok(()), expected),
+                Err(unwound) => {
+                    assert_eq!(Err(unwound.cause), expected);
+                    assert_eq!(unwound.leaks, Vec::<String>::new(), "{wall:?} {fence:?}");
+                }
+            }
+            assert_eq!(*world.things.borrow(), left, "{wall:?} {fence:?}");
+        }
+    });
+}
+
+/// Interrupted on the way both may have taken effect.
+#[test]
+fn two_steps_that_are_interrupted_are_both_undone() {
+    local(async {
+        let (world, tools, op) = (World::default(), tools(), op());
+        let outcome = saga::run(&tools, &op, "build", "house", world.clone(), async |saga| {
+            let wall = world.make("wall", Ok(()));
+            let fence = async {
+                world.make("fence", Ok(())).await?;
+                op.cancel.cancel(Stop::Shutdown);
+                std::future::pending().await
+            };
+            saga.both("wall and fence", (Remove("wall"), wall), (Remove("fence"), fence)).await
+        });
+        assert_eq!(outcome.await.expect_err("stopped").cause, Failure::Interrupted);
+        assert!(world.things.borrow().is_empty(), "{:?}", world.things);
+    });
+}
+
 #[test]
 fn a_cancelled_or_late_saga_stops_at_the_next_step() {
     local(async {

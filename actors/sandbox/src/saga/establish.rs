@@ -1,4 +1,5 @@
-//! Making a sandbox: its namespace, then its record.
+//! Making a sandbox: its namespace and its record, beside each other. A crash leaves either without the other, and
+//! the next start removes it.
 
 use netloom_actor_services::SagaWorld;
 use netloom_kernel::{Netns, Op};
@@ -16,17 +17,15 @@ pub(super) fn record_of(record: &SandboxRecord) -> Result<Change> {
     Ok(Change::Put { key, value })
 }
 
-/// Makes the namespace and commits the record.
+/// Makes the namespace and commits the record. A disk takes about as long as the kernel.
 pub(crate) async fn establish(world: World, op: OpCtx, record: SandboxRecord) -> Result<()> {
     let object = format!("sandbox {} of container {:?}", record.id.short(), record.spec.container_id);
     let name = record.netns;
     let made = world.saga(&op, "create_sandbox", object, async |saga| {
         let create = world.execute(&op, vec![Op::CreateNetns { name }]);
-        saga.step("make the namespace", Undone::Netns(Netns::Named(name)), create).await?;
-        saga.step("commit", Undone::Record(record.id), async {
-            world.commit(&op, vec![record_of(&record)?]).await
-        })
-        .await
+        let commit = async { world.commit(&op, vec![record_of(&record)?]).await };
+        let (netns, kept) = (Undone::Netns(Netns::Named(name)), Undone::Record(record.id));
+        saga.both("make the namespace and commit", (netns, create), (kept, commit)).await
     });
     made.await
 }
