@@ -1,11 +1,13 @@
 //! The controller's handle: networks and sandboxes.
 
+use std::ffi::OsStr;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 
 use netloom_actor_controller::{CreateNetwork, CreateSandbox, ListDrivers};
 use netloom_model::error::check_name;
-use netloom_model::{Error, NetworkId, NetworkSpec, ObjectKind, Result, SandboxId, SandboxSpec};
+use netloom_model::{Error, ErrorKind, NetworkId, NetworkSpec, ObjectKind, Result, SandboxId, SandboxSpec};
 
 use crate::core::{Core, fresh};
 use crate::network::Network;
@@ -113,6 +115,37 @@ impl Controller {
         let id = self.core.directory.containers.get(&container_id.to_owned());
         let id = id.ok_or_else(|| Error::not_found(ObjectKind::Sandbox, container_id))?;
         self.sandbox(*id)
+    }
+
+    /// The sandbox whose namespace is mounted at this path (libnetwork's `SandboxKeyWalker`).
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn sandbox_by_key(&self, key: impl AsRef<Path>) -> Result<Sandbox> {
+        let key = key.as_ref();
+        let name = key.file_name().and_then(OsStr::to_str);
+        let has_name = |id: SandboxId| name == Some(&*id.short());
+        let candidates =
+            self.core.directory.sandboxes.values().into_iter().filter(|entry| has_name(entry.id));
+        let mut candidates =
+            candidates.map(|entry| Sandbox::new(self.core.clone(), entry.id, &entry.container_id));
+        let found = candidates.find(|sandbox| sandbox.key().is_ok_and(|known| known == key));
+        found.ok_or_else(|| Error::not_found(ObjectKind::Sandbox, key.display()))
+    }
+
+    /// Deletes the sandbox of this container; it may be gone already (libnetwork's `SandboxDestroy`).
+    ///
+    /// # Errors
+    /// `InvalidParameter` for a blank name, or as [`Sandbox::delete`].
+    pub async fn destroy_sandbox(&self, container_id: &str) -> Result<()> {
+        let outcome = match self.sandbox_by_container(container_id) {
+            Ok(sandbox) => sandbox.delete().await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// The types of the drivers at hand.

@@ -1,14 +1,15 @@
 //! A sandbox's handle.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use netloom_actor_controller::DeleteSandbox;
 use netloom_actor_sandbox::{InspectSandbox, SandboxActor};
-use netloom_kernel::Netns;
+use netloom_kernel::{LinkCounters, Netns};
 use netloom_model::snapshot::SandboxSnapshot;
-use netloom_model::{Error, NetnsName, ObjectKind, Result, SandboxId};
+use netloom_model::{Error, IfName, NetnsName, ObjectKind, Result, SandboxId};
 use netloom_runtime::Addr;
 
 use crate::core::Core;
@@ -65,6 +66,20 @@ impl Sandbox {
     /// `NotFound` after its deletion.
     pub async fn inspect(&self) -> Result<SandboxSnapshot> {
         self.core.query(self.addr()?, InspectSandbox).await
+    }
+
+    /// What has passed each of its interfaces (libnetwork's `Statistics`). One that the kernel no longer has is left
+    /// out.
+    ///
+    /// # Errors
+    /// `NotFound` after the sandbox's deletion, or what the kernel says.
+    pub async fn statistics(&self) -> Result<BTreeMap<IfName, LinkCounters>> {
+        let picture = self.inspect().await?;
+        let names: Vec<_> = picture.endpoints.iter().map(|endpoint| endpoint.ifname).collect();
+        let deadline = std::time::Instant::now() + self.core.config.timeouts.operation;
+        let netns = Netns::Named(self.netns()?);
+        let counters = self.core.kernel.link_counters(netns, names.clone(), deadline).await?;
+        Ok(names.into_iter().zip(counters).filter_map(|(name, counters)| Some((name, counters?))).collect())
     }
 
     /// Runs a short job inside the namespace (libnetwork's `InvokeFunc`). Open sockets in it and use them

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use netloom::kernel::Netns;
 use netloom::snapshot::{EndpointPhase, NetworkPhase, SandboxPhase};
-use netloom::{EndpointSpec, EventKind, JoinSpec, NetworkSpec, SandboxSpec};
+use netloom::{EndpointSpec, ErrorKind, EventKind, JoinSpec, NetworkSpec, SandboxSpec};
 
 use crate::support::World;
 
@@ -46,6 +46,47 @@ async fn snapshots_tell_the_phases() {
     let inside = sandbox.inspect().await.unwrap();
     assert_eq!(inside.endpoints, [place]);
     assert_eq!(inside.gateway, network.inspect().await.unwrap().v4[0].gateway);
+}
+
+#[tokio::test]
+async fn statistics_are_those_of_the_interfaces_that_are_there() {
+    let world = World::new().await;
+    let (blue, red) = (world.network("blue").await, world.network("red").await);
+    let (_, sandbox) = world.joined(&blue, "web").await;
+    let second = red.create_endpoint(EndpointSpec::new("r")).await.unwrap();
+    second.join(&sandbox, JoinSpec::default()).await.unwrap();
+    let names = async || -> Vec<String> {
+        sandbox.statistics().await.expect("told").keys().map(ToString::to_string).collect()
+    };
+    assert_eq!(names().await, ["eth0", "eth1"]);
+    let inside = Netns::Named(sandbox.netns().unwrap());
+    world.kernel().vanish_link(inside, "eth0".parse().unwrap()).expect("it was there");
+    assert_eq!(names().await, ["eth1"], "somebody has taken the other one away");
+    sandbox.delete().await.unwrap();
+    assert_eq!(sandbox.statistics().await.expect_err("gone").kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn sandboxes_are_found_by_their_key_and_destroyed_by_their_container() {
+    let world = World::new().await;
+    let controller = world.engine().controller();
+    let (one, two) = (world.sandbox("c1").await, world.sandbox("c2").await);
+    for sandbox in [&one, &two] {
+        let found = controller.sandbox_by_key(sandbox.key().unwrap()).expect("found");
+        assert_eq!((found.id(), found.container_id()), (sandbox.id(), sandbox.container_id()));
+    }
+    let elsewhere = std::path::Path::new("/elsewhere").join(&*one.id().short());
+    assert_eq!(controller.sandbox_by_key(elsewhere).expect_err("not there").kind(), ErrorKind::NotFound);
+    for _ in 0..2 {
+        controller.destroy_sandbox("c1").await.expect("gone, or gone already");
+    }
+    assert_eq!(controller.destroy_sandbox(" ").await.expect_err("blank").kind(), ErrorKind::InvalidParameter);
+    assert_eq!(controller.sandboxes().len(), 1);
+    let network = world.network("blue").await;
+    let endpoint = network.create_endpoint(EndpointSpec::new("web")).await.unwrap();
+    endpoint.join(&two, JoinSpec::default()).await.unwrap();
+    controller.destroy_sandbox("c2").await.expect("its endpoint leaves first");
+    assert_eq!(endpoint.inspect().await.unwrap().phase, EndpointPhase::Idle);
 }
 
 #[tokio::test]

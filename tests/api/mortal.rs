@@ -10,8 +10,8 @@ use futures::FutureExt;
 use futures::channel::mpsc;
 use futures::future::{BoxFuture, pending, ready};
 use netloom::kernel::{
-    AddressView, Kernel, KernelError, KernelEvent, KernelFuture, KernelStats, LinkView, NeighbourView, Netns,
-    NetnsJob, Op, RouteView,
+    AddressView, Kernel, KernelError, KernelEvent, KernelFuture, KernelStats, LinkCounters, LinkView,
+    NeighbourView, Netns, NetnsJob, Op, RouteView,
 };
 use netloom::testkit::{FaultKind, SimKernel};
 use netloom::{IfName, NetnsName, OpId};
@@ -187,6 +187,15 @@ impl Kernel for Mortal {
         deadline: Instant,
     ) -> KernelFuture<Vec<Option<LinkView>>> {
         self.read("find links", deadline, self.sim.find_links(netns, names, deadline))
+    }
+
+    fn link_counters(
+        &self,
+        netns: Netns,
+        names: Vec<IfName>,
+        deadline: Instant,
+    ) -> KernelFuture<Vec<Option<LinkCounters>>> {
+        self.read("read counters", deadline, self.sim.link_counters(netns, names, deadline))
     }
 
     fn addresses(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<AddressView>> {

@@ -25,7 +25,8 @@ pub use error::{KernelError, Tried};
 pub use linux::{DirectoryError, LinuxConfig, LinuxKernel, floor};
 pub use op::{LinkTag, Neighbour, Netns, Op, Route};
 pub use view::{
-    AddressView, KernelEvent, KernelStats, LinkKind, LinkView, NeighbourView, PortState, RouteView,
+    AddressView, KernelEvent, KernelStats, LinkCounters, LinkKind, LinkView, NeighbourView, PortState,
+    RouteView,
 };
 pub use worker::Worker;
 
@@ -63,6 +64,14 @@ pub trait Kernel: Debug + Send + Sync + 'static {
         names: Vec<IfName>,
         deadline: Instant,
     ) -> KernelFuture<Vec<Option<LinkView>>>;
+
+    /// What has passed the links of these names, in the order of `names`; `None` for one that is not there.
+    fn link_counters(
+        &self,
+        netns: Netns,
+        names: Vec<IfName>,
+        deadline: Instant,
+    ) -> KernelFuture<Vec<Option<LinkCounters>>>;
 
     /// Every address of a namespace.
     fn addresses(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<AddressView>>;

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netloom_model::{IfName, MacAddr};
+use serde::{Deserialize, Serialize};
 
 use crate::op::LinkTag;
 
@@ -71,6 +72,27 @@ impl LinkView {
     pub fn tag(&self) -> Option<LinkTag> {
         self.alias.as_deref().and_then(LinkTag::parse)
     }
+}
+
+/// What has passed a link since it was made: the fields of libnetwork's `InterfaceStatistics`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LinkCounters {
+    /// Bytes received, headers of the link included.
+    pub rx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Packets that were received damaged.
+    pub rx_errors: u64,
+    /// Packets that were received and dropped.
+    pub rx_dropped: u64,
+    /// Bytes sent, headers of the link included.
+    pub tx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Packets that could not be sent.
+    pub tx_errors: u64,
+    /// Packets to be sent that were dropped.
+    pub tx_dropped: u64,
 }
 
 /// An address of a link.

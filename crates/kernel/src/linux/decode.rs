@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use netloom_model::{IfName, MacAddr};
 
-use super::wire::{attribute, attributes, string, u16_at, u32_at};
-use crate::view::{AddressView, LinkKind, LinkView, NeighbourView, PortState, RouteView};
+use super::wire::{attribute, attributes, string, u16_at, u32_at, u64_at};
+use crate::view::{AddressView, LinkCounters, LinkKind, LinkView, NeighbourView, PortState, RouteView};
 
 /// `struct ifinfomsg`.
 const LINK_HEADER: usize = 16;
@@ -93,6 +93,22 @@ fn port_state(info: &[u8]) -> Option<PortState> {
     }
 }
 
+/// What has passed a link: the beginning of `struct rtnl_link_stats64`.
+pub(super) fn counters(body: &[u8]) -> Option<LinkCounters> {
+    let stats = attribute(body.get(LINK_HEADER..)?, libc::IFLA_STATS64)?;
+    let at = |place: usize| u64_at(stats, 8 * place);
+    Some(LinkCounters {
+        rx_packets: at(0)?,
+        tx_packets: at(1)?,
+        rx_bytes: at(2)?,
+        tx_bytes: at(3)?,
+        rx_errors: at(4)?,
+        tx_errors: at(5)?,
+        rx_dropped: at(6)?,
+        tx_dropped: at(7)?,
+    })
+}
+
 /// The number of the bridge that a link is a port of.
 pub(super) fn link_master(body: &[u8]) -> Option<u32> {
     u32_at(attribute(body.get(LINK_HEADER..)?, libc::IFLA_MASTER)?, 0)
@@ -104,7 +120,8 @@ pub(super) fn link_group(body: &[u8]) -> Option<u32> {
     u32_at(group, 0)
 }
 
-fn link_name(body: &[u8]) -> Option<IfName> {
+/// The name of a link, if it can be ours.
+pub(super) fn link_name(body: &[u8]) -> Option<IfName> {
     string(attribute(body.get(LINK_HEADER..)?, libc::IFLA_IFNAME)?).parse().ok()
 }
 

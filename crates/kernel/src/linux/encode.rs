@@ -211,6 +211,11 @@ pub(super) fn get_link(name: IfName) -> Request {
     Request::new(Message::GetLink(without_statistics(named(&name)).build()))
 }
 
+/// Asks for the link of this name, with its statistics.
+pub(super) fn get_link_with_statistics(name: IfName) -> Request {
+    Request::new(Message::GetLink(named(&name).build()))
+}
+
 /// Asks for all links, without their statistics.
 pub(super) fn list_links() -> Request {
     Request::new(Message::GetLink(without_statistics(LinkMessageBuilder::<LinkUnspec>::new()).build()))

@@ -50,7 +50,7 @@ use futures::future::BoxFuture;
 use netloom_model::{IfName, NetnsName};
 
 use crate::op::{Netns, Op};
-use crate::view::{AddressView, KernelEvent, KernelStats, LinkView, NeighbourView, RouteView};
+use crate::view::{AddressView, KernelEvent, KernelStats, LinkCounters, LinkView, NeighbourView, RouteView};
 use crate::worker::Worker;
 use crate::{Kernel, KernelError, KernelFuture, NetnsJob};
 
@@ -172,6 +172,17 @@ impl Kernel for LinuxKernel {
     ) -> KernelFuture<Vec<Option<LinkView>>> {
         self.inquire("find links", netns, deadline, move |socket, deadline| {
             reader::find_links(socket, &names, deadline)
+        })
+    }
+
+    fn link_counters(
+        &self,
+        netns: Netns,
+        names: Vec<IfName>,
+        deadline: Instant,
+    ) -> KernelFuture<Vec<Option<LinkCounters>>> {
+        self.inquire("read counters", netns, deadline, move |socket, deadline| {
+            reader::counters(socket, &names, deadline)
         })
     }
 

@@ -18,7 +18,7 @@ use super::decode;
 use super::encode;
 use super::failure::Failure;
 use super::transport::{Counters, Request, Transport};
-use crate::view::{AddressView, LinkView, NeighbourView, RouteView};
+use crate::view::{AddressView, LinkCounters, LinkView, NeighbourView, RouteView};
 use crate::worker::Worker;
 
 /// What to do with a socket, or with the reason that there is none.
@@ -79,11 +79,37 @@ pub(super) fn find_links(
     names: &[IfName],
     deadline: Instant,
 ) -> Listing<Option<LinkView>> {
-    let requests: Vec<_> = names.iter().map(|name| encode::get_link(*name)).collect();
+    each(
+        socket,
+        names,
+        encode::get_link,
+        |name, body| decode::link(body).filter(|link| link.name == name),
+        deadline,
+    )
+}
+
+/// What has passed the links of these names.
+pub(super) fn counters(
+    socket: &mut Transport,
+    names: &[IfName],
+    deadline: Instant,
+) -> Listing<Option<LinkCounters>> {
+    let read = |name, body: &[u8]| decode::counters(body).filter(|_| decode::link_name(body) == Some(name));
+    each(socket, names, encode::get_link_with_statistics, read, deadline)
+}
+
+/// Asks for each link by its name. The kernel finds one by its alternative names too.
+fn each<T>(
+    socket: &mut Transport,
+    names: &[IfName],
+    ask: impl Fn(IfName) -> Request,
+    read: impl Fn(IfName, &[u8]) -> Option<T>,
+    deadline: Instant,
+) -> Listing<Option<T>> {
+    let requests: Vec<_> = names.iter().map(|name| ask(*name)).collect();
     let answers = socket.exchange(&requests, deadline);
     let found = names.iter().zip(answers).map(|(name, answer)| match answer {
-        // The kernel finds a link by its alternative names too.
-        Ok(body) => Ok(body.as_deref().and_then(decode::link).filter(|link| link.name == *name)),
+        Ok(body) => Ok(body.as_deref().and_then(|body| read(*name, body))),
         Err(Failure::Refused { errno: libc::ENODEV, .. }) => Ok(None),
         Err(failure) => Err(failure),
     });

@@ -8,8 +8,8 @@ use futures::FutureExt as _;
 use futures::channel::mpsc;
 use futures::future::BoxFuture;
 use netloom_kernel::{
-    AddressView, Kernel, KernelError, KernelEvent, KernelFuture, KernelStats, LinkView, NeighbourView, Netns,
-    NetnsJob, Op, RouteView,
+    AddressView, Kernel, KernelError, KernelEvent, KernelFuture, KernelStats, LinkCounters, LinkView,
+    NeighbourView, Netns, NetnsJob, Op, RouteView,
 };
 use netloom_model::{IfName, NetnsName};
 use tokio::time::timeout_at;
@@ -48,6 +48,19 @@ impl Kernel for SimKernel {
         _deadline: Instant,
     ) -> KernelFuture<Vec<Option<LinkView>>> {
         self.inquire("find links", netns, |world| world.find_views(netns, &names))
+    }
+
+    /// No packet passes here, so they stay at zero.
+    fn link_counters(
+        &self,
+        netns: Netns,
+        names: Vec<IfName>,
+        _deadline: Instant,
+    ) -> KernelFuture<Vec<Option<LinkCounters>>> {
+        self.inquire("read counters", netns, |world| {
+            let found = world.find_views(netns, &names)?;
+            Ok(found.into_iter().map(|link| link.map(|_| LinkCounters::default())).collect())
+        })
     }
 
     fn addresses(&self, netns: Netns, _deadline: Instant) -> KernelFuture<Vec<AddressView>> {
