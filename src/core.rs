@@ -223,6 +223,33 @@ mod tests {
         }
     }
 
+    /// An actor that dies while the engine ends is started again for those that were let in.
+    #[tokio::test]
+    async fn who_was_let_in_finds_its_network_also_when_that_dies_meanwhile() {
+        let simulation = Engine::simulated().await.expect("started");
+        let (engine, core) = (simulation.engine(), simulation.engine().core());
+        let blue = engine.controller().create_network(NetworkSpec::new("blue")).await.expect("made");
+        let inside = core.enter(0).expect("open");
+        let mut stopping = Box::pin(engine.shutdown(ShutdownMode::Graceful));
+        assert!(futures::poll!(&mut stopping).is_pending());
+        engine.store_stats().await.expect("answered behind the shutdown");
+        simulation.crash_actor(netloom_actor_controller::Victim::Network(blue.id())).await.expect("told");
+        let allowed = core.config.timeouts.operation;
+        let picture = async {
+            while blue.inspect().await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(allowed, picture).await.expect("it is started again");
+        let (a, b) = fresh();
+        let create = CreateEndpoint { endpoint: EndpointId::from_uuids(a, b), spec: EndpointSpec::new("e") };
+        let addr = Network::addr(core, blue.id()).expect("it lives");
+        let created = core.send(addr, create, allowed, Some(inside));
+        let (stopped, created) = tokio::join!(stopping, created);
+        stopped.expect("stopped");
+        created.expect("answered").expect("carried out");
+    }
+
     /// It was let in and handed to its sandbox, which has not looked at it when everybody is asked to stop.
     #[tokio::test]
     async fn what_has_not_begun_when_everybody_is_asked_to_stop_is_stopped_as_well() {

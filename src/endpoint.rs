@@ -1,13 +1,15 @@
 //! An endpoint's handle.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use netloom_actor_controller::ForceDeleteEndpoint;
 use netloom_actor_network::{DeleteEndpoint, EndpointInfo, InspectEndpoint};
 use netloom_actor_sandbox::{JoinSandbox, LeaveSandbox};
 use netloom_drivers::OperInfo;
+use netloom_kernel::{LinkCounters, Netns};
 use netloom_model::snapshot::{EndpointSnapshot, SandboxEndpoint};
-use netloom_model::{EndpointId, JoinSpec, NetworkId, Result};
+use netloom_model::{EndpointId, JoinSpec, NetworkId, Reason, Result};
 
 use crate::core::Core;
 use crate::network::Network;
@@ -59,6 +61,23 @@ impl Endpoint {
     /// `NotFound` after its deletion, or what the driver says.
     pub async fn driver_info(&self) -> Result<OperInfo> {
         self.core.query(Network::addr(&self.core, self.network)?, EndpointInfo(self.id)).await?
+    }
+
+    /// What has passed its interface, as long as it is in a sandbox.
+    ///
+    /// # Errors
+    /// `Forbidden` when it is in none, `NotFound` after its deletion, or what the kernel says.
+    pub async fn statistics(&self) -> Result<LinkCounters> {
+        let seen = self.inspect().await?;
+        let not_joined = Reason::NotJoined { endpoint: self.id, name: seen.name, sandbox: None };
+        let (Some(sandbox), Some(ifname)) = (seen.sandbox, seen.ifname) else {
+            return Err(not_joined.into());
+        };
+        let netns = Netns::Named(sandbox.short().parse()?);
+        let deadline = Instant::now() + self.core.config.timeouts.operation;
+        let counters = self.core.kernel.link_counters(netns, vec![ifname], deadline).await?;
+        // It may have left, or been taken away, in between.
+        counters.into_iter().next().flatten().ok_or_else(|| not_joined.into())
     }
 
     /// Plugs it into a sandbox: when this answers, traffic flows.

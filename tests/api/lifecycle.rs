@@ -59,10 +59,12 @@ async fn statistics_are_those_of_the_interfaces_that_are_there() {
         sandbox.statistics().await.expect("told").keys().map(ToString::to_string).collect()
     };
     assert_eq!(names().await, ["eth0", "eth1"]);
+    second.statistics().await.expect("it is in a sandbox");
     let inside = Netns::Named(sandbox.netns().unwrap());
     world.kernel().vanish_link(inside, "eth0".parse().unwrap()).expect("it was there");
     assert_eq!(names().await, ["eth1"], "somebody has taken the other one away");
     sandbox.delete().await.unwrap();
+    assert_eq!(second.statistics().await.expect_err("it is in none").kind(), ErrorKind::Forbidden);
     assert_eq!(sandbox.statistics().await.expect_err("gone").kind(), ErrorKind::NotFound);
 }
 

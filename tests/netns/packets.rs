@@ -45,6 +45,7 @@ fn endpoints_of_a_network_reach_each_other_in_both_families() {
         assert_eq!((sender.len(), receiver.len()), (1, 1), "the loopback is no interface of an endpoint");
         assert!(sender[&eth0].tx_bytes > 8 << 20 && sender[&eth0].tx_packets > 0, "{sender:?}");
         assert!(receiver[&eth0].rx_bytes > 8 << 20 && receiver[&eth0].rx_packets > 0, "{receiver:?}");
+        assert!(two.statistics().await.unwrap().rx_bytes >= receiver[&eth0].rx_bytes);
         assert!(sender[&eth0].rx_bytes < 8 << 20, "its own direction is told apart: {sender:?}");
         delete_everything(&engine).await;
         lab.assert_pristine().await;
