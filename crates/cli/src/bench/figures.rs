@@ -153,6 +153,7 @@ pub(super) struct Report {
     pub(super) steps: Steps,
     pub(super) fsyncs: u64,
     pub(super) netlink: Netlink,
+    /// Processor time of the engine's threads, in microseconds a lifecycle.
     pub(super) cpu_us_per_lifecycle: f64,
     pub(super) peak_rss_kib: u64,
     /// Processor time of each of the program's threads, in microseconds a lifecycle.
@@ -206,7 +207,7 @@ impl Report {
         self.fsyncs = syncs;
         self.netlink = Netlink { messages, sends, deletions };
         let each = |took: Duration| took.as_secs_f64() * 1e6 / self.endpoints as f64;
-        self.cpu_us_per_lifecycle = each(spent.process);
+        self.cpu_us_per_lifecycle = each(spent.engine);
         self.peak_rss_kib = spent.peak_rss_kib;
         self.threads = spent.threads.iter().map(|(name, took)| (name.clone(), each(*took))).collect();
     }

@@ -70,9 +70,10 @@ impl Stage {
 
     /// Lets the callers loose, and counts only when the kernel has let go of everything.
     pub(super) async fn run(&self, churn: &Churn) -> anyhow::Result<(Report, Run)> {
-        let progress = report::progress(churn.endpoints);
+        // Each comes and goes.
+        let progress = report::progress(2 * churn.endpoints);
         let before = Counts::of(&self.engine).await?;
-        let usage = Usage::now();
+        let usage = Usage::begin();
         let began = Instant::now();
         let crowd = Crowd {
             controller: self.engine.controller(),
@@ -238,6 +239,7 @@ impl Crowd {
         run.samples.join.push(joined - made);
         run.samples.up.push(joined - began);
         run.ups.push(joined - self.began);
+        self.progress.inc(1);
         Ok((Container { endpoint, sandbox }, run))
     }
 

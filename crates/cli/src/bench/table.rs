@@ -66,8 +66,11 @@ fn costs(out: &mut Output, report: &Report) {
         out,
         &["cost", ""],
         vec![
-            figure("processor time a lifecycle, µs", format!("{:.0}", report.cpu_us_per_lifecycle)),
-            figure("… by thread", threads.join(", ")),
+            figure(
+                "the engine's processor time a lifecycle, µs",
+                format!("{:.0}", report.cpu_us_per_lifecycle),
+            ),
+            figure("… by thread, and the callers'", threads.join(", ")),
             figure("peak memory, MiB", format!("{:.1}", report.peak_rss_kib as f64 / 1024.0)),
             figure("netlink messages", report.netlink.messages.to_string()),
             figure("netlink sends", report.netlink.sends.to_string()),

@@ -12,17 +12,27 @@ pub(super) struct Usage {
 /// What was spent between two moments.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Spent {
-    /// By all threads, in user mode and in the kernel on their behalf.
-    pub(super) process: Duration,
+    /// By the engine's threads, in user mode and in the kernel on their behalf; the callers' are no part of it.
+    pub(super) engine: Duration,
     /// By thread, those that spent the most first.
     pub(super) threads: Vec<(String, Duration)>,
-    /// The most memory that the program ever had in use.
+    /// The most memory that the program had in use.
     pub(super) peak_rss_kib: u64,
 }
 
+/// What the names of the engine's threads begin with.
+const ENGINE: &str = "nl-";
+
 impl Usage {
+    /// Reads it now, and lets the peak of the memory begin anew: what was measured before is no part of it.
+    pub(super) fn begin() -> Self {
+        // Where it is refused, the peak is that of the program's whole life.
+        let _ = std::fs::write("/proc/self/clear_refs", "5");
+        Self::now()
+    }
+
     /// Reads it now. What cannot be read counts as nothing.
-    pub(super) fn now() -> Self {
+    fn now() -> Self {
         let mut threads: BTreeMap<String, Duration> = BTreeMap::new();
         for entry in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
             let read = |file: &str| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
@@ -46,7 +56,8 @@ impl Usage {
             })
             .collect();
         threads.sort_by_key(|(_, ran)| std::cmp::Reverse(*ran));
-        Spent { process: threads.iter().map(|(_, ran)| *ran).sum(), threads, peak_rss_kib: peak_rss_kib() }
+        let engine = threads.iter().filter(|(name, _)| name.starts_with(ENGINE)).map(|(_, ran)| *ran).sum();
+        Spent { engine, threads, peak_rss_kib: peak_rss_kib() }
     }
 }
 
