@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use netloom_actor_controller::{ControllerActor, Directory, EventHub};
-use netloom_kernel::Kernel;
-use netloom_model::{EngineConfig, Error, Reason, Repair, Result};
+use netloom_kernel::{Kernel, LinkCounters, Netns};
+use netloom_model::{EngineConfig, Error, IfName, Reason, Repair, Result, SandboxId};
 use netloom_runtime::{
     Actor, Addr, AskError, Cause, EngineThread, Handle, Ledger, Message, OpCtx, Permit, Permits, TurnedAway,
 };
@@ -65,7 +65,8 @@ impl Core {
         M: Message<Reply = Result<T>>,
         T: Send + 'static,
     {
-        self.ask_within(addr, message, 0).await
+        let inside = self.enter(0)?;
+        self.send(addr, message, self.config.timeouts.operation, Some(inside)).await?
     }
 
     /// The same for what makes room: it is let in when the engine is full of what is stuck.
@@ -75,16 +76,7 @@ impl Core {
         M: Message<Reply = Result<T>>,
         T: Send + 'static,
     {
-        self.ask_within(addr, message, ROOM_FOR_FORCE).await
-    }
-
-    async fn ask_within<A, M, T>(&self, addr: Addr<A>, message: M, room: usize) -> Result<T>
-    where
-        A: Handle<M>,
-        M: Message<Reply = Result<T>>,
-        T: Send + 'static,
-    {
-        let inside = self.enter(room)?;
+        let inside = self.enter(ROOM_FOR_FORCE)?;
         self.send(addr, message, self.config.timeouts.operation, Some(inside)).await?
     }
 
@@ -136,6 +128,21 @@ impl Core {
         Err(if changes { lost.uncertain() } else { lost.unwound() })
     }
 
+    /// When a call of the kernel must have ended that nobody else makes for a handle.
+    pub(crate) fn kernel_deadline(&self) -> std::time::Instant {
+        std::time::Instant::now() + self.config.timeouts.operation
+    }
+
+    /// What has passed these interfaces of a sandbox, in the order of `names`; `None` for one that is not there.
+    pub(crate) async fn counters(
+        &self,
+        sandbox: SandboxId,
+        names: Vec<IfName>,
+    ) -> Result<Vec<Option<LinkCounters>>> {
+        let netns = Netns::Named(sandbox.short().parse()?);
+        Ok(self.kernel.link_counters(netns, names, self.kernel_deadline()).await?)
+    }
+
     /// What is late: the innermost part of the operation that is still under way.
     fn late<A: Actor>(&self, id: Uuid) -> String {
         let parts = self.ledger.list();
@@ -165,7 +172,7 @@ pub(crate) fn fresh() -> (Uuid, Uuid) {
 mod tests {
     use netloom_actor_controller::{CreateNetwork, CreateSandbox, ShutdownMode};
     use netloom_actor_network::CreateEndpoint;
-    use netloom_model::{EndpointId, EndpointSpec, NetworkId, NetworkSpec, SandboxId, SandboxSpec};
+    use netloom_model::{EndpointId, EndpointSpec, NetworkId, NetworkSpec, SandboxSpec};
     use netloom_testkit::{Fault, FaultKind};
 
     use super::*;

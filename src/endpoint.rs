@@ -1,13 +1,12 @@
 //! An endpoint's handle.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use netloom_actor_controller::ForceDeleteEndpoint;
 use netloom_actor_network::{DeleteEndpoint, EndpointInfo, InspectEndpoint};
 use netloom_actor_sandbox::{JoinSandbox, LeaveSandbox};
 use netloom_drivers::OperInfo;
-use netloom_kernel::{LinkCounters, Netns};
+use netloom_kernel::LinkCounters;
 use netloom_model::snapshot::{EndpointSnapshot, SandboxEndpoint};
 use netloom_model::{EndpointId, JoinSpec, NetworkId, Reason, Result};
 
@@ -73,9 +72,7 @@ impl Endpoint {
         let (Some(sandbox), Some(ifname)) = (seen.sandbox, seen.ifname) else {
             return Err(not_joined.into());
         };
-        let netns = Netns::Named(sandbox.short().parse()?);
-        let deadline = Instant::now() + self.core.config.timeouts.operation;
-        let counters = self.core.kernel.link_counters(netns, vec![ifname], deadline).await?;
+        let counters = self.core.counters(sandbox, vec![ifname]).await?;
         // It may have left, or been taken away, in between.
         counters.into_iter().next().flatten().ok_or_else(|| not_joined.into())
     }

@@ -76,9 +76,7 @@ impl Sandbox {
     pub async fn statistics(&self) -> Result<BTreeMap<IfName, LinkCounters>> {
         let picture = self.inspect().await?;
         let names: Vec<_> = picture.endpoints.iter().map(|endpoint| endpoint.ifname).collect();
-        let deadline = std::time::Instant::now() + self.core.config.timeouts.operation;
-        let netns = Netns::Named(self.netns()?);
-        let counters = self.core.kernel.link_counters(netns, names.clone(), deadline).await?;
+        let counters = self.core.counters(self.id, names.clone()).await?;
         Ok(names.into_iter().zip(counters).filter_map(|(name, counters)| Some((name, counters?))).collect())
     }
 
@@ -96,8 +94,7 @@ impl Sandbox {
             // Caught here: a panic of the caller's is not the kernel's failure.
             let _ = sender.send(catch_unwind(AssertUnwindSafe(job)));
         });
-        let deadline = std::time::Instant::now() + self.core.config.timeouts.operation;
-        self.core.kernel.run_in(Netns::Named(self.netns()?), job, deadline).await?;
+        self.core.kernel.run_in(Netns::Named(self.netns()?), job, self.core.kernel_deadline()).await?;
         let lost = || Error::internal("the thread of the namespaces failed");
         answer.await.map_err(|_| lost())?.map_err(|_| Error::internal("the job panicked"))
     }

@@ -78,11 +78,7 @@ impl ControllerActor {
 
     /// Whether a request may begin. Who was let in before a graceful end is carried out.
     fn admit(&self) -> Result<()> {
-        if self.estate.services.tools.ledger.is_stopping() {
-            Err(Reason::ShuttingDown.into())
-        } else {
-            Ok(())
-        }
+        if self.estate.is_stopping() { Err(Reason::ShuttingDown.into()) } else { Ok(()) }
     }
 
     /// Runs the slow half of a request; its outcome comes back as [`Finished`].

@@ -131,8 +131,6 @@ impl Handle<Drain> for ControllerActor {
 impl Handle<Shutdown> for ControllerActor {
     fn handle(&mut self, op: OpCtx, message: Shutdown, reply: Reply<()>, cx: &mut Cx<'_, Self>) {
         let Shutdown { mode, patience, inside } = message;
-        // Until a graceful end comes, who dies is started again: there are requests to be carried out.
-        self.estate.stopping = mode == ShutdownMode::Immediate;
         let (ledger, reaping) =
             (self.estate.services.tools.ledger.clone(), self.estate.services.reaping.clone());
         let store = self.estate.services.store.clone();

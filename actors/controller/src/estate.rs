@@ -29,10 +29,15 @@ pub(crate) struct Estate {
     pub(crate) drivers: HashMap<String, DriverChild, FxBuildHasher>,
     pub(crate) respawn: Respawn,
     pub(crate) incarnations: u64,
-    pub(crate) stopping: bool,
 }
 
 impl Estate {
+    /// Whether the engine ends at once. Until a graceful end comes, who dies is started again: there are requests to
+    /// be carried out.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.services.tools.ledger.is_stopping()
+    }
+
     pub(crate) fn new(services: Services, events: EventHub, respawn: Respawn) -> Self {
         Self {
             port: Port::vacant(),
@@ -45,7 +50,6 @@ impl Estate {
             drivers: HashMap::default(),
             respawn,
             incarnations: 0,
-            stopping: false,
         }
     }
 }

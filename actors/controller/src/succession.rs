@@ -32,7 +32,7 @@ fn succeed(legacy: &Legacy<Estate>) -> Option<Addr<ControllerActor>> {
 fn died(legacy: &Legacy<Estate>) {
     let op = OpCtx::new(Cause::Event("controller exited"), std::time::Duration::from_secs(30));
     let goes_on = legacy.lend().is_some_and(|mut estate| {
-        if estate.stopping {
+        if estate.is_stopping() {
             return false;
         }
         let goes_on = estate.budget.take(Instant::now());

@@ -77,7 +77,7 @@ impl Handle<ChildExited> for ControllerActor {
         _: Reply<()>,
         cx: &mut Cx<'_, Self>,
     ) {
-        if self.estate.stopping || !matches!(exit, Exit::Panicked(_)) {
+        if self.estate.is_stopping() || !matches!(exit, Exit::Panicked(_)) {
             return;
         }
         tracing::error!(?child, ?exit, "an actor died; starting it again");

@@ -1,7 +1,6 @@
 //! Operations in flight: who, since when, at which step.
 
 use std::fmt;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -13,6 +12,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::op::{CancelToken, OpCtx, Stop};
+use crate::until::until;
 
 /// One operation in flight.
 #[derive(Clone, Debug)]
@@ -135,15 +135,7 @@ impl Ledger {
     /// Waits until no operation is in flight.
     pub async fn idle(&self) {
         self.0.awaited.store(true, Ordering::SeqCst);
-        loop {
-            let mut left = pin!(self.0.left.notified());
-            // Before it is looked at: who leaves in between is noticed.
-            left.as_mut().enable();
-            if self.is_empty() {
-                return;
-            }
-            left.await;
-        }
+        until(&self.0.left, || self.is_empty()).await;
     }
 
     /// How many operations are in flight.

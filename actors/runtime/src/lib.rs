@@ -28,6 +28,7 @@ mod read_model;
 pub mod saga;
 mod tasks;
 mod thread;
+mod until;
 mod wake;
 
 pub use actor::{Actor, Crash, Handle, Message, Reply};

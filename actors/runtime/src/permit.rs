@@ -1,10 +1,11 @@
 //! Who is inside: requests that were let in and are not answered yet.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
+
+use crate::until::until;
 
 /// Set in the count once nobody is let in any more. One word for both, so that who is let in at the moment of closing
 /// is either refused or waited for.
@@ -66,15 +67,7 @@ impl Permits {
 
     /// Waits until they are closed and nobody is inside.
     pub async fn empty(&self) {
-        loop {
-            let mut emptied = pin!(self.0.emptied.notified());
-            // Before the count is read: what happens in between is noticed.
-            emptied.as_mut().enable();
-            if self.0.count.load(Ordering::Acquire) == CLOSED {
-                return;
-            }
-            emptied.await;
-        }
+        until(&self.0.emptied, || self.0.count.load(Ordering::Acquire) == CLOSED).await;
     }
 }
 

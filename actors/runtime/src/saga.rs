@@ -171,8 +171,8 @@ impl<U: Undo> Saga<U> {
         &self.op
     }
 
-    /// Takes a step, which begins when this is called. `undo` is recorded first; if the step fails for certain it is forgotten again, since
-    /// there is nothing to undo.
+    /// Takes a step, which begins when this is called. `undo` is recorded first; if the step fails for certain it is
+    /// forgotten again, since there is nothing to undo.
     ///
     /// A step under way is waited for until the operation is cancelled. It may still take effect then, so it is
     /// undone like one whose answer was lost.

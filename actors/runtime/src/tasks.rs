@@ -10,6 +10,8 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 use tokio::sync::Notify;
 
+use crate::until::until;
+
 /// A piece of work that panicked, with its message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Panicked(pub String);
@@ -97,12 +99,6 @@ impl TaskGroup {
 
     /// Waits until no task runs.
     pub async fn idle(&self) {
-        loop {
-            let notified = self.0.idle.notified();
-            if self.0.running.get() == 0 {
-                return;
-            }
-            notified.await;
-        }
+        until(&self.0.idle, || self.0.running.get() == 0).await;
     }
 }

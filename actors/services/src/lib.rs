@@ -70,7 +70,7 @@ pub struct Kit {
     pub instance: Arc<str>,
     /// Files that name the host's name servers.
     pub name_server_files: Arc<[PathBuf]>,
-    /// How many operations may wait on one object.
+    /// How many operations may be under way or wait on one object.
     pub operations_per_object: usize,
     /// How long an operation of the engine's own may take.
     pub operation_timeout: Duration,

@@ -19,7 +19,7 @@ pub const MAX_ID_LEN: usize = 64;
 /// How many characters a short identifier shows, as in libnetwork's logs and file names.
 pub const SHORT_ID_LEN: usize = 12;
 
-/// An identifier's characters, or the first of them; goes where a `&str` does.
+/// An identifier's characters, or the first of them: ASCII text padded with zero bytes. Goes where a `&str` does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Text<const N: usize>([u8; N]);
 
@@ -28,7 +28,6 @@ pub type IdText = Text<MAX_ID_LEN>;
 /// Its first twelve, for people and for file names.
 pub type ShortId = Text<SHORT_ID_LEN>;
 
-/// ASCII text padded with zero bytes.
 impl<const N: usize> Text<N> {
     fn hex(bytes: &[u8]) -> Self {
         const HEX: &[u8; 16] = b"0123456789abcdef";
