@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use netloom_model::{IfName, MacAddr, NetnsName};
@@ -103,8 +104,19 @@ pub enum Op {
         /// Its name.
         name: NetnsName,
     },
-    /// Unmounts a namespace. The kernel destroys it, and every link in it, when its last user is gone.
-    /// `ENOENT` when there is none.
+    /// Mounts a namespace that somebody else made below the run directory and brings its loopback up. What is in
+    /// it stays as it is. The namespace is looked at and mounted as it was opened, whatever becomes of `source`.
+    ///
+    /// `EEXIST` when the name is in use, `ENOENT` when there is nothing at `source`, `EINVAL` when that is no
+    /// network namespace, and `EBUSY` when it is the host's: a container's links and routes would be put there.
+    AdoptNetns {
+        /// Its name from now on.
+        name: NetnsName,
+        /// Where it is, such as `/proc/<pid>/ns/net` or a file that it is mounted on.
+        source: PathBuf,
+    },
+    /// Unmounts a namespace. The kernel destroys it, and every link in it, when its last user is gone: one that
+    /// was adopted lives on with its processes, and so does what was put into it. `ENOENT` when there is none.
     DeleteNetns {
         /// Its name.
         name: NetnsName,
@@ -262,6 +274,7 @@ impl Op {
     pub fn verb(&self) -> &'static str {
         match self {
             Self::CreateNetns { .. } => "create_netns",
+            Self::AdoptNetns { .. } => "adopt_netns",
             Self::DeleteNetns { .. } => "delete_netns",
             Self::CreateBridge { .. } => "create_bridge",
             Self::CreateVeth { .. } => "create_veth",
@@ -285,7 +298,9 @@ impl Op {
     #[must_use]
     pub fn netns(&self) -> Netns {
         match self {
-            Self::CreateNetns { name } | Self::DeleteNetns { name } => Netns::Named(*name),
+            Self::CreateNetns { name } | Self::AdoptNetns { name, .. } | Self::DeleteNetns { name } => {
+                Netns::Named(*name)
+            }
             Self::CreateBridge { .. }
             | Self::CreateVeth { .. }
             | Self::CutLink { .. }
@@ -309,6 +324,9 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateNetns { name } => write!(f, "create namespace {name}"),
+            Self::AdoptNetns { name, source } => {
+                write!(f, "adopt the namespace at {} as {name}", source.display())
+            }
             Self::DeleteNetns { name } => write!(f, "delete namespace {name}"),
             Self::CreateBridge { name, .. } => write!(f, "create bridge {name}"),
             Self::CreateVeth { host, peer, netns, master, .. } => {

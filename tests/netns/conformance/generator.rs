@@ -6,9 +6,12 @@ use std::str::FromStr;
 use netloom::MacAddr;
 use netloom::kernel::{LinkTag, Neighbour, Netns, Op, Route};
 
+use super::pair::OUTSIDE;
+
 /// Every operation there is.
-pub(super) const VERBS: [&str; 17] = [
+pub(super) const VERBS: [&str; 18] = [
     "create_netns",
+    "adopt_netns",
     "delete_netns",
     "create_bridge",
     "create_veth",
@@ -26,6 +29,11 @@ pub(super) const VERBS: [&str; 17] = [
     "delete_neighbour",
     "sysctl",
 ];
+
+/// Where the real kernel finds the host's namespace.
+pub(super) const HOST_NETNS: &str = "/proc/thread-self/ns/net";
+/// Where nothing is.
+pub(super) const NOWHERE: &str = "/outside/nowhere";
 
 const NAMESPACES: [&str; 2] = ["n1", "n2"];
 const BRIDGES: [&str; 2] = ["br1", "br2"];
@@ -130,7 +138,7 @@ impl Generator {
 
     fn random_op(&mut self) -> Op {
         // Made more often than taken away, so that something is there to disagree about.
-        match self.below(68) {
+        match self.below(70) {
             0..=1 => Op::CreateNetns { name: parsed(self.pick(&NAMESPACES)) },
             2 => Op::DeleteNetns { name: parsed(self.pick(&NAMESPACES)) },
             3..=5 => self.create_bridge(),
@@ -156,11 +164,22 @@ impl Generator {
             53..=55 => self.add_neighbour(),
             56..=58 => self.delete_neighbour(),
             59..=62 => self.set_master(),
+            63..=64 => self.adopt_netns(),
             _ => {
                 let key = self.pick(&SETTINGS).to_owned();
                 Op::Sysctl { netns: self.place(), key, value: self.pick(&["0", "1", "x"]).to_owned() }
             }
         }
+    }
+
+    /// One of others, mostly; now and then what is refused.
+    fn adopt_netns(&mut self) -> Op {
+        let source = match self.below(8) {
+            0 => HOST_NETNS,
+            1 => NOWHERE,
+            _ => self.pick(&OUTSIDE),
+        };
+        adopt(self.pick(&NAMESPACES), source)
     }
 
     /// Always with a hardware address: without, Linux lets a bridge follow its ports and forgets its
@@ -179,8 +198,13 @@ impl Generator {
         Op::CreateVeth { host: parsed(host), peer, netns, master, mac, mtu, tag: self.mark(host) }
     }
 
+    /// Never a loopback within its namespace, which may have two names: under another name it would be chosen
+    /// for what only the real one does.
     fn move_link(&mut self) -> Op {
-        let ((from, name), (to, rename)) = (self.spot(), self.spot());
+        let ((from, mut name), (to, rename)) = (self.spot(), self.spot());
+        if name == LOOPBACK && (from == Netns::Host) == (to == Netns::Host) {
+            name = "eth0";
+        }
         Op::MoveLink { from, name: parsed(name), to, rename: parsed(rename) }
     }
 
@@ -322,6 +346,10 @@ impl Generator {
 /// A bridge with a hardware address of its own; Linux lets others follow their ports.
 pub(super) fn bridge(name: &str) -> Op {
     Op::CreateBridge { name: parsed(name), mac: Some(MacAddr(MACS[0])), mtu: None, tag: tag(name) }
+}
+
+pub(super) fn adopt(netns: &str, source: &str) -> Op {
+    Op::AdoptNetns { name: parsed(netns), source: source.into() }
 }
 
 pub(super) fn veth(host: &str, peer: &str, netns: Netns, master: Option<&str>) -> Op {

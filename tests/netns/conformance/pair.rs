@@ -1,8 +1,10 @@
 //! Two kernels side by side.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use netloom::MacAddr;
@@ -14,6 +16,10 @@ use crate::lab::soon;
 /// How long Linux has to arrive where the simulated kernel is at once: it destroys a deleted namespace after
 /// the answer, and looks at the carrier of links in the background.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What lies outside of the engine's reach, by the paths that operations are given: namespaces of others, and
+/// something that is no network namespace.
+pub(super) const OUTSIDE: [&str; 3] = ["/outside/first", "/outside/second", "/outside/file"];
 
 /// The real kernel in fresh network and mount namespaces, with its loopback up.
 pub(super) async fn machine(run_dir: PathBuf) -> LinuxKernel {
@@ -27,9 +33,20 @@ pub(super) async fn machine(run_dir: PathBuf) -> LinuxKernel {
     kernel
 }
 
+/// A namespace that only its descriptor keeps alive.
+fn namespace_of_others() -> File {
+    let make = || {
+        isolate::enter_own_namespaces().expect("namespaces can be made");
+        File::open("/proc/thread-self/ns/net").expect("there")
+    };
+    std::thread::spawn(make).join().expect("made")
+}
+
 /// A real and a simulated kernel that are told the same.
 pub(super) struct Pair {
     real: LinuxKernel,
+    /// What lies at each of [`OUTSIDE`] for the real kernel.
+    outside: [File; 3],
     simulated: SimKernel,
     history: Vec<String>,
     /// The hardware addresses that operations gave to links: only these are compared, the others are drawn.
@@ -38,7 +55,25 @@ pub(super) struct Pair {
 
 impl Pair {
     pub(super) fn new(real: LinuxKernel) -> Self {
-        Self { real, simulated: SimKernel::new(), history: Vec::new(), given: BTreeSet::new() }
+        let simulated = SimKernel::new();
+        let [first, second, file] = OUTSIDE;
+        simulated.external_netns(first).expect("added");
+        simulated.external_netns(second).expect("added");
+        simulated.external_file(file).expect("added");
+        let other_kind = File::open("/proc/thread-self/ns/mnt").expect("there");
+        let outside = [namespace_of_others(), namespace_of_others(), other_kind];
+        Self { real, outside, simulated, history: Vec::new(), given: BTreeSet::new() }
+    }
+
+    /// An operation with the paths that the real kernel finds things at.
+    fn for_real(&self, op: &Op) -> Op {
+        if let Op::AdoptNetns { name, source } = op
+            && let Some(place) = OUTSIDE.iter().position(|path| source == Path::new(path))
+        {
+            let source = format!("/proc/self/fd/{}", self.outside[place].as_raw_fd()).into();
+            return Op::AdoptNetns { name: *name, source };
+        }
+        op.clone()
     }
 
     /// Everything asked so far with its answers, a line each.
@@ -63,7 +98,7 @@ impl Pair {
             Op::CreateBridge { mac, .. } | Op::CreateVeth { mac, .. } => *mac,
             _ => None,
         }));
-        let real = self.real.execute(ops.clone(), soon()).await;
+        let real = self.real.execute(ops.iter().map(|op| self.for_real(op)).collect(), soon()).await;
         let simulated = self.simulated.execute(ops.clone(), soon()).await;
         let mut answers = Vec::with_capacity(ops.len());
         for (op, (real, simulated)) in ops.iter().zip(real.iter().zip(&simulated)) {

@@ -1,5 +1,7 @@
 //! Scenarios written by hand, with what each operation must come to on both kernels.
 
+mod adoption;
+
 use netloom::MacAddr;
 use netloom::kernel::{LinkTag, Neighbour, Netns, Op, Route};
 
@@ -156,6 +158,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         on_a_bridge("IPv6 routes", ipv6_routes()),
         on_a_bridge("neighbours", neighbours()),
         on_a_bridge("settings", settings()),
+        on_a_bridge("namespaces of others", adoption::steps()),
         Scenario { name: "a full bridge", steps: full_bridge() },
     ]
 }

@@ -27,9 +27,11 @@ fn executor(op: &Op) -> Executor {
     match op {
         Op::DeleteLink { .. } => Executor::Reaper,
         // Namespaces at both ends, or settings, which are read through the thread's own namespace.
-        Op::CreateNetns { .. } | Op::DeleteNetns { .. } | Op::MoveLink { .. } | Op::Sysctl { .. } => {
-            Executor::Netns
-        }
+        Op::CreateNetns { .. }
+        | Op::AdoptNetns { .. }
+        | Op::DeleteNetns { .. }
+        | Op::MoveLink { .. }
+        | Op::Sysctl { .. } => Executor::Netns,
         Op::CreateBridge { .. }
         | Op::CreateVeth { .. }
         | Op::CutLink { .. }

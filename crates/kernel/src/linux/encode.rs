@@ -36,6 +36,7 @@ pub(super) fn needs(op: &Op) -> Option<IfName> {
         | Op::AddNeighbour { link, .. }
         | Op::DeleteNeighbour { link, .. } => Some(*link),
         Op::CreateNetns { .. }
+        | Op::AdoptNetns { .. }
         | Op::DeleteNetns { .. }
         | Op::CreateBridge { .. }
         | Op::CutLink { .. }
@@ -178,9 +179,11 @@ fn request(op: &Op, Places { index, netns, number, peer: other }: Places<'_>) ->
             (Message::DelNeighbour(self::neighbour(index, neighbour)), 0)
         }
         // These have executors of their own.
-        Op::CreateNetns { .. } | Op::DeleteNetns { .. } | Op::DeleteLink { .. } | Op::Sysctl { .. } => {
-            return Err(Failure::errno(Errno::EOPNOTSUPP));
-        }
+        Op::CreateNetns { .. }
+        | Op::AdoptNetns { .. }
+        | Op::DeleteNetns { .. }
+        | Op::DeleteLink { .. }
+        | Op::Sysctl { .. } => return Err(Failure::errno(Errno::EOPNOTSUPP)),
     };
     Ok(Request { flags, ..Request::new(message) })
 }

@@ -106,3 +106,23 @@ impl Mounts {
 pub(super) fn open_own() -> io::Result<OwnedFd> {
     File::open(OWN_NETNS).map(OwnedFd::from)
 }
+
+/// Opens a namespace that somebody else made: `ENOENT` when nothing is there, `EINVAL` when it is no namespace.
+/// It may be of another kind than a network's.
+pub(super) fn open_foreign(source: &Path) -> Result<OwnedFd, Failure> {
+    let failed = |error: &io::Error| match error.raw_os_error() {
+        // The last one is a process that has just ended.
+        Some(libc::ENOENT | libc::ENOTDIR | libc::ESRCH) => Failure::errno(Errno::ENOENT),
+        // Such as a zero byte, which no path has.
+        None => Failure::errno(Errno::EINVAL),
+        Some(_) => Failure::io(error, "cannot open the namespace"),
+    };
+    // A mere handle at first: to open a device or a FIFO for good may do something, or wait.
+    let mut options = OpenOptions::new();
+    let there = options.read(true).custom_flags(libc::O_PATH).open(source).map_err(|error| failed(&error))?;
+    if fstatfs(&there)?.filesystem_type() != NSFS_MAGIC {
+        return Err(Failure::refused(libc::EINVAL, Some("it is no namespace".into())));
+    }
+    let opened = File::open(format!("/proc/thread-self/fd/{}", there.as_raw_fd()));
+    opened.map(OwnedFd::from).map_err(|error| failed(&error))
+}

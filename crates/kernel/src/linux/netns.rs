@@ -16,13 +16,14 @@ use futures::channel::oneshot;
 use netloom_model::NetnsName;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::fstat;
 use rustc_hash::FxHashMap;
 
 use super::batch;
 use super::call::{Allowance, Call};
 use super::encode;
 use super::failure::Failure;
-use super::mounts::{Mounts, open_own};
+use super::mounts::{Mounts, open_foreign, open_own};
 use super::reader::Inquiry;
 use super::transport::{Counters, Transport};
 use crate::NetnsJob;
@@ -113,6 +114,7 @@ impl Traveller {
         while let Some(op) = ops.get(answers.len()) {
             match op {
                 Op::CreateNetns { name } => answers.push(self.create(*name, deadline)),
+                Op::AdoptNetns { name, source } => answers.push(self.adopt(*name, source, deadline)),
                 Op::DeleteNetns { name } => answers.push(self.delete(*name)),
                 Op::Sysctl { netns, key, value } => answers.push(self.write_setting(*netns, key, value)),
                 _ => {
@@ -148,12 +150,35 @@ impl Traveller {
     }
 
     fn create(&mut self, name: NetnsName, deadline: Instant) -> Result<(), Failure> {
+        self.establish(name, || unshare(CloneFlags::CLONE_NEWNET).map_err(Failure::errno), deadline)
+    }
+
+    fn adopt(&mut self, name: NetnsName, source: &Path, deadline: Instant) -> Result<(), Failure> {
+        let home = identity(&self.home)?;
+        let enter = || {
+            let namespace = open_foreign(source)?;
+            if identity(&namespace)? == home {
+                let text = "it is the namespace of the host itself".into();
+                return Err(Failure::refused(libc::EBUSY, Some(text)));
+            }
+            // Refused with `EINVAL` when it is a namespace of another kind.
+            setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(Failure::errno)
+        };
+        self.establish(name, enter, deadline)
+    }
+
+    /// Goes into a namespace with `enter`, mounts it as the one that this thread is in by then, and comes home.
+    fn establish(
+        &mut self,
+        name: NetnsName,
+        enter: impl FnOnce() -> Result<(), Failure>,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
         if self.astray {
             return Err(lost_home());
         }
         self.mounts.reserve(name)?;
         let (mounts, counters) = (self.mounts.clone(), Arc::clone(&self.counters));
-        let enter = || unshare(CloneFlags::CLONE_NEWNET).map_err(Failure::errno);
         let opened = self.away(enter, || {
             mounts.mount_own(name)?;
             let mut socket = Transport::open(&counters)
@@ -270,7 +295,13 @@ fn lost_home() -> Failure {
 
 /// Whether an operation needs no more than a socket.
 fn is_plain(op: &Op) -> bool {
-    !matches!(op, Op::CreateNetns { .. } | Op::DeleteNetns { .. } | Op::Sysctl { .. })
+    !matches!(op, Op::CreateNetns { .. } | Op::AdoptNetns { .. } | Op::DeleteNetns { .. } | Op::Sysctl { .. })
+}
+
+/// By what a namespace is told from all others.
+fn identity(namespace: &OwnedFd) -> Result<(u64, u64), Failure> {
+    let status = fstat(namespace)?;
+    Ok((status.st_dev, status.st_ino))
 }
 
 /// The file of a setting; nothing outside of its directory.

@@ -14,14 +14,12 @@ impl World {
                 if self.names.contains_key(name) {
                     return Err(Refusal::new(EEXIST));
                 }
-                self.add_namespace(Some(*name), false);
+                let ns = self.add_namespace();
+                self.mount(ns, *name);
                 Ok(())
             }
-            Op::DeleteNetns { name } => {
-                let ns = self.ns(netloom_kernel::Netns::Named(*name))?;
-                self.remove_namespace(ns);
-                Ok(())
-            }
+            Op::AdoptNetns { name, source } => self.adopt(*name, source),
+            Op::DeleteNetns { name } => self.unmount(*name),
             Op::CreateBridge { name, mac, mtu, tag } => self.create_bridge(*name, *mac, *mtu, tag),
             Op::CreateVeth { host, peer, netns, master, mac, mtu, tag } => self.create_veth(NewVeth {
                 host: *host,

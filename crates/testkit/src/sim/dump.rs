@@ -90,7 +90,7 @@ impl World {
         Ok(views)
     }
 
-    /// The namespaces that came by `CreateNetns`, in the order of their names.
+    /// The namespaces that came by `CreateNetns` and `AdoptNetns`, in the order of their names.
     pub(super) fn own_namespaces(&self) -> Vec<NetnsName> {
         let mut names: Vec<NetnsName> = self
             .names

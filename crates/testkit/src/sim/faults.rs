@@ -3,6 +3,7 @@
 /// Every verb of [`netloom_kernel::Op::verb`].
 pub(super) const VERBS: &[&str] = &[
     "create_netns",
+    "adopt_netns",
     "delete_netns",
     "create_bridge",
     "create_veth",

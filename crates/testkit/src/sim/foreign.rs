@@ -19,7 +19,9 @@ impl SimKernel {
             let refusal = Refusal::new(EEXIST);
             return Err(refused(format!("add foreign namespace {name}"), refusal));
         }
-        state.world.add_namespace(Some(name), true);
+        let ns = state.world.add_namespace();
+        state.world.namespaces[ns].foreign = true;
+        state.world.mount(ns, name);
         Ok(())
     }
 
@@ -67,7 +69,7 @@ impl SimKernel {
             .map_err(|refusal| refused(format!("delete link {name} of {netns}"), refusal))
     }
 
-    /// Destroys a namespace, whoever's it is.
+    /// Unmounts a namespace, whoever's it is; it is destroyed unless it is an external one as well.
     ///
     /// # Errors
     /// `ENOENT` when there is none.
@@ -128,6 +130,6 @@ impl World {
     }
 }
 
-fn refused(operation: impl Into<netloom_kernel::Tried>, refusal: Refusal) -> KernelError {
+pub(super) fn refused(operation: impl Into<netloom_kernel::Tried>, refusal: Refusal) -> KernelError {
     KernelError::refused(operation, refusal.errno, refusal.message())
 }

@@ -16,6 +16,7 @@ use tokio::time::timeout_at;
 
 use super::SimKernel;
 use super::calls::{Answers, Collected};
+use super::external::MOUNTS;
 use super::watch::WATCH_CAPACITY;
 use super::world::World;
 use crate::errno::{EOPNOTSUPP, Refusal};
@@ -96,7 +97,7 @@ impl Kernel for SimKernel {
 
     /// A path that exists nowhere.
     fn netns_path(&self, netns: NetnsName) -> PathBuf {
-        PathBuf::from("/simulated/netns").join(netns.as_str())
+        PathBuf::from(MOUNTS).join(netns.as_str())
     }
 
     fn watch(&self) -> mpsc::Receiver<KernelEvent> {

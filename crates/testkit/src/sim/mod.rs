@@ -6,7 +6,8 @@
 //!   hop is taken for reachable by every link that is up.
 //! - A bridge keeps the hardware address it was made with; Linux lets it follow its ports, and forgets the
 //!   bridge's neighbours when it changes.
-//! - A namespace is destroyed when it is deleted; Linux waits for its last user, and a moment longer.
+//! - A namespace is destroyed when its last mount and whoever holds it are gone
+//!   ([`SimKernel::external_netns`]); Linux takes a moment longer.
 //! - The loopback is a link like others: Linux takes its addresses for next hops, keeps no IPv4 neighbours on
 //!   it and drops IPv4 when its MTU is below 68.
 //! - There is no packet filter, and no traffic: [`SimKernel::can_reach`] walks the model instead.
@@ -20,6 +21,7 @@ mod build;
 mod calls;
 mod conflict;
 mod dump;
+mod external;
 mod faults;
 mod foreign;
 mod kernel;

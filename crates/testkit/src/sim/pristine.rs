@@ -10,7 +10,8 @@ const LASTING: &[&str] = &["ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv6/
 /// Everything in a simulated kernel at one moment, in order, comparable.
 ///
 /// Indexes are left out, and so are `ipv4/ip_forward` and its IPv6 equivalents of the host, which an engine
-/// turns on and leaves on.
+/// turns on and leaves on. For the same reason the loopback of an external namespace is left out
+/// ([`super::SimKernel::external_netns`]); everything else that an engine left there shows.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SimSnapshot {
     /// Each object by its full name, with its properties.
@@ -57,10 +58,17 @@ impl World {
     }
 
     fn describe_namespace(&self, namespace: &Namespace, objects: &mut BTreeMap<String, String>) {
-        let netns = namespace.netns();
-        if let Some(name) = namespace.name {
-            let whose = if namespace.foreign { "foreign" } else { "" };
-            objects.insert(format!("namespace {name}"), whose.to_owned());
+        let netns = namespace.title();
+        for name in &namespace.names {
+            let whose = match (&namespace.held, namespace.foreign) {
+                (Some(path), _) => format!("the one at {}", path.display()),
+                (None, true) => "foreign".to_owned(),
+                (None, false) => String::new(),
+            };
+            objects.insert(format!("namespace {name}"), whose);
+        }
+        if namespace.held.is_some() {
+            objects.insert(netns.clone(), String::new());
         }
         for route in &namespace.routes {
             let via = route.via.map(|via| format!(" via {via}")).unwrap_or_default();
@@ -71,15 +79,18 @@ impl World {
             objects.insert(name, whose.to_owned());
         }
         for (key, value) in &namespace.settings {
-            if namespace.name.is_some() || !LASTING.contains(&key.as_str()) {
+            if !namespace.is_host() || !LASTING.contains(&key.as_str()) {
                 objects.insert(format!("setting net/{key} of {netns}"), format!("{value:?}"));
             }
         }
     }
 
     fn describe_link(&self, link: &Link, objects: &mut BTreeMap<String, String>) {
-        let netns = self.namespaces[link.ns].netns();
-        let name = link.name;
+        let namespace = &self.namespaces[link.ns];
+        if link.is_loopback() && namespace.held.is_some() {
+            return;
+        }
+        let (netns, name) = (namespace.title(), link.name);
         objects.insert(format!("link {name} of {netns}"), self.link_properties(link));
         for address in &link.addresses {
             objects.insert(format!("address {address} on link {name} of {netns}"), String::new());
@@ -126,6 +137,6 @@ impl World {
     /// A link's name and its namespace, in words.
     pub(super) fn full_name(&self, id: LinkId) -> String {
         let link = &self.links[id];
-        format!("{} of {}", link.name, self.namespaces[link.ns].netns())
+        format!("{} of {}", link.name, self.namespaces[link.ns].title())
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netloom_kernel::Netns;
 
 use super::sysctl::is_on;
-use super::world::{HOST, Kind, LinkId, NsId, Port, World};
+use super::world::{Kind, LinkId, NsId, Port, World};
 
 /// More routers than this in a row are a loop.
 const MAX_HOPS: usize = 16;
@@ -175,6 +175,6 @@ impl World {
     }
 
     fn ns_name(&self, ns: NsId) -> String {
-        if ns == HOST { "the host".to_owned() } else { self.namespaces[ns].netns().to_string() }
+        self.namespaces[ns].title()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use netloom_kernel::{LinkTag, Neighbour, Netns};
@@ -9,6 +10,7 @@ use netloom_model::{IfName, MacAddr, NetnsName};
 use rustc_hash::FxHashMap;
 
 use super::arena::{Arena, Slot};
+use super::external::Externals;
 use super::sysctl::{Setting, is_on};
 use super::watch::Watchers;
 use crate::errno::{ENODEV, ENOENT, Refusal};
@@ -52,10 +54,13 @@ pub(super) const HOST: NsId = NsId(0);
 /// A namespace.
 #[derive(Debug)]
 pub(super) struct Namespace {
-    /// `None` for the host's.
-    pub(super) name: Option<NetnsName>,
-    /// Made by somebody else: not listed among the engine's.
+    /// Where it is mounted: once when the engine made it, as often as it was adopted otherwise. None for the
+    /// host's.
+    pub(super) names: Vec<NetnsName>,
+    /// Mounted by somebody else: not listed among the engine's.
     pub(super) foreign: bool,
+    /// Where a process of others is in it, which keeps it alive without any name.
+    pub(super) held: Option<PathBuf>,
     pub(super) links: FxHashMap<IfName, LinkId>,
     pub(super) next_index: u32,
     /// The main table, in the order of insertion.
@@ -65,9 +70,16 @@ pub(super) struct Namespace {
 }
 
 impl Namespace {
-    fn new(name: Option<NetnsName>, foreign: bool) -> Self {
-        let links = FxHashMap::default();
-        Self { name, foreign, links, next_index: 1, routes: Vec::new(), settings: Vec::new() }
+    fn new() -> Self {
+        Self {
+            names: Vec::new(),
+            foreign: false,
+            held: None,
+            links: FxHashMap::default(),
+            next_index: 1,
+            routes: Vec::new(),
+            settings: Vec::new(),
+        }
     }
 
     /// The index of the next link, and whether it starts without IPv6.
@@ -82,8 +94,18 @@ impl Namespace {
         self.setting("ipv6/conf/default/disable_ipv6").is_some_and(is_on)
     }
 
-    pub(super) fn netns(&self) -> Netns {
-        self.name.map_or(Netns::Host, Netns::Named)
+    /// Only the host's is never mounted and held by nobody in particular.
+    pub(super) fn is_host(&self) -> bool {
+        self.names.is_empty() && self.held.is_none()
+    }
+
+    /// What it is called in words; one that is held keeps this name whoever adopts it.
+    pub(super) fn title(&self) -> String {
+        match (&self.held, self.names.first()) {
+            (Some(path), _) => format!("namespace at {}", path.display()),
+            (None, Some(name)) => Netns::Named(*name).to_string(),
+            (None, None) => Netns::Host.to_string(),
+        }
     }
 
     /// A written setting; `None` for one that has its default.
@@ -207,6 +229,7 @@ pub(super) struct World {
     pub(super) links: Arena<LinkId, Link>,
     pub(super) namespaces: Arena<NsId, Namespace>,
     pub(super) names: FxHashMap<NetnsName, NsId>,
+    pub(super) externals: Externals,
     pub(super) watchers: Watchers,
     drawn_macs: u64,
 }
@@ -218,10 +241,12 @@ impl World {
             links: Arena::new(),
             namespaces: Arena::new(),
             names: FxHashMap::default(),
+            externals: Externals::default(),
             watchers: Watchers::default(),
             drawn_macs: 0,
         };
-        let host = world.add_namespace(None, false);
+        let host = world.add_namespace();
+        world.bring_loopback_up(host);
         debug_assert_eq!(host, HOST);
         world
     }
@@ -240,13 +265,10 @@ impl World {
         self.namespaces[ns].links.get(&name).copied().ok_or(Refusal::new(ENODEV))
     }
 
-    /// Adds a namespace with its loopback up. The caller has checked the name.
-    pub(super) fn add_namespace(&mut self, name: Option<NetnsName>, foreign: bool) -> NsId {
-        let ns = self.namespaces.insert(Namespace::new(name, foreign));
-        if let Some(name) = name {
-            self.names.insert(name, ns);
-        }
-        let loopback = self.add_link(
+    /// Adds a namespace with its loopback, down.
+    pub(super) fn add_namespace(&mut self) -> NsId {
+        let ns = self.namespaces.insert(Namespace::new());
+        self.add_link(
             ns,
             NewLink {
                 name: loopback_name(),
@@ -256,8 +278,22 @@ impl World {
                 alias: None,
             },
         );
-        self.set_up(loopback, true);
         ns
+    }
+
+    /// Mounts a namespace under a name and brings its loopback up. The caller has checked the name.
+    pub(super) fn mount(&mut self, ns: NsId, name: NetnsName) {
+        self.names.insert(name, ns);
+        self.namespaces[ns].names.push(name);
+        self.bring_loopback_up(ns);
+    }
+
+    fn bring_loopback_up(&mut self, ns: NsId) {
+        // By what it is: it may have another name by now.
+        let loopback = self.namespaces[ns].links.values().find(|id| self.links[**id].is_loopback()).copied();
+        if let Some(loopback) = loopback {
+            self.set_up(loopback, true);
+        }
     }
 
     /// Adds a link, down. The caller has checked the name.
@@ -287,9 +323,19 @@ impl World {
         id
     }
 
-    /// Destroys a namespace and every link in it. The host's stays.
-    pub(super) fn remove_namespace(&mut self, ns: NsId) {
-        let Some(name) = self.namespaces[ns].name else { return };
+    /// Unmounts a namespace, and destroys it if that was its last user; `ENOENT` when there is none.
+    pub(super) fn unmount(&mut self, name: NetnsName) -> Result<(), Refusal> {
+        let ns = self.names.remove(&name).ok_or(Refusal::new(ENOENT))?;
+        self.namespaces[ns].names.retain(|have| *have != name);
+        self.destroy_unused(ns);
+        Ok(())
+    }
+
+    /// Destroys a namespace and every link in it, unless somebody still uses it.
+    pub(super) fn destroy_unused(&mut self, ns: NsId) {
+        if ns == HOST || !self.namespaces[ns].names.is_empty() || self.namespaces[ns].held.is_some() {
+            return;
+        }
         let mut inside: Vec<(u32, LinkId)> =
             self.namespaces[ns].links.values().map(|id| (self.links[*id].index, *id)).collect();
         inside.sort_unstable();
@@ -299,7 +345,6 @@ impl World {
                 self.remove_link(link);
             }
         }
-        self.names.remove(&name);
         self.namespaces.remove(ns);
     }
 

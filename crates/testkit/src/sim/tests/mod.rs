@@ -1,5 +1,6 @@
 //! Tests of the simulated kernel.
 
+mod adopt;
 mod effects;
 mod lasting;
 mod random;
@@ -16,6 +17,7 @@ use netloom_kernel::{Kernel, KernelError, LinkTag, LinkView, Netns, Op, Route};
 use netloom_model::{IfName, NetnsName};
 
 use super::SimKernel;
+use super::external::External;
 use super::world::{HOST, World};
 
 const HOST_NS: Netns = Netns::Host;
@@ -50,6 +52,10 @@ fn later() -> Instant {
 
 fn netns(name: &str) -> Op {
     Op::CreateNetns { name: nsname(name) }
+}
+
+fn adopt(name: &str, source: &str) -> Op {
+    Op::AdoptNetns { name: nsname(name), source: source.into() }
 }
 
 fn drop_netns(name: &str) -> Op {
@@ -227,7 +233,12 @@ impl World {
             }
         }
         for (ns, namespace) in self.namespaces.iter() {
-            assert_eq!(namespace.name.is_none(), ns == HOST);
+            assert_eq!(namespace.is_host(), ns == HOST, "what nobody uses is gone");
+            for name in &namespace.names {
+                assert_eq!(self.names.get(name), Some(&ns), "a name leads to its namespace");
+            }
+            let held = namespace.held.as_ref().map(|path| self.externals.get(path).copied());
+            assert!(held.is_none_or(|found| found == Some(External::Netns(ns))), "held where it is found");
             for id in namespace.links.values() {
                 assert_eq!(self.links[*id].ns, ns, "a namespace holds its links only");
             }
@@ -236,7 +247,7 @@ impl World {
             }
         }
         for (name, ns) in &self.names {
-            assert_eq!(self.namespaces[*ns].name, Some(*name), "a namespace is found by its name");
+            assert!(self.namespaces[*ns].names.contains(name), "a namespace is found by its name");
         }
     }
 }

@@ -123,6 +123,14 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// The same, and namespaces of others, which keep what is put into them.
+fn any_op_anywhere() -> impl Strategy<Value = Op> {
+    let source =
+        pick(&["/proc/1/ns/net", "/proc/2/ns/net", "/proc/1/ns/mnt", "/proc/self/ns/net", "/nowhere"]);
+    let adoption = (pick(&["n1", "n2"]), source).prop_map(|(name, source)| adopt(name, source));
+    prop_oneof![12 => any_op(), 1 => adoption]
+}
+
 /// What takes an operation back; `None` for one that cannot be taken back without knowing what was before.
 fn inverse(op: &Op) -> Option<Op> {
     Some(match op.clone() {
@@ -151,8 +159,12 @@ proptest! {
 
     /// A refused operation changes nothing, and nothing that is kept twice disagrees.
     #[test]
-    fn any_sequence_leaves_a_sound_world(ops in proptest::collection::vec(any_op(), 1..80)) {
+    fn any_sequence_leaves_a_sound_world(ops in proptest::collection::vec(any_op_anywhere(), 1..80)) {
         let kernel = SimKernel::builder().host_link("eth9", "192.0.2.10/24").expect("valid").build();
+        for path in ["/proc/1/ns/net", "/proc/2/ns/net"] {
+            kernel.external_netns(path).expect("added");
+        }
+        kernel.external_file("/proc/1/ns/mnt").expect("added");
         for op in ops {
             let before = kernel.snapshot();
             let moves = matches!(op, Op::MoveLink { .. });
@@ -169,6 +181,9 @@ proptest! {
                 }
             }
         }
+        kernel.lock().world.check();
+        kernel.drop_external("/proc/1/ns/net").expect("there");
+        kernel.lock().world.check();
         kernel.reboot();
         kernel.lock().world.check();
     }
