@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use netloom_actor_controller::{CreateNetwork, CreateSandbox, ListDrivers};
+use netloom_actor_sandbox::SandboxEntry;
 use netloom_model::error::check_name;
 use netloom_model::{Error, ErrorKind, NetworkId, NetworkSpec, ObjectKind, Result, SandboxId, SandboxSpec};
 
@@ -37,10 +38,11 @@ impl Controller {
         Ok(Network::new(self.core.clone(), snapshot.id, &snapshot.name))
     }
 
-    /// Every network in service.
+    /// Every network in service, by name; not one that is being deleted.
     #[must_use]
     pub fn networks(&self) -> Vec<Network> {
         let mut all: Vec<_> = self.core.directory.networks.values();
+        all.retain(|entry| !entry.leaving.is_set());
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all.iter().map(|entry| Network::new(self.core.clone(), entry.id, &entry.name)).collect()
     }
@@ -58,7 +60,10 @@ impl Controller {
         check_name(ObjectKind::Network, name)?;
         let id = self.core.directory.network_names.get(&name.to_owned());
         let id = id.ok_or_else(|| Error::not_found(ObjectKind::Network, name))?;
-        self.network(*id)
+        match self.core.directory.networks.get(&id) {
+            Some(entry) if !entry.leaving.is_set() => Ok(Network::new(self.core.clone(), *id, name)),
+            _ => Err(Error::not_found(ObjectKind::Network, name)),
+        }
     }
 
     /// The network of this identifier.
@@ -71,7 +76,8 @@ impl Controller {
         Ok(Network::new(self.core.clone(), id, &entry.name))
     }
 
-    /// Makes a sandbox with a network namespace of its own.
+    /// Makes a sandbox: with a network namespace of its own, or the host's, or one that is told later
+    /// ([`Sandbox::set_key`]).
     ///
     /// # Errors
     /// `InvalidParameter` for a malformed spec, `Conflict` when the container has a sandbox already, `Busy`,
@@ -117,16 +123,16 @@ impl Controller {
         self.sandbox(*id)
     }
 
-    /// The sandbox whose namespace is mounted at this path (libnetwork's `SandboxKeyWalker`).
+    /// The sandbox whose namespace is mounted at this path (libnetwork's `SandboxKeyWalker`); of several that are the
+    /// host's, any.
     ///
     /// # Errors
     /// `NotFound`.
     pub fn sandbox_by_key(&self, key: impl AsRef<Path>) -> Result<Sandbox> {
         let key = key.as_ref();
         let name = key.file_name().and_then(OsStr::to_str);
-        let has_name = |id: SandboxId| name == Some(&*id.short());
-        let candidates =
-            self.core.directory.sandboxes.values().into_iter().filter(|entry| has_name(entry.id));
+        let may_be = |entry: &SandboxEntry| entry.host || name == Some(&*entry.id.short());
+        let candidates = self.core.directory.sandboxes.values().into_iter().filter(|entry| may_be(entry));
         let mut candidates =
             candidates.map(|entry| Sandbox::new(self.core.clone(), entry.id, &entry.container_id));
         let found = candidates.find(|sandbox| sandbox.key().is_ok_and(|known| known == key));

@@ -4,13 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netloom_actor_controller::{ControllerActor, Directory, EventHub};
+use netloom_actor_controller::{ControllerActor, Directory, EventHub, ProvideWayOut};
+use netloom_actor_sandbox::{SandboxActor, WayOutOffer};
 use netloom_kernel::{Kernel, LinkCounters, Netns};
-use netloom_model::{EngineConfig, Error, IfName, Reason, Repair, Result, SandboxId};
+use netloom_model::{EndpointId, EngineConfig, Error, IfName, NetworkId, Reason, Repair, Result, SandboxId};
 use netloom_runtime::{
     Actor, Addr, AskError, Cause, EngineThread, Handle, Ledger, Message, OpCtx, Permit, Permits, TurnedAway,
 };
 use uuid::Uuid;
+
+use crate::sandbox::Sandbox;
 
 /// Everything a handle needs. One per engine.
 pub(crate) struct Core {
@@ -20,6 +23,8 @@ pub(crate) struct Core {
     pub(crate) events: EventHub,
     pub(crate) kernel: Arc<dyn Kernel>,
     pub(crate) config: EngineConfig,
+    /// The name of the network that is the way out of sandboxes whose endpoints have none.
+    pub(crate) gateway_network: Arc<str>,
     pub(crate) identity: String,
     pub(crate) repairs: Vec<Repair>,
     /// All requests that change something are admitted here, whichever actor they are for.
@@ -67,6 +72,41 @@ impl Core {
     {
         let inside = self.enter(0)?;
         self.send(addr, message, self.config.timeouts.operation, Some(inside)).await?
+    }
+
+    /// Asks a sandbox for something that may leave it without a way out, and has the network for that made where it is
+    /// needed and missing: no sandbox asks the controller.
+    pub(crate) async fn ask_with_way_out<M, T>(
+        &self,
+        sandbox: &Sandbox,
+        request: impl Fn(WayOutOffer) -> M,
+    ) -> Result<T>
+    where
+        SandboxActor: Handle<M>,
+        M: Message<Reply = Result<T>>,
+        T: Send + 'static,
+    {
+        let outcome = self.ask(sandbox.addr()?, request(self.way_out())).await;
+        match outcome {
+            Err(error) if matches!(error.reason(), Reason::NoWayOut { .. }) => {
+                let (a, b) = fresh();
+                let id = NetworkId::from_uuids(a, b);
+                self.ask(self.controller()?, ProvideWayOut { id }).await?;
+                self.ask(sandbox.addr()?, request(self.way_out())).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// What is there for a sandbox's way out.
+    pub(crate) fn way_out(&self) -> WayOutOffer {
+        match self.directory.network_names.get(&self.config.gateway_network) {
+            Some(network) => {
+                let (a, b) = fresh();
+                WayOutOffer::Offered { network: *network, endpoint: EndpointId::from_uuids(a, b) }
+            }
+            None => WayOutOffer::Missing { network: self.gateway_network.clone() },
+        }
     }
 
     /// The same for what makes room: it is let in when the engine is full of what is stuck.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use netloom_actor_controller::ForceDeleteEndpoint;
 use netloom_actor_network::{DeleteEndpoint, EndpointInfo, InspectEndpoint};
-use netloom_actor_sandbox::{JoinSandbox, LeaveSandbox};
+use netloom_actor_sandbox::{InspectSandbox, JoinSandbox, LeaveSandbox};
 use netloom_drivers::OperInfo;
 use netloom_kernel::LinkCounters;
+use netloom_model::record::WayOut;
 use netloom_model::snapshot::{EndpointSnapshot, SandboxEndpoint};
 use netloom_model::{EndpointId, JoinSpec, NetworkId, Reason, Result};
 
-use crate::core::Core;
+use crate::core::{Core, fresh};
 use crate::network::Network;
 use crate::sandbox::Sandbox;
 
@@ -54,12 +55,23 @@ impl Endpoint {
         self.core.query(Network::addr(&self.core, self.network)?, InspectEndpoint(self.id)).await?
     }
 
-    /// What its driver knows about it.
+    /// What its driver knows about it. Where its sandbox has a way out on a network for that, its published ports
+    /// are there, and so this tells of that endpoint instead (as libnetwork's `DriverInfo`).
     ///
     /// # Errors
     /// `NotFound` after its deletion, or what the driver says.
     pub async fn driver_info(&self) -> Result<OperInfo> {
-        self.core.query(Network::addr(&self.core, self.network)?, EndpointInfo(self.id)).await?
+        let (network, endpoint) = self.way_out().await?.unwrap_or((self.network, self.id));
+        self.core.query(Network::addr(&self.core, network)?, EndpointInfo(endpoint)).await?
+    }
+
+    /// The endpoint that is its sandbox's way out because no other one has any.
+    async fn way_out(&self) -> Result<Option<(NetworkId, EndpointId)>> {
+        let Some(sandbox) = self.inspect().await?.sandbox else { return Ok(None) };
+        let Some(entry) = self.core.directory.sandboxes.get(&sandbox) else { return Ok(None) };
+        let inside = self.core.query(entry.addr.clone(), InspectSandbox).await?.endpoints;
+        let way_out = inside.iter().find(|endpoint| endpoint.way_out == WayOut::Provided);
+        Ok(way_out.map(|way_out| (way_out.network, way_out.endpoint)))
     }
 
     /// What has passed its interface, as long as it is in a sandbox.
@@ -85,8 +97,9 @@ impl Endpoint {
     /// sandbox then, unless the error says otherwise.
     pub async fn join(&self, sandbox: &Sandbox, spec: JoinSpec) -> Result<SandboxEndpoint> {
         Network::addr(&self.core, self.network)?;
-        let join = JoinSandbox { endpoint: self.id, network: self.network, spec };
-        self.core.ask(sandbox.addr()?, join).await
+        let (endpoint, network) = (self.id, self.network);
+        let join = |way_out| JoinSandbox { endpoint, network, spec, way_out };
+        self.core.ask_with_way_out(sandbox, join).await
     }
 
     /// Unplugs it from a sandbox: when this answers, no traffic passes any more. The kernel may still be
@@ -96,8 +109,9 @@ impl Endpoint {
     /// `Forbidden` when it is not in that sandbox; `NotFound` when either is gone.
     pub async fn leave(&self, sandbox: &Sandbox) -> Result<()> {
         Network::addr(&self.core, self.network)?;
-        let leave = LeaveSandbox { endpoint: self.id, network: self.network };
-        self.core.ask(sandbox.addr()?, leave).await
+        let (endpoint, network) = (self.id, self.network);
+        let leave = |way_out| LeaveSandbox { endpoint, network, way_out: Some(way_out) };
+        self.core.ask_with_way_out(sandbox, leave).await
     }
 
     /// Deletes it.
@@ -114,8 +128,8 @@ impl Endpoint {
     /// # Errors
     /// `NotFound` after its deletion; `Internal` when its record cannot be removed.
     pub async fn delete_with_force(&self) -> Result<()> {
-        let (network, endpoint) = (self.network, self.id);
-        let force = ForceDeleteEndpoint { network, endpoint };
+        let (network, endpoint, spare) = (self.network, self.id, fresh().0);
+        let force = ForceDeleteEndpoint { network, endpoint, spare };
         self.core.ask_with_force(self.core.controller()?, force).await
     }
 }

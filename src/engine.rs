@@ -171,7 +171,19 @@ impl EngineBuilder {
         let gone = |_| Error::from(Reason::Gone { who: "the engine's thread".into() });
         let (kernel, identity, Booted { directory, ledger, repairs }) = started.await.map_err(gone)??;
         let inside = Permits::default();
-        let core = Core { thread, directory, ledger, events, kernel, config, identity, repairs, inside };
+        let gateway_network = config.gateway_network.as_str().into();
+        let core = Core {
+            thread,
+            directory,
+            ledger,
+            events,
+            kernel,
+            config,
+            gateway_network,
+            identity,
+            repairs,
+            inside,
+        };
         Ok(Engine { core: Arc::new(core) })
     }
 }

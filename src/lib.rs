@@ -34,18 +34,19 @@ pub use controller::Controller;
 pub use endpoint::Endpoint;
 pub use engine::{Engine, EngineBuilder};
 pub use network::Network;
-pub use sandbox::Sandbox;
+pub use sandbox::{Sandbox, SandboxKey};
 pub use simulation::{Simulation, SimulationBuilder};
 
 pub use netloom_actor_controller::{EventHub, EventStream, Missed, ShutdownMode, StoreStats, Victim};
 pub use netloom_drivers as drivers;
 pub use netloom_kernel as kernel;
 pub use netloom_model::config::DefaultPool;
-pub use netloom_model::record::PoolRecord;
+pub use netloom_model::record::{PoolRecord, StaticRoute, WayOut};
 pub use netloom_model::{
-    Certainty, EndpointId, EndpointSpec, EngineConfig, Error, ErrorKind, Event, EventKind, Holder,
-    HostOverlap, IfName, IpamPoolSpec, IpamSpec, JoinId, JoinSpec, Limits, MacAddr, NetnsName, NetworkId,
-    NetworkSpec, ObjectKind, OpId, PoolsConsidered, Reason, Repair, Result, SandboxId, SandboxSpec, Timeouts,
+    Certainty, EndpointId, EndpointSpec, EngineConfig, Error, ErrorKind, Event, EventKind, ExtraHost, Holder,
+    HostOverlap, IfName, IpamPoolSpec, IpamSpec, JoinId, JoinSpec, Limits, MacAddr, Names, NamespaceSpec,
+    NetnsName, NetworkId, NetworkSpec, ObjectKind, OpId, ParentUpdate, PoolsConsidered, PortBinding, Ports,
+    Protocol, Reason, Repair, Result, SandboxId, SandboxSettings, SandboxSpec, Timeouts, TransportPort,
     snapshot,
 };
 pub use netloom_testkit as testkit;

@@ -1,18 +1,48 @@
 //! A sandbox's handle.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use netloom_actor_controller::DeleteSandbox;
-use netloom_actor_sandbox::{InspectSandbox, SandboxActor};
+use netloom_actor_sandbox::{
+    InspectSandbox, RefreshSandbox, RenameSandbox, SandboxActor, SetSandboxKey, host_key,
+};
 use netloom_kernel::{LinkCounters, Netns};
 use netloom_model::snapshot::SandboxSnapshot;
-use netloom_model::{Error, IfName, NetnsName, ObjectKind, Result, SandboxId};
+use netloom_model::{Error, IfName, NetnsName, ObjectKind, Result, SandboxId, SandboxSpec};
 use netloom_runtime::Addr;
 
 use crate::core::Core;
+
+/// A network namespace that somebody else has made.
+#[derive(Clone, Debug)]
+pub enum SandboxKey {
+    /// A file that is one, such as those below `/run/netns`.
+    Path(PathBuf),
+    /// That of a process.
+    Pid(u32),
+    /// An open one.
+    Fd(Arc<OwnedFd>),
+}
+
+impl SandboxKey {
+    /// The file that leads to it, and what keeps that file.
+    fn resolve(self) -> Result<(PathBuf, Option<Arc<OwnedFd>>)> {
+        match self {
+            Self::Path(path) if path.is_absolute() => Ok((path, None)),
+            Self::Path(path) => Err(Error::invalid("key", path.display(), "an absolute path is needed")),
+            Self::Pid(0) => Err(Error::invalid("key", 0, "no process has this number")),
+            Self::Pid(pid) => Ok((format!("/proc/{pid}/ns/net").into(), None)),
+            Self::Fd(fd) => {
+                let path = format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
+                Ok((path.into(), Some(fd)))
+            }
+        }
+    }
+}
 
 /// A sandbox, by name: still good after its actor was restarted.
 #[derive(Clone, Debug)]
@@ -44,7 +74,7 @@ impl Sandbox {
         &self.container_id
     }
 
-    /// The name of its namespace.
+    /// The name of its namespace, unless it is the host's.
     ///
     /// # Errors
     /// None in practice: the short identifier is always a valid name.
@@ -52,12 +82,53 @@ impl Sandbox {
         self.id.short().parse()
     }
 
-    /// Where its namespace is mounted (libnetwork's `Key`): `nsenter --net=<path>` enters it.
+    /// Where its namespace is (libnetwork's `Key`): `nsenter --net=<path>` enters it.
     ///
     /// # Errors
     /// As [`Sandbox::netns`].
     pub fn key(&self) -> Result<PathBuf> {
-        Ok(self.core.kernel.netns_path(self.netns()?))
+        match self.place()? {
+            Netns::Host => Ok(host_key()),
+            Netns::Named(name) => Ok(self.core.kernel.netns_path(name)),
+        }
+    }
+
+    fn place(&self) -> Result<Netns> {
+        let host = self.core.directory.sandboxes.get(&self.id).is_some_and(|entry| entry.host);
+        if host { Ok(Netns::Host) } else { Ok(Netns::Named(self.netns()?)) }
+    }
+
+    /// Gives each of its endpoints this name, all or none (libnetwork's `Rename`).
+    ///
+    /// # Errors
+    /// `InvalidParameter` for a malformed name, `Conflict` when another endpoint of a network has it; all
+    /// have their old names then, unless the error says otherwise.
+    pub async fn rename(&self, name: impl Into<String>) -> Result<()> {
+        self.core.ask(self.addr()?, RenameSandbox(name.into())).await
+    }
+
+    /// Begins anew under another spec: its endpoints leave and join again in the same order (libnetwork's
+    /// `Refresh`), for a container that is started again. Container and kind of namespace stay as they are.
+    ///
+    /// # Errors
+    /// `InvalidParameter` for a malformed spec, which changes nothing. Otherwise why an endpoint could not leave,
+    /// or could not join again: that one is out, and all others are in.
+    pub async fn refresh(&self, spec: SandboxSpec) -> Result<()> {
+        // Who needs a way out has one already, or has just lost its own: nothing to be made in between.
+        let refresh = RefreshSandbox { spec: Box::new(spec), way_out: self.core.way_out() };
+        self.core.ask(self.addr()?, refresh).await
+    }
+
+    /// Tells the namespace that somebody else has made, to a sandbox that was created for that: what has joined
+    /// meanwhile is plugged in there (libnetwork's `SetKey`). Told once more, everything moves to another namespace.
+    ///
+    /// # Errors
+    /// `InvalidParameter` for a malformed key, `Forbidden` for a sandbox that was not created for that,
+    /// `Internal` when there is no such namespace. The sandbox waits then, with all that has joined.
+    pub async fn set_key(&self, key: SandboxKey) -> Result<()> {
+        let (source, held) = key.resolve()?;
+        let set = |way_out| SetSandboxKey { source: source.clone(), held: held.clone(), way_out };
+        self.core.ask_with_way_out(self, set).await
     }
 
     /// The sandbox with its endpoints at this moment.
@@ -94,7 +165,7 @@ impl Sandbox {
             // Caught here: a panic of the caller's is not the kernel's failure.
             let _ = sender.send(catch_unwind(AssertUnwindSafe(job)));
         });
-        self.core.kernel.run_in(Netns::Named(self.netns()?), job, self.core.kernel_deadline()).await?;
+        self.core.kernel.run_in(self.place()?, job, self.core.kernel_deadline()).await?;
         let lost = || Error::internal("the thread of the namespaces failed");
         answer.await.map_err(|_| lost())?.map_err(|_| Error::internal("the job panicked"))
     }

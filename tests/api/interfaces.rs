@@ -237,6 +237,7 @@ fn endpoint(id: EndpointId) -> CreateEndpoint {
         ipv6: None,
         mac: None,
         options: std::collections::BTreeMap::new(),
+        ports: netloom::Ports::default(),
         joined: None,
     }
 }
@@ -269,7 +270,7 @@ async fn a_leave_that_is_asked_for_again_never_hits_a_later_join() {
         join: JoinId(number),
         netns: Netns::Named(netns),
         ifname: ifname.parse().expect("a name"),
-        labels: std::collections::BTreeMap::new(),
+        sandbox: std::sync::Arc::default(),
     };
     let leave = |number| Leave { network: network().network, endpoint: id, join: JoinId(number) };
     let mut driver = Bridge::default();
@@ -316,7 +317,7 @@ async fn a_foreign_link_in_the_way_is_not_touched() {
         join: JoinId(7),
         netns: Netns::Host,
         ifname: "eth0".parse().expect("a name"),
-        labels: std::collections::BTreeMap::new(),
+        sandbox: std::sync::Arc::default(),
     };
     let error = driver.join(&cx(&kernel), join).expect("accepted").await.expect_err("the name is taken");
     assert!(matches!(error.reason(), netloom::Reason::LinkTaken { .. }), "{error:?}");

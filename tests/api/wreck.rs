@@ -291,7 +291,7 @@ impl Still {
                     network.addr.ask(&OpCtx::new(Cause::Request, PATIENCE), DeleteEndpoint(endpoint.id));
                 deleted.await.expect("the network lives")?;
             }
-            self.ask(DeleteNetwork(network.id)).await?;
+            self.ask(DeleteNetwork { id: network.id, force: None }).await?;
         }
         Ok(())
     }

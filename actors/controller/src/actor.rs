@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | CreateNetwork | command | NetworkSnapshot |
 //! | DeleteNetwork | command | () |
+//! | ProvideWayOut | command | NetworkId |
 //! | CreateSandbox | command | SandboxSnapshot |
 //! | DeleteSandbox | command | () |
 //! | ForceDeleteEndpoint | command | () |
@@ -22,11 +23,11 @@
 //! | ChildExited | event | |
 //! | Finished | outcome | |
 //!
-//! `startup.rs` begins, `networks.rs` and `sandboxes.rs` hold the commands, `supervise.rs` restarts what
+//! `startup.rs` begins, `networks.rs`, `sandboxes.rs` and `way_out.rs` hold the commands, `supervise.rs` restarts what
 //! dies, `succession.rs` the controller itself, `control.rs` has the rest.
 
 use netloom_actor_driver::DriverActor;
-use netloom_actor_network::{NetworkActor, NetworkDeps, NetworkEvent};
+use netloom_actor_network::{Leaving, NetworkActor, NetworkDeps, NetworkEvent};
 use netloom_actor_sandbox::{SandboxActor, SandboxDeps};
 use netloom_actor_services::ipam::IpamActor;
 use netloom_actor_services::panicked;
@@ -57,6 +58,8 @@ mod startup;
 pub(crate) mod succession;
 #[path = "supervise.rs"]
 mod supervise;
+#[path = "way_out.rs"]
+mod way_out;
 
 // === Actor ===
 
@@ -65,11 +68,13 @@ mod supervise;
 pub struct ControllerActor {
     /// What its successor gets should it die.
     estate: Lent<Estate>,
+    /// Who waits for the network that is the way out of sandboxes, which is being made.
+    for_way_out: Vec<Reply<Result<NetworkId>>>,
 }
 
 impl ControllerActor {
     pub(crate) fn new(estate: Lent<Estate>) -> Self {
-        Self { estate }
+        Self { estate, for_way_out: Vec::new() }
     }
 
     pub(crate) fn directory(&self) -> Directory {
@@ -102,22 +107,22 @@ impl ControllerActor {
         Running { addr, tasks, incarnation, budget: RestartBudget::default() }
     }
 
-    fn network_actor(&self, record: NetworkRecord) -> Result<NetworkActor> {
+    fn network_actor(&self, record: NetworkRecord, leaving: Leaving) -> Result<NetworkActor> {
         let driver = self.estate.drivers.get(&record.spec.driver).ok_or_else(|| {
             let mut known: Vec<_> = self.estate.drivers.keys().map(String::as_str).collect();
             known.sort_unstable();
             let query = format!("{} (known: {})", record.spec.driver, known.join(", "));
             Error::not_found(ObjectKind::Driver, query)
         })?;
-        Ok(self.network_over(record, driver.port.clone(), driver.capability))
+        Ok(self.network_over(record, driver.port.clone(), driver.capability, leaving))
     }
 
     /// A network that was read back and whose driver is not there: it keeps its name and its addresses, and
     /// is out of service, visibly.
-    fn orphan(&self, record: NetworkRecord) -> NetworkActor {
+    fn orphan(&self, record: NetworkRecord, leaving: Leaving) -> NetworkActor {
         let capability =
             Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: false, adopts: &[] };
-        self.network_over(record, Port::vacant(), capability)
+        self.network_over(record, Port::vacant(), capability, leaving)
     }
 
     fn network_over(
@@ -125,12 +130,13 @@ impl ControllerActor {
         record: NetworkRecord,
         driver: Port<DriverActor>,
         capability: Capability,
+        leaving: Leaving,
     ) -> NetworkActor {
         let hub = self.estate.events.clone();
         let events = EventSink::new(move |op: &OpCtx, event: NetworkEvent| hub.emit(op, public(event)));
         NetworkActor::new(
             record,
-            NetworkDeps { services: self.estate.services.clone(), driver, capability, events },
+            NetworkDeps { services: self.estate.services.clone(), driver, capability, events, leaving },
         )
     }
 
@@ -160,6 +166,9 @@ fn public(event: NetworkEvent) -> EventKind {
         NetworkEvent::EndpointCreated { network, endpoint, name } => {
             EventKind::EndpointCreated { network, endpoint, name }
         }
+        NetworkEvent::EndpointRenamed { network, endpoint, name } => {
+            EventKind::EndpointRenamed { network, endpoint, name }
+        }
         NetworkEvent::EndpointAttached { network, endpoint, sandbox, ifname } => {
             EventKind::EndpointAttached { network, endpoint, sandbox, ifname }
         }
@@ -182,6 +191,7 @@ messages! {
 /// What came of it, with what its second half needs.
 enum Outcome {
     NetworkCreated(NetworkId, Result<NetworkSnapshot>, Reply<Result<NetworkSnapshot>>),
+    WayOutCreated(NetworkId, Result<()>),
     NetworkDeleted(NetworkId, Result<()>, Reply<Result<()>>),
     NetworkRestored(NetworkId, Result<Vec<Repair>>, Reply<Result<Vec<Repair>>>),
     NetworkRestarted(NetworkId, Result<supervise::Reread<NetworkRecord>>),

@@ -164,7 +164,7 @@ async fn start_actors(
         operations_per_object: config.limits.operations_per_object,
         operation_timeout: config.timeouts.operation,
     });
-    let respawn = Respawn::new(backend, config.default_pools.clone());
+    let respawn = Respawn::new(backend, config.default_pools.clone(), config.gateway_network.clone());
     let (controller, directory) = succession::found(Estate::new(services.clone(), events.clone(), respawn))?;
     answered(op, "the controller", controller.ask(op, StartChildren(drivers)).await)?;
     Ok((controller, services, directory))

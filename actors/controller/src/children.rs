@@ -5,7 +5,7 @@ use std::fmt;
 use std::hash::Hash;
 
 use netloom_actor_driver::DriverActor;
-use netloom_actor_network::NetworkActor;
+use netloom_actor_network::{Leaving, NetworkActor};
 use netloom_actor_sandbox::SandboxActor;
 use netloom_drivers::{Capability, Registration};
 use netloom_model::{Holder, NetworkId, ObjectKind, SandboxId};
@@ -42,6 +42,8 @@ pub(crate) struct NetworkChild {
     pub(crate) name: String,
     pub(crate) state: State,
     pub(crate) driver: String,
+    /// Whether it is being deleted, for those who list networks.
+    pub(crate) leaving: Leaving,
     /// Which incarnation of its driver knows of it.
     pub(crate) known_to: u64,
     pub(crate) running: Running<NetworkActor>,
@@ -51,6 +53,8 @@ pub(crate) struct NetworkChild {
 #[derive(Debug)]
 pub(crate) struct SandboxChild {
     pub(crate) container_id: String,
+    /// Whether it is the host's own namespace.
+    pub(crate) host: bool,
     pub(crate) state: State,
     pub(crate) running: Running<SandboxActor>,
 }
@@ -83,6 +87,11 @@ impl<K, V> fmt::Debug for Named<K, V> {
 impl<K: Copy + Eq + Hash + fmt::Display, V> Named<K, V> {
     pub(crate) fn new(kind: ObjectKind) -> Self {
         Self { kind, by_id: Map::default(), by_name: Map::default() }
+    }
+
+    /// The identifier of who has this name.
+    pub(crate) fn id_of(&self, name: &str) -> Option<K> {
+        self.by_name.get(name).copied()
     }
 
     /// Who has this name.

@@ -22,6 +22,10 @@ impl Handle<Finished> for ControllerActor {
     fn handle(&mut self, op: OpCtx, Finished(outcome): Finished, _: Reply<()>, cx: &mut Cx<'_, Self>) {
         match outcome {
             Outcome::NetworkCreated(id, result, reply) => reply.send(self.network_created(&op, id, result)),
+            Outcome::WayOutCreated(id, result) => {
+                // Who waits for it has been answered.
+                let _ = self.network_created(&op, id, result);
+            }
             Outcome::NetworkDeleted(id, result, reply) => reply.send(self.network_deleted(&op, id, result)),
             Outcome::NetworkRestored(id, result, reply) => reply.send(self.network_restored(&op, id, result)),
             Outcome::NetworkRestarted(id, result) => self.network_reread(&op, id, result, cx),

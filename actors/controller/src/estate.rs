@@ -59,13 +59,15 @@ impl Estate {
 pub(crate) struct Respawn {
     pub(crate) backend: Backend,
     pub(crate) default_pools: Vec<DefaultPool>,
+    /// The name of the network that is the way out of sandboxes whose endpoints have none.
+    pub(crate) gateway_network: String,
     pub(crate) ipam: (u64, RestartBudget),
     pub(crate) store: (u64, RestartBudget),
 }
 
 impl Respawn {
-    pub(crate) fn new(backend: Backend, default_pools: Vec<DefaultPool>) -> Self {
+    pub(crate) fn new(backend: Backend, default_pools: Vec<DefaultPool>, gateway_network: String) -> Self {
         let never = || (0, RestartBudget::default());
-        Self { backend, default_pools, ipam: never(), store: never() }
+        Self { backend, default_pools, gateway_network, ipam: never(), store: never() }
     }
 }

@@ -8,6 +8,7 @@ use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
 use netloom_model::snapshot::{EngineSnapshot, NetworkSnapshot, SandboxSnapshot};
 use netloom_model::{EndpointId, NetworkId, NetworkSpec, ObjectKind, Repair, Result, SandboxId, SandboxSpec};
 use netloom_runtime::{Exit, Permits, messages};
+use uuid::Uuid;
 
 use netloom_actor_services::store::StoreStats;
 
@@ -22,7 +23,21 @@ pub struct CreateNetwork {
 
 /// Delete a network.
 #[derive(Clone, Copy, Debug)]
-pub struct DeleteNetwork(pub NetworkId);
+pub struct DeleteNetwork {
+    /// The network.
+    pub id: NetworkId,
+    /// Delete its endpoints first, wherever they are and whatever is under way on them. All random: becomes the
+    /// identifiers of the ways out that their sandboxes may need then.
+    pub force: Option<Uuid>,
+}
+
+/// Make the network that is the way out of sandboxes whose endpoints have none, unless it is there. The
+/// identifier is chosen by the caller, before the first effect.
+#[derive(Clone, Copy, Debug)]
+pub struct ProvideWayOut {
+    /// Its identifier, should it be made.
+    pub id: NetworkId,
+}
 
 /// Make a sandbox. Its identifier is chosen by the caller, before the first effect.
 #[derive(Clone, Debug)]
@@ -49,6 +64,8 @@ pub struct ForceDeleteEndpoint {
     pub network: NetworkId,
     /// The endpoint.
     pub endpoint: EndpointId,
+    /// All random: becomes the identifier of the way out that its sandbox may need then.
+    pub spare: Uuid,
 }
 
 /// Take over from a controller that died.
@@ -162,6 +179,7 @@ pub(crate) struct ChildExited {
 messages! {
     CreateNetwork => Result<NetworkSnapshot>;
     DeleteNetwork => Result<()>;
+    ProvideWayOut => Result<NetworkId>;
     CreateSandbox => Result<SandboxSnapshot>;
     DeleteSandbox => Result<()>;
     ForceDeleteEndpoint => Result<()>;

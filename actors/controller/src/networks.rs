@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use futures::future::join_all;
 use netloom_actor_network::{
-    DeleteNetwork as DeleteInNetwork, Establish, InspectNetwork, NetworkEntry, Origin,
+    DeleteNetwork as DeleteInNetwork, Establish, InspectNetwork, ListEndpoints, NetworkEntry, Origin,
 };
 use netloom_actor_services::answered;
+use netloom_model::{ErrorKind, NetworkSpec};
 use netloom_runtime::{Addr, Handle};
 
 use super::*;
 use crate::message::{CreateNetwork, DeleteNetwork, RestoreNetwork};
 
 impl ControllerActor {
-    fn begin_network(
+    pub(super) fn begin_network(
         &mut self,
         id: NetworkId,
         record: NetworkRecord,
@@ -31,15 +33,16 @@ impl ControllerActor {
             return Err(Reason::WrongPhase { object, phase: "still being taken down" }.into());
         }
         let driver = record.spec.driver.clone();
-        let actor = match self.network_actor(record.clone()) {
-            Err(_) if restored => self.orphan(record),
+        let leaving = Leaving::default();
+        let actor = match self.network_actor(record.clone(), leaving.clone()) {
+            Err(_) if restored => self.orphan(record, leaving.clone()),
             made => made?,
         };
         let running = self.start(actor, Child::Network(id));
         let addr = running.addr.clone();
         let state = if restored { State::Told } else { State::Creating };
         let known_to = self.estate.drivers.get(&driver).map(|driver| driver.incarnation).unwrap_or_default();
-        let child = NetworkChild { name: name.clone(), state, driver, known_to, running };
+        let child = NetworkChild { name: name.clone(), state, driver, leaving, known_to, running };
         self.estate.networks.insert(id, &name, child);
         Ok(addr)
     }
@@ -48,10 +51,10 @@ impl ControllerActor {
     pub(super) fn publish_network(&mut self, op: &OpCtx, id: NetworkId) {
         let estate = &mut *self.estate;
         let Some(child) = estate.networks.get_mut(id) else { return };
-        let (name, addr) = (child.name.clone(), child.running.addr.clone());
+        let (name, addr, leaving) = (child.name.clone(), child.running.addr.clone(), child.leaving.clone());
         let before = std::mem::replace(&mut child.state, State::Told);
         // Before anybody is told: who hears of it may ask at once.
-        estate.directory.publish_network(NetworkEntry { id, name: name.clone(), addr });
+        estate.directory.publish_network(NetworkEntry { id, name: name.clone(), addr, leaving });
         if before == State::Creating {
             estate.events.emit(op, EventKind::NetworkCreated { network: id, name });
         }
@@ -67,12 +70,19 @@ impl ControllerActor {
         }
     }
 
-    pub(super) fn network_created(
-        &mut self,
-        op: &OpCtx,
-        id: NetworkId,
-        result: Result<NetworkSnapshot>,
-    ) -> Result<NetworkSnapshot> {
+    pub(super) fn network_created<T>(&mut self, op: &OpCtx, id: NetworkId, result: Result<T>) -> Result<T> {
+        let settled = result.as_ref().map(|_| id).map_err(Clone::clone);
+        let name = self.estate.networks.get(id).map(|child| &child.name);
+        let is_way_out = name == Some(&self.estate.respawn.gateway_network);
+        let result = self.network_settled(op, id, result);
+        if is_way_out {
+            // After it is published: who waits looks it up at once.
+            self.way_out_settled(&settled);
+        }
+        result
+    }
+
+    fn network_settled<T>(&mut self, op: &OpCtx, id: NetworkId, result: Result<T>) -> Result<T> {
         match result {
             Ok(snapshot) => {
                 self.publish_network(op, id);
@@ -121,6 +131,11 @@ impl ControllerActor {
     }
 }
 
+/// The record of a network that is asked for.
+pub(super) fn asked(id: NetworkId, spec: NetworkSpec) -> NetworkRecord {
+    NetworkRecord { id, spec, v4: Vec::new(), v6: Vec::new(), found: BTreeMap::new() }
+}
+
 /// The one IPAM driver there is.
 const IPAM_DRIVER: &str = "default";
 
@@ -139,7 +154,7 @@ impl Handle<CreateNetwork> for ControllerActor {
         reply: Reply<Result<NetworkSnapshot>>,
         cx: &mut Cx<'_, Self>,
     ) {
-        let record = NetworkRecord { id, spec, v4: Vec::new(), v6: Vec::new(), found: BTreeMap::new() };
+        let record = asked(id, spec);
         let begun = self
             .admit()
             .and_then(|()| record.spec.validate())
@@ -184,7 +199,7 @@ impl Handle<DeleteNetwork> for ControllerActor {
     fn handle(
         &mut self,
         op: OpCtx,
-        DeleteNetwork(id): DeleteNetwork,
+        DeleteNetwork { id, force }: DeleteNetwork,
         reply: Reply<Result<()>>,
         cx: &mut Cx<'_, Self>,
     ) {
@@ -201,7 +216,23 @@ impl Handle<DeleteNetwork> for ControllerActor {
             Err(refusal) => return reply.send(Err(refusal)),
         };
         let own = op.clone();
-        let work = async move { answered(&own, "the network", addr.outcome(&own, DeleteInNetwork).await) };
+        let evict = force.map(|spare| self.evictor(spare));
+        let work = async move {
+            loop {
+                let outcome = answered(&own, "the network", addr.outcome(&own, DeleteInNetwork).await);
+                let Err(error) = outcome else { return Ok(()) };
+                let active = matches!(error.reason(), Reason::ActiveEndpoints { .. });
+                let Some(evict) = evict.as_ref().filter(|_| active) else { return Err(error) };
+                // As often as others make new ones meanwhile, until the deadline.
+                let listed = addr.outcome(&own, ListEndpoints).await.map(Ok);
+                let endpoints = answered(&own, "the network", listed)?;
+                let evicted = endpoints.iter().map(|endpoint| evict(own.clone(), id, endpoint.id));
+                join_all(evicted).await.into_iter().try_for_each(|outcome| match outcome {
+                    Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+                    _ => Ok(()),
+                })?;
+            }
+        };
         self.run(&op, work, move |result| Outcome::NetworkDeleted(id, result, reply), cx);
     }
 }

@@ -89,7 +89,7 @@ impl Plan {
             // As many numbers of interfaces as there are links: none of theirs is given again.
             let interfaces = u32::try_from(links.len()).unwrap_or(u32::MAX);
             let spec = SandboxSpec::new(&container);
-            let record = SandboxRecord { id: *sandbox, netns, interfaces, spec };
+            let record = SandboxRecord { interfaces, ..SandboxRecord::new(*sandbox, netns, spec) };
             self.rebuilt(ObjectKind::Sandbox, &container, &sandbox.text(), &record);
             self.records.sandboxes.insert(*sandbox, record);
         }

@@ -216,8 +216,8 @@ impl Plan {
     /// endpoints die with it, so that their addresses are free without any delete call.
     fn release_lost_sandboxes(&mut self, inventory: &Inventory) {
         let present: BTreeSet<_> = inventory.namespaces.iter().collect();
-        let lost: Vec<_> =
-            self.records.sandboxes.values().filter(|s| !present.contains(&s.netns)).map(|s| s.id).collect();
+        let is_lost = |s: &&SandboxRecord| s.has_namespace() && !present.contains(&s.netns);
+        let lost: Vec<_> = self.records.sandboxes.values().filter(is_lost).map(|s| s.id).collect();
         for sandbox in lost {
             self.records.sandboxes.remove(&sandbox);
             self.delete(RecordKind::Sandbox, &sandbox.text());
@@ -286,7 +286,8 @@ impl Plan {
                 self.links.push((link.name, tag));
             }
         }
-        let used: BTreeSet<_> = records.sandboxes.values().map(|sandbox| sandbox.netns).collect();
+        let mounted = records.sandboxes.values().filter(|sandbox| sandbox.has_namespace());
+        let used: BTreeSet<_> = mounted.map(|sandbox| sandbox.netns).collect();
         for netns in &inventory.namespaces {
             if !used.contains(netns) {
                 self.repairs.push(Repair::KernelObjectRemoved { object: format!("namespace {netns}") });

@@ -1,13 +1,16 @@
 //! Sandboxes: created, restored, deleted; and endpoints deleted by force, wherever they are.
 
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
 use netloom_actor_network::{EvictEndpoint, InspectEndpoint, Networks};
 use netloom_actor_sandbox::{
-    DeleteSandbox as DeleteInSandbox, Establish, LeaveSandbox, Origin, SandboxEntry, Standing,
+    DeleteSandbox as DeleteInSandbox, Establish, LeaveSandbox, Origin, SandboxEntry, Standing, WayOutOffer,
 };
 use netloom_actor_services::answered;
-use netloom_model::{EndpointId, ErrorKind};
+use netloom_model::{EndpointId, ErrorKind, NamespaceSpec};
 use netloom_runtime::saga::Patience;
 use netloom_runtime::{Addr, Handle};
+use uuid::Uuid;
 
 use super::*;
 use crate::message::{CreateSandbox, DeleteSandbox, ForceDeleteEndpoint, RestoreSandbox};
@@ -15,6 +18,7 @@ use crate::message::{CreateSandbox, DeleteSandbox, ForceDeleteEndpoint, RestoreS
 impl ControllerActor {
     fn begin_sandbox(&mut self, record: SandboxRecord, state: State) -> Result<Addr<SandboxActor>> {
         let (id, container_id) = (record.id, record.spec.container_id.clone());
+        let host = record.spec.namespace == NamespaceSpec::Host;
         if let Some(holder) = self.estate.sandboxes.named(&container_id) {
             return Err(Reason::NameTaken { name: container_id, holder }.into());
         }
@@ -25,7 +29,7 @@ impl ControllerActor {
         let actor = self.sandbox_actor(record);
         let running = self.start(actor, Child::Sandbox(id));
         let addr = running.addr.clone();
-        let child = SandboxChild { container_id: container_id.clone(), state, running };
+        let child = SandboxChild { container_id: container_id.clone(), host, state, running };
         self.estate.sandboxes.insert(id, &container_id, child);
         Ok(addr)
     }
@@ -34,10 +38,10 @@ impl ControllerActor {
     pub(super) fn publish_sandbox(&mut self, op: &OpCtx, id: SandboxId) {
         let estate = &mut *self.estate;
         let Some(child) = estate.sandboxes.get_mut(id) else { return };
-        let (container_id, addr) = (child.container_id.clone(), child.running.addr.clone());
+        let (container_id, addr, host) = (child.container_id.clone(), child.running.addr.clone(), child.host);
         let before = std::mem::replace(&mut child.state, State::Told);
         // Before anybody is told: who hears of it may ask at once.
-        let entry = SandboxEntry { id, container_id: container_id.clone(), addr };
+        let entry = SandboxEntry { id, container_id: container_id.clone(), host, addr };
         estate.directory.publish_sandbox(entry);
         if before == State::Creating {
             estate.events.emit(op, EventKind::SandboxCreated { sandbox: id, container_id });
@@ -142,7 +146,7 @@ impl Handle<CreateSandbox> for ControllerActor {
         cx: &mut Cx<'_, Self>,
     ) {
         let begun = self.admit().and_then(|()| spec.validate()).and_then(|()| {
-            let record = SandboxRecord { id, netns: id.short().parse()?, interfaces: 0, spec };
+            let record = SandboxRecord::new(id, id.short().parse()?, spec);
             self.begin_sandbox(record, State::Creating)
         });
         let addr = match begun {
@@ -207,43 +211,69 @@ impl Handle<ForceDeleteEndpoint> for ControllerActor {
     fn handle(
         &mut self,
         op: OpCtx,
-        ForceDeleteEndpoint { network, endpoint }: ForceDeleteEndpoint,
+        ForceDeleteEndpoint { network, endpoint, spare }: ForceDeleteEndpoint,
         reply: Reply<Result<()>>,
         cx: &mut Cx<'_, Self>,
     ) {
-        let addr = match self.admit().and_then(|()| self.network(network)) {
-            Ok(addr) => addr,
-            Err(refusal) => return reply.send(Err(refusal)),
-        };
-        let Directory { networks, sandboxes, .. } = self.directory();
-        let own = op.clone();
-        let turn = self.estate.services.operation_timeout * 2;
-        let work = async move {
-            // Known before, since whoever evicts it may die before it answers.
-            let known = addr.outcome(&own, InspectEndpoint(endpoint)).await;
-            let mut sandbox = answered(&own, "the network", known).ok().and_then(|endpoint| endpoint.sandbox);
-            match evicted(&own, &networks, network, endpoint).await {
-                Ok(from) => sandbox = from.or(sandbox),
-                // The first one to try had done it.
-                Err(error) if error.kind() == ErrorKind::NotFound && sandbox.is_some() => {}
-                Err(error) => return Err(error),
-            }
-            let sandbox = sandbox.and_then(|id| sandboxes.get(&id));
-            if let Some(sandbox) = sandbox {
-                // It may be busy, or stuck: it clears its side when its turn comes, with or without anybody
-                // waiting for that.
-                let later = own.for_undo(turn);
-                let cleared = sandbox.addr.outcome(&later, LeaveSandbox { endpoint, network });
-                if tokio::time::timeout(Patience::Short.allowed(), cleared).await.is_err() {
-                    tracing::warn!(
-                        endpoint = %endpoint.short(),
-                        "its sandbox is busy and clears its side later"
-                    );
-                }
-            }
-            Ok(())
-        };
+        if let Err(refusal) = self.admit().and_then(|()| self.network(network).map(drop)) {
+            return reply.send(Err(refusal));
+        }
+        let work = self.evictor(spare)(op.clone(), network, endpoint);
         self.serve(&op, reply, work, cx);
+    }
+}
+
+impl ControllerActor {
+    /// Deletes endpoints by force, wherever they are, and has their sandboxes clear their sides. `spare` becomes the
+    /// identifiers of ways out that have to be made for that.
+    pub(super) fn evictor(
+        &self,
+        spare: Uuid,
+    ) -> impl Fn(OpCtx, NetworkId, EndpointId) -> LocalBoxFuture<'static, Result<()>> + use<> {
+        let Directory { networks, sandboxes, network_names, .. } = self.directory();
+        let turn = self.estate.services.operation_timeout * 2;
+        let way_out = self.estate.respawn.gateway_network.clone();
+        let joins = self.estate.services.joins.clone();
+        move |op, network, endpoint| {
+            let (networks, sandboxes) = (networks.clone(), sandboxes.clone());
+            // One that is not there is not made for this: who forces takes what comes.
+            let way_out = network_names.get(&way_out).map(|network| {
+                // Another one for each, from its first characters on.
+                let own = Uuid::from_u128(spare.as_u128() ^ (u128::from(joins.next().0) << 96));
+                let endpoint = EndpointId::from_uuids(own, spare);
+                WayOutOffer::Offered { network: *network, endpoint }
+            });
+            async move {
+                // Known before, since whoever evicts it may die before it answers.
+                let known = async {
+                    let entry = networks.get(&network)?.addr.clone();
+                    let known = entry.outcome(&op, InspectEndpoint(endpoint)).await;
+                    answered(&op, "the network", known).ok()?.sandbox
+                };
+                let mut sandbox = known.await;
+                match evicted(&op, &networks, network, endpoint).await {
+                    Ok(from) => sandbox = from.or(sandbox),
+                    // The first one to try had done it.
+                    Err(error) if error.kind() == ErrorKind::NotFound && sandbox.is_some() => {}
+                    Err(error) => return Err(error),
+                }
+                let sandbox = sandbox.and_then(|id| sandboxes.get(&id));
+                if let Some(sandbox) = sandbox {
+                    // It may be busy, or stuck: it clears its side when its turn comes, with or without anybody
+                    // waiting for that.
+                    let later = op.for_undo(turn);
+                    let cleared = sandbox.addr.outcome(&later, LeaveSandbox { endpoint, network, way_out });
+                    if tokio::time::timeout(Patience::Short.allowed(), cleared).await.is_err() {
+                        tracing::warn!(
+                            endpoint = %endpoint.short(),
+                            "its sandbox is busy and clears its side later"
+                        );
+                    }
+                }
+                Ok(())
+            }
+            .boxed_local()
+        }
     }
 }
 

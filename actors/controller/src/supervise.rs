@@ -136,7 +136,9 @@ impl ControllerActor {
             Some(child) => child.running.budget.take(Instant::now()),
             None => return,
         };
-        let actor = match self.network_actor(record.clone()) {
+        // It is not: what was being deleted is no longer recorded.
+        let leaving = Leaving::default();
+        let actor = match self.network_actor(record.clone(), leaving.clone()) {
             Ok(actor) => actor,
             Err(error) => return self.failed(op, &child, &error.to_string()),
         };
@@ -145,6 +147,7 @@ impl ControllerActor {
         if let Some(entry) = self.estate.networks.get_mut(id) {
             let budget = std::mem::take(&mut entry.running.budget);
             entry.running = Running { budget, ..running };
+            entry.leaving = leaving;
         }
         let origin = NetworkOrigin::AfterRestart(record, reread.endpoints);
         self.settle(op, child.clone(), &addr, EstablishNetwork(origin), cx);

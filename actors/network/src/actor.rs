@@ -7,6 +7,7 @@
 //! | CreateEndpoint | command | Active | EndpointSnapshot |
 //! | DeleteEndpoint | command | Active, Deleting, Failed | () |
 //! | EvictEndpoint | command | any | the sandbox it was in |
+//! | RenameEndpoint | command | Active, Deleting, Failed | () |
 //! | AttachEndpoint | command | Active, Deleting, Failed | Attachment |
 //! | CommitAttachment | command | Active, Deleting, Failed | () |
 //! | AbandonAttachment | command | Active, Deleting, Failed | () |
@@ -23,23 +24,25 @@
 //! | Finished | outcome | any | |
 //!
 //! Operations on one endpoint queue behind each other; `Establish`, `DeleteNetwork` and `RestoreInDriver`
-//! run alone. `commands.rs` starts operations, `outcomes.rs` ends them.
+//! run alone. `commands.rs` starts operations, `outcomes.rs` ends them, `queries.rs` answers questions.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 use netloom_actor_driver::DriverActor;
 use netloom_actor_services::{Services, panicked};
-use netloom_drivers::Capability;
-use netloom_model::record::{EndpointRecord, NetworkRecord};
+use netloom_drivers::{Capability, SandboxOptions};
+use netloom_model::record::{AttachmentRecord, EndpointRecord, NetworkRecord};
 use netloom_model::snapshot::{EndpointPhase, NetworkPhase, NetworkSnapshot};
 use netloom_model::{EndpointId, Error, Holder, MacAddr, ObjectKind, Reason, Result, SandboxId};
 use netloom_runtime::{Actor, Admission, Cx, EventSink, Gate, OpCtx, Panicked, Port, Reply, Scope, messages};
 
+use crate::directory::Leaving;
 use crate::endpoint::Endpoints;
 use crate::event::NetworkEvent;
 use crate::message::{
     AbandonAttachment, AttachEndpoint, Attachment, CommitAttachment, CreateEndpoint, DeleteEndpoint,
-    DetachEndpoint, EvictEndpoint, Origin, ProgramEndpoint,
+    DetachEndpoint, EvictEndpoint, Origin, ProgramEndpoint, RenameEndpoint,
 };
 use crate::phase::{self, NetworkCommand, Verdict};
 use crate::saga::{CreatedEndpoint, Established, Everybody, Facts, World};
@@ -48,6 +51,8 @@ use crate::saga::{CreatedEndpoint, Established, Everybody, Facts, World};
 mod commands;
 #[path = "outcomes.rs"]
 mod outcomes;
+#[path = "queries.rs"]
+mod queries;
 
 // === Actor ===
 
@@ -62,6 +67,8 @@ pub struct NetworkDeps {
     pub capability: Capability,
     /// Where its facts go.
     pub events: EventSink<NetworkEvent>,
+    /// Where it notes that it is being deleted.
+    pub leaving: Leaving,
 }
 
 /// The actor of one network.
@@ -72,6 +79,7 @@ pub struct NetworkActor {
     failure: Option<String>,
     endpoints: Endpoints,
     gate: Gate<EndpointId, (OpCtx, Pending)>,
+    leaving: Leaving,
     world: World,
 }
 
@@ -80,7 +88,7 @@ impl NetworkActor {
     /// asked for; its pools are filled in by IPAM.
     #[must_use]
     pub fn new(record: NetworkRecord, deps: NetworkDeps) -> Self {
-        let NetworkDeps { services, driver, capability, events } = deps;
+        let NetworkDeps { services, driver, capability, events, leaving } = deps;
         let limit = services.operations_per_object;
         let network = record.id;
         let world = World::new(Everybody { services, driver, network, capability, events });
@@ -90,6 +98,7 @@ impl NetworkActor {
             phase: NetworkPhase::Creating,
             failure: None,
             endpoints: Endpoints::default(),
+            leaving,
             world,
         }
     }
@@ -138,6 +147,8 @@ impl NetworkActor {
             options: spec.options,
             v4,
             v6,
+            ipam: spec.ipam,
+            persist: spec.persist,
             endpoints: self.endpoints.snapshots(),
         }
     }
@@ -204,6 +215,7 @@ enum Pending {
     CreateEndpoint(Box<CreateEndpoint>, Reply<Result<netloom_model::snapshot::EndpointSnapshot>>),
     DeleteEndpoint(DeleteEndpoint, Reply<Result<()>>),
     Evict(EvictEndpoint, Reply<Result<Option<SandboxId>>>),
+    Rename(RenameEndpoint, Reply<Result<()>>),
     Attach(Box<AttachEndpoint>, Reply<Result<Attachment>>),
     Commit(CommitAttachment, Reply<Result<()>>),
     Abandon(AbandonAttachment, Reply<Result<()>>),
@@ -221,6 +233,7 @@ impl Pending {
             | Self::Evict(EvictEndpoint(id), _)
             | Self::Detach(DetachEndpoint(id, _), _)
             | Self::Program(ProgramEndpoint(id, ..), _) => Scope::One(*id),
+            Self::Rename(command, _) => Scope::One(command.endpoint),
             Self::Attach(command, _) => Scope::One(command.endpoint),
             Self::Commit(command, _) => Scope::One(command.endpoint),
             Self::Abandon(command, _) => Scope::One(command.endpoint),
@@ -234,6 +247,7 @@ impl Pending {
             Self::CreateEndpoint(..)
             | Self::DeleteEndpoint(..)
             | Self::Evict(..)
+            | Self::Rename(..)
             | Self::Attach(..)
             | Self::Delete(_) => true,
             Self::Establish(..)
@@ -252,6 +266,7 @@ impl Pending {
             Self::Attach(_, reply) => reply.send(Err(error)),
             Self::Evict(_, reply) => reply.send(Err(error)),
             Self::DeleteEndpoint(_, reply)
+            | Self::Rename(_, reply)
             | Self::Commit(_, reply)
             | Self::Abandon(_, reply)
             | Self::Detach(_, reply)
@@ -297,9 +312,18 @@ enum Outcome {
         result: Result<Facts>,
         reply: Reply<Result<()>>,
     },
+    Renamed {
+        endpoint: EndpointId,
+        old: String,
+        name: String,
+        result: Result<Facts>,
+        reply: Reply<Result<()>>,
+    },
     Attached {
         command: Box<AttachEndpoint>,
         ifname: netloom_model::IfName,
+        /// The place that was kept for it before.
+        kept: Option<AttachmentRecord>,
         result: Result<netloom_drivers::Joined>,
         reply: Reply<Result<Attachment>>,
     },
@@ -320,7 +344,7 @@ enum Outcome {
     },
     Programmed {
         endpoint: EndpointId,
-        labels: BTreeMap<String, String>,
+        options: Arc<SandboxOptions>,
         result: Result<()>,
         reply: Reply<Result<()>>,
     },

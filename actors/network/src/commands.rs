@@ -1,19 +1,18 @@
 //! How a network's operations begin: checked, recorded, and their slow half started.
 
-use netloom_actor_driver::{InspectDriverEndpoint, RevokeConnectivity};
+use netloom_actor_driver::RevokeConnectivity;
 use netloom_actor_services::{answered, interrupted};
-use netloom_drivers::{Join, OperInfo};
-use netloom_model::record::AttachmentRecord;
+use netloom_drivers::Join;
+use netloom_kernel::Netns;
+use netloom_model::error::check_name;
+use netloom_model::record::{AttachmentRecord, WayOut};
 use netloom_model::snapshot::{EndpointPhase, EndpointSnapshot};
 use netloom_runtime::saga::Patience;
 use netloom_runtime::{Handle, Stop};
 
 use super::*;
 use crate::endpoint::Endpoint;
-use crate::message::{
-    DeleteNetwork, EndpointInfo, Establish, InspectEndpoint, InspectNetwork, ListEndpoints, MarkFailed,
-    RestoreInDriver, RevokeEndpoint,
-};
+use crate::message::{DeleteNetwork, Establish, MarkFailed, RestoreInDriver, RevokeEndpoint};
 use crate::phase::EndpointCommand;
 use crate::saga;
 
@@ -40,6 +39,7 @@ impl NetworkActor {
             Pending::CreateEndpoint(command, reply) => self.create_endpoint(op, *command, reply, cx),
             Pending::DeleteEndpoint(command, reply) => self.delete_endpoint(op, command, reply, cx),
             Pending::Evict(command, reply) => self.evict(op, command, reply, cx),
+            Pending::Rename(command, reply) => self.rename(op, command, reply, cx),
             Pending::Attach(command, reply) => self.attach(op, command, reply, cx),
             Pending::Commit(command, reply) => self.commit(op, command, reply, cx),
             Pending::Abandon(command, reply) => self.abandon(op, command, reply, cx),
@@ -95,18 +95,7 @@ impl NetworkActor {
         reply: Reply<Result<EndpointSnapshot>>,
         cx: &mut Cx<'_, Self>,
     ) -> Started {
-        let record = EndpointRecord {
-            id: endpoint,
-            network: self.record.id,
-            name: spec.name.clone(),
-            mac: spec.mac,
-            ipv4: None,
-            ipv6: None,
-            labels: spec.labels.clone(),
-            options: spec.options.clone(),
-            prefix: None,
-            attachment: None,
-        };
+        let record = EndpointRecord::asked(endpoint, self.record.id, &spec);
         let mut entry = Endpoint::new(record.clone(), EndpointPhase::Creating);
         entry.cancel = op.cancel.canceller();
         let entered = self
@@ -115,7 +104,8 @@ impl NetworkActor {
             .and_then(|()| self.mac_is_free(spec.mac))
             .and_then(|()| self.endpoints.insert(entry));
         let reply = checked(entered, reply)?;
-        let work = saga::create_endpoint(self.world.clone(), op.clone(), record, spec);
+        let shown_ipv6 = !self.record.spec.defer_ipv6;
+        let work = saga::create_endpoint(self.world.clone(), op.clone(), record, spec, shown_ipv6);
         let outcome = move |result| Outcome::EndpointCreated { endpoint, result: Box::new(result), reply };
         self.run(op, Scope::One(endpoint), work, outcome, cx);
         Ok(())
@@ -133,6 +123,29 @@ impl NetworkActor {
         let record = entry.record.clone();
         let work = saga::delete_endpoint(self.world.clone(), op.clone(), record, Patience::Usual);
         let outcome = move |result| Outcome::EndpointDeleted { endpoint, result, reply };
+        self.run(op, Scope::One(endpoint), work, outcome, cx);
+        Ok(())
+    }
+
+    fn rename(
+        &mut self,
+        op: &OpCtx,
+        RenameEndpoint { endpoint, name }: RenameEndpoint,
+        reply: Reply<Result<()>>,
+        cx: &mut Cx<'_, Self>,
+    ) -> Started {
+        let allowed = self
+            .allows(NetworkCommand::ChangeEndpoint)
+            .and_then(|()| check_name(ObjectKind::Endpoint, &name))
+            .and_then(|()| self.endpoints.accepting(endpoint, EndpointCommand::Rename).map(|_| ()))
+            .and_then(|()| self.endpoints.reserve_name(endpoint, &name));
+        let reply = checked(allowed, reply)?;
+        let (entry, reply) = checked_value(self.endpoints.get_mut(endpoint), reply)?;
+        entry.cancel = op.cancel.canceller();
+        let old = entry.record.name.clone();
+        let record = EndpointRecord { name: name.clone(), ..entry.record.clone() };
+        let work = saga::rename_endpoint(self.world.clone(), op.clone(), record);
+        let outcome = move |result| Outcome::Renamed { endpoint, old, name, result, reply };
         self.run(op, Scope::One(endpoint), work, outcome, cx);
         Ok(())
     }
@@ -168,6 +181,15 @@ impl NetworkActor {
         let endpoint = command.endpoint;
         let passes = self.world.services.quarantine.passes(endpoint);
         let named = self.endpoints.get(endpoint).and_then(|entry| {
+            if entry.phase == EndpointPhase::Reserved && entry.sandbox() != Some(command.sandbox) {
+                return Err(entry.in_use());
+            }
+            if command.netns == Some(Netns::Host)
+                && let Some(prefix) = &entry.record.prefix
+            {
+                let (object, prefix) = (entry.holder(), prefix.clone());
+                return Err(Reason::HostInterface { object, prefix }.into());
+            }
             if passes {
                 // An earlier link could not be cut off yet: with another one its address would be in two places.
                 let phase = "leaving its sandbox";
@@ -178,7 +200,8 @@ impl NetworkActor {
         let (ifname, reply) = checked_value(named, reply)?;
         let (entry, reply) =
             self.begin(op, endpoint, EndpointCommand::Attach, EndpointPhase::Joining, reply)?;
-        entry.record.attachment = Some(AttachmentRecord {
+        // One for which a place was kept has that still, should this fail.
+        let kept = entry.record.attachment.replace(AttachmentRecord {
             sandbox: command.sandbox,
             join: command.join,
             ifname,
@@ -186,17 +209,20 @@ impl NetworkActor {
             link: None,
             gateway: None,
             gateway6: None,
+            routes: Vec::new(),
+            way_out: WayOut::Wanted,
+            reserved: command.netns.is_none(),
         });
-        let join = Join {
+        let join = command.netns.map(|netns| Join {
             network: self.record.id,
             endpoint,
             join: command.join,
-            netns: command.netns,
+            netns,
             ifname,
-            labels: command.labels.clone(),
-        };
-        let work = saga::attach(self.world.clone(), op.clone(), join);
-        let outcome = move |result| Outcome::Attached { command, ifname, result, reply };
+            sandbox: command.options.clone(),
+        });
+        let work = saga::attach(self.world.clone(), op.clone(), (endpoint, command.join), join);
+        let outcome = move |result| Outcome::Attached { command, ifname, kept, result, reply };
         self.run(op, Scope::One(endpoint), work, outcome, cx);
         Ok(())
     }
@@ -260,17 +286,17 @@ impl NetworkActor {
     fn program(
         &mut self,
         op: &OpCtx,
-        ProgramEndpoint(endpoint, sandbox, labels): ProgramEndpoint,
+        ProgramEndpoint(endpoint, sandbox, options): ProgramEndpoint,
         reply: Reply<Result<()>>,
         cx: &mut Cx<'_, Self>,
     ) -> Started {
-        let entry = self.endpoints.in_sandbox(endpoint, sandbox, EndpointCommand::Program).map(|_| ());
-        let reply = checked(entry, reply)?;
+        let entry = self.endpoints.in_sandbox(endpoint, sandbox, EndpointCommand::Program);
+        let (ports, reply) = checked_value(entry.map(|entry| entry.record.ports.clone()), reply)?;
         if let Ok(entry) = self.endpoints.get_mut(endpoint) {
             entry.cancel = op.cancel.canceller();
         }
-        let work = saga::program(self.world.clone(), op.clone(), endpoint, labels.clone());
-        let outcome = move |result| Outcome::Programmed { endpoint, labels, result, reply };
+        let work = saga::program(self.world.clone(), op.clone(), endpoint, ports, options.clone());
+        let outcome = move |result| Outcome::Programmed { endpoint, options, result, reply };
         self.run(op, Scope::One(endpoint), work, outcome, cx);
         Ok(())
     }
@@ -289,6 +315,7 @@ impl NetworkActor {
         });
         let reply = checked(free, reply)?;
         self.phase = NetworkPhase::Deleting;
+        self.leaving.set(true);
         let work = saga::delete_network(self.world.clone(), op.clone(), self.record.clone());
         self.run(op, Scope::All, work, |result| Outcome::Deleted { result, reply }, cx);
         Ok(())
@@ -300,8 +327,8 @@ impl NetworkActor {
         let (record, outward) = (self.record.clone(), self.endpoints.outward());
         let work = async move {
             saga::restore_in_driver(world.clone(), own.clone(), record, records, false).await?;
-            for (endpoint, labels) in outward {
-                saga::program(world.clone(), own.clone(), endpoint, labels).await?;
+            for (endpoint, ports, options) in outward {
+                saga::program(world.clone(), own.clone(), endpoint, ports, options).await?;
             }
             Ok(())
         };
@@ -372,6 +399,7 @@ admit! {
     Establish => Vec<netloom_model::Repair>, |command, reply| Pending::Establish(Box::new(command.0), reply);
     CreateEndpoint => EndpointSnapshot, |command, reply| Pending::CreateEndpoint(Box::new(command), reply);
     DeleteEndpoint => (), |command, reply| Pending::DeleteEndpoint(command, reply);
+    RenameEndpoint => (), |command, reply| Pending::Rename(command, reply);
     AttachEndpoint => Attachment, |command, reply| Pending::Attach(Box::new(command), reply);
     CommitAttachment => (), |command, reply| Pending::Commit(command, reply);
     AbandonAttachment => (), |command, reply| Pending::Abandon(command, reply);
@@ -439,59 +467,5 @@ impl Handle<MarkFailed> for NetworkActor {
         self.phase = NetworkPhase::Failed;
         self.failure = Some(cause);
         reply.send(());
-    }
-}
-
-// === Queries ===
-
-impl Handle<InspectNetwork> for NetworkActor {
-    fn handle(
-        &mut self,
-        _: OpCtx,
-        _: InspectNetwork,
-        reply: Reply<netloom_model::snapshot::NetworkSnapshot>,
-        _: &mut Cx<'_, Self>,
-    ) {
-        reply.send(self.snapshot());
-    }
-}
-
-impl Handle<InspectEndpoint> for NetworkActor {
-    fn handle(
-        &mut self,
-        _: OpCtx,
-        InspectEndpoint(endpoint): InspectEndpoint,
-        reply: Reply<Result<EndpointSnapshot>>,
-        _: &mut Cx<'_, Self>,
-    ) {
-        reply.send(self.endpoints.get(endpoint).map(Endpoint::snapshot));
-    }
-}
-
-impl Handle<ListEndpoints> for NetworkActor {
-    fn handle(
-        &mut self,
-        _: OpCtx,
-        _: ListEndpoints,
-        reply: Reply<Vec<EndpointSnapshot>>,
-        _: &mut Cx<'_, Self>,
-    ) {
-        reply.send(self.endpoints.snapshots());
-    }
-}
-
-impl Handle<EndpointInfo> for NetworkActor {
-    fn handle(
-        &mut self,
-        op: OpCtx,
-        EndpointInfo(endpoint): EndpointInfo,
-        reply: Reply<Result<OperInfo>>,
-        cx: &mut Cx<'_, Self>,
-    ) {
-        if let Err(error) = self.endpoints.get(endpoint) {
-            return reply.send(Err(error));
-        }
-        let asked = self.world.driver.ask(&op, InspectDriverEndpoint(self.record.id, endpoint));
-        cx.tasks().spawn(async move { reply.send(answered(&op, "the driver", asked.await)) });
     }
 }

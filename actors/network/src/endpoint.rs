@@ -1,12 +1,14 @@
 //! The endpoints of one network: names, phases, records. Plain state, without actors.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
+use std::sync::Arc;
 
+use netloom_drivers::SandboxOptions;
 use netloom_model::record::EndpointRecord;
 use netloom_model::snapshot::{EndpointPhase, EndpointSnapshot};
 use netloom_model::{
-    EndpointId, Error, Holder, IfName, JoinId, MacAddr, ObjectKind, Reason, Result, SandboxId,
+    EndpointId, Error, Holder, IfName, JoinId, MacAddr, ObjectKind, Ports, Reason, Result, SandboxId,
 };
 use netloom_runtime::Canceller;
 use rustc_hash::FxHasher;
@@ -20,8 +22,8 @@ pub(crate) struct Endpoint {
     pub(crate) record: EndpointRecord,
     /// What it is doing.
     pub(crate) phase: EndpointPhase,
-    /// The labels of its sandbox, while it is reached from outside.
-    pub(crate) outward: Option<BTreeMap<String, String>>,
+    /// What its sandbox tells, while it is reached from outside.
+    pub(crate) outward: Option<Arc<SandboxOptions>>,
     /// Ends the operation that it is in the middle of, if it is.
     pub(crate) cancel: Canceller,
 }
@@ -34,7 +36,8 @@ impl Endpoint {
 
     pub(crate) fn snapshot(&self) -> EndpointSnapshot {
         let record = &self.record;
-        let shown = matches!(self.phase, EndpointPhase::Joined | EndpointPhase::Leaving);
+        let shown =
+            matches!(self.phase, EndpointPhase::Reserved | EndpointPhase::Joined | EndpointPhase::Leaving);
         let attachment = record.attachment.as_ref().filter(|_| shown);
         EndpointSnapshot {
             id: record.id,
@@ -46,12 +49,24 @@ impl Endpoint {
             ipv6: record.ipv6,
             sandbox: attachment.map(|attachment| attachment.sandbox),
             ifname: attachment.map(|attachment| attachment.ifname),
+            gateway: attachment.and_then(|attachment| attachment.gateway),
+            gateway6: attachment.and_then(|attachment| attachment.gateway6),
+            routes: attachment.map(|attachment| attachment.routes.clone()).unwrap_or_default(),
             labels: record.labels.clone(),
+            options: record.options.clone(),
+            ports: record.ports.clone(),
+            names: record.names.clone(),
         }
     }
 
     pub(crate) fn holder(&self) -> Holder {
         Holder::new(ObjectKind::Endpoint, self.record.id, &self.record.name)
+    }
+
+    /// Why somebody else cannot have it.
+    pub(crate) fn in_use(&self) -> Error {
+        let Some(sandbox) = self.sandbox() else { return Error::internal("joined to nothing") };
+        Reason::EndpointInUse { endpoint: self.record.id, name: self.record.name.clone(), sandbox }.into()
     }
 
     /// The sandbox it is in or on its way into or out of.
@@ -62,6 +77,15 @@ impl Endpoint {
     /// The join that brought or brings it there.
     pub(crate) fn join(&self) -> Option<JoinId> {
         self.record.attachment.as_ref().map(|attachment| attachment.join)
+    }
+
+    /// The phase of one whose attachment is recorded, or of one without.
+    pub(crate) fn phase_of(record: &EndpointRecord) -> EndpointPhase {
+        match &record.attachment {
+            None => EndpointPhase::Idle,
+            Some(attachment) if attachment.reserved => EndpointPhase::Reserved,
+            Some(_) => EndpointPhase::Joined,
+        }
     }
 
     /// The name of its interface with this number.
@@ -96,6 +120,28 @@ impl Endpoints {
         Ok(())
     }
 
+    /// Keeps another name for an endpoint, beside the one it has.
+    pub(crate) fn reserve_name(&mut self, id: EndpointId, name: &str) -> Result<()> {
+        match self.by_name.get(name).and_then(|holder| self.by_id.get(holder)) {
+            Some(holder) if holder.record.id != id => {
+                Err(Reason::NameTaken { name: name.into(), holder: holder.holder() }.into())
+            }
+            _ => {
+                self.by_name.insert(name.into(), id);
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends a renaming: the endpoint has this name from now on, and the other one is free.
+    pub(crate) fn settle_name(&mut self, id: EndpointId, name: String, other: &str) {
+        let Some(endpoint) = self.by_id.get_mut(&id) else { return };
+        if name != other {
+            self.by_name.remove(other);
+        }
+        endpoint.record.name = name;
+    }
+
     pub(crate) fn remove(&mut self, id: EndpointId) -> Option<Endpoint> {
         let endpoint = self.by_id.remove(&id)?;
         self.by_name.remove(&endpoint.record.name);
@@ -121,9 +167,10 @@ impl Endpoints {
         match decide(endpoint.phase, command) {
             Verdict::Go => Ok(Some(endpoint)),
             Verdict::Nothing => Ok(None),
-            Verdict::Refuse(_) if matches!(endpoint.phase, EndpointPhase::Joined) => {
-                let sandbox = endpoint.sandbox().ok_or_else(|| Error::internal("joined to nothing"))?;
-                Err(Reason::EndpointInUse { endpoint: id, name: record.name.clone(), sandbox }.into())
+            Verdict::Refuse(_)
+                if matches!(endpoint.phase, EndpointPhase::Joined | EndpointPhase::Reserved) =>
+            {
+                Err(endpoint.in_use())
             }
             Verdict::Refuse(_)
                 if matches!(
@@ -173,7 +220,6 @@ impl Endpoints {
         self.by_id.is_empty()
     }
 
-    /// Every endpoint that holds the network, by name.
     /// Who has this hardware address.
     pub(crate) fn with_mac(&self, mac: MacAddr) -> Option<Holder> {
         self.by_id
@@ -182,6 +228,7 @@ impl Endpoints {
             .map(|endpoint| endpoint.holder())
     }
 
+    /// Every endpoint that holds the network, by name.
     pub(crate) fn holders(&self) -> Vec<Holder> {
         let mut holders: Vec<_> = self.by_id.values().map(|endpoint| endpoint.holder()).collect();
         holders.sort_by(|a, b| a.name.cmp(&b.name));
@@ -196,8 +243,10 @@ impl Endpoints {
     }
 
     /// What the driver has been told of endpoints that are reached from outside.
-    pub(crate) fn outward(&self) -> Vec<(EndpointId, BTreeMap<String, String>)> {
-        let outward = |endpoint: &Endpoint| Some((endpoint.record.id, endpoint.outward.clone()?));
+    pub(crate) fn outward(&self) -> Vec<(EndpointId, Ports, Arc<SandboxOptions>)> {
+        let outward = |endpoint: &Endpoint| {
+            Some((endpoint.record.id, endpoint.record.ports.clone(), endpoint.outward.clone()?))
+        };
         self.by_id.values().filter_map(|endpoint| outward(endpoint)).collect()
     }
 

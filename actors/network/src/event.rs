@@ -15,6 +15,15 @@ pub enum NetworkEvent {
         /// Its name.
         name: String,
     },
+    /// An endpoint has another name.
+    EndpointRenamed {
+        /// The network.
+        network: NetworkId,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Its new name.
+        name: String,
+    },
     /// An endpoint joined a sandbox.
     EndpointAttached {
         /// The network.

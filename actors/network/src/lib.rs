@@ -10,11 +10,11 @@ mod phase;
 mod saga;
 
 pub use actor::{NetworkActor, NetworkDeps};
-pub use directory::{NetworkEntry, Networks};
+pub use directory::{Leaving, NetworkEntry, Networks};
 pub use event::NetworkEvent;
 pub use message::{
     AbandonAttachment, AttachEndpoint, Attachment, CommitAttachment, CreateEndpoint, DeleteEndpoint,
     DeleteNetwork, DetachEndpoint, EndpointInfo, Establish, EvictEndpoint, InspectEndpoint, InspectNetwork,
-    ListEndpoints, MarkFailed, Origin, ProgramEndpoint, RestoreInDriver, RevokeEndpoint,
+    ListEndpoints, MarkFailed, Origin, ProgramEndpoint, RenameEndpoint, RestoreInDriver, RevokeEndpoint,
 };
 pub use saga::driver_request;

@@ -1,12 +1,12 @@
 //! What a network can be asked.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use netloom_drivers::{Interface, OperInfo, StaticRoute};
+use netloom_drivers::{Interface, OperInfo, SandboxOptions};
 use netloom_kernel::Netns;
-use netloom_model::record::{EndpointRecord, NetworkRecord};
+use netloom_model::record::{EndpointRecord, NetworkRecord, StaticRoute, WayOut};
 use netloom_model::snapshot::{EndpointSnapshot, NetworkSnapshot};
 use netloom_model::{EndpointId, EndpointSpec, IfName, JoinId, Repair, Result, SandboxId};
 use netloom_runtime::messages;
@@ -45,6 +45,15 @@ pub struct DeleteEndpoint(pub EndpointId);
 #[derive(Clone, Copy, Debug)]
 pub struct EvictEndpoint(pub EndpointId);
 
+/// Give an endpoint another name.
+#[derive(Clone, Debug)]
+pub struct RenameEndpoint {
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// Its new name, unique within the network.
+    pub name: String,
+}
+
 /// Make the link of an endpoint into a sandbox. `CommitAttachment` or `AbandonAttachment` must follow.
 #[derive(Clone, Debug)]
 pub struct AttachEndpoint {
@@ -54,14 +63,17 @@ pub struct AttachEndpoint {
     pub sandbox: SandboxId,
     /// This join, unlike all others.
     pub join: JoinId,
-    /// The sandbox's namespace.
-    pub netns: Netns,
+    /// The sandbox's namespace. Without one the place is kept and nothing made; the same endpoint may be attached
+    /// once more, in earnest, when the namespace is there.
+    pub netns: Option<Netns>,
     /// The interface's number there; the driver says what stands before it.
     pub index: u32,
     /// The priority in the gateway election.
     pub priority: i32,
-    /// The sandbox's labels.
-    pub labels: BTreeMap<String, String>,
+    /// Whether it is to be the way out of a sandbox whose other endpoints have none.
+    pub as_way_out: bool,
+    /// What the sandbox tells the driver.
+    pub options: Arc<SandboxOptions>,
 }
 
 /// What an endpoint brings into a sandbox.
@@ -83,6 +95,8 @@ pub struct Attachment {
     pub gateway6: Option<IpAddr>,
     /// Further routes.
     pub routes: Vec<StaticRoute>,
+    /// What it has to do with the way out.
+    pub way_out: WayOut,
 }
 
 /// Make an attachment durable: the endpoint is joined from here on.
@@ -93,7 +107,7 @@ pub struct CommitAttachment {
     /// The join that made the attachment.
     pub join: JoinId,
     /// What the sandbox wants to be recorded with it.
-    pub beside: Change,
+    pub beside: Option<Change>,
 }
 
 /// Take an attachment back whose join failed. Succeeds when there is none.
@@ -110,9 +124,9 @@ pub struct AbandonAttachment {
 #[derive(Clone, Copy, Debug)]
 pub struct DetachEndpoint(pub EndpointId, pub SandboxId);
 
-/// Let an endpoint be reached from outside: it provides the way out of this sandbox, which has these labels.
+/// Let an endpoint be reached from outside: it provides the way out of this sandbox, which tells this.
 #[derive(Clone, Debug)]
-pub struct ProgramEndpoint(pub EndpointId, pub SandboxId, pub BTreeMap<String, String>);
+pub struct ProgramEndpoint(pub EndpointId, pub SandboxId, pub Arc<SandboxOptions>);
 
 /// Take that back. Without effect when the endpoint is in another sandbox by now.
 #[derive(Clone, Copy, Debug)]
@@ -151,6 +165,7 @@ messages! {
     CreateEndpoint => Result<EndpointSnapshot>;
     DeleteEndpoint => Result<()>;
     EvictEndpoint => Result<Option<SandboxId>>;
+    RenameEndpoint => Result<()>;
     AttachEndpoint => Result<Attachment>;
     CommitAttachment => Result<()>;
     AbandonAttachment => Result<()>;

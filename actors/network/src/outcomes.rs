@@ -1,6 +1,7 @@
 //! How a network's operations end: applied to the state, answered, told.
 
 use netloom_drivers::{Interface, Joined};
+use netloom_model::record::WayOut;
 use netloom_runtime::Handle;
 
 use super::*;
@@ -28,8 +29,11 @@ impl Handle<Finished> for NetworkActor {
             Outcome::Evicted { endpoint, before, sandbox, result, reply } => {
                 reply.send(self.endpoint_deleted(endpoint, before, result).map(|()| sandbox));
             }
-            Outcome::Attached { command, ifname, result, reply } => {
-                reply.send(self.attached(&command, ifname, result));
+            Outcome::Renamed { endpoint, old, name, result, reply } => {
+                reply.send(self.renamed(endpoint, old, name, result));
+            }
+            Outcome::Attached { command, ifname, kept, result, reply } => {
+                reply.send(self.attached(&command, ifname, kept, result));
             }
             Outcome::Committed { endpoint, result, reply } => {
                 reply.send(result.and_then(|facts| self.committed(endpoint, facts)));
@@ -41,20 +45,21 @@ impl Handle<Finished> for NetworkActor {
                 if result.is_err()
                     && let Ok(entry) = self.endpoints.get_mut(endpoint)
                 {
-                    entry.phase = EndpointPhase::Joined;
+                    entry.phase = Endpoint::phase_of(&entry.record);
                 }
                 reply.send(result.map(|facts| self.detached(endpoint, facts)));
             }
-            Outcome::Programmed { endpoint, labels, result, reply } => {
+            Outcome::Programmed { endpoint, options, result, reply } => {
                 if result.is_ok()
                     && let Ok(entry) = self.endpoints.get_mut(endpoint)
                 {
-                    entry.outward = Some(labels);
+                    entry.outward = Some(options);
                 }
                 reply.send(result);
             }
             Outcome::Deleted { result, reply } => {
                 if result.is_err() {
+                    self.leaving.set(false);
                     self.phase =
                         if self.failure.is_some() { NetworkPhase::Failed } else { NetworkPhase::Active };
                 }
@@ -92,8 +97,7 @@ impl NetworkActor {
         // An earlier attempt to come into service may have listed them already.
         self.endpoints = Endpoints::default();
         for record in records {
-            let joined = record.attachment.is_some();
-            let phase = if joined { EndpointPhase::Joined } else { EndpointPhase::Idle };
+            let phase = Endpoint::phase_of(&record);
             self.endpoints.insert(Endpoint::new(record, phase))?;
         }
         Ok(())
@@ -134,10 +138,29 @@ impl NetworkActor {
         Ok(())
     }
 
+    /// The endpoint has the new name, or its old one still.
+    fn renamed(
+        &mut self,
+        endpoint: EndpointId,
+        old: String,
+        name: String,
+        result: Result<Facts>,
+    ) -> Result<()> {
+        match result {
+            Ok(_told) => self.endpoints.settle_name(endpoint, name, &old),
+            Err(error) => {
+                self.endpoints.settle_name(endpoint, old, &name);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     fn attached(
         &mut self,
         command: &AttachEndpoint,
         ifname: netloom_model::IfName,
+        kept: Option<AttachmentRecord>,
         result: Result<Joined>,
     ) -> Result<Attachment> {
         let network_name = self.record.spec.name.clone();
@@ -146,12 +169,25 @@ impl NetworkActor {
             Ok(joined) => Joined { gateway: None, gateway6: None, ..joined },
             Err(error) => {
                 self.back_to_idle(command.endpoint);
+                if let Ok(entry) = self.endpoints.get_mut(command.endpoint) {
+                    entry.record.attachment = kept;
+                    entry.phase = Endpoint::phase_of(&entry.record);
+                }
                 return Err(error);
             }
+        };
+        let wanted = !self.record.spec.internal
+            && self.world.capability.provides_gateway
+            && !joined.disable_gateway_service;
+        let way_out = match (command.as_way_out, wanted) {
+            (true, _) => WayOut::Provided,
+            (false, true) => WayOut::Wanted,
+            (false, false) => WayOut::Unwanted,
         };
         let entry = self.endpoints.get_mut(command.endpoint)?;
         if let Some(attachment) = entry.record.attachment.as_mut() {
             (attachment.gateway, attachment.gateway6) = (joined.gateway, joined.gateway6);
+            (attachment.routes, attachment.way_out) = (joined.routes.clone(), way_out);
             if let Interface::InPlace { link } = &joined.interface {
                 attachment.link = *link;
             }
@@ -165,11 +201,13 @@ impl NetworkActor {
             gateway: joined.gateway,
             gateway6: joined.gateway6,
             routes: joined.routes,
+            way_out,
         })
     }
 
     fn committed(&mut self, endpoint: EndpointId, _told: Facts) -> Result<()> {
-        self.endpoints.get_mut(endpoint)?.phase = EndpointPhase::Joined;
+        let entry = self.endpoints.get_mut(endpoint)?;
+        entry.phase = Endpoint::phase_of(&entry.record);
         Ok(())
     }
 

@@ -16,6 +16,7 @@ pub(crate) enum NetworkCommand {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum EndpointCommand {
     Delete,
+    Rename,
     Attach,
     Commit,
     Abandon,
@@ -63,22 +64,29 @@ pub(crate) fn endpoint(phase: EndpointPhase, command: EndpointCommand) -> Verdic
     use EndpointPhase as P;
     use Verdict::{Go, Nothing, Refuse};
     match (phase, command) {
-        (P::Creating, C::Delete | C::Attach | C::Commit | C::Detach | C::Program) => Refuse("being created"),
+        (P::Creating, C::Delete | C::Rename | C::Attach | C::Commit | C::Detach | C::Program) => {
+            Refuse("being created")
+        }
         (P::Creating, C::Abandon) => Nothing,
-        (P::Idle, C::Delete | C::Attach) => Go,
+        (P::Idle, C::Delete | C::Rename | C::Attach) => Go,
         // After a restart of the network's actor the driver may know of an attachment that nobody recorded.
         (P::Idle, C::Abandon) => Go,
         (P::Idle, C::Commit | C::Detach | C::Program) => Refuse("not joined"),
+        // Attached in earnest when the namespace is there.
+        (P::Reserved, C::Rename | C::Attach | C::Abandon | C::Detach) => Go,
+        (P::Reserved, C::Delete | C::Commit | C::Program) => Refuse("waiting for its sandbox"),
         (P::Joining, C::Commit | C::Abandon | C::Program) => Go,
-        (P::Joining, C::Delete | C::Attach | C::Detach) => Refuse("joining a sandbox"),
-        (P::Joined, C::Detach | C::Program) => Go,
+        (P::Joining, C::Delete | C::Rename | C::Attach | C::Detach) => Refuse("joining a sandbox"),
+        (P::Joined, C::Rename | C::Detach | C::Program) => Go,
         // Its commit went through, but the answer did not reach the sandbox, which has given the join up.
         (P::Joined, C::Abandon) => Go,
         (P::Joined, C::Delete | C::Attach | C::Commit) => Refuse("joined to a sandbox"),
-        (P::Leaving, C::Delete | C::Attach | C::Commit | C::Abandon | C::Detach | C::Program) => {
+        (P::Leaving, C::Delete | C::Rename | C::Attach | C::Commit | C::Abandon | C::Detach | C::Program) => {
             Refuse("leaving its sandbox")
         }
-        (P::Deleting, C::Delete | C::Attach | C::Commit | C::Detach | C::Program) => Refuse("being deleted"),
+        (P::Deleting, C::Delete | C::Rename | C::Attach | C::Commit | C::Detach | C::Program) => {
+            Refuse("being deleted")
+        }
         (P::Deleting, C::Abandon) => Nothing,
     }
 }
@@ -89,9 +97,10 @@ mod tests {
 
     const NETWORK_PHASES: [NetworkPhase; 4] =
         [NetworkPhase::Creating, NetworkPhase::Active, NetworkPhase::Deleting, NetworkPhase::Failed];
-    const ENDPOINT_PHASES: [EndpointPhase; 6] = [
+    const ENDPOINT_PHASES: [EndpointPhase; 7] = [
         EndpointPhase::Creating,
         EndpointPhase::Idle,
+        EndpointPhase::Reserved,
         EndpointPhase::Joining,
         EndpointPhase::Joined,
         EndpointPhase::Leaving,
@@ -124,14 +133,15 @@ mod tests {
 
     #[test]
     fn every_pair_of_endpoint_phase_and_command() {
-        // Columns: creating, idle, joining, joined, leaving, deleting.
+        // Columns: creating, idle, reserved, joining, joined, leaving, deleting.
         for (command, expected) in [
-            (EndpointCommand::Delete, "rgrrrr"),
-            (EndpointCommand::Attach, "rgrrrr"),
-            (EndpointCommand::Commit, "rrgrrr"),
-            (EndpointCommand::Abandon, "ngggrn"),
-            (EndpointCommand::Detach, "rrrgrr"),
-            (EndpointCommand::Program, "rrggrr"),
+            (EndpointCommand::Delete, "rgrrrrr"),
+            (EndpointCommand::Rename, "rggrgrr"),
+            (EndpointCommand::Attach, "rggrrrr"),
+            (EndpointCommand::Commit, "rrrgrrr"),
+            (EndpointCommand::Abandon, "nggggrn"),
+            (EndpointCommand::Detach, "rrgrgrr"),
+            (EndpointCommand::Program, "rrrggrr"),
         ] {
             assert_eq!(row(&ENDPOINT_PHASES, |phase| endpoint(phase, command)), expected, "{command:?}");
         }

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use netloom_actor_driver::{DriverActor, DriverDeps};
 use netloom_actor_network::{
     AbandonAttachment, AttachEndpoint, CommitAttachment, CreateEndpoint, DeleteEndpoint, DeleteNetwork,
-    DetachEndpoint, Establish, EvictEndpoint, InspectNetwork, MarkFailed, NetworkActor, NetworkDeps,
+    DetachEndpoint, Establish, EvictEndpoint, InspectNetwork, Leaving, MarkFailed, NetworkActor, NetworkDeps,
     NetworkEvent, Origin,
 };
 use netloom_actor_services::ipam::IpamActor;
@@ -153,6 +153,7 @@ fn network_deps(
         driver: driver.clone(),
         capability: script.capability(),
         events: EventSink::new(move |_, event| heard.lock().expect("not poisoned").push(event)),
+        leaving: Leaving::default(),
     }
 }
 
@@ -209,10 +210,11 @@ impl Stage {
             endpoint,
             sandbox: SandboxId::from_uuids(Uuid::new_v4(), Uuid::new_v4()),
             join: self.services.joins.next(),
-            netns: Netns::Host,
+            netns: Some(Netns::Named("c1".parse().expect("a name"))),
             index: 0,
             priority: 0,
-            labels: BTreeMap::new(),
+            as_way_out: false,
+            options: Arc::default(),
         }
     }
 
@@ -345,7 +347,7 @@ fn a_network_that_is_read_back_too_late_has_its_endpoints_all_the_same() {
         let join = attach.join;
         stage.ask(attach).await.expect("attached");
         let beside = Change::Delete { key: Key::new(RecordKind::Sandbox, "nothing") };
-        stage.ask(CommitAttachment { endpoint, join, beside }).await.expect("joined");
+        stage.ask(CommitAttachment { endpoint, join, beside: Some(beside) }).await.expect("joined");
         let records = stage.disk.records();
         let of = |kind| &records.iter().find(|(key, _)| key.kind == kind).expect("a record").1;
         let record: NetworkRecord = decode(of(RecordKind::Network)).expect("readable");
@@ -442,7 +444,7 @@ fn an_address_stays_taken_until_the_kernel_has_let_go_of_its_link() {
         let AttachEndpoint { sandbox, join, .. } = attach;
         stage.ask(attach).await.expect("attached");
         let beside = Change::Delete { key: Key::new(RecordKind::Sandbox, "nothing") };
-        stage.ask(CommitAttachment { endpoint, join, beside }).await.expect("joined");
+        stage.ask(CommitAttachment { endpoint, join, beside: Some(beside) }).await.expect("joined");
         stage.ask(DetachEndpoint(endpoint, sandbox)).await.expect("left at once");
         stage.ask(DeleteEndpoint(endpoint)).await.expect("deleted at once");
         let error = stage.create("next").await.expect_err("its link may still answer");

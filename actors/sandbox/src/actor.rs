@@ -3,9 +3,12 @@
 //! | message | kind | legal in phase | answers with |
 //! |---|---|---|---|
 //! | Establish | command | Creating | Standing |
-//! | JoinSandbox | command | Ready | SandboxEndpoint |
-//! | LeaveSandbox | command | Ready, Failed | () |
-//! | DeleteSandbox | command | Ready, Failed | () |
+//! | JoinSandbox | command | Waiting, Ready | SandboxEndpoint |
+//! | LeaveSandbox | command | Waiting, Ready, Failed | () |
+//! | RenameSandbox | command | Waiting, Ready, Failed | () |
+//! | RefreshSandbox | command | Waiting, Ready | () |
+//! | SetSandboxKey | command | Waiting, Ready | () |
+//! | DeleteSandbox | command | Waiting, Ready, Failed | () |
 //! | MarkFailed | command | any | () |
 //! | NetworkRestarted | event | any | |
 //! | InspectSandbox | query | any | SandboxSnapshot |
@@ -21,18 +24,20 @@ use netloom_actor_services::{Services, panicked};
 use netloom_kernel::Netns;
 use netloom_model::record::SandboxRecord;
 use netloom_model::snapshot::{SandboxEndpoint, SandboxPhase, SandboxSnapshot};
-use netloom_model::{EndpointId, Error, Holder, ObjectKind, Reason, Repair, Result};
+use netloom_model::{Error, Holder, NamespaceSpec, Reason, Repair, Result, SandboxSpec};
 use netloom_runtime::{
     Actor, Admission, Canceller, Cx, Gate, Handle, OpCtx, Panicked, Reply, Scope, Stop, messages,
 };
 
-use crate::gateway::{Gateways, elect};
+use crate::directory::host_key;
+use crate::gateway::elect;
+use crate::inside::{Changed, Inside};
 use crate::member::Member;
 use crate::message::{
     DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed, NetworkRestarted,
-    Origin, Standing,
+    Origin, RefreshSandbox, RenameSandbox, SetSandboxKey, Standing,
 };
-use crate::saga::{self, Deleted, Everybody, JoinPlan, Joined, LeavePlan, World};
+use crate::saga::{self, Everybody, Joined, World};
 
 // === Actor ===
 
@@ -48,11 +53,9 @@ pub struct SandboxDeps {
 /// The actor of one sandbox.
 #[derive(Debug)]
 pub struct SandboxActor {
-    record: SandboxRecord,
+    inside: Inside,
     phase: SandboxPhase,
     failure: Option<String>,
-    members: Vec<Member>,
-    gateways: Gateways,
     /// Ends the operation that runs, if one does.
     cancel: Canceller,
     gate: Gate<(), (OpCtx, Pending)>,
@@ -65,14 +68,15 @@ impl SandboxActor {
     pub fn new(record: SandboxRecord, deps: SandboxDeps) -> Self {
         let SandboxDeps { services, networks } = deps;
         let gate = Gate::new(services.operations_per_object);
-        let netns = Netns::Named(record.netns);
+        let netns = match record.spec.namespace {
+            NamespaceSpec::Host => Netns::Host,
+            NamespaceSpec::Own | NamespaceSpec::External => Netns::Named(record.netns),
+        };
         let world = World::new(Everybody { services, networks, sandbox: record.id, netns });
         Self {
-            record,
+            inside: Inside::new(record),
             phase: SandboxPhase::Creating,
             failure: None,
-            members: Vec::new(),
-            gateways: Gateways::default(),
             cancel: Canceller::default(),
             gate,
             world,
@@ -80,7 +84,7 @@ impl SandboxActor {
     }
 
     fn holder(&self) -> Holder {
-        Holder::new(ObjectKind::Sandbox, self.record.id, &self.record.spec.container_id)
+        self.inside.holder()
     }
 
     fn in_phase(&self, allowed: &[SandboxPhase]) -> Result<()> {
@@ -89,6 +93,7 @@ impl SandboxActor {
         }
         let phase = match self.phase {
             SandboxPhase::Creating => "being created",
+            SandboxPhase::Waiting => "waiting for its namespace",
             SandboxPhase::Ready => "in service already",
             SandboxPhase::Deleting => "being deleted",
             SandboxPhase::Failed => {
@@ -99,21 +104,38 @@ impl SandboxActor {
         Err(Reason::WrongPhase { object: self.holder(), phase }.into())
     }
 
+    /// What it does when nothing is under way.
+    fn resting(&self) -> SandboxPhase {
+        match (&self.failure, self.inside.waiting) {
+            (Some(_), _) => SandboxPhase::Failed,
+            (None, true) => SandboxPhase::Waiting,
+            (None, false) => SandboxPhase::Ready,
+        }
+    }
+
     fn snapshot(&self) -> SandboxSnapshot {
-        let mut members: Vec<_> = self.members.iter().collect();
+        let Inside { record, members, gateways, .. } = &self.inside;
+        let mut members: Vec<_> = members.iter().collect();
         members.sort_by_key(|member| {
             (std::cmp::Reverse(member.priority), member.network_name.clone(), member.endpoint)
         });
+        let SandboxSpec { container_id, hostname, labels, namespace, settings } = record.spec.clone();
         SandboxSnapshot {
-            id: self.record.id,
-            container_id: self.record.spec.container_id.clone(),
+            id: record.id,
+            container_id,
             phase: self.phase,
             failure: self.failure.clone(),
-            key: self.world.services.kernel.netns_path(self.record.netns),
+            key: match self.world.netns {
+                Netns::Host => host_key(),
+                Netns::Named(name) => self.world.services.kernel.netns_path(name),
+            },
+            namespace,
+            hostname,
+            settings: settings.map(|settings| *settings).unwrap_or_default(),
             endpoints: members.into_iter().map(shown).collect(),
-            gateway: self.gateways.v4.map(|gateway| gateway.address),
-            gateway6: self.gateways.v6.map(|gateway| gateway.address),
-            labels: self.record.spec.labels.clone(),
+            gateway: gateways.v4.map(|gateway| gateway.address),
+            gateway6: gateways.v6.map(|gateway| gateway.address),
+            labels,
         }
     }
 
@@ -161,9 +183,18 @@ impl SandboxActor {
             _ if op.remaining().is_zero() => Err(Error::from(late()).unwound()),
             _ if self.world.services.tools.ledger.is_stopping() => Err(Reason::ShuttingDown.into()),
             // Whether the endpoint is free is for its network to say, which knows its name.
-            Pending::Join(..) => self.in_phase(&[SandboxPhase::Ready]),
-            Pending::Leave(..) => self.in_phase(&[SandboxPhase::Ready, SandboxPhase::Failed]),
-            Pending::Delete(..) => self.in_phase(&[SandboxPhase::Ready, SandboxPhase::Failed]),
+            Pending::Join(..) => self.in_phase(&[SandboxPhase::Waiting, SandboxPhase::Ready]),
+            Pending::Refresh(command, _) => {
+                let allowed = self.in_phase(&[SandboxPhase::Waiting, SandboxPhase::Ready]);
+                allowed.and_then(|()| self.is_refresh(&command.spec))
+            }
+            Pending::SetKey(..) => {
+                let allowed = self.in_phase(&[SandboxPhase::Waiting, SandboxPhase::Ready]);
+                allowed.and_then(|()| self.takes_keys())
+            }
+            Pending::Leave(..) | Pending::Rename(..) | Pending::Delete(..) => {
+                self.in_phase(&[SandboxPhase::Waiting, SandboxPhase::Ready, SandboxPhase::Failed])
+            }
         };
         if let Err(refusal) = checked {
             pending.refuse(refusal);
@@ -171,51 +202,72 @@ impl SandboxActor {
         }
         let world = self.world.clone();
         self.cancel = op.cancel.canceller();
+        let inside = || Box::new(self.inside.clone());
         match pending {
             Pending::Establish(Origin::Fresh, reply) => {
-                let made = saga::establish(world, op.clone(), self.record.clone());
+                let made = saga::establish(world, op.clone(), self.inside.record.clone());
                 let work = async move { made.await.map(|()| Vec::new()) };
                 run(op, work, |result| Outcome::Established(Vec::new(), result, reply), cx);
             }
             Pending::Establish(Origin::Recorded(members), reply) => {
-                let work = saga::restore(world, op.clone(), members.clone(), self.record.clone());
+                let Inside { record, options, .. } = self.inside.clone();
+                let work = saga::restore(world, op.clone(), members.clone(), record, options);
                 run(op, work, |result| Outcome::Established(members, result, reply), cx);
             }
             Pending::Join(command, reply) => {
-                let plan = Box::new(JoinPlan {
-                    command,
-                    record: self.record.clone(),
-                    members: self.members.clone(),
-                    gateways: self.gateways,
-                });
+                let work = saga::join(world, op.clone(), inside(), command);
                 // Used up even if the join fails: something may have seen the name.
-                self.record.interfaces += 1;
-                let work = saga::join(world, op.clone(), plan);
-                run(op, work, |result| Outcome::Joined(result.map(Box::new), reply), cx);
+                self.inside.record.interfaces += u32::from(!self.inside.waiting);
+                run(op, work, |result| Outcome::Joined(result, reply), cx);
             }
             Pending::Leave(command, reply) => {
-                let plan = self.leave_plan(|member| member.endpoint == command.endpoint);
-                let work = saga::leave(world, op.clone(), command, plan);
-                run(op, work, move |result| Outcome::Left(command.endpoint, result, reply), cx);
+                let work = saga::leave(world, op.clone(), inside(), command);
+                run_to_change(op, work, reply, cx);
+            }
+            Pending::Rename(RenameSandbox(name), reply) => {
+                let work = saga::rename(world, op.clone(), self.inside.members.clone(), name);
+                run(op, work, |result| Outcome::Renamed(result, reply), cx);
+            }
+            Pending::Refresh(command, reply) => {
+                let work = saga::refresh(world, op.clone(), inside(), command);
+                run_to_change(op, work, reply, cx);
+            }
+            Pending::SetKey(command, reply) => {
+                let work = saga::set_key(world, op.clone(), inside(), command);
+                run_to_change(op, work, reply, cx);
             }
             Pending::Delete(DeleteSandbox { force }, reply) => {
                 self.phase = SandboxPhase::Deleting;
-                let plan = self.leave_plan(|_| true);
-                let work = saga::delete(world, op.clone(), plan, force);
-                run(op, work, |result| Outcome::Deleted(result, reply), cx);
+                let work = saga::delete(world, op.clone(), inside(), force);
+                run_to_change(op, work, reply, cx);
             }
         }
         true
     }
 
-    fn leave_plan(&self, leaves: impl Fn(&Member) -> bool) -> LeavePlan {
-        let (leaving, rest) = self.members.iter().cloned().partition(|member| leaves(member));
-        LeavePlan { leaving, rest, before: self.gateways, labels: self.record.spec.labels.clone() }
+    /// Container and namespace stay what they are in a sandbox's life.
+    fn is_refresh(&self, spec: &SandboxSpec) -> Result<()> {
+        spec.validate()?;
+        let own = &self.inside.record.spec;
+        if spec.container_id != own.container_id {
+            let why = format!("this is the sandbox of container {:?}", own.container_id);
+            return Err(Error::invalid("container_id", &spec.container_id, why));
+        }
+        if spec.namespace != own.namespace {
+            let why = format!("its namespace is {:?} and stays so", own.namespace);
+            return Err(Error::invalid("namespace", format!("{:?}", spec.namespace), why));
+        }
+        Ok(())
     }
 
-    fn forget(&mut self, endpoint: EndpointId) {
-        self.members.retain(|member| member.endpoint != endpoint);
-        self.gateways = elect(&self.members);
+    fn takes_keys(&self) -> Result<()> {
+        match self.inside.record.spec.namespace {
+            NamespaceSpec::External => Ok(()),
+            NamespaceSpec::Own | NamespaceSpec::Host => {
+                Err(Reason::WrongPhase { object: self.holder(), phase: "not made for an external key" }
+                    .into())
+            }
+        }
     }
 }
 
@@ -225,6 +277,7 @@ fn shown(member: &Member) -> SandboxEndpoint {
         network: member.network,
         ifname: member.ifname,
         priority: member.priority,
+        way_out: member.way_out,
     }
 }
 
@@ -239,6 +292,16 @@ fn run<T: Send + 'static>(
     });
 }
 
+/// Runs what may change the sandbox also when it fails.
+fn run_to_change(
+    op: &OpCtx,
+    work: impl Future<Output = Changed> + 'static,
+    reply: Reply<Result<()>>,
+    cx: &mut Cx<'_, SandboxActor>,
+) {
+    run(op, async { Ok(work.await) }, |result| Outcome::Changed(result, reply), cx);
+}
+
 // === Operations ===
 
 /// An operation that waits, with the place where its answer goes.
@@ -247,6 +310,9 @@ enum Pending {
     Establish(Origin, Reply<Result<Standing>>),
     Join(JoinSandbox, Reply<Result<SandboxEndpoint>>),
     Leave(LeaveSandbox, Reply<Result<()>>),
+    Rename(RenameSandbox, Reply<Result<()>>),
+    Refresh(RefreshSandbox, Reply<Result<()>>),
+    SetKey(SetSandboxKey, Reply<Result<()>>),
     Delete(DeleteSandbox, Reply<Result<()>>),
 }
 
@@ -255,9 +321,11 @@ impl Pending {
         match self {
             Self::Join(_, reply) => reply.send(Err(error)),
             Self::Establish(_, reply) => reply.send(Err(error)),
-            Self::Leave(_, reply) | Self::Delete(_, reply) => {
-                reply.send(Err(error));
-            }
+            Self::Leave(_, reply)
+            | Self::Rename(_, reply)
+            | Self::Refresh(_, reply)
+            | Self::SetKey(_, reply)
+            | Self::Delete(_, reply) => reply.send(Err(error)),
         }
     }
 }
@@ -271,9 +339,9 @@ messages! {
 
 enum Outcome {
     Established(Vec<Member>, Result<Vec<Repair>>, Reply<Result<Standing>>),
-    Joined(Result<Box<Joined>>, Reply<Result<SandboxEndpoint>>),
-    Left(EndpointId, Result<()>, Reply<Result<()>>),
-    Deleted(Result<Deleted>, Reply<Result<()>>),
+    Joined(Result<Joined>, Reply<Result<SandboxEndpoint>>),
+    Renamed(Result<()>, Reply<Result<()>>),
+    Changed(Result<Changed>, Reply<Result<()>>),
 }
 
 // === Lifecycle ===
@@ -314,6 +382,30 @@ impl Handle<LeaveSandbox> for SandboxActor {
     }
 }
 
+impl Handle<RenameSandbox> for SandboxActor {
+    fn handle(&mut self, op: OpCtx, command: RenameSandbox, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) {
+        self.admit(op, Pending::Rename(command, reply), cx);
+    }
+}
+
+impl Handle<RefreshSandbox> for SandboxActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        command: RefreshSandbox,
+        reply: Reply<Result<()>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        self.admit(op, Pending::Refresh(command, reply), cx);
+    }
+}
+
+impl Handle<SetSandboxKey> for SandboxActor {
+    fn handle(&mut self, op: OpCtx, command: SetSandboxKey, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) {
+        self.admit(op, Pending::SetKey(command, reply), cx);
+    }
+}
+
 impl Handle<DeleteSandbox> for SandboxActor {
     fn handle(&mut self, op: OpCtx, command: DeleteSandbox, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) {
         if command.force {
@@ -346,11 +438,11 @@ impl Handle<NetworkRestarted> for SandboxActor {
         _: Reply<()>,
         cx: &mut Cx<'_, Self>,
     ) {
-        let provider = self.gateways.provider();
+        let provider = self.inside.gateways.provider();
         let provides = |member: &&Member| member.network == network && Some(member.endpoint) == provider;
-        if let Some(member) = self.members.iter().find(provides) {
-            let labels = self.record.spec.labels.clone();
-            cx.tasks().spawn(saga::program_again(self.world.clone(), op, member.clone(), labels));
+        if let Some(member) = self.inside.members.iter().find(provides) {
+            let options = self.inside.options.clone();
+            cx.tasks().spawn(saga::program_again(self.world.clone(), op, member.clone(), options));
         }
     }
 }
@@ -370,41 +462,29 @@ impl Handle<Finished> for SandboxActor {
         match outcome {
             Outcome::Established(members, result, reply) => {
                 // What is recorded is in it, also when it goes out of service because it cannot be put right.
-                self.gateways = elect(&members);
-                self.members = members;
+                self.inside.gateways = elect(&members);
+                self.inside.members = members;
                 if result.is_ok() {
                     // It may have been put out of service meanwhile.
-                    let failed = self.failure.is_some();
-                    self.phase = if failed { SandboxPhase::Failed } else { SandboxPhase::Ready };
+                    self.phase = self.resting();
                 }
                 reply.send(result.map(|repairs| Standing { snapshot: self.snapshot(), repairs }));
             }
             Outcome::Joined(result, reply) => {
-                reply.send(result.map(|joined| {
-                    let Joined { member, gateways, interfaces } = *joined;
-                    let answer = shown(&member);
-                    self.record.interfaces = interfaces;
-                    // Most sandboxes have one member, and there are many sandboxes.
-                    self.members.reserve_exact(1);
-                    self.members.push(member);
-                    self.gateways = gateways;
-                    answer
+                reply.send(result.map(|Joined { inside, member }| {
+                    self.inside = *inside;
+                    shown(&member)
                 }));
             }
-            Outcome::Left(endpoint, result, reply) => {
-                if result.is_ok() {
-                    self.forget(endpoint);
-                }
-                reply.send(result);
-            }
-            Outcome::Deleted(done, reply) => {
-                let result = done.and_then(|Deleted { left, result }| {
-                    left.into_iter().for_each(|endpoint| self.forget(endpoint));
+            Outcome::Renamed(result, reply) => reply.send(result),
+            Outcome::Changed(done, reply) => {
+                let result = done.and_then(|Changed { inside, result }| {
+                    self.inside = *inside;
                     result
                 });
-                if result.is_err() {
-                    let failed = self.failure.is_some();
-                    self.phase = if failed { SandboxPhase::Failed } else { SandboxPhase::Ready };
+                // A deletion that succeeded ends it.
+                if self.phase != SandboxPhase::Deleting || result.is_err() {
+                    self.phase = self.resting();
                 }
                 reply.send(result);
             }

@@ -1,5 +1,7 @@
 //! Where sandboxes are found by whoever asks them.
 
+use std::path::PathBuf;
+
 use netloom_model::SandboxId;
 use netloom_runtime::{Addr, ReadModel};
 
@@ -12,8 +14,16 @@ pub struct SandboxEntry {
     pub id: SandboxId,
     /// The container it is for.
     pub container_id: String,
+    /// Whether it is the host's own namespace.
+    pub host: bool,
     /// Its actor.
     pub addr: Addr<SandboxActor>,
+}
+
+/// Where the host's own namespace is found by others, as long as this process lives.
+#[must_use]
+pub fn host_key() -> PathBuf {
+    format!("/proc/{}/ns/net", std::process::id()).into()
 }
 
 /// Every sandbox in service. Written by the controller, read by everybody, looked up for each ask.

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use netloom_kernel::{Netns, Op, Route};
+use netloom_model::record::WayOut;
 use netloom_model::{EndpointId, IfName};
 
 use crate::member::{Member, default_route};
@@ -28,7 +29,15 @@ pub struct Gateways {
     pub v6: Option<Gateway>,
 }
 
-/// Elects: the higher priority wins, then the network's name that comes first, then the endpoint's
+/// Whether a sandbox needs a way out that none of its endpoints is: one of them asks for it, and none has an IPv4
+/// gateway or default route. As in libnetwork (`needDefaultGW`), IPv6 is not considered.
+#[must_use]
+pub fn lacks_way_out(members: &[Member]) -> bool {
+    let mut asking = members.iter().filter(|member| member.way_out == WayOut::Wanted).peekable();
+    asking.peek().is_some() && !asking.any(Member::leads_out)
+}
+
+/// Elects: the way out of a sandbox whose others have none comes last; then the higher priority wins, then the network's name that comes first, then the endpoint's
 /// identifier. Parity: moby `sandbox.go` `epHeap.Less` and `getGatewayEndpoint`; there the walk over a binary
 /// heap's array may miss the best one behind an endpoint without gateway, here it cannot.
 #[must_use]
@@ -38,7 +47,9 @@ pub fn elect(members: &[Member]) -> Gateways {
             .iter()
             .filter_map(|member| gateway(member).map(|address| (member, address)))
             .min_by(|(a, _), (b, _)| {
-                let rank = |m: &Member| (Reverse(m.priority), m.network_name.clone(), m.endpoint);
+                let rank = |m: &Member| {
+                    (m.way_out == WayOut::Provided, Reverse(m.priority), m.network_name.clone(), m.endpoint)
+                };
                 rank(a).cmp(&rank(b))
             })
             .map(|(member, address)| Gateway { endpoint: member.endpoint, ifname: member.ifname, address })
@@ -74,6 +85,8 @@ impl Gateways {
 
 #[cfg(test)]
 mod tests {
+    use netloom_model::record::StaticRoute;
+
     use super::*;
 
     fn member(n: u8, network: &str, priority: i32, gateway: bool) -> Member {
@@ -87,6 +100,9 @@ mod tests {
             ipv6: None,
             gateway: gateway.then(|| IpAddr::from([10, n, 0, 1])),
             gateway6: None,
+            routes: Vec::new(),
+            way_out: WayOut::Wanted,
+            reserved: false,
         }
     }
 
@@ -104,6 +120,24 @@ mod tests {
         }
         members.retain(|member| member.priority == 0);
         assert_eq!(winner(&members).as_deref(), Some("eth2"), "the first name");
+    }
+
+    #[test]
+    fn a_way_out_is_lacking_where_one_asks_and_none_has_any() {
+        let (plain, with) = (member(1, "a", 0, false), member(2, "b", 0, true));
+        let internal = Member { way_out: WayOut::Unwanted, ..plain.clone() };
+        let provided = Member { way_out: WayOut::Provided, ..member(3, "c", 0, true) };
+        let routes = vec![StaticRoute { destination: "0.0.0.0/0".parse().expect("a net"), via: None }];
+        let routed = Member { routes, ..plain.clone() };
+        assert!(!lacks_way_out(&[]));
+        assert!(lacks_way_out(std::slice::from_ref(&plain)));
+        assert!(!lacks_way_out(std::slice::from_ref(&internal)), "who asks for none needs none");
+        assert!(lacks_way_out(&[plain.clone(), internal]));
+        assert!(!lacks_way_out(&[plain.clone(), with.clone()]));
+        assert!(!lacks_way_out(&[plain.clone(), routed]), "a default route is a way out");
+        assert!(lacks_way_out(&[plain, provided.clone()]), "it is needed as long as it is the only one");
+        let elected = elect(&[Member { priority: 9, ..provided }, with]).v4.map(|gateway| gateway.ifname);
+        assert_eq!(elected.map(|name| name.to_string()).as_deref(), Some("eth2"), "it comes last");
     }
 
     #[test]

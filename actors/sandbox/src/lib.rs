@@ -3,15 +3,16 @@
 mod actor;
 mod directory;
 mod gateway;
+mod inside;
 mod member;
 mod message;
 mod saga;
 
 pub use actor::{SandboxActor, SandboxDeps};
-pub use directory::{SandboxEntry, Sandboxes};
-pub use gateway::{Gateways, elect};
+pub use directory::{SandboxEntry, Sandboxes, host_key};
+pub use gateway::{Gateways, elect, lacks_way_out};
 pub use member::Member;
 pub use message::{
     DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed, NetworkRestarted,
-    Origin, Standing,
+    Origin, RefreshSandbox, RenameSandbox, SetSandboxKey, Standing, WayOutOffer,
 };

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netloom_actor_network::Attachment;
 use netloom_kernel::{Netns, Op, Route};
-use netloom_model::record::EndpointRecord;
+use netloom_model::record::{EndpointRecord, StaticRoute, WayOut};
 use netloom_model::{EndpointId, IfName, NetworkId};
 
 /// What a sandbox knows about an endpoint that is plugged into it.
@@ -29,6 +29,12 @@ pub struct Member {
     pub gateway: Option<IpAddr>,
     /// The IPv6 gateway it offers.
     pub gateway6: Option<IpAddr>,
+    /// Further routes that its driver wants.
+    pub routes: Vec<StaticRoute>,
+    /// What it has to do with the way out.
+    pub way_out: WayOut,
+    /// Whether it only has its place kept: the sandbox waits for its namespace.
+    pub reserved: bool,
 }
 
 impl Member {
@@ -49,6 +55,9 @@ impl Member {
             ipv6: attachment.ipv6,
             gateway: attachment.gateway,
             gateway6: attachment.gateway6,
+            routes: attachment.routes.clone(),
+            way_out: attachment.way_out,
+            reserved: false,
         }
     }
 
@@ -66,6 +75,24 @@ impl Member {
             ipv6: record.ipv6,
             gateway: attachment.gateway,
             gateway6: attachment.gateway6,
+            routes: attachment.routes.clone(),
+            way_out: attachment.way_out,
+            reserved: attachment.reserved,
+        })
+    }
+
+    /// Whether IPv4 packets to anywhere can leave by it.
+    pub(crate) fn leads_out(&self) -> bool {
+        let is_default = |route: &StaticRoute| route.destination == IpNet::V4(Ipv4Net::default());
+        self.gateway.is_some() || self.routes.iter().any(is_default)
+    }
+
+    /// Its static routes, by its interface.
+    pub(crate) fn static_routes(&self) -> impl Iterator<Item = Route> {
+        self.routes.iter().map(|route| Route {
+            destination: route.destination,
+            via: route.via,
+            link: self.ifname,
         })
     }
 
@@ -74,10 +101,14 @@ impl Member {
         self.ipv4.map(IpNet::V4).into_iter().chain(self.ipv6.map(IpNet::V6))
     }
 
-    /// The operations that take its addresses off its interface.
+    /// The operations that take its routes and addresses off its interface.
     pub(crate) fn undress(&self, netns: Netns) -> Vec<Op> {
+        if self.reserved {
+            return Vec::new();
+        }
         let link = self.ifname;
-        self.addresses().map(|address| Op::DeleteAddress { netns, link, address }).collect()
+        let routes = self.static_routes().map(|route| Op::DeleteRoute { netns, route });
+        routes.chain(self.addresses().map(|address| Op::DeleteAddress { netns, link, address })).collect()
     }
 }
 

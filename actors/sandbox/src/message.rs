@@ -1,7 +1,11 @@
 //! What a sandbox can be asked.
 
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use netloom_model::snapshot::{SandboxEndpoint, SandboxSnapshot};
-use netloom_model::{EndpointId, JoinSpec, NetworkId, Repair, Result};
+use netloom_model::{EndpointId, JoinSpec, NetworkId, Repair, Result, SandboxSpec};
 use netloom_runtime::messages;
 
 use crate::member::Member;
@@ -28,8 +32,25 @@ pub struct Standing {
     pub repairs: Vec<Repair>,
 }
 
+/// The network that is the way out of sandboxes whose endpoints have none.
+#[derive(Clone, Debug)]
+pub enum WayOutOffer {
+    /// It is there.
+    Offered {
+        /// The network.
+        network: NetworkId,
+        /// The identifier of the endpoint there, should one be made.
+        endpoint: EndpointId,
+    },
+    /// It is not: a request that needs it is refused, having changed nothing, with `NoWayOut`.
+    Missing {
+        /// Its name.
+        network: Arc<str>,
+    },
+}
+
 /// Plug an endpoint in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct JoinSandbox {
     /// The endpoint.
     pub endpoint: EndpointId,
@@ -37,15 +58,43 @@ pub struct JoinSandbox {
     pub network: NetworkId,
     /// How it joins.
     pub spec: JoinSpec,
+    /// What is there for a way out.
+    pub way_out: WayOutOffer,
 }
 
 /// Unplug an endpoint.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LeaveSandbox {
     /// The endpoint.
     pub endpoint: EndpointId,
     /// Its network.
     pub network: NetworkId,
+    /// What is there for a way out; `None` to go on without one.
+    pub way_out: Option<WayOutOffer>,
+}
+
+/// Give every endpoint another name, all or none.
+#[derive(Clone, Debug)]
+pub struct RenameSandbox(pub String);
+
+/// Unplug every endpoint, and plug all in again as a sandbox of this spec, for a container that is started again.
+#[derive(Clone, Debug)]
+pub struct RefreshSandbox {
+    /// What is asked for now. Container and namespace are as they were.
+    pub spec: Box<SandboxSpec>,
+    /// What is there for a way out.
+    pub way_out: WayOutOffer,
+}
+
+/// Tell a sandbox the namespace that somebody else made: what waits is plugged in there.
+#[derive(Clone, Debug)]
+pub struct SetSandboxKey {
+    /// A file that is that namespace.
+    pub source: PathBuf,
+    /// What the file is reached through, if it is a descriptor: kept open until this is answered.
+    pub held: Option<Arc<OwnedFd>>,
+    /// What is there for a way out.
+    pub way_out: WayOutOffer,
 }
 
 /// Unplug every endpoint and delete the sandbox with its namespace.
@@ -71,6 +120,9 @@ messages! {
     Establish => Result<Standing>;
     JoinSandbox => Result<SandboxEndpoint>;
     LeaveSandbox => Result<()>;
+    RenameSandbox => Result<()>;
+    RefreshSandbox => Result<()>;
+    SetSandboxKey => Result<()>;
     DeleteSandbox => Result<()>;
     MarkFailed => ();
     NetworkRestarted => ();

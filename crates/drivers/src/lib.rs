@@ -10,8 +10,9 @@ mod options;
 mod request;
 
 pub use driver::{Begun, Driver, DriverCx, DriverFactory, Registration, Work, done};
+pub use netloom_model::record::StaticRoute;
 pub use request::{
     Capability, CreateEndpoint, CreateNetwork, Discovery, EndpointCreated, ExternalConnectivity, Inside,
     Interface, Join, Joined, KernelSurvey, Leave, Left, NetworkCreated, NodeDiscovery, OperInfo, Present,
-    Recovered, Restored, Scope, StaticRoute, TableEntry, TableEvent, TableOperation,
+    Recovered, Restored, SandboxOptions, Scope, TableEntry, TableEvent, TableOperation,
 };

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{Ipv4Net, Ipv6Net};
 use netloom_kernel::{AddressView, LinkView, Netns, Op, RouteView};
-use netloom_model::record::{EndpointRecord, NetworkRecord, PoolRecord};
-use netloom_model::{EndpointId, IfName, JoinId, MacAddr, NetworkId, SandboxId};
+use netloom_model::record::{EndpointRecord, NetworkRecord, PoolRecord, StaticRoute};
+use netloom_model::{EndpointId, IfName, JoinId, MacAddr, NetworkId, Ports, SandboxId, SandboxSpec};
 
 /// How far a driver's networks reach.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -126,6 +127,8 @@ pub struct CreateEndpoint {
     pub mac: Option<MacAddr>,
     /// Driver options of the endpoint.
     pub options: BTreeMap<String, String>,
+    /// Its ports (`com.docker.network.endpoint.exposedports` and `com.docker.network.portmap`).
+    pub ports: Ports,
     /// Its place in a sandbox, when it is read back and was joined.
     pub joined: Option<Present>,
 }
@@ -158,6 +161,27 @@ pub struct EndpointCreated {
 /// What a driver tells about an endpoint (`EndpointOperInfo`), by libnetwork's keys.
 pub type OperInfo = BTreeMap<String, String>;
 
+/// What a sandbox tells the drivers of its endpoints (libnetwork's `Sandbox.Labels`).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SandboxOptions {
+    /// Labels of the caller.
+    pub labels: BTreeMap<String, String>,
+    /// Options for drivers (`OptionGeneric`).
+    pub options: BTreeMap<String, String>,
+    /// The ports of the container.
+    pub ports: Ports,
+    /// Whether a cluster's published ports come in through it.
+    pub ingress: bool,
+}
+
+impl From<&SandboxSpec> for SandboxOptions {
+    fn from(spec: &SandboxSpec) -> Self {
+        let settings = spec.settings.as_deref().cloned().unwrap_or_default();
+        let (labels, options, ports) = (spec.labels.clone(), settings.options, settings.ports);
+        Self { labels, options, ports, ingress: settings.ingress }
+    }
+}
+
 /// Attach an endpoint to a sandbox.
 #[derive(Clone, Debug)]
 pub struct Join {
@@ -171,8 +195,8 @@ pub struct Join {
     pub netns: Netns,
     /// The interface's name there, chosen by the sandbox and never used before in its life.
     pub ifname: IfName,
-    /// The sandbox's labels.
-    pub labels: BTreeMap<String, String>,
+    /// What the sandbox tells.
+    pub sandbox: Arc<SandboxOptions>,
 }
 
 /// How the interface got into the sandbox.
@@ -192,15 +216,6 @@ pub enum Interface {
         /// Its name there.
         from: IfName,
     },
-}
-
-/// A route that a driver wants in the sandbox.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct StaticRoute {
-    /// The destination.
-    pub destination: IpNet,
-    /// The next hop; `None` for a destination on the link itself (`CONNECTED`).
-    pub via: Option<IpAddr>,
 }
 
 /// An entry of a gossip table, owned by an endpoint: published after the join, withdrawn at its leave.
@@ -258,8 +273,10 @@ pub struct ExternalConnectivity {
     pub network: NetworkId,
     /// The endpoint.
     pub endpoint: EndpointId,
-    /// The sandbox's labels, in which ports are published.
-    pub labels: BTreeMap<String, String>,
+    /// The ports of the endpoint.
+    pub ports: Ports,
+    /// What its sandbox tells, the container's ports among it.
+    pub sandbox: Arc<SandboxOptions>,
 }
 
 /// What node discovery found.

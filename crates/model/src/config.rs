@@ -28,6 +28,9 @@ pub struct EngineConfig {
     /// Pools for networks that name no subnet, tried in this order. Blocks may overlap: what one has given out
     /// is not given again by another.
     pub default_pools: Vec<DefaultPool>,
+    /// The network that is the way out of sandboxes whose endpoints have none, and of its bridge. Made when the first
+    /// of them needs it.
+    pub gateway_network: String,
     /// Files in the form of resolv.conf that name the host's name servers: default pools keep away from those.
     /// Of a systemd-resolved, `/etc/resolv.conf` may name only its stub. A file that is not there names none.
     pub name_server_files: Vec<PathBuf>,
@@ -88,6 +91,7 @@ impl Default for EngineConfig {
             run_dir: "/run/netloom".into(),
             instance: "netloom".into(),
             default_pools: default_pools(),
+            gateway_network: "docker_gwbridge".into(),
             name_server_files: vec!["/etc/resolv.conf".into(), "/run/systemd/resolve/resolv.conf".into()],
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -116,6 +120,11 @@ impl EngineConfig {
         if self.instance.is_empty() || self.instance.len() > 16 || !self.instance.bytes().all(allowed) {
             let why = "an instance name is 1 to 16 characters of a-z 0-9 -";
             return Err(Error::invalid("instance", &self.instance, why));
+        }
+        if self.gateway_network.parse::<crate::IfName>().is_err() {
+            let why =
+                "it names a bridge too, so it has 1 to 15 printable characters without '/', ':' and '%'";
+            return Err(Error::invalid("gateway_network", &self.gateway_network, why));
         }
         let files = self.name_server_files.iter().map(|file| ("name_server_files", file));
         for (key, path) in [("data_dir", &self.data_dir), ("run_dir", &self.run_dir)].into_iter().chain(files)

@@ -250,6 +250,26 @@ pub enum Reason {
         /// The sandbox that holds it.
         sandbox: SandboxId,
     },
+    /// An endpoint would put its interface into the host's own namespace.
+    #[error(
+        "{object} cannot join a sandbox that is the host's own namespace: it would put an interface {prefix}… there"
+    )]
+    HostInterface {
+        /// The endpoint.
+        object: Holder,
+        /// What the interface's name begins with.
+        prefix: String,
+    },
+    /// A sandbox needs a way out that none of its endpoints has, and the network for that is not there.
+    #[error(
+        "{sandbox} has no way out: none of its endpoints has a gateway, and there is no network {network:?}"
+    )]
+    NoWayOut {
+        /// The sandbox.
+        sandbox: Holder,
+        /// The network that would be its way out.
+        network: String,
+    },
     /// An endpoint was asked to leave a sandbox it is not in.
     #[error("endpoint {name:?} ({}) is not joined to {}", endpoint.short(), sandbox_text(sandbox.as_ref()))]
     NotJoined {
@@ -504,6 +524,7 @@ impl Error {
             | Reason::InUse { .. } => ErrorKind::Conflict,
             Reason::ActiveEndpoints { .. }
             | Reason::EndpointInUse { .. }
+            | Reason::HostInterface { .. }
             | Reason::NotJoined { .. }
             | Reason::WrongPhase { .. }
             | Reason::Overtaken { .. }
@@ -514,9 +535,10 @@ impl Error {
             Reason::PoolsExhausted(_) | Reason::AddressesExhausted { .. } | Reason::Full { .. } => {
                 ErrorKind::Exhausted
             }
-            Reason::Gone { .. } | Reason::ShuttingDown | Reason::OutOfService { .. } => {
-                ErrorKind::Unavailable
-            }
+            Reason::Gone { .. }
+            | Reason::ShuttingDown
+            | Reason::NoWayOut { .. }
+            | Reason::OutOfService { .. } => ErrorKind::Unavailable,
             Reason::DeadlineExceeded { .. } => ErrorKind::Timeout,
             Reason::Busy { .. } => ErrorKind::Busy,
             Reason::NotImplemented { .. } => ErrorKind::NotImplemented,
@@ -542,6 +564,10 @@ impl Error {
             Reason::IdTaken { .. } => "leave the id out and let the engine choose one".into(),
             Reason::ActiveEndpoints { .. } => "let those endpoints leave and delete them first".into(),
             Reason::EndpointInUse { .. } => "let it leave its sandbox first, or delete it with force".into(),
+            Reason::HostInterface { .. } => {
+                "use a network of the driver \"host\", or a sandbox with a namespace of its own".into()
+            }
+            Reason::NoWayOut { .. } => "create that network, or ask again".into(),
             Reason::NotJoined { .. } => "inspect the endpoint to see which sandbox holds it".into(),
             Reason::WrongPhase { .. } => "wait for the running operation to finish".into(),
             Reason::PoolOverlap { .. } => "choose another subnet, or delete the holder".into(),
@@ -595,6 +621,8 @@ impl From<Reason> for Error {
             | Reason::InUse { .. }
             | Reason::ActiveEndpoints { .. }
             | Reason::EndpointInUse { .. }
+            | Reason::HostInterface { .. }
+            | Reason::NoWayOut { .. }
             | Reason::NotJoined { .. }
             | Reason::WrongPhase { .. }
             | Reason::PoolOverlap { .. }

@@ -47,6 +47,15 @@ pub enum EventKind {
         /// Its name.
         name: String,
     },
+    /// An endpoint has another name.
+    EndpointRenamed {
+        /// Its network.
+        network: NetworkId,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Its new name.
+        name: String,
+    },
     /// An endpoint joined a sandbox.
     EndpointAttached {
         /// Its network.

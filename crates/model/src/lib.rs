@@ -21,4 +21,7 @@ pub use event::{Event, EventKind, Repair};
 pub use id::{ControllerId, EndpointId, IdText, JoinId, NetworkId, OpId, SandboxId, ShortId};
 pub use ifname::{IfName, NetnsName};
 pub use mac::MacAddr;
-pub use spec::{EndpointSpec, IpamPoolSpec, IpamSpec, JoinSpec, NetworkSpec, SandboxSpec};
+pub use spec::{
+    EndpointSpec, ExtraHost, IpamPoolSpec, IpamSpec, JoinSpec, Names, NamespaceSpec, NetworkSpec,
+    ParentUpdate, PortBinding, Ports, Protocol, SandboxSettings, SandboxSpec, TransportPort,
+};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{EndpointId, JoinId, NetworkId, SandboxId};
 use crate::ifname::{IfName, NetnsName};
 use crate::mac::MacAddr;
-use crate::spec::NetworkSpec;
+use crate::spec::{EndpointSpec, Names, NamespaceSpec, NetworkSpec, Ports, SandboxSpec};
 
 /// One pool of a network as it was allocated (libnetwork's `IpamInfo`).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -70,11 +70,42 @@ pub struct EndpointRecord {
     /// Driver options.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub options: BTreeMap<String, String>,
+    /// Its ports.
+    #[serde(default, skip_serializing_if = "Ports::is_empty")]
+    pub ports: Ports,
+    /// Its names beside its own.
+    #[serde(default, skip_serializing_if = "Names::is_default")]
+    pub names: Names,
     /// What its interface's name begins with inside a sandbox; `None` for an endpoint without interface.
     #[serde(default)]
     pub prefix: Option<String>,
     /// The sandbox it is joined to.
     pub attachment: Option<AttachmentRecord>,
+}
+
+impl EndpointRecord {
+    /// One that is asked for: its addresses are chosen later.
+    #[must_use]
+    pub fn asked(id: EndpointId, network: NetworkId, spec: &EndpointSpec) -> Self {
+        let EndpointSpec { name, mac, labels, options, ports, names, ipv4: _, ipv6: _ } = spec.clone();
+        let (ipv4, ipv6, prefix, attachment) = (None, None, None, None);
+        Self { id, network, name, mac, ipv4, ipv6, labels, options, ports, names, prefix, attachment }
+    }
+
+    /// Its place in a sandbox, unless that waits for its namespace still.
+    #[must_use]
+    pub fn plugged(&self) -> Option<&AttachmentRecord> {
+        self.attachment.as_ref().filter(|attachment| !attachment.reserved)
+    }
+}
+
+/// A route that a driver wants in a sandbox (libnetwork's `StaticRoute`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct StaticRoute {
+    /// The destination.
+    pub destination: IpNet,
+    /// The next hop; `None` for a destination on the link itself (`CONNECTED`).
+    pub via: Option<IpAddr>,
 }
 
 /// An endpoint's place in a sandbox.
@@ -96,6 +127,39 @@ pub struct AttachmentRecord {
     pub gateway: Option<IpAddr>,
     /// The IPv6 gateway it offers the sandbox.
     pub gateway6: Option<IpAddr>,
+    /// Further routes that its driver wants there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<StaticRoute>,
+    /// What it has to do with the sandbox's way out.
+    #[serde(default, skip_serializing_if = "WayOut::is_usual")]
+    pub way_out: WayOut,
+    /// Whether the sandbox waits for its namespace, so that nothing is plugged in yet.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub reserved: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// What an endpoint has to do with its sandbox's way out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WayOut {
+    /// The sandbox needs a way out for its sake, be it by its own gateway or by another's.
+    #[default]
+    Wanted,
+    /// It asks for none: its network is internal or the host's, or its driver said so (`DisableGatewayService`).
+    Unwanted,
+    /// It is the way out of a sandbox whose other endpoints have none (libnetwork's `docker_gwbridge`).
+    Provided,
+}
+
+impl WayOut {
+    fn is_usual(&self) -> bool {
+        matches!(self, Self::Wanted)
+    }
 }
 
 /// A sandbox.
@@ -108,6 +172,33 @@ pub struct SandboxRecord {
     /// The number of its next interface: none is used twice in its life.
     #[serde(default)]
     pub interfaces: u32,
+    /// Whether the namespace of somebody else's that it waits for has been told.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub keyed: bool,
     /// What the caller asked for.
-    pub spec: crate::spec::SandboxSpec,
+    pub spec: SandboxSpec,
+}
+
+impl SandboxRecord {
+    /// A new one.
+    #[must_use]
+    pub fn new(id: SandboxId, netns: NetnsName, spec: SandboxSpec) -> Self {
+        Self { id, netns, interfaces: 0, keyed: false, spec }
+    }
+
+    /// Whether it waits for the namespace that somebody else makes.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.spec.namespace == NamespaceSpec::External && !self.keyed
+    }
+
+    /// Whether a namespace is mounted for it.
+    #[must_use]
+    pub fn has_namespace(&self) -> bool {
+        match self.spec.namespace {
+            NamespaceSpec::Own => true,
+            NamespaceSpec::Host => false,
+            NamespaceSpec::External => self.keyed,
+        }
+    }
 }

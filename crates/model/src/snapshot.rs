@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::id::{EndpointId, NetworkId, OpId, SandboxId};
 use crate::ifname::IfName;
 use crate::mac::MacAddr;
-use crate::record::PoolRecord;
+use crate::record::{PoolRecord, StaticRoute, WayOut};
+use crate::spec::{IpamSpec, Names, NamespaceSpec, Ports, SandboxSettings};
 
 /// What a network is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -35,6 +36,8 @@ pub enum EndpointPhase {
     Creating,
     /// Exists and is in no sandbox.
     Idle,
+    /// A place in a sandbox that waits for its namespace is kept for it.
+    Reserved,
     /// Joining a sandbox.
     Joining,
     /// In a sandbox.
@@ -51,6 +54,8 @@ pub enum EndpointPhase {
 pub enum SandboxPhase {
     /// Being created.
     Creating,
+    /// It waits for the namespace that somebody else makes; what joins is recorded.
+    Waiting,
     /// In service.
     Ready,
     /// Being deleted.
@@ -84,6 +89,10 @@ pub struct NetworkSnapshot {
     pub v4: Vec<PoolRecord>,
     /// IPv6 pools.
     pub v6: Vec<PoolRecord>,
+    /// What was asked for of its address pools.
+    pub ipam: IpamSpec,
+    /// Whether it outlives the engine.
+    pub persist: bool,
     /// Its endpoints, by name.
     pub endpoints: Vec<EndpointSnapshot>,
 }
@@ -109,6 +118,18 @@ pub struct EndpointSnapshot {
     pub sandbox: Option<SandboxId>,
     /// The interface's name in that sandbox.
     pub ifname: Option<IfName>,
+    /// The IPv4 gateway it offers that sandbox.
+    pub gateway: Option<IpAddr>,
+    /// The IPv6 gateway it offers that sandbox.
+    pub gateway6: Option<IpAddr>,
+    /// Further routes that its driver wants in that sandbox.
+    pub routes: Vec<StaticRoute>,
+    /// Driver options.
+    pub options: BTreeMap<String, String>,
+    /// Its ports.
+    pub ports: Ports,
+    /// Its names beside its own.
+    pub names: Names,
     /// Labels of the caller.
     pub labels: BTreeMap<String, String>,
 }
@@ -124,8 +145,14 @@ pub struct SandboxSnapshot {
     pub phase: SandboxPhase,
     /// Why it is out of service, where it is.
     pub failure: Option<String>,
-    /// Where its namespace is mounted (libnetwork's `Key`).
+    /// Where its namespace is, or will be when it is told (libnetwork's `Key`).
     pub key: PathBuf,
+    /// Which namespace that is.
+    pub namespace: NamespaceSpec,
+    /// The container's host name; empty for none.
+    pub hostname: String,
+    /// What few sandboxes have.
+    pub settings: SandboxSettings,
     /// The endpoints in it, best gateway first.
     pub endpoints: Vec<SandboxEndpoint>,
     /// The IPv4 default gateway it uses.
@@ -147,6 +174,8 @@ pub struct SandboxEndpoint {
     pub ifname: IfName,
     /// The priority in the gateway election.
     pub priority: i32,
+    /// What it has to do with the way out.
+    pub way_out: WayOut,
 }
 
 /// An operation that has not ended yet.

@@ -1,9 +1,9 @@
 //! Every rule of the start plan, a case each.
 
 use netloom_kernel::LinkKind;
-use netloom_model::record::AttachmentRecord;
+use netloom_model::record::{AttachmentRecord, WayOut};
 use netloom_model::snapshot::SandboxEndpoint;
-use netloom_model::{JoinId, NetworkSpec, ObjectKind, SandboxSpec};
+use netloom_model::{EndpointSpec, JoinId, NetworkSpec, ObjectKind, SandboxSpec};
 use uuid::Uuid;
 
 use super::*;
@@ -50,8 +50,7 @@ impl Case {
     }
 
     fn sandbox(mut self, n: u8) -> Self {
-        let record =
-            SandboxRecord { id: sandbox_id(n), netns: netns(n), interfaces: 0, spec: SandboxSpec::new("c") };
+        let record = SandboxRecord::new(sandbox_id(n), netns(n), SandboxSpec::new("c"));
         self.records.sandboxes.insert(sandbox_id(n), record);
         self
     }
@@ -65,18 +64,15 @@ impl Case {
             link: (!link.is_empty()).then(|| ifname(link)),
             gateway: None,
             gateway6: None,
+            routes: Vec::new(),
+            way_out: WayOut::Wanted,
+            reserved: false,
         });
+        let spec = EndpointSpec::new(format!("endpoint {n}"));
         let record = EndpointRecord {
-            id: endpoint_id(n),
-            network: network_id(network),
-            name: format!("endpoint {n}"),
-            mac: None,
-            ipv4: None,
-            ipv6: None,
-            labels: BTreeMap::new(),
-            options: BTreeMap::new(),
             prefix: Some("eth".into()),
             attachment,
+            ..EndpointRecord::asked(endpoint_id(n), network_id(network), &spec)
         };
         self.records.endpoints.insert(endpoint_id(n), record);
         self
@@ -384,12 +380,14 @@ fn members_carry_what_a_sandbox_shows() {
         network: member.network,
         ifname: member.ifname,
         priority: member.priority,
+        way_out: member.way_out,
     });
     let expected = SandboxEndpoint {
         endpoint: endpoint_id(1),
         network: network_id(1),
         ifname: ifname("eth0"),
         priority: 0,
+        way_out: WayOut::Wanted,
     };
     assert_eq!(shown.collect::<Vec<_>>(), [expected]);
 }

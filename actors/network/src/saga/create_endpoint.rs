@@ -1,16 +1,16 @@
 //! Making an endpoint, making its link, and making the link durable.
 
-use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use netloom_actor_driver::{JoinDriverEndpoint, ProgramConnectivity};
 use netloom_actor_services::SagaWorld;
 use netloom_actor_services::ipam::LeaseAddresses;
 use netloom_actor_services::{answered, interrupted};
-use netloom_drivers::{ExternalConnectivity, Join, Joined, Restored};
+use netloom_drivers::{ExternalConnectivity, Join, Joined, Restored, SandboxOptions};
 use netloom_ipam::LeaseRequest;
 use netloom_model::record::{AttachmentRecord, EndpointRecord};
-use netloom_model::{EndpointId, EndpointSpec, Error, Result};
+use netloom_model::{EndpointId, EndpointSpec, Error, JoinId, Ports, Result};
 use netloom_runtime::{Fact, OpCtx};
 use netloom_store::{Change, Key, RecordKind, encode};
 
@@ -25,12 +25,14 @@ pub(crate) struct CreatedEndpoint {
     pub(crate) told: Fact<NetworkEvent>,
 }
 
-/// Leases addresses, tells the driver, commits the record.
+/// Leases addresses, tells the driver, commits the record. `shown_ipv6`: whether the driver is shown the IPv6
+/// address.
 pub(crate) async fn create_endpoint(
     world: World,
     op: OpCtx,
     record: EndpointRecord,
     spec: EndpointSpec,
+    shown_ipv6: bool,
 ) -> Result<CreatedEndpoint> {
     let id = record.id;
     let object = format!("endpoint {:?} ({})", record.name, id.short());
@@ -50,8 +52,10 @@ pub(crate) async fn create_endpoint(
             let lease = lease.await?;
             (record.ipv4, record.ipv6) = (lease.ipv4, lease.ipv6);
         }
+        let hidden = if shown_ipv6 { None } else { record.ipv6.take() };
         let created = create_endpoint_in_driver(&world, &op, &record, Restored::Fresh);
         let created = saga.step("driver", Undone::DriverEndpoint(id), created).await?;
+        record.ipv6 = hidden.or(record.ipv6);
         record.mac = record.mac.or(created.mac);
         record.ipv4 = record.ipv4.or(created.ipv4);
         record.ipv6 = record.ipv6.or(created.ipv6);
@@ -68,9 +72,25 @@ pub(crate) async fn create_endpoint(
     made.await
 }
 
-/// Has the driver make the link.
-pub(crate) async fn attach(world: World, op: OpCtx, join: Join) -> Result<Joined> {
-    let (id, which) = (join.endpoint, join.join);
+/// Commits the record of an endpoint under its new name. Nobody below needs to know.
+pub(crate) async fn rename_endpoint(world: World, op: OpCtx, record: EndpointRecord) -> Result<Facts> {
+    let (endpoint, network) = (record.id, world.network);
+    let object = fmt::from_fn(move |f| write!(f, "endpoint {}", endpoint.short()));
+    let entry = world.services.tools.ledger.enter(&op, "rename_endpoint", object);
+    entry.step("commit");
+    world.commit(&op, vec![put(&record)?]).await?;
+    let event = NetworkEvent::EndpointRenamed { network, endpoint, name: record.name };
+    Ok(vec![world.events.fact(&op, event)])
+}
+
+/// Has the driver make the link, unless only a place is kept for it.
+pub(crate) async fn attach(
+    world: World,
+    op: OpCtx,
+    (id, which): (EndpointId, JoinId),
+    join: Option<Join>,
+) -> Result<Joined> {
+    let Some(join) = join else { return Ok(Joined::default()) };
     let object = fmt::from_fn(move |f| write!(f, "endpoint {}", id.short()));
     let joined = world.saga(&op, "attach_endpoint", object, async |saga| {
         saga.step("make the link", Undone::Link(id, which), async {
@@ -87,9 +107,10 @@ pub(crate) async fn program(
     world: World,
     op: OpCtx,
     endpoint: EndpointId,
-    labels: BTreeMap<String, String>,
+    ports: Ports,
+    sandbox: Arc<SandboxOptions>,
 ) -> Result<()> {
-    let request = ExternalConnectivity { network: world.network, endpoint, labels };
+    let request = ExternalConnectivity { network: world.network, endpoint, ports, sandbox };
     let asked = world.driver.outcome(&op, ProgramConnectivity(request));
     // The driver goes on; whoever asked for it takes it back.
     match op.unless_cancelled(asked).await {
@@ -103,9 +124,10 @@ pub(crate) async fn commit_attachment(
     world: World,
     op: OpCtx,
     record: EndpointRecord,
-    beside: Change,
+    beside: Option<Change>,
 ) -> Result<Facts> {
-    world.commit(&op, vec![put(&record)?, beside]).await?;
+    let changes = std::iter::once(put(&record)?).chain(beside).collect();
+    world.commit(&op, changes).await?;
     let (network, endpoint) = (world.network, record.id);
     let attached = record.attachment.map(|AttachmentRecord { sandbox, ifname, .. }| {
         NetworkEvent::EndpointAttached { network, endpoint, sandbox, ifname }

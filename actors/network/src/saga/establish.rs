@@ -198,7 +198,8 @@ pub(super) async fn create_endpoint_in_driver(
         ipv6: record.ipv6,
         mac: record.mac,
         options: record.options.clone(),
-        joined: record.attachment.as_ref().map(|at| Present { join: at.join, link: at.link }),
+        ports: record.ports.clone(),
+        joined: record.plugged().map(|at| Present { join: at.join, link: at.link }),
     };
     let outcome = world.driver.outcome(op, CreateDriverEndpoint(request)).await;
     world.driver_answered(op, outcome)

@@ -18,7 +18,9 @@ use netloom_runtime::{EventSink, Fact, OpCtx, Port};
 
 use crate::event::NetworkEvent;
 
-pub(crate) use create_endpoint::{CreatedEndpoint, attach, commit_attachment, create_endpoint, program};
+pub(crate) use create_endpoint::{
+    CreatedEndpoint, attach, commit_attachment, create_endpoint, program, rename_endpoint,
+};
 pub(crate) use detach::{abandon, detach, reap};
 pub use establish::driver_request;
 pub(crate) use establish::{Established, establish, restore_in_driver};

@@ -4,68 +4,95 @@ use std::fmt;
 
 use futures::future::join_all;
 use netloom_actor_services::SagaWorld;
-use netloom_model::{EndpointId, Result};
+use netloom_model::Result;
+use netloom_model::record::WayOut;
 use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;
 use netloom_store::{Change, Key, RecordKind};
 
 use super::leave::{LeavePlan, clear, detached};
 use super::{Undone, World};
+use crate::inside::{Changed, Inside};
 use crate::member::Member;
-
-/// What came of it: also a failed deletion may have unplugged some endpoints.
-#[derive(Debug)]
-pub(crate) struct Deleted {
-    pub(crate) left: Vec<EndpointId>,
-    pub(crate) result: Result<()>,
-}
 
 /// Unplugs everything at once and deletes the sandbox. When that fails the sandbox stays, in order, with the
 /// endpoints that could not leave; with force those do not count.
-pub(crate) async fn delete(world: World, op: OpCtx, mut plan: LeavePlan, force: bool) -> Result<Deleted> {
+pub(crate) async fn delete(world: World, op: OpCtx, mut inside: Box<Inside>, force: bool) -> Changed {
     let sandbox = world.sandbox;
     let object = fmt::from_fn(move |f| write!(f, "sandbox {}", sandbox.short()));
     let entry = world.services.tools.ledger.enter(&op, "delete_sandbox", object);
     entry.step("detach every endpoint");
-    let outcomes = join_all(plan.leaving.iter().map(|member| left(&world, &op, member, force))).await;
-    let mut result = Ok(());
-    let mut outcomes = outcomes.into_iter();
-    let mut stay = |_: &mut Member| match outcomes.next() {
-        Some(Err(error)) => {
-            result = std::mem::replace(&mut result, Ok(())).and(Err(error));
-            true
-        }
-        _ => false,
-    };
-    plan.rest = plan.leaving.extract_if(.., &mut stay).collect();
+    // The way out goes last: who has to stay needs it.
+    let (way_out, own): (Vec<_>, Vec<_>) =
+        inside.members.clone().into_iter().partition(|member| member.way_out == WayOut::Provided);
+    let (mut left, mut stuck, mut result) = unplug(&world, &op, own, force).await;
+    if result.is_ok() || force {
+        let (out, stays, outcome) = unplug(&world, &op, way_out, force).await;
+        result = result.and(outcome);
+        left.extend(out);
+        stuck.extend(stays);
+    }
     if result.is_ok() || force {
         entry.step("commit");
         let key = Key::new(RecordKind::Sandbox, world.sandbox);
         result = world.commit(&op, vec![Change::Delete { key }]).await;
     }
-    let left = plan.leaving.iter().map(|member| member.endpoint).collect();
+    let gone: Vec<_> = left.iter().map(|member| member.endpoint).collect();
     if result.is_err() {
         // It lives on, so it must be right inside: the way out may have to be another one.
-        clear(&world, &op, plan).await;
-        return Ok(Deleted { left, result });
+        clear(&world, &op, LeavePlan::of(&inside, |member| gone.contains(&member.endpoint))).await;
     }
-    for member in &plan.rest {
+    inside.forget(&gone);
+    forget_way_out(&world, &op, &left).await;
+    if result.is_err() {
+        return Changed { inside, result };
+    }
+    for member in &stuck {
         // Force did not wait for these; until they are out they are in a sandbox that does not exist.
-        let stuck = Undone::Membership(member.network, member.endpoint);
-        world.services.tools.janitor.adopt_undo(&op, &world, stuck);
+        let undo = match member.way_out {
+            WayOut::Provided => Undone::WayOut(member.network, member.endpoint),
+            WayOut::Wanted | WayOut::Unwanted => Undone::Membership(member.network, member.endpoint),
+        };
+        world.services.tools.janitor.adopt_undo(&op, &world, undo);
     }
-    // Nothing is cleared inside: the namespace goes as a whole.
-    entry.step("delete the namespace");
-    // Whoever uses force waits a second in all: what it took to end what was under way counts.
-    let patience =
-        if force { Patience::Until(op.began() + Patience::Short.allowed()) } else { Patience::Usual };
-    let op = op.renewed(world.services.operation_timeout);
-    world.finish(&op, Undone::Netns(world.netns), patience).await;
-    Ok(Deleted { left, result: Ok(()) })
+    if inside.record.has_namespace() {
+        // Nothing is cleared inside: the namespace goes as a whole.
+        entry.step("delete the namespace");
+        // Whoever uses force waits a second in all: what it took to end what was under way counts.
+        let patience =
+            if force { Patience::Until(op.began() + Patience::Short.allowed()) } else { Patience::Usual };
+        let op = op.renewed(world.services.operation_timeout);
+        world.finish(&op, Undone::Netns(world.netns), patience).await;
+    }
+    Changed { inside, result }
+}
+
+/// Has endpoints leave, all at once: those that have left, those that could not, and why.
+async fn unplug(
+    world: &World,
+    op: &OpCtx,
+    members: Vec<Member>,
+    force: bool,
+) -> (Vec<Member>, Vec<Member>, Result<()>) {
+    let outcomes = join_all(members.iter().map(|member| left(world, op, member, force))).await;
+    let (mut out, mut stuck, mut result) = (Vec::new(), Vec::new(), Ok(()));
+    for (member, outcome) in members.into_iter().zip(outcomes) {
+        if outcome.is_ok() { &mut out } else { &mut stuck }.push(member);
+        result = result.and(outcome);
+    }
+    (out, stuck, result)
 }
 
 /// Has an endpoint leave. With force it is given a moment only: what is stuck must not hold the deletion up.
 async fn left(world: &World, op: &OpCtx, member: &Member, force: bool) -> Result<()> {
     let op = if force { op.for_undo(Patience::Short.allowed()) } else { op.clone() };
     detached(world, &op, member).await
+}
+
+/// Deletes the endpoint that was the way out, if it has left.
+async fn forget_way_out(world: &World, op: &OpCtx, left: &[Member]) {
+    for member in left.iter().filter(|member| member.way_out == WayOut::Provided) {
+        let gone = Undone::WayOut(member.network, member.endpoint);
+        world.finish(op, gone, Patience::Usual).await;
+    }
 }

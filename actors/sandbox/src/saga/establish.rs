@@ -17,14 +17,18 @@ pub(super) fn record_of(record: &SandboxRecord) -> Result<Change> {
     Ok(Change::Put { key, value })
 }
 
-/// Makes the namespace and commits the record. A disk takes about as long as the kernel.
+/// Makes the namespace, where it is its own, and commits the record. A disk takes about as long as the kernel.
 pub(crate) async fn establish(world: World, op: OpCtx, record: SandboxRecord) -> Result<()> {
     let object = format!("sandbox {} of container {:?}", record.id.short(), record.spec.container_id);
     let name = record.netns;
     let made = world.saga(&op, "create_sandbox", object, async |saga| {
-        let create = world.execute(&op, vec![Op::CreateNetns { name }]);
         let commit = async { world.commit(&op, vec![record_of(&record)?]).await };
-        let (netns, kept) = (Undone::Netns(Netns::Named(name)), Undone::Record(record.id));
+        let kept = Undone::Record(record.id);
+        if !record.has_namespace() {
+            return saga.step("commit", kept, commit).await;
+        }
+        let create = world.execute(&op, vec![Op::CreateNetns { name }]);
+        let netns = Undone::Netns(Netns::Named(name));
         saga.both("make the namespace and commit", (netns, create), (kept, commit)).await
     });
     made.await

@@ -2,36 +2,28 @@
 
 use std::fmt;
 
-use netloom_actor_network::{AttachEndpoint, Attachment, CommitAttachment, ProgramEndpoint, RevokeEndpoint};
+use netloom_actor_network::{AttachEndpoint, CommitAttachment, ProgramEndpoint, RevokeEndpoint};
 use netloom_actor_services::SagaWorld;
 use netloom_drivers::Interface;
-use netloom_kernel::{Netns, Op, Route};
+use netloom_kernel::{Netns, Op};
 use netloom_model::record::SandboxRecord;
-use netloom_model::{Certainty, Error, Reason, Result};
+use netloom_model::{Certainty, EndpointId, Error, JoinId, NetworkId, Reason, Result};
 use netloom_runtime::{OpCtx, Saga};
+use netloom_store::Change;
 
-use super::{Undone, World, port, record_of};
-use crate::gateway::{Gateways, elect};
+use super::{Undone, World, port, record_of, way_out};
+use crate::gateway::{elect, lacks_way_out};
+use crate::inside::Inside;
 use crate::member::Member;
 use crate::message::JoinSandbox;
 
-/// What the sandbox has decided about a join before it begins.
-#[derive(Clone, Debug)]
-pub(crate) struct JoinPlan {
-    pub(crate) command: JoinSandbox,
-    /// Its record as it is; the number of the next interface is in it.
-    pub(crate) record: SandboxRecord,
-    pub(crate) members: Vec<Member>,
-    pub(crate) gateways: Gateways,
-}
-
-/// What came of it.
+/// What came of a join.
 #[derive(Debug)]
 pub(crate) struct Joined {
+    /// The sandbox as it is now.
+    pub(crate) inside: Box<Inside>,
+    /// The newcomer.
     pub(crate) member: Member,
-    pub(crate) gateways: Gateways,
-    /// The number of the next interface.
-    pub(crate) interfaces: u32,
 }
 
 /// How many names of interfaces are tried: one may be in use by what the container made itself, or by the
@@ -39,65 +31,143 @@ pub(crate) struct Joined {
 const NAMES: u32 = 16;
 
 /// Plugs an endpoint in under the first name that is free.
-pub(crate) async fn join(world: World, op: OpCtx, mut plan: Box<JoinPlan>) -> Result<Joined> {
+pub(crate) async fn join(
+    world: World,
+    op: OpCtx,
+    mut inside: Box<Inside>,
+    command: JoinSandbox,
+) -> Result<Joined> {
     for _ in 1..NAMES {
-        match try_join(&world, &op, &plan).await {
+        match try_join(&world, &op, &inside, &command).await {
             Err(error) if is_name_taken(&error) => {
                 tracing::info!(%error, "trying the next name");
-                plan.record.interfaces += 1;
+                inside.record.interfaces += 1;
             }
             outcome => return outcome,
         }
     }
-    try_join(&world, &op, &plan).await
+    try_join(&world, &op, &inside, &command).await
 }
 
-fn is_name_taken(error: &Error) -> bool {
+pub(super) fn is_name_taken(error: &Error) -> bool {
     matches!(error.reason(), Reason::LinkTaken { .. }) && error.certainty() == Certainty::Aborted
 }
 
-/// Has the network make the link, sets it up inside, moves the default route if the newcomer wins the
-/// election, and commits.
-async fn try_join(world: &World, op: &OpCtx, plan: &JoinPlan) -> Result<Joined> {
-    let JoinSandbox { endpoint, network, spec } = plan.command;
+/// Has the network make the link, and that of a way out if none is there, sets up what came in, moves the
+/// default route if a newcomer wins the election, and commits.
+async fn try_join(world: &World, op: &OpCtx, before: &Inside, command: &JoinSandbox) -> Result<Joined> {
+    let JoinSandbox { endpoint, network, spec, .. } = *command;
     let sandbox = world.sandbox;
     let object =
         fmt::from_fn(move |f| write!(f, "endpoint {} to sandbox {}", endpoint.short(), sandbox.short()));
-    let join = world.services.joins.next();
     let joined = world.saga(op, "join_sandbox", object, async |saga| {
-        let attach = AttachEndpoint {
-            endpoint,
-            sandbox: world.sandbox,
-            join,
-            netns: world.netns,
-            index: plan.record.interfaces,
-            priority: spec.priority,
-            labels: plan.record.spec.labels.clone(),
-        };
-        let undo = Undone::Attachment(network, endpoint, join);
-        let attachment = saga.step("attach", undo, world.ask_network(op, network, attach)).await?;
-        let member = Member::attached(endpoint, network, spec.priority, &attachment);
-        let mut members = plan.members.clone();
-        members.push(member.clone());
-        let gateways = elect(&members);
-
-        if let Interface::Move { from } = attachment.interface {
-            move_in(saga, world, op, from, &member).await?;
+        let mut inside = Box::new(before.clone());
+        // One for which a place was kept takes it.
+        inside.members.retain(|member| member.endpoint != endpoint);
+        let plug = Plug { network, endpoint, priority: spec.priority, as_way_out: false };
+        let mut newcomers = vec![attach(saga, world, op, &mut inside, plug).await?];
+        if !inside.waiting && inside.way_out().is_none() && lacks_way_out(&inside.members) {
+            newcomers.push(way_out::attach(saga, world, op, &mut inside, &command.way_out).await?);
         }
-        let ops = set_up(world, &attachment, &member, plan.gateways, gateways);
-        let back = gateways.change(plan.gateways, world.netns);
+        inside.gateways = elect(&inside.members);
+        for newcomer in &newcomers {
+            if let Interface::Move { from } = newcomer.interface {
+                move_in(saga, world, op, from, newcomer.member(&inside)?).await?;
+            }
+        }
+        let ops = set_up(world, &newcomers, before, &inside)?;
+        let back = inside.gateways.change(before.gateways, world.netns);
         saga.step("set it up inside", Undone::Plumbing(back), world.execute(op, ops)).await?;
-        hand_over(saga, world, op, plan, &members, gateways).await?;
+        hand_over(saga, world, op, before, &inside).await?;
 
-        let interfaces = plan.record.interfaces + 1;
-        let beside = record_of(&SandboxRecord { interfaces, ..plan.record.clone() })?;
-        let commit = world.ask_network(op, network, CommitAttachment { endpoint, join, beside });
-        let commit = saga.step("commit", None, async { commit.await.map_err(forgotten) });
-        let opened = op.unless_cancelled(port::opened(world, op, &attachment.interface));
-        futures::try_join!(commit, async { Ok(opened.await) })?;
-        Ok(Joined { member, gateways, interfaces })
+        for newcomer in newcomers.iter().rev() {
+            let commit = async { newcomer.commit(world, op, &inside.record).await.map_err(forgotten) };
+            let commit = saga.step("commit", None, commit);
+            let opened = op.unless_cancelled(port::opened(world, op, &newcomer.interface));
+            futures::try_join!(commit, async { Ok(opened.await) })?;
+        }
+        let member = newcomers.swap_remove(0).member(&inside)?.clone();
+        Ok(Joined { inside, member })
     });
-    joined.await
+    let mut joined = joined.await?;
+    // A newcomer with a way out of its own makes the one for those without superfluous.
+    way_out::drop_if_needless(world, op, &mut joined.inside).await;
+    Ok(joined)
+}
+
+/// An endpoint that is to be plugged in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plug {
+    pub(super) network: NetworkId,
+    pub(super) endpoint: EndpointId,
+    pub(super) priority: i32,
+    pub(super) as_way_out: bool,
+}
+
+/// One whose link is there.
+#[derive(Debug)]
+pub(super) struct Newcomer {
+    network: NetworkId,
+    endpoint: EndpointId,
+    join: JoinId,
+    pub(super) interface: Interface,
+}
+
+impl Newcomer {
+    fn member<'a>(&self, inside: &'a Inside) -> Result<&'a Member> {
+        let own = inside.members.iter().find(|member| member.endpoint == self.endpoint);
+        own.ok_or_else(|| Error::internal("a newcomer is not inside"))
+    }
+
+    /// Makes its attachment durable, and with it the number of the sandbox's next interface.
+    pub(super) fn commit(
+        &self,
+        world: &World,
+        op: &OpCtx,
+        record: &SandboxRecord,
+    ) -> impl Future<Output = Result<()>> {
+        let (endpoint, join) = (self.endpoint, self.join);
+        let commit = record_of(record).map(|beside: Change| {
+            world.ask_network(op, self.network, CommitAttachment { endpoint, join, beside: Some(beside) })
+        });
+        async move { commit?.await }
+    }
+}
+
+/// Has a network make the link of an endpoint, or only keep a place for it while the sandbox waits.
+pub(super) async fn attach(
+    saga: &mut Saga<Undone>,
+    world: &World,
+    op: &OpCtx,
+    inside: &mut Inside,
+    Plug { network, endpoint, priority, as_way_out }: Plug,
+) -> Result<Newcomer> {
+    let join = world.services.joins.next();
+    let waiting = inside.waiting;
+    let attach = AttachEndpoint {
+        endpoint,
+        sandbox: world.sandbox,
+        join,
+        netns: (!waiting).then_some(world.netns),
+        index: inside.record.interfaces,
+        priority,
+        as_way_out,
+        options: inside.options.clone(),
+    };
+    let undo = Undone::Attachment(network, endpoint, join);
+    let attachment = saga.step("attach", undo, world.ask_network(op, network, attach)).await?;
+    let mut member = Member::attached(endpoint, network, priority, &attachment);
+    member.reserved = waiting;
+    if world.netns == Netns::Host {
+        // The host's own way out is none of ours.
+        (member.gateway, member.gateway6) = (None, None);
+        member.routes.clear();
+    }
+    inside.record.interfaces += 1;
+    // Most sandboxes have one member, and there are many sandboxes.
+    inside.members.reserve_exact(1);
+    inside.members.push(member);
+    Ok(Newcomer { network, endpoint, join, interface: attachment.interface })
 }
 
 /// A network that was restarted after it made the link knows nothing of the attachment. To the caller that
@@ -112,25 +182,28 @@ fn forgotten(error: Error) -> Error {
 }
 
 /// Everything inside the namespace, in one send.
-fn set_up(
+pub(super) fn set_up(
     world: &World,
-    attachment: &Attachment,
-    member: &Member,
-    before: Gateways,
-    after: Gateways,
-) -> Vec<Op> {
-    if attachment.interface == Interface::None {
-        return Vec::new();
+    newcomers: &[Newcomer],
+    before: &Inside,
+    after: &Inside,
+) -> Result<Vec<Op>> {
+    let netns = world.netns;
+    let mut ops = Vec::new();
+    let plugged = || newcomers.iter().filter(|newcomer| newcomer.interface != Interface::None);
+    if plugged().next().is_none() {
+        // No route leads over what is not there.
+        return Ok(ops);
     }
-    let (netns, link) = (world.netns, member.ifname);
-    let mut ops = vec![Op::SetLink { netns, name: link, up: true }];
-    ops.extend(member.addresses().map(|address| Op::AddAddress { netns, link, address }));
-    ops.extend(attachment.routes.iter().map(|route| {
-        let route = Route { destination: route.destination, via: route.via, link };
-        Op::AddRoute { netns, route }
-    }));
-    ops.extend(before.change(after, netns));
-    ops
+    for newcomer in plugged() {
+        let member = newcomer.member(after)?;
+        let link = member.ifname;
+        ops.push(Op::SetLink { netns, name: link, up: true });
+        ops.extend(member.addresses().map(|address| Op::AddAddress { netns, link, address }));
+        ops.extend(member.static_routes().map(|route| Op::AddRoute { netns, route }));
+    }
+    ops.extend(before.gateways.change(after.gateways, netns));
+    Ok(ops)
 }
 
 /// A driver that made the link outside leaves it to the sandbox to move it in.
@@ -158,25 +231,24 @@ async fn hand_over(
     saga: &mut Saga<Undone>,
     world: &World,
     op: &OpCtx,
-    plan: &JoinPlan,
-    members: &[Member],
-    after: Gateways,
+    before: &Inside,
+    after: &Inside,
 ) -> Result<()> {
-    let (old, new) = (plan.gateways.provider(), after.provider());
+    let (old, new) = (before.gateways.provider(), after.gateways.provider());
     if old == new {
         return Ok(());
     }
     let network_of =
-        |id| members.iter().find(|member| Some(member.endpoint) == id).map(|member| member.network);
+        |id| after.members.iter().find(|member| Some(member.endpoint) == id).map(|member| member.network);
     if let (Some(endpoint), Some(network)) = (old, network_of(old)) {
-        let undo = Undone::LostConnectivity(network, endpoint, plan.record.spec.labels.clone());
+        let undo = Undone::LostConnectivity(network, endpoint, after.options.clone());
         let revoke = world.ask_network(op, network, RevokeEndpoint(endpoint, world.sandbox));
         saga.step("revoke the old way out", undo, revoke).await?;
     }
     if let (Some(endpoint), Some(network)) = (new, network_of(new)) {
         let undo = Undone::Connectivity(network, endpoint);
-        let labels = plan.record.spec.labels.clone();
-        let program = world.ask_network(op, network, ProgramEndpoint(endpoint, world.sandbox, labels));
+        let options = after.options.clone();
+        let program = world.ask_network(op, network, ProgramEndpoint(endpoint, world.sandbox, options));
         saga.step("program the new way out", undo, async { program.await.map_err(forgotten) }).await?;
     }
     Ok(())

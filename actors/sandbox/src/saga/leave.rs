@@ -1,19 +1,22 @@
 //! Unplugging an endpoint. The network's record goes first; from there on there is no way back, and what
 //! fails is retried behind the caller's back as a visible leak.
 
-use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use netloom_actor_network::{DetachEndpoint, InspectEndpoint, RevokeEndpoint};
 use netloom_actor_services::SagaWorld;
+use netloom_drivers::SandboxOptions;
+use netloom_model::record::WayOut;
 use netloom_model::snapshot::EndpointSnapshot;
-use netloom_model::{Error, ErrorKind, Reason, Result};
+use netloom_model::{EndpointId, Error, ErrorKind, NetworkId, Reason, Result};
 use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;
 
-use super::{Undone, World};
-use crate::gateway::{Gateways, elect};
+use super::{Undone, World, way_out};
+use crate::gateway::{Gateways, elect, lacks_way_out};
+use crate::inside::{Changed, Inside};
 use crate::member::Member;
 use crate::message::LeaveSandbox;
 
@@ -24,10 +27,16 @@ pub(crate) struct LeavePlan {
     pub(crate) rest: Vec<Member>,
     /// The gateways that are in effect.
     pub(crate) before: Gateways,
-    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) options: Arc<SandboxOptions>,
 }
 
 impl LeavePlan {
+    /// Those leave that are chosen.
+    pub(crate) fn of(inside: &Inside, leaves: impl Fn(&Member) -> bool) -> Self {
+        let (leaving, rest) = inside.members.iter().cloned().partition(|member| leaves(member));
+        Self { leaving, rest, before: inside.gateways, options: inside.options.clone() }
+    }
+
     /// The gateways once those that leave have left.
     pub(crate) fn after(&self) -> Gateways {
         elect(&self.rest)
@@ -35,27 +44,49 @@ impl LeavePlan {
 }
 
 /// Has the network cut an endpoint off, clears what is left of it inside, and gives the default route to
-/// the next in line.
-pub(crate) async fn leave(world: World, op: OpCtx, command: LeaveSandbox, plan: LeavePlan) -> Result<()> {
-    if plan.leaving.is_empty() {
-        return Err(not_here(&world, &op, command).await);
+/// the next in line. Where the rest would have no way out, they are given one before.
+pub(crate) async fn leave(
+    world: World,
+    op: OpCtx,
+    mut inside: Box<Inside>,
+    LeaveSandbox { endpoint, network, way_out }: LeaveSandbox,
+) -> Changed {
+    let plan = LeavePlan::of(&inside, |member| member.endpoint == endpoint);
+    let Some(leaving) = plan.leaving.first() else {
+        let result = Err(not_here(&world, &op, endpoint, network).await);
+        return Changed { inside, result };
+    };
+    let strands = !inside.waiting
+        && leaving.way_out != WayOut::Provided
+        && inside.way_out().is_none()
+        && lacks_way_out(&plan.rest);
+    if let Some(offer) = way_out.filter(|_| strands)
+        && let Err(error) = way_out::add(&world, &op, &mut inside, &offer).await
+    {
+        return Changed { inside, result: Err(error) };
     }
-    for leaving in &plan.leaving {
-        let (endpoint, sandbox) = (leaving.endpoint, world.sandbox);
-        let object = fmt::from_fn(move |f| {
-            write!(f, "endpoint {} from sandbox {}", endpoint.short(), sandbox.short())
-        });
-        let entry = world.services.tools.ledger.enter(&op, "leave_sandbox", object);
-        entry.step("detach");
-        detached(&world, &op, leaving).await?;
+    let result = detached_one(&world, &op, leaving).await;
+    if result.is_ok() {
+        let plan = LeavePlan::of(&inside, |member| member.endpoint == endpoint);
+        clear(&world, &op, plan).await;
+        inside.forget(&[endpoint]);
     }
-    clear(&world, &op, plan).await;
-    Ok(())
+    way_out::drop_if_needless(&world, &op, &mut inside).await;
+    Changed { inside, result }
+}
+
+async fn detached_one(world: &World, op: &OpCtx, leaving: &Member) -> Result<()> {
+    let (endpoint, sandbox) = (leaving.endpoint, world.sandbox);
+    let object =
+        fmt::from_fn(move |f| write!(f, "endpoint {} from sandbox {}", endpoint.short(), sandbox.short()));
+    let entry = world.services.tools.ledger.enter(op, "leave_sandbox", object);
+    entry.step("detach");
+    detached(world, op, leaving).await
 }
 
 /// Why an endpoint cannot leave that is not here. Only its network knows its name, and whether there is such an
 /// endpoint.
-async fn not_here(world: &World, op: &OpCtx, LeaveSandbox { endpoint, network }: LeaveSandbox) -> Error {
+async fn not_here(world: &World, op: &OpCtx, endpoint: EndpointId, network: NetworkId) -> Error {
     match world.ask_network(op, network, InspectEndpoint(endpoint)).await {
         Ok(EndpointSnapshot { name, .. }) => {
             Reason::NotJoined { endpoint, name, sandbox: Some(world.sandbox) }.into()
@@ -72,7 +103,7 @@ pub(super) async fn clear(world: &World, op: &OpCtx, plan: LeavePlan) {
     let entry = world.services.tools.ledger.enter(op, "clear_sandbox", object);
     let op = op.renewed(world.services.operation_timeout);
     let after = plan.after();
-    let LeavePlan { leaving, rest, before, labels } = plan;
+    let LeavePlan { leaving, rest, before, options } = plan;
     entry.step("clear what is left inside");
     let mut ops = before.change(after, world.netns);
     ops.extend(leaving.iter().flat_map(|member| member.undress(world.netns)));
@@ -85,7 +116,7 @@ pub(super) async fn clear(world: &World, op: &OpCtx, plan: LeavePlan) {
     let _ = world.ask_network(&op, old.network, revoke).await;
     let next = rest.iter().find(|member| Some(member.endpoint) == after.provider());
     if let Some(next) = next {
-        let gained = Undone::LostConnectivity(next.network, next.endpoint, labels);
+        let gained = Undone::LostConnectivity(next.network, next.endpoint, options);
         world.finish(&op, gained, Patience::Usual).await;
     }
 }

@@ -5,8 +5,11 @@ mod establish;
 mod join;
 mod leave;
 mod port;
+mod rename;
+mod replug;
 mod restore;
 mod undo;
+mod way_out;
 
 use std::fmt;
 use std::ops::Deref;
@@ -18,11 +21,13 @@ use netloom_kernel::{Netns, Op};
 use netloom_model::{Error, NetworkId, ObjectKind, Result, SandboxId};
 use netloom_runtime::{Handle, Message, OpCtx};
 
-pub(crate) use delete::{Deleted, delete};
+pub(crate) use delete::delete;
 pub(crate) use establish::establish;
 use establish::record_of;
-pub(crate) use join::{JoinPlan, Joined, join};
-pub(crate) use leave::{LeavePlan, leave};
+pub(crate) use join::{Joined, join};
+pub(crate) use leave::leave;
+pub(crate) use rename::rename;
+pub(crate) use replug::{refresh, set_key};
 pub(crate) use restore::{program_again, restore};
 pub(crate) use undo::Undone;
 

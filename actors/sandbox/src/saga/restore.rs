@@ -1,10 +1,12 @@
 //! Putting a sandbox right that was read back: its way out may have been about to move when the engine or its
 //! actor died.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use netloom_actor_services::SagaWorld;
+use netloom_drivers::SandboxOptions;
 use netloom_kernel::{LinkKind, LinkView, Op, Route, RouteView};
 use netloom_model::record::SandboxRecord;
 use netloom_model::{IfName, Repair, Result};
@@ -22,6 +24,7 @@ pub(crate) async fn restore(
     op: OpCtx,
     members: Vec<Member>,
     record: SandboxRecord,
+    options: Arc<SandboxOptions>,
 ) -> Result<Vec<Repair>> {
     let wanted = elect(&members);
     let Some(provider) = members.iter().find(|member| Some(member.endpoint) == wanted.provider()) else {
@@ -39,18 +42,13 @@ pub(crate) async fn restore(
     let ops = corrections(&world, wanted, &present, &links);
     let repairs = ops.iter().filter_map(|op| remade(&world, op)).collect();
     world.finish(&op, Undone::Plumbing(ops), Patience::Usual).await;
-    program_again(world, op, provider.clone(), record.spec.labels).await;
+    program_again(world, op, provider.clone(), options).await;
     Ok(repairs)
 }
 
 /// Has the endpoint that provides the way out be reached from outside once more.
-pub(crate) async fn program_again(
-    world: World,
-    op: OpCtx,
-    provider: Member,
-    labels: BTreeMap<String, String>,
-) {
-    let again = Undone::LostConnectivity(provider.network, provider.endpoint, labels);
+pub(crate) async fn program_again(world: World, op: OpCtx, provider: Member, options: Arc<SandboxOptions>) {
+    let again = Undone::LostConnectivity(provider.network, provider.endpoint, options);
     world.finish(&op, again, Patience::Usual).await;
 }
 

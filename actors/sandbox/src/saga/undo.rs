@@ -1,18 +1,23 @@
 //! How each step of a sandbox's sagas is taken back.
 
 use std::fmt;
+use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
-use netloom_actor_network::{AbandonAttachment, DetachEndpoint, ProgramEndpoint, RevokeEndpoint};
+use netloom_actor_network::{
+    AbandonAttachment, DeleteEndpoint, DetachEndpoint, ProgramEndpoint, RenameEndpoint, RevokeEndpoint,
+};
 use netloom_actor_services::SagaWorld;
 use netloom_actor_services::{interrupted, panicked};
+use netloom_drivers::SandboxOptions;
 use netloom_kernel::{Netns, Op};
+use netloom_model::record::SandboxRecord;
 use netloom_model::{Certainty, EndpointId, Error, ErrorKind, JoinId, NetworkId, Reason, Result, SandboxId};
 use netloom_runtime::{OpCtx, Panicked, Undo};
 use netloom_store::{Change, Key, RecordKind};
 
-use super::World;
+use super::{World, record_of};
 
 /// One step, to be taken back.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,7 +35,26 @@ pub(crate) enum Undone {
     /// The way in from outside that an endpoint was given.
     Connectivity(NetworkId, EndpointId),
     /// The way in from outside that an endpoint lost.
-    LostConnectivity(NetworkId, EndpointId, std::collections::BTreeMap<String, String>),
+    LostConnectivity(NetworkId, EndpointId, Arc<SandboxOptions>),
+    /// The endpoint that is the way out of a sandbox whose others have none.
+    WayOut(NetworkId, EndpointId),
+    /// Another name of an endpoint, with the one it had.
+    Name(NetworkId, EndpointId, String),
+    /// An endpoint that waited for its sandbox's namespace.
+    Place(Box<Place>),
+    /// A record that says that the sandbox's namespace is there, with the one before.
+    Unkeyed(Box<SandboxRecord>),
+}
+
+/// The place of an endpoint in a sandbox that waits for its namespace.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    pub(super) network: NetworkId,
+    pub(super) endpoint: EndpointId,
+    /// The number of its interface.
+    pub(super) index: u32,
+    pub(super) priority: i32,
+    pub(super) options: Arc<SandboxOptions>,
 }
 
 impl fmt::Display for Undone {
@@ -51,6 +75,10 @@ impl fmt::Display for Undone {
             Self::LostConnectivity(_, id, _) => {
                 write!(f, "missing published ports of endpoint {}", id.short())
             }
+            Self::WayOut(_, id) => write!(f, "endpoint {} that was a way out", id.short()),
+            Self::Name(_, id, name) => write!(f, "name {name:?} of endpoint {}", id.short()),
+            Self::Place(place) => write!(f, "place of endpoint {}", place.endpoint.short()),
+            Self::Unkeyed(record) => write!(f, "record of sandbox {}", record.id.short()),
         }
     }
 }
@@ -77,10 +105,25 @@ impl Undone {
                 let revoke = RevokeEndpoint(endpoint, world.sandbox);
                 not_there_is_fine(world.ask_network(&op, network, revoke).await)
             }
-            Self::LostConnectivity(network, endpoint, labels) => {
-                let program = ProgramEndpoint(endpoint, world.sandbox, labels);
+            Self::LostConnectivity(network, endpoint, options) => {
+                let program = ProgramEndpoint(endpoint, world.sandbox, options);
                 not_there_is_fine(world.ask_network(&op, network, program).await)
             }
+            Self::WayOut(network, endpoint) => {
+                let detach = DetachEndpoint(endpoint, world.sandbox);
+                not_there_is_fine(world.ask_network(&op, network, detach).await)?;
+                gone_is_fine(world.ask_network(&op, network, DeleteEndpoint(endpoint)).await)
+            }
+            Self::Name(network, endpoint, name) => {
+                let rename = RenameEndpoint { endpoint, name };
+                gone_is_fine(world.ask_network(&op, network, rename).await)
+            }
+            Self::Place(place) => {
+                let detach = DetachEndpoint(place.endpoint, world.sandbox);
+                not_there_is_fine(world.ask_network(&op, place.network, detach).await)?;
+                gone_is_fine(place.keep(&world, &op).await)
+            }
+            Self::Unkeyed(record) => world.commit(&op, vec![record_of(&record)?]).await,
         }
     }
 }

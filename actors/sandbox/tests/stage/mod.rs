@@ -11,11 +11,12 @@ use std::time::Duration;
 use futures::FutureExt;
 use netloom_actor_driver::{DriverActor, DriverDeps};
 use netloom_actor_network::{
-    CreateEndpoint, DeleteEndpoint, Establish as EstablishNetwork, InspectEndpoint, NetworkActor,
+    CreateEndpoint, DeleteEndpoint, Establish as EstablishNetwork, InspectEndpoint, Leaving, NetworkActor,
     NetworkDeps, NetworkEntry, Origin as NetworkOrigin,
 };
 use netloom_actor_sandbox::{
     Establish, InspectSandbox, JoinSandbox, LeaveSandbox, Member, Origin, SandboxActor, SandboxDeps,
+    WayOutOffer,
 };
 use netloom_actor_services::ipam::IpamActor;
 use netloom_actor_services::store::{Backend, StoreActor};
@@ -121,11 +122,13 @@ pub(crate) struct End {
 
 impl End {
     pub(crate) fn join(self, priority: i32) -> JoinSandbox {
-        JoinSandbox { endpoint: self.endpoint, network: self.network, spec: JoinSpec::priority(priority) }
+        let (endpoint, network) = (self.endpoint, self.network);
+        let way_out = WayOutOffer::Missing { network: "out".into() };
+        JoinSandbox { endpoint, network, spec: JoinSpec::priority(priority), way_out }
     }
 
     pub(crate) fn leave(self) -> LeaveSandbox {
-        LeaveSandbox { endpoint: self.endpoint, network: self.network }
+        LeaveSandbox { endpoint: self.endpoint, network: self.network, way_out: None }
     }
 }
 
@@ -180,7 +183,7 @@ impl Stage {
         let networks = ReadModel::writer();
         let id = SandboxId::from_uuids(Uuid::new_v4(), Uuid::new_v4());
         let netns = id.short().parse().expect("a name");
-        let record = SandboxRecord { id, netns, interfaces: 0, spec: SandboxSpec::new("c1") };
+        let record = SandboxRecord::new(id, netns, SandboxSpec::new("c1"));
         let deps = SandboxDeps { services: services.clone(), networks: networks.reader() };
         let (sandbox, _) = spawn(SandboxActor::new(record.clone(), deps), |_| {});
         let netns = Netns::Named(netns);
@@ -201,13 +204,14 @@ impl Stage {
             driver: self.driver.clone(),
             capability: Bridge::default().capability(),
             events: EventSink::new(|_, _| {}),
+            leaving: Leaving::default(),
         };
         let (addr, _) = spawn(NetworkActor::new(record, deps), |_| {});
         addr.ask(&op(), EstablishNetwork(NetworkOrigin::Fresh))
             .await
             .expect("it answers")
             .expect("in service");
-        self.networks.insert(id, NetworkEntry { id, name: name.into(), addr });
+        self.networks.insert(id, NetworkEntry { id, name: name.into(), addr, leaving: Leaving::default() });
         id
     }
 

@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netloom_kernel::{LinkKind, LinkView};
-use netloom_model::record::{AttachmentRecord, EndpointRecord, NetworkRecord, PoolRecord};
-use netloom_model::{EndpointId, IfName, JoinId, NetworkId, NetworkSpec};
+use netloom_model::record::{AttachmentRecord, EndpointRecord, NetworkRecord, PoolRecord, WayOut};
+use netloom_model::{EndpointId, IfName, JoinId, Names, NetworkId, NetworkSpec, Ports};
 
 use super::config::{CONTAINER_IFACE_PREFIX, MTU, NAME, interface_prefix};
 use super::found::{Before, Found};
@@ -127,6 +127,8 @@ fn endpoint(
         ipv6,
         labels: BTreeMap::new(),
         options: BTreeMap::new(),
+        ports: Ports::default(),
+        names: Names::default(),
         prefix: Some(prefix_of(link.name).unwrap_or_else(|| INTERFACE.into())),
         attachment: Some(AttachmentRecord {
             sandbox: inside.sandbox,
@@ -136,6 +138,11 @@ fn endpoint(
             link: Some(host.name),
             gateway: gateway(&network.v4).filter(|gateway| leads_out(inside, *gateway)),
             gateway6: gateway(&network.v6).filter(|gateway| leads_out(inside, *gateway)),
+            routes: Vec::new(),
+            // A bridge network without a gateway is internal; of one whose gateway was not elected the sandbox
+            // has another way out.
+            way_out: WayOut::Unwanted,
+            reserved: false,
         }),
     })
 }

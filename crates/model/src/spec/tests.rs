@@ -1,6 +1,12 @@
 //! What specs accept and refuse.
 
+use std::net::Ipv4Addr;
+
+use ipnet::IpNet;
+
 use super::*;
+use crate::error::Reason;
+use crate::mac::MacAddr;
 
 fn net(text: &str) -> IpNet {
     text.parse().expect("a subnet")

@@ -1,0 +1,198 @@
+//! Unplugging every endpoint and plugging it in again: for a container that is started again with other settings,
+//! and for a namespace that somebody else has made.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use netloom_actor_network::{AttachEndpoint, CommitAttachment};
+use netloom_actor_services::SagaWorld;
+use netloom_drivers::SandboxOptions;
+use netloom_kernel::{Netns, Op};
+use netloom_model::record::WayOut;
+use netloom_model::{Error, IfName, JoinSpec, Result};
+use netloom_runtime::OpCtx;
+use netloom_runtime::saga::Patience;
+
+use super::join::join;
+use super::leave::{LeavePlan, clear, detached};
+use super::undo::Place;
+use super::{Undone, World, record_of};
+use crate::gateway::elect;
+use crate::inside::{Changed, Inside};
+use crate::member::Member;
+use crate::message::{JoinSandbox, RefreshSandbox, SetSandboxKey, WayOutOffer};
+
+/// Has a sandbox begin anew under another spec. An endpoint that cannot be plugged in again stays out, and the
+/// answer says why; all others are in.
+pub(crate) async fn refresh(
+    world: World,
+    op: OpCtx,
+    mut inside: Box<Inside>,
+    RefreshSandbox { spec, way_out }: RefreshSandbox,
+) -> Changed {
+    let waiting = inside.waiting;
+    let old = (inside.record.spec.clone(), inside.options.clone());
+    let (left, mut result) =
+        if waiting { (Vec::new(), Ok(())) } else { unplug(&world, &op, &mut inside).await };
+    if result.is_ok() {
+        inside.options = Arc::new(SandboxOptions::from(&*spec));
+        inside.record.spec = *spec;
+        result = match record_of(&inside.record) {
+            Ok(change) => world.commit(&op, vec![change]).await,
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            (inside.record.spec, inside.options) = old;
+        }
+    }
+    for member in &left {
+        match join(world.clone(), op.clone(), inside.clone(), again(member, &way_out)).await {
+            Ok(joined) => inside = joined.inside,
+            Err(error) => result = result.and(Err(error)),
+        }
+    }
+    Changed { inside, result }
+}
+
+/// Gives a sandbox the namespace that somebody else has made, and plugs in what waits for it. When that fails
+/// everything waits as before.
+pub(crate) async fn set_key(
+    world: World,
+    op: OpCtx,
+    mut inside: Box<Inside>,
+    SetSandboxKey { source, held, way_out }: SetSandboxKey,
+) -> Changed {
+    if !inside.waiting
+        && let Err(error) = take_key_away(&world, &op, &mut inside, &source).await
+    {
+        return Changed { inside, result: Err(error) };
+    }
+    let adopted = adopt(&world, &op, &inside, source, &way_out).await;
+    drop(held);
+    match adopted {
+        Ok(inside) => Changed { inside, result: Ok(()) },
+        Err(error) => Changed { inside, result: Err(error) },
+    }
+}
+
+/// Mounts the namespace and plugs in what waits, as one saga.
+async fn adopt(
+    world: &World,
+    op: &OpCtx,
+    before: &Inside,
+    source: PathBuf,
+    way_out: &WayOutOffer,
+) -> Result<Box<Inside>> {
+    let name = before.record.netns;
+    let sandbox = world.sandbox;
+    let object = fmt::from_fn(move |f| write!(f, "sandbox {}", sandbox.short()));
+    let adopted = world.saga(op, "set_sandbox_key", object, async |saga| {
+        let mut inside = Box::new(before.clone());
+        let adopt = world.execute(op, vec![Op::AdoptNetns { name, source }]);
+        saga.step("adopt the namespace", Undone::Netns(Netns::Named(name)), adopt).await?;
+        inside.waiting = false;
+        // None has been used in this namespace.
+        inside.record.interfaces = 0;
+        for member in &before.members {
+            let undo = Undone::Place(Box::new(place(before, member)));
+            let joined = join(world.clone(), op.clone(), inside.clone(), again(member, way_out));
+            // A failed one has lost its place, so that has to be kept again also then.
+            let joined = saga.step("plug in", undo, async { joined.await.map_err(Error::uncertain) });
+            inside = joined.await?.inside;
+        }
+        // Last: a crash before it leaves a sandbox that waits, and links that belong to nobody.
+        inside.record.keyed = true;
+        let record = record_of(&inside.record)?;
+        let back = Undone::Unkeyed(Box::new(before.record.clone()));
+        saga.step("commit", back, world.commit(op, vec![record])).await?;
+        Ok(inside)
+    });
+    adopted.await
+}
+
+/// Unplugs everything from the namespace that a sandbox has, keeps the places, and lets the namespace go.
+async fn take_key_away(world: &World, op: &OpCtx, inside: &mut Box<Inside>, next: &PathBuf) -> Result<()> {
+    // Whether the next one can be had at all is seen before anything is given up.
+    let trial = format!("k-{}", inside.record.netns).parse()?;
+    world.execute(op, vec![Op::AdoptNetns { name: trial, source: next.clone() }]).await?;
+    world.finish(op, Undone::Netns(Netns::Named(trial)), Patience::Usual).await;
+
+    let (left, result) = unplug(world, op, inside).await;
+    result?;
+    world.finish(op, Undone::Netns(world.netns), Patience::Usual).await;
+    inside.waiting = true;
+    inside.record.keyed = false;
+    inside.record.interfaces = 0;
+    world.commit(op, vec![record_of(&inside.record)?]).await?;
+    for member in left {
+        let kept = JoinSandbox {
+            endpoint: member.endpoint,
+            network: member.network,
+            spec: JoinSpec { priority: member.priority },
+            // Not looked at while the sandbox waits.
+            way_out: WayOutOffer::Missing { network: "".into() },
+        };
+        *inside = join(world.clone(), op.clone(), inside.clone(), kept).await?.inside;
+    }
+    Ok(())
+}
+
+/// Has every endpoint leave, and deletes the one that was the way out. Those that have left are told, in order;
+/// who cannot leave stays, in order.
+async fn unplug(world: &World, op: &OpCtx, inside: &mut Inside) -> (Vec<Member>, Result<()>) {
+    let (mut left, mut result) = (Vec::new(), Ok(()));
+    for member in inside.members.clone() {
+        let outcome = detached(world, op, &member).await;
+        if outcome.is_ok() {
+            left.push(member);
+        }
+        result = result.and(outcome);
+    }
+    let gone: Vec<_> = left.iter().map(|member| member.endpoint).collect();
+    clear(world, op, LeavePlan::of(inside, |member| gone.contains(&member.endpoint))).await;
+    inside.members.retain(|member| !gone.contains(&member.endpoint));
+    inside.gateways = elect(&inside.members);
+    for way_out in left.extract_if(.., |member| member.way_out == WayOut::Provided) {
+        let gone = Undone::WayOut(way_out.network, way_out.endpoint);
+        world.finish(op, gone, Patience::Usual).await;
+    }
+    (left, result)
+}
+
+/// The join that brings an endpoint back.
+fn again(member: &Member, way_out: &WayOutOffer) -> JoinSandbox {
+    let spec = JoinSpec { priority: member.priority };
+    JoinSandbox { endpoint: member.endpoint, network: member.network, spec, way_out: way_out.clone() }
+}
+
+/// The place that is kept for an endpoint.
+fn place(inside: &Inside, member: &Member) -> Place {
+    Place {
+        network: member.network,
+        endpoint: member.endpoint,
+        index: number_of(member.ifname),
+        priority: member.priority,
+        options: inside.options.clone(),
+    }
+}
+
+/// The number at the end of an interface's name.
+fn number_of(name: IfName) -> u32 {
+    let name = name.as_str();
+    let prefix = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    name.strip_prefix(prefix).and_then(|digits| digits.parse().ok()).unwrap_or_default()
+}
+
+impl Place {
+    /// Has the place kept again for an endpoint that was plugged in.
+    pub(super) async fn keep(self, world: &World, op: &OpCtx) -> Result<()> {
+        let Self { network, endpoint, index, priority, options } = self;
+        let join = world.services.joins.next();
+        let sandbox = world.sandbox;
+        let (netns, as_way_out) = (None, false);
+        let attach = AttachEndpoint { endpoint, sandbox, join, netns, index, priority, as_way_out, options };
+        world.ask_network(op, network, attach).await?;
+        world.ask_network(op, network, CommitAttachment { endpoint, join, beside: None }).await
+    }
+}
