@@ -79,7 +79,6 @@ async fn options_that_would_have_no_effect_are_refused() {
     let controller = world.engine().controller();
     let with = |key: &str, value: &str| NetworkSpec::new("n").option(key, value);
     for (key, value) in [
-        ("com.docker.network.bridge.enable_icc", "false"),
         ("com.docker.network.bridge.enable_ip_masquerade", "true"),
         ("com.docker.network.bridge.host_binding_ipv4", "127.0.0.1"),
     ] {

@@ -12,6 +12,8 @@ mod interfaces;
 mod lifecycle;
 mod model;
 mod mortal;
+mod naming;
+mod options;
 #[path = "../common/outside.rs"]
 mod outside;
 mod overtaken;

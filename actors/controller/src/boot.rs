@@ -19,7 +19,7 @@ use crate::actor::{ControllerActor, succession};
 use crate::directory::Directory;
 use crate::estate::{Estate, Respawn};
 use crate::events::EventHub;
-use crate::message::{RestoreNetwork, RestoreSandbox, StartChildren, TakeDown};
+use crate::message::{DeleteNetwork, RestoreNetwork, RestoreSandbox, StartChildren, TakeDown};
 use crate::rebuild;
 use crate::reconcile::{self, Inventory, Plan, Records};
 
@@ -191,6 +191,8 @@ async fn apply(
             .map(|(intent, record)| take_down_network(controller, services, intent, record, &op)),
     )
     .await;
+    let not_kept: Vec<_> = records.networks.values().filter(|network| !network.spec.persist).collect();
+    let not_kept: Vec<_> = not_kept.iter().map(|n| (n.id, n.spec.name.clone())).collect();
     // A network or a sandbox that cannot be put right is out of service.
     let networks = records.networks_with_endpoints().into_iter().map(async |(record, endpoints)| {
         let op = own();
@@ -208,6 +210,16 @@ async fn apply(
         answered(&op, "the controller", restored).unwrap_or_else(|error| not_restored(&error))
     });
     repairs.extend(some_at_a_time(sandboxes).await);
+    // In the ordinary way, with all of theirs: sandboxes give them up, and devices are as they were found.
+    let deletions = not_kept.into_iter().map(async |(id, name)| {
+        let op = own();
+        let delete = DeleteNetwork { id, force: Some(uuid::Uuid::new_v4()) };
+        match answered(&op, "the controller", controller.outcome(&op, delete).await) {
+            Ok(()) => vec![Repair::NetworkNotKept { name }],
+            Err(error) => not_restored(&error),
+        }
+    });
+    repairs.extend(some_at_a_time(deletions).await);
     let op = own();
     for intent in ended {
         answered(&op, "the store", services.store.ask(&op, EndIntent(intent)).await)?;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use netloom_actor_sandbox::Member;
 use netloom_drivers::{Driver, KernelSurvey};
 use netloom_kernel::{LinkTag, LinkView};
-use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
+use netloom_model::record::{AttachmentRecord, EndpointRecord, NetworkRecord, SandboxRecord, WAY_OUT_LABEL};
 use netloom_model::{EndpointId, IfName, NetnsName, NetworkId, OpId, Repair, SandboxId};
 use netloom_store::{Change, Intent, Key, RecordKind, StoreError, decode, encode};
 use rustc_hash::FxBuildHasher;
@@ -177,6 +177,7 @@ pub fn plan(
         return plan;
     }
     plan.check_endpoints(inventory);
+    plan.release_ways_out();
     plan.sweep(inventory, identity);
     plan
 }
@@ -245,6 +246,22 @@ impl Plan {
                 continue;
             }
             let Some(attachment) = &endpoint.attachment else { continue };
+            let waits = self.records.sandboxes.get(&attachment.sandbox).is_some_and(SandboxRecord::waits);
+            if waits && !attachment.reserved {
+                // Its link is one that no record knows, and goes.
+                let kept = AttachmentRecord {
+                    link: None,
+                    gateway: None,
+                    gateway6: None,
+                    routes: Vec::new(),
+                    reserved: true,
+                    ..attachment.clone()
+                };
+                let record = EndpointRecord { attachment: Some(kept), ..endpoint.clone() };
+                self.put_endpoint(record);
+                self.repairs.push(Repair::EndpointWaits { endpoint: id });
+                continue;
+            }
             let why = if !self.records.sandboxes.contains_key(&attachment.sandbox) {
                 format!("its sandbox {} does not exist", attachment.sandbox.short())
             } else if let Some(link) = attachment.link.filter(|link| !links.contains_key(link)) {
@@ -254,12 +271,27 @@ impl Plan {
             };
             let mut record = endpoint.clone();
             record.attachment = None;
-            let key = Key::new(RecordKind::Endpoint, id.to_string());
-            if let Ok(value) = encode(&record) {
-                self.changes.push(Change::Put { key, value });
-            }
-            self.records.endpoints.insert(id, record);
+            self.put_endpoint(record);
             self.repairs.push(Repair::EndpointDetached { endpoint: id, why });
+        }
+    }
+
+    fn put_endpoint(&mut self, record: EndpointRecord) {
+        let key = Key::new(RecordKind::Endpoint, record.id.to_string());
+        if let Ok(value) = encode(&record) {
+            self.changes.push(Change::Put { key, value });
+        }
+        self.records.endpoints.insert(record.id, record);
+    }
+
+    /// Drops ways out that are in no sandbox: an operation was cut short that would have plugged one in or deleted it.
+    fn release_ways_out(&mut self) {
+        let left = |e: &&EndpointRecord| e.attachment.is_none() && e.labels.contains_key(WAY_OUT_LABEL);
+        let left: Vec<_> = self.records.endpoints.values().filter(left).map(|e| e.id).collect();
+        for endpoint in left {
+            self.records.endpoints.remove(&endpoint);
+            self.delete(RecordKind::Endpoint, &endpoint.text());
+            self.repairs.push(Repair::WayOutReleased { endpoint });
         }
     }
 

@@ -197,6 +197,13 @@ pub enum Op {
         /// The bridge; `None` for no bridge at all.
         master: Option<IfName>,
     },
+    /// Keeps a port of a bridge from reaching other ports that are kept so; it reaches the bridge itself and all
+    /// others. A port that leaves its bridge loses this. `ENODEV` without the link, `EOPNOTSUPP` when it is no port
+    /// of a bridge.
+    IsolatePort {
+        /// The port, in the host's namespace.
+        name: IfName,
+    },
     /// Changes a link's MTU. `ENODEV` without the link, `EINVAL` for a size it cannot take.
     SetMtu {
         /// Its namespace.
@@ -283,6 +290,7 @@ impl Op {
             Self::MoveLink { .. } => "move_link",
             Self::SetLink { .. } => "set_link",
             Self::SetMaster { .. } => "set_master",
+            Self::IsolatePort { .. } => "isolate_port",
             Self::SetMtu { .. } => "set_mtu",
             Self::AddAddress { .. } => "add_address",
             Self::DeleteAddress { .. } => "delete_address",
@@ -305,7 +313,8 @@ impl Op {
             | Self::CreateVeth { .. }
             | Self::CutLink { .. }
             | Self::DeleteLink { .. }
-            | Self::SetMaster { .. } => Netns::Host,
+            | Self::SetMaster { .. }
+            | Self::IsolatePort { .. } => Netns::Host,
             Self::MoveLink { from: netns, .. }
             | Self::SetLink { netns, .. }
             | Self::SetMtu { netns, .. }
@@ -345,6 +354,7 @@ impl fmt::Display for Op {
                 write!(f, "make link {name} a port of {master}")
             }
             Self::SetMaster { name, master: None } => write!(f, "take link {name} out of its bridge"),
+            Self::IsolatePort { name } => write!(f, "isolate port {name}"),
             Self::SetMtu { netns, name, mtu } => write!(f, "set the MTU of link {name} of {netns} to {mtu}"),
             Self::AddAddress { netns, link, address } => write!(f, "add {address} to link {link} of {netns}"),
             Self::DeleteAddress { netns, link, address } => {

@@ -57,6 +57,8 @@ pub struct LinkView {
     /// Its state as a port of that bridge. Asked about a single link, Linux 6.8 and later look at it at once
     /// before they answer; otherwise they get round to it a little after its carrier has come.
     pub port: Option<PortState>,
+    /// Whether it is a port that does not reach others of its kind.
+    pub isolated: bool,
     /// The number of the other end of a veth pair. It counts in the namespace of the other end, which may be
     /// another one, where a link of this namespace may have the same number. `None` for every other kind.
     pub peer: Option<u32>,

@@ -168,6 +168,22 @@ pub enum Repair {
         /// What was missing.
         why: String,
     },
+    /// An endpoint that was plugged into a namespace of somebody else's waits for it again: the engine ended before it
+    /// was recorded that the namespace is there.
+    EndpointWaits {
+        /// The endpoint.
+        endpoint: EndpointId,
+    },
+    /// An endpoint that was a sandbox's way out and no sandbox's any more was deleted.
+    WayOutReleased {
+        /// The endpoint.
+        endpoint: EndpointId,
+    },
+    /// A network that is not to outlive the engine was deleted.
+    NetworkNotKept {
+        /// Its name.
+        name: String,
+    },
     /// A record that cannot be kept was dropped.
     RecordDropped {
         /// The record.
@@ -220,6 +236,15 @@ impl fmt::Display for Repair {
             }
             Self::EndpointDetached { endpoint, why } => {
                 write!(f, "set endpoint {} back to idle: {why}", endpoint.short())
+            }
+            Self::EndpointWaits { endpoint } => {
+                write!(f, "endpoint {} waits for its sandbox's namespace again", endpoint.short())
+            }
+            Self::WayOutReleased { endpoint } => {
+                write!(f, "deleted endpoint {}, a way out of no sandbox any more", endpoint.short())
+            }
+            Self::NetworkNotKept { name } => {
+                write!(f, "deleted network {name:?}, which is not to outlive the engine")
             }
             Self::RecordDropped { record, why } => write!(f, "dropped record {record}: {why}"),
             Self::RecordIgnored { record, why } => write!(f, "left record {record} alone: {why}"),

@@ -108,6 +108,10 @@ pub struct StaticRoute {
     pub via: Option<IpAddr>,
 }
 
+/// The label of an endpoint that is the way out of a sandbox whose others have none: that sandbox's identifier. Left
+/// over, such an endpoint is told from those that somebody made.
+pub const WAY_OUT_LABEL: &str = "netloom.way_out";
+
 /// An endpoint's place in a sandbox.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct AttachmentRecord {

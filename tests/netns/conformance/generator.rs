@@ -138,7 +138,7 @@ impl Generator {
 
     fn random_op(&mut self) -> Op {
         // Made more often than taken away, so that something is there to disagree about.
-        match self.below(70) {
+        match self.below(71) {
             0..=1 => Op::CreateNetns { name: parsed(self.pick(&NAMESPACES)) },
             2 => Op::DeleteNetns { name: parsed(self.pick(&NAMESPACES)) },
             3..=5 => self.create_bridge(),
@@ -165,6 +165,7 @@ impl Generator {
             56..=58 => self.delete_neighbour(),
             59..=62 => self.set_master(),
             63..=64 => self.adopt_netns(),
+            65 => self.isolate_port(),
             _ => {
                 let key = self.pick(&SETTINGS).to_owned();
                 Op::Sysctl { netns: self.place(), key, value: self.pick(&["0", "1", "x"]).to_owned() }
@@ -216,6 +217,10 @@ impl Generator {
             _ => Some(parsed(self.pick(&BRIDGES))),
         };
         Op::SetMaster { name, master }
+    }
+
+    fn isolate_port(&mut self) -> Op {
+        Op::IsolatePort { name: parsed(self.pick(&HOST_LINKS)) }
     }
 
     /// Never of a loopback, from which Linux takes IPv4 below 68 bytes.

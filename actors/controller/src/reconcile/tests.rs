@@ -88,6 +88,7 @@ impl Case {
             up: true,
             master: None,
             port: None,
+            isolated: false,
             peer: None,
             alias: alias.map(|tag| tag.to_string()),
             group: 0,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use netloom_actor_services::SagaWorld;
 use netloom_drivers::SandboxOptions;
-use netloom_kernel::{LinkKind, LinkView, Op, Route, RouteView};
+use netloom_kernel::{LinkKind, LinkView, Netns, Op, Route, RouteView};
 use netloom_model::record::SandboxRecord;
 use netloom_model::{IfName, Repair, Result};
 use netloom_runtime::OpCtx;
@@ -27,9 +27,11 @@ pub(crate) async fn restore(
     options: Arc<SandboxOptions>,
 ) -> Result<Vec<Repair>> {
     let wanted = elect(&members);
-    let Some(provider) = members.iter().find(|member| Some(member.endpoint) == wanted.provider()) else {
+    let provider = members.iter().find(|member| Some(member.endpoint) == wanted.provider());
+    let routed = members.iter().any(|member| !member.reserved && !member.routes.is_empty());
+    if record.waits() || world.netns == Netns::Host || (provider.is_none() && !routed) {
         return Ok(Vec::new());
-    };
+    }
     let deadline = op.deadline_std();
     let found = world.services.kernel.links(world.netns, deadline).await?;
     let own = |link: &LinkView| {
@@ -39,10 +41,13 @@ pub(crate) async fn restore(
     let links: HashMap<_, _> =
         found.iter().filter(|link| own(link)).map(|link| (link.index, link.name)).collect();
     let present = world.services.kernel.routes(world.netns, deadline).await?;
-    let ops = corrections(&world, wanted, &present, &links);
+    let mut ops = corrections(&world, wanted, &present, &links);
+    ops.extend(missing(&world, &members, &present, &links));
     let repairs = ops.iter().filter_map(|op| remade(&world, op)).collect();
     world.finish(&op, Undone::Plumbing(ops), Patience::Usual).await;
-    program_again(world, op, provider.clone(), options).await;
+    if let Some(provider) = provider {
+        program_again(world, op, provider.clone(), options).await;
+    }
     Ok(repairs)
 }
 
@@ -96,8 +101,27 @@ fn corrections(
     ops
 }
 
+/// The static routes of drivers that are not there.
+fn missing(
+    world: &World,
+    members: &[Member],
+    present: &[RouteView],
+    links: &HashMap<u32, IfName>,
+) -> Vec<Op> {
+    let netns = world.netns;
+    let is_there = |route: &Route| {
+        present.iter().any(|view| {
+            let link = view.link.and_then(|link| links.get(&link));
+            link == Some(&route.link) && view.destination == route.destination && view.via == route.via
+        })
+    };
+    let routes = members.iter().filter(|member| !member.reserved).flat_map(Member::static_routes);
+    routes.filter(|route| !is_there(route)).map(|route| Op::AddRoute { netns, route }).collect()
+}
+
 fn remade(world: &World, op: &Op) -> Option<Repair> {
     let Op::AddRoute { route, .. } = op else { return None };
-    let object = format!("way out of sandbox {}: {route}", world.sandbox.short());
+    let what = if route.destination.prefix_len() == 0 { "way out" } else { "route" };
+    let object = format!("{what} of sandbox {}: {route}", world.sandbox.short());
     Some(Repair::KernelObjectRemade { object })
 }

@@ -7,10 +7,12 @@
 
 use netloom_actor_network::CreateEndpoint;
 use netloom_actor_services::SagaWorld;
+use netloom_model::record::WAY_OUT_LABEL;
 use netloom_model::{EndpointSpec, Names, Reason, Result};
 use netloom_runtime::saga::Patience;
 use netloom_runtime::{OpCtx, Saga};
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::join::{Newcomer, Plug, attach as plug, is_name_taken, set_up};
@@ -39,9 +41,10 @@ pub(super) async fn attach(
         }
     };
     let container: String = inside.record.spec.container_id.chars().take(NAMED).collect();
+    let labels = BTreeMap::from([(WAY_OUT_LABEL.to_owned(), world.sandbox.to_string())]);
     let names = Names { anonymous: true, ..Names::default() };
     let create = async |name: String| {
-        let spec = EndpointSpec { names: names.clone(), ..EndpointSpec::new(name) };
+        let spec = EndpointSpec { names: names.clone(), labels: labels.clone(), ..EndpointSpec::new(name) };
         world.ask_network(op, network, CreateEndpoint { endpoint, spec }).await
     };
     let created = async {

@@ -13,8 +13,8 @@ use crate::request::{CreateNetwork, Restored};
 
 /// Names the bridge device.
 pub const NAME: &str = "com.docker.network.bridge.name";
-/// Whether containers of the network reach each other. They do: that they do not is refused as long as there
-/// is no firewall.
+/// Whether containers of the network reach each other. Where not, their ports of the bridge are isolated: they reach
+/// the bridge itself and what is behind it.
 pub const ENABLE_ICC: &str = "com.docker.network.bridge.enable_icc";
 /// Whether containers reach the outside under the host's address. They do not: that they do is refused as long
 /// as there is no firewall.
@@ -56,7 +56,7 @@ pub struct BridgeConfig {
     pub mtu: Option<u32>,
     /// Whether containers get no gateway.
     pub internal: bool,
-    /// Whether containers of the network are to reach each other. Needs a firewall to have an effect.
+    /// Whether containers of the network reach each other.
     pub icc: bool,
     /// Whether containers are to reach the outside under the host's address. Needs a firewall to have an effect.
     pub masquerade: bool,

@@ -132,7 +132,11 @@ impl Bridge {
         Ok(EndpointCreated { mac: Some(mac), interface_prefix: Some(prefix), ..Default::default() })
     }
 
-    fn plan_join(&mut self, cx: &DriverCx, request: &Join) -> Result<(Op, Arc<BridgeConfig>, Gone, Joined)> {
+    fn plan_join(
+        &mut self,
+        cx: &DriverCx,
+        request: &Join,
+    ) -> Result<(Vec<Op>, Arc<BridgeConfig>, Gone, Joined)> {
         let network = self.network(request.network)?;
         let endpoint = network
             .endpoints
@@ -159,6 +163,7 @@ impl Bridge {
             mtu: config.mtu,
             tag: LinkTag::new(&cx.instance, "endpoint", request.endpoint),
         };
+        let isolate = (!config.icc).then_some(Op::IsolatePort { name: link });
         let outward = !config.internal;
         let joined = Joined {
             interface: Interface::InPlace { link: Some(link) },
@@ -166,7 +171,7 @@ impl Bridge {
             gateway6: config.gateway6.filter(|_| outward),
             ..Joined::default()
         };
-        Ok((create, config.clone(), refused, joined))
+        Ok((std::iter::once(create).chain(isolate).collect(), config.clone(), refused, joined))
     }
 
     /// The join of an endpoint, and whether the kernel refused its link.
@@ -243,9 +248,9 @@ impl Driver for Bridge {
     fn create_endpoint(&mut self, cx: &DriverCx, request: CreateEndpoint) -> Begun<EndpointCreated> {
         let created = self.plan_endpoint(&request)?;
         let Some(link) = request.joined.and_then(|present| present.link) else { return done(created) };
-        let (cx, bridge) = (cx.clone(), self.network(request.network)?.config.bridge);
+        let (cx, config) = (cx.clone(), self.network(request.network)?.config.clone());
         Ok(async move {
-            let remade = device::put_back(&cx, link, bridge).await?.into_iter().collect();
+            let remade = device::put_back(&cx, link, &config).await?.into_iter().collect();
             Ok(EndpointCreated { remade, ..created })
         }
         .boxed())
@@ -280,11 +285,11 @@ impl Driver for Bridge {
     }
 
     fn join(&mut self, cx: &DriverCx, request: Join) -> Begun<Joined> {
-        let (create, config, refused, joined) = self.plan_join(cx, &request)?;
+        let (ops, config, refused, joined) = self.plan_join(cx, &request)?;
         let (kernel, deadline) = (cx.kernel.clone(), cx.deadline);
         let ifname = request.ifname;
         Ok(async move {
-            let made = execute_all(&*kernel, vec![create], deadline).await;
+            let made = execute_all(&*kernel, ops, deadline).await;
             made.map(|()| joined).map_err(|error| {
                 if error.certainty == Certainty::Aborted {
                     let _ = refused.set(());

@@ -49,11 +49,6 @@ pub(super) fn check_offered(options: &BTreeMap<String, String>, config: &BridgeC
     let elsewhere = config.host_binding.is_some_and(|address| !address.is_unspecified());
     let asked = [
         (
-            !config.icc,
-            "com.docker.network.bridge.enable_icc=false",
-            "containers of a network reach each other",
-        ),
-        (
             config.masquerade && options.contains_key(ENABLE_IP_MASQUERADE),
             "com.docker.network.bridge.enable_ip_masquerade=true",
             "containers keep their own addresses on the way out",

@@ -37,6 +37,7 @@ fn executor(op: &Op) -> Executor {
         | Op::CutLink { .. }
         | Op::SetLink { .. }
         | Op::SetMaster { .. }
+        | Op::IsolatePort { .. }
         | Op::SetMtu { .. }
         | Op::AddAddress { .. }
         | Op::DeleteAddress { .. }

@@ -24,6 +24,7 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 /// Nested in `IFLA_INFO_SLAVE_DATA` of a bridge's port.
 const IFLA_BRPORT_STATE: u16 = 1;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFF_UP: u32 = 1;
 const AF_INET: u8 = 2;
 const AF_BRIDGE: u8 = 7;
@@ -49,6 +50,7 @@ pub(super) fn link(body: &[u8]) -> Option<LinkView> {
         up: u32_at(body, 8)? & IFF_UP != 0,
         master: None,
         port: None,
+        isolated: false,
         peer: None,
         alias: None,
         group: 0,
@@ -69,7 +71,9 @@ pub(super) fn link(body: &[u8]) -> Option<LinkView> {
                     Some("veth") => LinkKind::Veth,
                     Some(other) => LinkKind::Other(other.to_owned()),
                 };
-                view.port = port_state(value);
+                let port = port_data(value);
+                view.port = port.and_then(port_state);
+                view.isolated = port.is_some_and(is_isolated);
             }
             _ => {}
         }
@@ -79,11 +83,19 @@ pub(super) fn link(body: &[u8]) -> Option<LinkView> {
     Some(view)
 }
 
-/// The state of a port, from what a link says about its kind and its master's.
-fn port_state(info: &[u8]) -> Option<PortState> {
+/// What a link says about itself as a port of a bridge, beside its kind and its master's.
+fn port_data(info: &[u8]) -> Option<&[u8]> {
     let of_bridge = string(attribute(info, IFLA_INFO_SLAVE_KIND)?) == "bridge";
-    let data = attribute(info, IFLA_INFO_SLAVE_DATA).filter(|_| of_bridge)?;
-    match attribute(data, IFLA_BRPORT_STATE)?.first()? {
+    attribute(info, IFLA_INFO_SLAVE_DATA).filter(|_| of_bridge)
+}
+
+fn is_isolated(port: &[u8]) -> bool {
+    attribute(port, IFLA_BRPORT_ISOLATED).is_some_and(|flag| flag.first() == Some(&1))
+}
+
+/// The state of a port.
+fn port_state(port: &[u8]) -> Option<PortState> {
+    match attribute(port, IFLA_BRPORT_STATE)?.first()? {
         0 => Some(PortState::Disabled),
         1 => Some(PortState::Listening),
         2 => Some(PortState::Learning),

@@ -6,7 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkExtentMask};
+use netlink_packet_route::link::{
+    InfoBridgePort, InfoData, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask,
+};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
@@ -42,6 +44,7 @@ pub(super) fn needs(op: &Op) -> Option<IfName> {
         | Op::CutLink { .. }
         | Op::DeleteLink { .. }
         | Op::SetLink { .. }
+        | Op::IsolatePort { .. }
         | Op::SetMtu { .. }
         | Op::Sysctl { .. } => None,
     }
@@ -156,6 +159,12 @@ fn request(op: &Op, Places { index, netns, number, peer: other }: Places<'_>) ->
             (Message::SetLink(link.build()), 0)
         }
         Op::SetMaster { name, .. } => return Ok(set_master(*name, index)),
+        Op::IsolatePort { name } => {
+            // Only this kind of request takes what is about a port; without flags it makes nothing.
+            let port = vec![InfoBridgePort::Isolated(true)];
+            let link = named(name).set_port_kind(InfoPortKind::Bridge);
+            (Message::NewLink(link.set_port_data(InfoPortData::BridgePort(port)).build()), 0)
+        }
         Op::SetMtu { name, mtu, .. } => (Message::SetLink(named(name).mtu(*mtu).build()), 0),
         Op::AddAddress { address, .. } => (Message::NewAddress(self::address(index, address)), CREATE),
         Op::DeleteAddress { address, .. } => (Message::DelAddress(self::address(index, address)), 0),

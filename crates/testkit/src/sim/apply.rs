@@ -1,10 +1,10 @@
 //! One operation on the model: what takes effect, or why not.
 
-use netloom_kernel::Op;
+use netloom_kernel::{Netns, Op};
 
 use super::links::NewVeth;
 use super::world::World;
-use crate::errno::{EEXIST, Refusal};
+use crate::errno::{EEXIST, EOPNOTSUPP, Refusal};
 
 impl World {
     /// Carries out an operation. A refused one changes nothing.
@@ -39,6 +39,13 @@ impl World {
                 Ok(())
             }
             Op::SetMaster { name, master } => self.set_master(*name, *master),
+            Op::IsolatePort { name } => {
+                let id = self.find(Netns::Host, *name)?;
+                let port = self.links[id].port.as_mut().ok_or(Refusal::new(EOPNOTSUPP))?;
+                port.isolated = true;
+                self.note_changed(id);
+                Ok(())
+            }
             Op::SetMtu { netns, name, mtu } => {
                 let id = self.find(*netns, *name)?;
                 self.set_mtu(id, *mtu)

@@ -44,9 +44,10 @@ fn touched(op: &Op) -> [Option<Object>; 2] {
         Op::CreateNetns { name } | Op::AdoptNetns { name, .. } | Op::DeleteNetns { name } => {
             [Some(Object { netns: Netns::Named(*name), link: None }), None]
         }
-        Op::CreateBridge { name, .. } | Op::CutLink { name } | Op::DeleteLink { name, .. } => {
-            [link(Netns::Host, *name), None]
-        }
+        Op::CreateBridge { name, .. }
+        | Op::CutLink { name }
+        | Op::IsolatePort { name }
+        | Op::DeleteLink { name, .. } => [link(Netns::Host, *name), None],
         Op::CreateVeth { host, peer, netns, .. } => [link(Netns::Host, *host), link(*netns, *peer)],
         Op::MoveLink { from, name, to, rename } => [link(*from, *name), link(*to, *rename)],
         Op::SetMaster { name, master } => {

@@ -280,14 +280,14 @@ impl World {
         let slot = bridge.ports.len();
         bridge.ports.push(id);
         bridge.count_mtu(mtu);
-        self.links[id].port = Some(Port { bridge: master, slot });
+        self.links[id].port = Some(Port { bridge: master, slot, isolated: false });
         self.follow_ports(master);
     }
 
     /// Takes a link out of its bridge, if it is a port.
     pub(super) fn detach(&mut self, id: LinkId) {
         let mtu = self.links[id].mtu;
-        let Some(Port { bridge: master, slot }) = self.links[id].port.take() else { return };
+        let Some(Port { bridge: master, slot, .. }) = self.links[id].port.take() else { return };
         let Some(bridge) = self.links[master].bridge_mut() else { return };
         bridge.ports.swap_remove(slot);
         bridge.forget_mtu(mtu);

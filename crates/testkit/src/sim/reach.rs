@@ -140,6 +140,9 @@ impl World {
             let there = self.links[peer].ns;
             match self.owns(there, next) {
                 Ok(false) => {}
+                Ok(true) if from.is_some_and(|from| self.is_isolated(from) && self.is_isolated(*port)) => {
+                    why = format!("port {} is isolated", self.full_name(*port));
+                }
                 Ok(true) => match self.check_port(*port) {
                     Ok(()) => return Ok(there),
                     Err(closed) => why = closed,
@@ -148,6 +151,10 @@ impl World {
             }
         }
         Err(why)
+    }
+
+    fn is_isolated(&self, id: LinkId) -> bool {
+        self.links[id].port.is_some_and(|port| port.isolated)
     }
 
     /// Whether a port of a bridge forwards.

@@ -152,6 +152,8 @@ pub(super) struct Port {
     pub(super) bridge: LinkId,
     /// Its place among the bridge's ports, so that it leaves without a search.
     pub(super) slot: usize,
+    /// Whether it does not reach others of its kind.
+    pub(super) isolated: bool,
 }
 
 /// A link's alias, kept parsed so that tags are compared without formatting.

@@ -29,6 +29,22 @@ fn neighbours_on_a_bridge_reach_each_other_and_the_host() {
 }
 
 #[test]
+fn isolated_ports_reach_their_bridge_and_not_each_other() {
+    let kernel = two_on_a_bridge();
+    let (a, b) = (named("a"), named("b"));
+    does(&kernel, [Op::IsolatePort { name: link("va") }]);
+    reaches(&kernel, a, &["10.0.0.1", "10.0.0.3"]);
+    does(&kernel, [Op::IsolatePort { name: link("vb") }]);
+    assert_eq!(why(&kernel, a, "10.0.0.3"), "port vb of the host is isolated");
+    assert_eq!(why(&kernel, b, "10.0.0.2"), "port va of the host is isolated");
+    reaches(&kernel, a, &["10.0.0.1"]);
+    reaches(&kernel, HOST_NS, &["10.0.0.2", "10.0.0.3"]);
+    // It belongs to the port: another bridge, or the same one again, knows nothing of it.
+    does(&kernel, [port("vb", None), port("vb", Some("br0"))]);
+    reaches(&kernel, a, &["10.0.0.3"]);
+}
+
+#[test]
 fn what_is_down_or_cut_is_named() {
     let kernel = two_on_a_bridge();
     let (a, b) = (named("a"), named("b"));
