@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use netloom_actor_controller::{ControllerActor, Directory, EventHub};
 use netloom_kernel::{Kernel, LinkCounters, Netns};
-use netloom_model::{EngineConfig, Error, IfName, Reason, Repair, Result, SandboxId};
+use netloom_model::{ControllerId, EngineConfig, Error, IfName, Reason, Repair, Result, SandboxId};
 use netloom_runtime::{
     Actor, Addr, AskError, Cause, EngineThread, Handle, Ledger, Message, OpCtx, Permit, Permits, TurnedAway,
 };
@@ -19,7 +19,7 @@ pub(crate) struct Core {
     pub(crate) ledger: Ledger,
     pub(crate) events: EventHub,
     pub(crate) kernel: Arc<dyn Kernel>,
-    pub(crate) config: EngineConfig,
+    pub(crate) id: ControllerId,
     pub(crate) identity: String,
     pub(crate) repairs: Vec<Repair>,
     /// All requests that change something are admitted here, whichever actor they are for.
@@ -35,7 +35,7 @@ const ROOM_FOR_FORCE: usize = 64;
 
 impl fmt::Debug for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Core").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Core").field("config", &self.config()).finish_non_exhaustive()
     }
 }
 
@@ -48,9 +48,19 @@ impl Core {
         }
     }
 
+    /// The configuration in force.
+    pub(crate) fn config(&self) -> Arc<EngineConfig> {
+        self.directory.config.borrow().clone()
+    }
+
+    /// How long an operation may take that begins now.
+    fn allowed(&self) -> Duration {
+        self.directory.config.borrow().timeouts.operation
+    }
+
     /// Lets a request in; it leaves when it is answered, not when its caller does.
     fn enter(&self, room: usize) -> Result<Permit> {
-        let limit = self.config.limits.operations + room;
+        let limit = self.directory.config.borrow().limits.operations + room;
         self.inside.take(limit).map_err(|turned_away| match turned_away {
             TurnedAway::Full => Reason::Busy { what: "the engine".into(), limit }.into(),
             TurnedAway::Closed => Reason::ShuttingDown.into(),
@@ -66,7 +76,7 @@ impl Core {
         T: Send + 'static,
     {
         let inside = self.enter(0)?;
-        self.send(addr, message, self.config.timeouts.operation, Some(inside)).await?
+        self.send(addr, message, self.allowed(), Some(inside)).await?
     }
 
     /// The same for what makes room: it is let in when the engine is full of what is stuck.
@@ -77,7 +87,7 @@ impl Core {
         T: Send + 'static,
     {
         let inside = self.enter(ROOM_FOR_FORCE)?;
-        self.send(addr, message, self.config.timeouts.operation, Some(inside)).await?
+        self.send(addr, message, self.allowed(), Some(inside)).await?
     }
 
     /// Asks an actor a question; those are always let in.
@@ -86,7 +96,7 @@ impl Core {
         A: Handle<M>,
         M: Message,
     {
-        self.query_within(addr, message, self.config.timeouts.operation).await
+        self.query_within(addr, message, self.allowed()).await
     }
 
     /// The same with a deadline of its own.
@@ -130,7 +140,7 @@ impl Core {
 
     /// When a call of the kernel must have ended that nobody else makes for a handle.
     pub(crate) fn kernel_deadline(&self) -> std::time::Instant {
-        std::time::Instant::now() + self.config.timeouts.operation
+        std::time::Instant::now() + self.allowed()
     }
 
     /// What has passed these interfaces of a sandbox, in the order of `names`; `None` for one that is not there.
@@ -195,7 +205,7 @@ mod tests {
             engine.store_stats().await.expect("counters are told to the end");
 
             let controller = core.controller().expect("it lives");
-            let allowed = core.config.timeouts.operation;
+            let allowed = core.allowed();
             let (a, b) = fresh();
             let red = CreateNetwork { id: NetworkId::from_uuids(a, b), spec: NetworkSpec::new("red") };
             let red = core.send(controller.clone(), red, allowed, Some(network));
@@ -241,7 +251,7 @@ mod tests {
         assert!(futures::poll!(&mut stopping).is_pending());
         engine.store_stats().await.expect("answered behind the shutdown");
         simulation.crash_actor(netloom_actor_controller::Victim::Network(blue.id())).await.expect("told");
-        let allowed = core.config.timeouts.operation;
+        let allowed = core.allowed();
         let picture = async {
             while blue.inspect().await.is_err() {
                 tokio::task::yield_now().await;
@@ -277,7 +287,7 @@ mod tests {
         assert!(futures::poll!(&mut stopping).is_pending());
         drop(go);
         held.await.expect("it lives");
-        let soon = core.config.timeouts.shutdown / 3;
+        let soon = core.config().timeouts.shutdown / 3;
         let both = async { tokio::join!(stopping, sandbox) };
         let (stopped, sandbox) = tokio::time::timeout(soon, both).await.expect("nobody waits for what hangs");
         stopped.expect("stopped");

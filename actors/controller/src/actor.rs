@@ -16,14 +16,16 @@
 //! | Drain | command | () |
 //! | Shutdown | command | () |
 //! | CrashActor | command | () |
+//! | ReloadConfiguration | command | () |
 //! | InspectEngine | query | EngineSnapshot |
 //! | ListDrivers | query | types |
+//! | ListIpamDrivers | query | names |
 //! | StoreCounters | query | StoreStats |
 //! | ChildExited | event | |
 //! | Finished | outcome | |
 //!
 //! `startup.rs` begins, `networks.rs` and `sandboxes.rs` hold the commands, `supervise.rs` restarts what
-//! dies, `succession.rs` the controller itself, `control.rs` has the rest.
+//! dies, `succession.rs` the controller itself, `reload.rs` replaces the configuration, `control.rs` has the rest.
 
 use netloom_actor_driver::DriverActor;
 use netloom_actor_network::{NetworkActor, NetworkDeps, NetworkEvent};
@@ -49,6 +51,8 @@ mod control;
 pub use control::operations;
 #[path = "networks.rs"]
 mod networks;
+#[path = "reload.rs"]
+mod reload;
 #[path = "sandboxes.rs"]
 mod sandboxes;
 #[path = "startup.rs"]

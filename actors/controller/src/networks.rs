@@ -6,6 +6,7 @@ use netloom_actor_network::{
     DeleteNetwork as DeleteInNetwork, Establish, InspectNetwork, NetworkEntry, Origin,
 };
 use netloom_actor_services::answered;
+use netloom_actor_services::ipam::DRIVER as IPAM_DRIVER;
 use netloom_runtime::{Addr, Handle};
 
 use super::*;
@@ -121,9 +122,6 @@ impl ControllerActor {
     }
 }
 
-/// The one IPAM driver there is.
-const IPAM_DRIVER: &str = "default";
-
 fn known_ipam(driver: &str) -> Result<()> {
     if driver == IPAM_DRIVER {
         return Ok(());
@@ -135,10 +133,15 @@ impl Handle<CreateNetwork> for ControllerActor {
     fn handle(
         &mut self,
         op: OpCtx,
-        CreateNetwork { id, spec }: CreateNetwork,
+        CreateNetwork { id, mut spec }: CreateNetwork,
         reply: Reply<Result<NetworkSnapshot>>,
         cx: &mut Cx<'_, Self>,
     ) {
+        if spec.driver.trim().is_empty()
+            && let Some(driver) = &self.estate.directory.config().default_driver
+        {
+            spec.driver.clone_from(driver);
+        }
         let record = NetworkRecord { id, spec, v4: Vec::new(), v6: Vec::new(), found: BTreeMap::new() };
         let begun = self
             .admit()

@@ -217,7 +217,7 @@ impl Handle<ForceDeleteEndpoint> for ControllerActor {
         };
         let Directory { networks, sandboxes, .. } = self.directory();
         let own = op.clone();
-        let turn = self.estate.services.operation_timeout * 2;
+        let turn = self.estate.services.operation_timeout.get() * 2;
         let work = async move {
             // Known before, since whoever evicts it may die before it answers.
             let known = addr.outcome(&own, InspectEndpoint(endpoint)).await;

@@ -162,6 +162,11 @@ impl<K: Copy + Eq + Hash, P> Gate<K, P> {
         self.running + self.waiting >= self.limit
     }
 
+    /// Sets how many may run and wait. Those that do already go on.
+    pub fn bound(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// How many may run and wait.
     #[must_use]
     pub fn limit(&self) -> usize {

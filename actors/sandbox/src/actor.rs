@@ -64,7 +64,7 @@ impl SandboxActor {
     #[must_use]
     pub fn new(record: SandboxRecord, deps: SandboxDeps) -> Self {
         let SandboxDeps { services, networks } = deps;
-        let gate = Gate::new(services.operations_per_object);
+        let gate = Gate::new(services.operations_per_object.get());
         let netns = Netns::Named(record.netns);
         let world = World::new(Everybody { services, networks, sandbox: record.id, netns });
         Self {
@@ -120,6 +120,7 @@ impl SandboxActor {
     fn admit(&mut self, op: OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) {
         let begins =
             !matches!(pending, Pending::Establish(..) | Pending::Delete(DeleteSandbox { force: true }, _));
+        self.gate.bound(self.world.services.operations_per_object.get());
         if begins && self.gate.is_full() {
             let what = self.holder().to_string();
             return pending.refuse(Reason::Busy { what, limit: self.gate.limit() }.into());

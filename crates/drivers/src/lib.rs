@@ -5,13 +5,16 @@
 //! it never waits.
 
 pub mod bridge;
+mod config;
 mod driver;
 mod options;
 mod request;
 
+pub use config::DriverConfig;
 pub use driver::{Begun, Driver, DriverCx, DriverFactory, Registration, Work, done};
+pub use netloom_model::config::{DatastoreConfig, Scope};
 pub use request::{
     Capability, CreateEndpoint, CreateNetwork, Discovery, EndpointCreated, ExternalConnectivity, Inside,
     Interface, Join, Joined, KernelSurvey, Leave, Left, NetworkCreated, NodeDiscovery, OperInfo, Present,
-    Recovered, Restored, Scope, StaticRoute, TableEntry, TableEvent, TableOperation,
+    Recovered, Restored, StaticRoute, TableEntry, TableEvent, TableOperation,
 };
