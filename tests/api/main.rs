@@ -17,6 +17,7 @@ mod outside;
 mod overtaken;
 mod rebuild;
 mod recovery;
+mod reload;
 mod restart;
 mod scripted;
 mod start_faults;

@@ -214,6 +214,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_new_bound_holds_for_the_next_and_leaves_those_that_are_in() {
+        let mut gate = Gate::new(2);
+        assert_eq!(gate.admit(One(1), "a"), Admission::Start("a"));
+        assert_eq!(gate.admit(One(1), "b"), Admission::Queued);
+        assert!(gate.is_full());
+        gate.bound(3);
+        assert!(!gate.is_full());
+        gate.bound(1);
+        assert!(gate.is_full());
+        assert_eq!(gate.release(One(1)), ["b"]);
+        assert_eq!((gate.limit(), gate.running()), (1, 1));
+    }
+
+    #[test]
     fn one_key_is_first_in_first_out_and_keys_run_side_by_side() {
         let mut gate = Gate::new(10);
         assert_eq!(gate.admit(One(1), "a1"), Admission::Start("a1"));

@@ -205,6 +205,12 @@ mod tests {
                     Err(other) => prop_assert!(expected.contains(&&other)),
                 }
             }
+            // What is in use is known to blocks that come later.
+            let mut replaced = space.clone();
+            replaced.replace_blocks(&[]);
+            prop_assert_eq!(replaced.default_pools(Family::V4).len(), 0);
+            replaced.replace_blocks(&blocks);
+            prop_assert_eq!(replaced, space);
         }
     }
 }
