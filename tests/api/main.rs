@@ -10,6 +10,7 @@ mod force;
 mod gateway;
 mod interfaces;
 mod lifecycle;
+mod listening;
 mod model;
 mod mortal;
 #[path = "../common/outside.rs"]

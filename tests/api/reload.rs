@@ -1,139 +1,18 @@
 //! The configuration: handed to drivers, replaced while the engine runs, and kept when somebody dies.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use futures::future::join_all;
-use netloom::drivers::{
-    Begun, Capability, CreateEndpoint, CreateNetwork, DatastoreConfig, Discovery, Driver, DriverConfig,
-    DriverCx, EndpointCreated, Join, Joined, Leave, Left, NetworkCreated, Registration, Scope, done,
-};
+use netloom::drivers::{DatastoreConfig, Discovery, DriverConfig, Scope};
 use netloom::testkit::{Fault, FaultKind};
 use netloom::{
-    Certainty, ClientConfig, DefaultPool, EndpointId, EndpointSpec, Engine, EngineConfig, ErrorKind,
-    EventKind, NetworkId, NetworkSpec, Reason, ScopeConfig, Simulation, Victim, config_from_file,
+    Certainty, ClientConfig, DefaultPool, EndpointSpec, Engine, EngineConfig, ErrorKind, EventKind, JoinSpec,
+    NetworkSpec, Reason, SandboxSpec, ScopeConfig, Victim, config_from_file,
 };
 
+use crate::listening::{Heard, KIND, Told};
 use crate::support::{World, bounded, until};
-
-// === A driver that tells what it is told ===
-
-const KIND: &str = "listening";
-
-/// What it was told. It cannot know whether a value of it that is configured is going to serve.
-#[derive(Clone, PartialEq, Debug)]
-enum Told {
-    Configured(DriverConfig),
-    Discovered(Discovery),
-    Network(String),
-}
-
-struct Listening {
-    told: Sender<Told>,
-}
-
-impl Listening {
-    fn tell(&self, what: Told) {
-        // Nobody listens any more when its test is over.
-        let _ = self.told.send(what);
-    }
-}
-
-impl Driver for Listening {
-    fn kind(&self) -> &'static str {
-        KIND
-    }
-
-    fn configure(&mut self, config: &DriverConfig) -> netloom::Result<()> {
-        self.tell(Told::Configured(config.clone()));
-        config.only(KIND, &["speed", "com.docker.network.driver.listening.colour"])
-    }
-
-    fn capability(&self) -> Capability {
-        Capability { scope: Scope::Global, needs_ipam: true, provides_gateway: false, adopts: &[] }
-    }
-
-    fn create_network(&mut self, _: &DriverCx, request: CreateNetwork) -> Begun<NetworkCreated> {
-        self.tell(Told::Network(request.name));
-        done(NetworkCreated::default())
-    }
-
-    fn delete_network(&mut self, _: &DriverCx, _: NetworkId) -> Begun<()> {
-        done(())
-    }
-
-    fn create_endpoint(&mut self, _: &DriverCx, _: CreateEndpoint) -> Begun<EndpointCreated> {
-        done(EndpointCreated::default())
-    }
-
-    fn delete_endpoint(&mut self, _: &DriverCx, _: NetworkId, _: EndpointId) -> Begun<()> {
-        done(())
-    }
-
-    fn join(&mut self, _: &DriverCx, _: Join) -> Begun<Joined> {
-        done(Joined::default())
-    }
-
-    fn leave(&mut self, _: &DriverCx, _: Leave) -> Begun<Left> {
-        done(Left::default())
-    }
-
-    fn discovered(&mut self, _: &DriverCx, discovery: Discovery) -> Begun<()> {
-        self.tell(Told::Discovered(discovery));
-        done(())
-    }
-}
-
-/// An engine with this driver, and what the driver is told.
-struct Heard {
-    simulation: Simulation,
-    told: Receiver<Told>,
-}
-
-impl Heard {
-    async fn start(config: EngineConfig) -> netloom::Result<Self> {
-        let (sender, told) = channel();
-        let registration = Registration::new(KIND, move || Listening { told: sender.clone() });
-        let simulation = Engine::simulation().config(config).driver(registration).start().await?;
-        Ok(Self { simulation, told })
-    }
-
-    fn controller(&self) -> netloom::Controller {
-        self.simulation.engine().controller()
-    }
-
-    /// What the driver was told so far. A network is made first: its creation is told behind everything before it.
-    async fn told(&self, marker: &str) -> Vec<Told> {
-        let spec = NetworkSpec::new(marker).driver(KIND);
-        bounded("a network", self.controller().create_network(spec)).await.expect("made");
-        let mut told: Vec<_> = self.told.try_iter().collect();
-        assert_eq!(told.pop(), Some(Told::Network(marker.to_owned())));
-        told
-    }
-
-    async fn crash(&self, victim: Victim) {
-        let mut events = self.simulation.engine().events();
-        bounded("crashing", self.simulation.crash_actor(victim)).await.expect("told");
-        let restarted = async {
-            while let Some(event) = events.next().await {
-                if matches!(event.expect("nothing missed").kind, EventKind::ActorRestarted { .. }) {
-                    return;
-                }
-            }
-            panic!("the engine ended");
-        };
-        bounded("the restart", restarted).await;
-    }
-
-    /// The store that IPAM knows.
-    async fn ipam_store(&self) -> Option<DatastoreConfig> {
-        let picture = bounded("inspecting", self.simulation.engine().inspect()).await.expect("inspected");
-        let [ipam] = &*picture.ipam else { panic!("{:?}", picture.ipam) };
-        assert_eq!(ipam.driver, "default");
-        ipam.cluster_store.clone()
-    }
-}
 
 // === Configurations ===
 
@@ -383,7 +262,7 @@ async fn what_can_take_effect_does_at_once() {
 
     // One operation at a time: while one hangs, another is turned away.
     world.kernel().plan(Fault::verb("create_netns", 1, FaultKind::Hang).always());
-    let mut stuck = Box::pin(controller.create_sandbox(netloom::SandboxSpec::new("c")));
+    let mut stuck = Box::pin(controller.create_sandbox(SandboxSpec::new("c")));
     assert!(futures::poll!(&mut stuck).is_pending());
     let busy = blue.create_endpoint(EndpointSpec::new("web")).await.expect_err("it is full");
     assert!(matches!(busy.reason(), Reason::Busy { limit: 1, .. }), "{busy}");
@@ -402,9 +281,9 @@ async fn objects_that_are_there_follow_a_new_limit() {
     config.limits.operations_per_object = 1;
     controller.reload(config).await.expect("accepted");
     world.kernel().plan(Fault::verb("create_veth", 1, FaultKind::Hang).always());
-    let mut stuck = Box::pin(web.join(&sandbox, netloom::JoinSpec::default()));
+    let mut stuck = Box::pin(web.join(&sandbox, JoinSpec::default()));
     assert!(futures::poll!(&mut stuck).is_pending());
-    let busy = next.join(&sandbox, netloom::JoinSpec::default()).await.expect_err("the sandbox is full");
+    let busy = next.join(&sandbox, JoinSpec::default()).await.expect_err("the sandbox is full");
     assert!(matches!(busy.reason(), Reason::Busy { limit: 1, .. }), "{busy}");
 }
 
