@@ -12,7 +12,7 @@ use netloom::{
 };
 
 use crate::listening::{Heard, KIND, Told};
-use crate::support::{World, bounded, until};
+use crate::support::{World, bounded};
 
 // === Configurations ===
 
@@ -364,19 +364,42 @@ async fn of_two_reloads_that_exclude_each_other_one_is_accepted() {
     assert_eq!(discoveries, [discovered(store)]);
 }
 
-/// A reload while IPAM is being started again is not lost to it.
+/// IPAM dies and is filled again from the records of many networks. A reload comes earlier or later on that way: it is
+/// lost with the dead one, or would be to the new one, which was made before it.
 #[tokio::test]
-async fn a_reload_beside_a_restart_of_ipam_reaches_it() {
-    let heard = Heard::start(EngineConfig::default()).await.expect("started");
-    heard.told("first").await;
-    bounded("crashing", heard.simulation.crash_actor(Victim::Ipam)).await.expect("told");
-    heard.controller().reload(with_stores(&[("global", "etcd", "a:1")])).await.expect("accepted");
-    until("IPAM is back", async || {
-        let picture = heard.simulation.engine().inspect().await.expect("inspected");
-        !picture.ipam.is_empty()
-    })
-    .await;
-    assert_eq!(heard.ipam_store().await, Some(etcd()));
+async fn a_reload_at_any_moment_of_a_restart_of_ipam_reaches_it() {
+    let block = DefaultPool { base: "10.77.0.0/16".parse().expect("a net"), size: 24 };
+    let next = EngineConfig { default_pools: vec![block], ..with_stores(&[("global", "etcd", "a:1")]) };
+    for questions in 0..5 {
+        let heard = Heard::start(EngineConfig::default()).await.expect("started");
+        let controller = heard.controller();
+        let networks = (0..300).map(|n| controller.create_network(NetworkSpec::new(format!("n{n}"))));
+        assert!(join_all(networks).await.iter().all(Result::is_ok));
+        let mut events = heard.simulation.engine().events();
+        let crash = heard.simulation.crash_actor(Victim::Ipam);
+        let reload = async {
+            // Each takes its turn in the controller, and so a while.
+            for _ in 0..questions {
+                controller.drivers().await.expect("listed");
+            }
+            controller.reload(next.clone()).await
+        };
+        let (crashed, reloaded) = bounded("both", async { tokio::join!(crash, reload) }).await;
+        crashed.expect("told");
+        reloaded.expect("accepted");
+        let back = async {
+            while let Some(event) = events.next().await {
+                if matches!(event.expect("nothing missed").kind, EventKind::ActorRestarted { .. }) {
+                    return;
+                }
+            }
+        };
+        bounded("the restart", back).await;
+        assert_eq!(heard.ipam_store().await, Some(etcd()), "after {questions} questions");
+        let last = controller.create_network(NetworkSpec::new("last")).await.expect("made");
+        let pool = last.inspect().await.expect("there").v4[0].pool;
+        assert!(block.base.contains(&pool), "{pool} after {questions} questions");
+    }
 }
 
 #[tokio::test]
