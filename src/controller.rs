@@ -5,10 +5,15 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use netloom_actor_controller::{CreateNetwork, CreateSandbox, ListDrivers};
+use netloom_actor_controller::{
+    CreateNetwork, CreateSandbox, ListDrivers, ListIpamDrivers, ReloadConfiguration,
+};
 use netloom_actor_sandbox::SandboxEntry;
 use netloom_model::error::check_name;
-use netloom_model::{Error, ErrorKind, NetworkId, NetworkSpec, ObjectKind, Result, SandboxId, SandboxSpec};
+use netloom_model::{
+    ControllerId, EngineConfig, Error, ErrorKind, NetworkId, NetworkSpec, ObjectKind, Result, SandboxId,
+    SandboxSpec,
+};
 
 use crate::core::{Core, fresh};
 use crate::network::Network;
@@ -25,7 +30,31 @@ impl Controller {
         Self { core }
     }
 
-    /// Makes a network.
+    /// Its identifier: that of the engine's directories, and over a kernel of the embedder's a new one at each start.
+    #[must_use]
+    pub fn id(&self) -> ControllerId {
+        self.core.id
+    }
+
+    /// A copy of the configuration in force.
+    #[must_use]
+    pub fn config(&self) -> EngineConfig {
+        (*self.core.config()).clone()
+    }
+
+    /// Goes over to a new configuration, as a whole or not at all (libnetwork's `ReloadConfiguration`). Stores may be
+    /// added. Limits, times, default pools, name servers' files and defaults hold for what begins from now on; drivers
+    /// get their labels and options when they are made again, and are told of a new cluster store now.
+    ///
+    /// # Errors
+    /// `InvalidParameter` for a bad configuration, or one that a driver cannot use; `Forbidden` when a store would be
+    /// removed or replaced, or for a key that needs a restart. Nothing is changed then, unless the error says
+    /// otherwise.
+    pub async fn reload(&self, config: EngineConfig) -> Result<()> {
+        self.core.ask(self.core.controller()?, ReloadConfiguration(config)).await
+    }
+
+    /// Makes a network. A blank driver stands for the configured `default_driver`.
     ///
     /// # Errors
     /// `InvalidParameter` for a malformed spec, `Conflict` when the name or the id is taken, `NotFound` for an
@@ -63,6 +92,17 @@ impl Controller {
         match self.core.directory.networks.get(&id) {
             Some(entry) if !entry.leaving.is_set() => Ok(Network::new(self.core.clone(), *id, name)),
             _ => Err(Error::not_found(ObjectKind::Network, name)),
+        }
+    }
+
+    /// The configured `default_network`.
+    ///
+    /// # Errors
+    /// `NotFound` when none is configured, or no network has that name.
+    pub fn default_network(&self) -> Result<Network> {
+        match &self.core.config().default_network {
+            Some(name) => self.network_by_name(name),
+            None => Err(Error::not_found(ObjectKind::Network, "default_network, which is not configured")),
         }
     }
 
@@ -160,5 +200,13 @@ impl Controller {
     /// `Unavailable` when the engine is gone.
     pub async fn drivers(&self) -> Result<Vec<String>> {
         self.core.query(self.core.controller()?, ListDrivers).await
+    }
+
+    /// The names of the IPAM drivers at hand (libnetwork's `BuiltinIPAMDrivers`).
+    ///
+    /// # Errors
+    /// `Unavailable` when the engine is gone.
+    pub async fn ipam_drivers(&self) -> Result<Vec<String>> {
+        self.core.query(self.core.controller()?, ListIpamDrivers).await
     }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use netloom_actor_controller::{ControllerActor, Directory, EventHub, ProvideWayOut};
 use netloom_actor_sandbox::{SandboxActor, WayOutOffer};
 use netloom_kernel::{Kernel, LinkCounters, Netns};
-use netloom_model::{EndpointId, EngineConfig, Error, IfName, NetworkId, Reason, Repair, Result, SandboxId};
+use netloom_model::{
+    ControllerId, EndpointId, EngineConfig, Error, IfName, NetworkId, Reason, Repair, Result, SandboxId,
+};
 use netloom_runtime::{
     Actor, Addr, AskError, Cause, EngineThread, Handle, Ledger, Message, OpCtx, Permit, Permits, TurnedAway,
 };
@@ -22,9 +24,7 @@ pub(crate) struct Core {
     pub(crate) ledger: Ledger,
     pub(crate) events: EventHub,
     pub(crate) kernel: Arc<dyn Kernel>,
-    pub(crate) config: EngineConfig,
-    /// The name of the network that is the way out of sandboxes whose endpoints have none.
-    pub(crate) gateway_network: Arc<str>,
+    pub(crate) id: ControllerId,
     pub(crate) identity: String,
     pub(crate) repairs: Vec<Repair>,
     /// All requests that change something are admitted here, whichever actor they are for.
@@ -40,7 +40,7 @@ const ROOM_FOR_FORCE: usize = 64;
 
 impl fmt::Debug for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Core").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Core").field("config", &self.config()).finish_non_exhaustive()
     }
 }
 
@@ -53,9 +53,19 @@ impl Core {
         }
     }
 
+    /// The configuration in force.
+    pub(crate) fn config(&self) -> Arc<EngineConfig> {
+        self.directory.config.borrow().clone()
+    }
+
+    /// How long an operation may take that begins now.
+    fn allowed(&self) -> Duration {
+        self.directory.config.borrow().timeouts.operation
+    }
+
     /// Lets a request in; it leaves when it is answered, not when its caller does.
     fn enter(&self, room: usize) -> Result<Permit> {
-        let limit = self.config.limits.operations + room;
+        let limit = self.directory.config.borrow().limits.operations + room;
         self.inside.take(limit).map_err(|turned_away| match turned_away {
             TurnedAway::Full => Reason::Busy { what: "the engine".into(), limit }.into(),
             TurnedAway::Closed => Reason::ShuttingDown.into(),
@@ -71,7 +81,7 @@ impl Core {
         T: Send + 'static,
     {
         let inside = self.enter(0)?;
-        self.send(addr, message, self.config.timeouts.operation, Some(inside)).await?
+        self.send(addr, message, self.allowed(), Some(inside)).await?
     }
 
     /// Asks a sandbox for something that may leave it without a way out, and has the network for that made where it is
@@ -100,12 +110,13 @@ impl Core {
 
     /// What is there for a sandbox's way out.
     pub(crate) fn way_out(&self) -> WayOutOffer {
-        match self.directory.network_names.get(&self.config.gateway_network) {
+        let name = &self.config().gateway_network;
+        match self.directory.network_names.get(name) {
             Some(network) => {
                 let (a, b) = fresh();
                 WayOutOffer::Offered { network: *network, endpoint: EndpointId::from_uuids(a, b) }
             }
-            None => WayOutOffer::Missing { network: self.gateway_network.clone() },
+            None => WayOutOffer::Missing { network: name.as_str().into() },
         }
     }
 
@@ -117,7 +128,7 @@ impl Core {
         T: Send + 'static,
     {
         let inside = self.enter(ROOM_FOR_FORCE)?;
-        self.send(addr, message, self.config.timeouts.operation, Some(inside)).await?
+        self.send(addr, message, self.allowed(), Some(inside)).await?
     }
 
     /// Asks an actor a question; those are always let in.
@@ -126,7 +137,7 @@ impl Core {
         A: Handle<M>,
         M: Message,
     {
-        self.query_within(addr, message, self.config.timeouts.operation).await
+        self.query_within(addr, message, self.allowed()).await
     }
 
     /// The same with a deadline of its own.
@@ -170,7 +181,7 @@ impl Core {
 
     /// When a call of the kernel must have ended that nobody else makes for a handle.
     pub(crate) fn kernel_deadline(&self) -> std::time::Instant {
-        std::time::Instant::now() + self.config.timeouts.operation
+        std::time::Instant::now() + self.allowed()
     }
 
     /// What has passed these interfaces of a sandbox, in the order of `names`; `None` for one that is not there.
@@ -235,7 +246,7 @@ mod tests {
             engine.store_stats().await.expect("counters are told to the end");
 
             let controller = core.controller().expect("it lives");
-            let allowed = core.config.timeouts.operation;
+            let allowed = core.allowed();
             let (a, b) = fresh();
             let red = CreateNetwork { id: NetworkId::from_uuids(a, b), spec: NetworkSpec::new("red") };
             let red = core.send(controller.clone(), red, allowed, Some(network));
@@ -281,7 +292,7 @@ mod tests {
         assert!(futures::poll!(&mut stopping).is_pending());
         engine.store_stats().await.expect("answered behind the shutdown");
         simulation.crash_actor(netloom_actor_controller::Victim::Network(blue.id())).await.expect("told");
-        let allowed = core.config.timeouts.operation;
+        let allowed = core.allowed();
         let picture = async {
             while blue.inspect().await.is_err() {
                 tokio::task::yield_now().await;
@@ -317,7 +328,7 @@ mod tests {
         assert!(futures::poll!(&mut stopping).is_pending());
         drop(go);
         held.await.expect("it lives");
-        let soon = core.config.timeouts.shutdown / 3;
+        let soon = core.config().timeouts.shutdown / 3;
         let both = async { tokio::join!(stopping, sandbox) };
         let (stopped, sandbox) = tokio::time::timeout(soon, both).await.expect("nobody waits for what hangs");
         stopped.expect("stopped");

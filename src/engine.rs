@@ -1,6 +1,6 @@
 //! The engine: started, watched, stopped.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +12,13 @@ use netloom_drivers::Registration;
 use netloom_drivers::bridge::{self, Bridge};
 use netloom_kernel::{DirectoryError, Kernel, KernelStats, LinuxConfig, LinuxKernel};
 use netloom_model::snapshot::{EngineSnapshot, OperationSnapshot};
-use netloom_model::{EngineConfig, Error, Reason, Repair, Result};
+use netloom_model::{ControllerId, EngineConfig, Error, Reason, Repair, Result};
 use netloom_runtime::{EngineThread, Permits};
 use netloom_store::{Finding, RedbStore, Store};
 
+use crate::config_file::config_from_file;
 use crate::controller::Controller;
-use crate::core::Core;
+use crate::core::{Core, fresh};
 use crate::place;
 
 /// How long closing the store may take, at the end of a shutdown.
@@ -74,6 +75,15 @@ impl EngineBuilder {
     pub fn config(mut self, config: EngineConfig) -> Self {
         self.config = config;
         self
+    }
+
+    /// Replaces the whole configuration by that of a file; see [`config_from_file`].
+    ///
+    /// # Errors
+    /// As [`config_from_file`].
+    pub fn config_file(self, path: impl AsRef<Path>) -> Result<Self> {
+        let (config, _) = config_from_file(path)?;
+        Ok(self.config(config))
     }
 
     /// Where the store lives.
@@ -136,11 +146,12 @@ impl EngineBuilder {
     /// that a directory may have been made.
     pub async fn start(self) -> Result<Engine> {
         let Self { config, drivers, kernel, store } = self;
+        let config = config.normalized();
         config.validate()?;
         let thread = EngineThread::start("nl-engine")
             .map_err(|error| Error::internal(format!("cannot start the engine's thread: {error}")))?;
         let events = EventHub::new(config.limits.event_backlog);
-        let (hub, own) = (events.clone(), config.clone());
+        let (hub, own) = (events.clone(), config);
         let started = thread.call(move || async move {
             let had_records = RedbStore::is_there(&own.data_dir);
             let may_miss = matches!(store, StoreSource::OnDisk);
@@ -149,12 +160,12 @@ impl EngineBuilder {
                 StoreSource::InPlace(store) | StoreSource::Blocking(store) => (store, Vec::new()),
                 StoreSource::OnDisk => open_store(&own)?,
             };
-            let (kernel, identity, ran_before) = match kernel {
-                KernelSource::Given(kernel) => (kernel, own.instance.clone(), false),
+            let Opened { kernel, id, identity, ran_before } = match kernel {
+                KernelSource::Given(kernel) => Opened::given(kernel, &own),
                 KernelSource::Linux => open_kernel(&own)?,
             };
             let missing = may_miss && ran_before && !had_records;
-            let marked = identity.clone();
+            let marked = (id, identity.clone());
             let input = BootInput {
                 config: own,
                 identity,
@@ -169,21 +180,10 @@ impl EngineBuilder {
             boot(input).await.map(|booted| (kernel, marked, booted))
         });
         let gone = |_| Error::from(Reason::Gone { who: "the engine's thread".into() });
-        let (kernel, identity, Booted { directory, ledger, repairs }) = started.await.map_err(gone)??;
+        let (kernel, (id, identity), Booted { directory, ledger, repairs }) =
+            started.await.map_err(gone)??;
         let inside = Permits::default();
-        let gateway_network = config.gateway_network.as_str().into();
-        let core = Core {
-            thread,
-            directory,
-            ledger,
-            events,
-            kernel,
-            config,
-            gateway_network,
-            identity,
-            repairs,
-            inside,
-        };
+        let core = Core { thread, directory, ledger, events, kernel, id, identity, repairs, inside };
         Ok(Engine { core: Arc::new(core) })
     }
 }
@@ -193,14 +193,34 @@ fn open_store(config: &EngineConfig) -> Result<(Box<dyn Store>, Vec<Finding>)> {
     Ok((Box::new(store), findings))
 }
 
-/// The kernel of this machine, the mark of this engine's objects in it, and whether the engine ran before.
-fn open_kernel(config: &EngineConfig) -> Result<(Arc<dyn Kernel>, String, bool)> {
+/// A kernel, and the engine's place in it.
+struct Opened {
+    kernel: Arc<dyn Kernel>,
+    id: ControllerId,
+    /// The mark of this engine's objects.
+    identity: String,
+    /// Whether the engine is known there.
+    ran_before: bool,
+}
+
+impl Opened {
+    /// A kernel of the embedder's, in which nothing but the instance's name tells engines apart.
+    fn given(kernel: Arc<dyn Kernel>, config: &EngineConfig) -> Self {
+        let (a, b) = fresh();
+        let id = ControllerId::from_uuids(a, b);
+        Self { kernel, id, identity: config.instance.clone(), ran_before: false }
+    }
+}
+
+/// The kernel of this machine.
+fn open_kernel(config: &EngineConfig) -> Result<Opened> {
     // The first to touch the run directory: it knows which ones belong to others.
     let kernel = LinuxKernel::start(LinuxConfig { run_dir: config.run_dir.clone() });
     let kernel = kernel.map_err(|error| not_opened(config, &error))?;
     place::hold(config)?;
-    let (identity, known) = place::identity(config)?;
-    Ok((Arc::new(kernel), format!("{}.{}", config.instance, identity.short()), known))
+    let (id, ran_before) = place::identity(config)?;
+    let identity = format!("{}.{}", config.instance, id.short());
+    Ok(Opened { kernel: Arc::new(kernel), id, identity, ran_before })
 }
 
 fn not_opened(config: &EngineConfig, error: &std::io::Error) -> Error {
@@ -232,10 +252,10 @@ impl Engine {
         self.core.events.subscribe()
     }
 
-    /// The configuration it runs with.
+    /// The configuration in force: that of its start, or of the last reload.
     #[must_use]
-    pub fn config(&self) -> &EngineConfig {
-        &self.core.config
+    pub fn config(&self) -> Arc<EngineConfig> {
+        self.core.config()
     }
 
     /// What its links are marked with: their alias is `netloom/<identity>/<kind>/<id>`. It belongs to the data
@@ -301,7 +321,7 @@ impl Engine {
         let core = &self.core;
         core.inside.close();
         // The controller gives up on the rest when its patience ends, and then still has to close the store.
-        let patience = core.config.timeouts.shutdown;
+        let patience = core.config().timeouts.shutdown;
         let allowed = patience + CLOSING;
         let stopped = match core.controller() {
             Ok(controller) => {

@@ -21,6 +21,7 @@
 //! Handles are names, not addresses: cheap to clone, `Send + Sync`, usable from any tokio runtime or from
 //! none, and still good after the object behind them was restarted.
 
+mod config_file;
 mod controller;
 mod core;
 mod endpoint;
@@ -30,6 +31,7 @@ mod place;
 mod sandbox;
 mod simulation;
 
+pub use config_file::config_from_file;
 pub use controller::Controller;
 pub use endpoint::Endpoint;
 pub use engine::{Engine, EngineBuilder};
@@ -40,13 +42,15 @@ pub use simulation::{Simulation, SimulationBuilder};
 pub use netloom_actor_controller::{EventHub, EventStream, Missed, ShutdownMode, StoreStats, Victim};
 pub use netloom_drivers as drivers;
 pub use netloom_kernel as kernel;
-pub use netloom_model::config::DefaultPool;
+pub use netloom_model::config::{
+    ClientConfig, ClusterConfig, DatastoreConfig, DefaultPool, Ignored, ScopeConfig,
+};
 pub use netloom_model::record::{PoolRecord, StaticRoute, WayOut};
 pub use netloom_model::{
-    Certainty, EndpointId, EndpointSpec, EngineConfig, Error, ErrorKind, Event, EventKind, ExtraHost, Holder,
-    HostOverlap, IfName, IpamPoolSpec, IpamSpec, JoinId, JoinSpec, Limits, MacAddr, Names, NamespaceSpec,
-    NetnsName, NetworkId, NetworkSpec, ObjectKind, OpId, ParentUpdate, PoolsConsidered, PortBinding, Ports,
-    Protocol, Reason, Repair, Result, SandboxId, SandboxSettings, SandboxSpec, Timeouts, TransportPort,
-    snapshot,
+    Certainty, ControllerId, EndpointId, EndpointSpec, EngineConfig, Error, ErrorKind, Event, EventKind,
+    ExtraHost, Holder, HostOverlap, IfName, IpamPoolSpec, IpamSpec, JoinId, JoinSpec, Limits, MacAddr, Names,
+    NamespaceSpec, NetnsName, NetworkId, NetworkSpec, ObjectKind, OpId, ParentUpdate, PoolsConsidered,
+    PortBinding, Ports, Protocol, Reason, Repair, Result, SandboxId, SandboxSettings, SandboxSpec, Timeouts,
+    TransportPort, snapshot,
 };
 pub use netloom_testkit as testkit;

@@ -17,14 +17,16 @@
 //! | Drain | command | () |
 //! | Shutdown | command | () |
 //! | CrashActor | command | () |
+//! | ReloadConfiguration | command | () |
 //! | InspectEngine | query | EngineSnapshot |
 //! | ListDrivers | query | types |
+//! | ListIpamDrivers | query | names |
 //! | StoreCounters | query | StoreStats |
 //! | ChildExited | event | |
 //! | Finished | outcome | |
 //!
 //! `startup.rs` begins, `networks.rs`, `sandboxes.rs` and `way_out.rs` hold the commands, `supervise.rs` restarts what
-//! dies, `succession.rs` the controller itself, `control.rs` has the rest.
+//! dies, `succession.rs` the controller itself, `reload.rs` replaces the configuration, `control.rs` has the rest.
 
 use netloom_actor_driver::DriverActor;
 use netloom_actor_network::{Leaving, NetworkActor, NetworkDeps, NetworkEvent};
@@ -50,6 +52,8 @@ mod control;
 pub use control::operations;
 #[path = "networks.rs"]
 mod networks;
+#[path = "reload.rs"]
+mod reload;
 #[path = "sandboxes.rs"]
 mod sandboxes;
 #[path = "startup.rs"]
@@ -68,8 +72,8 @@ mod way_out;
 pub struct ControllerActor {
     /// What its successor gets should it die.
     estate: Lent<Estate>,
-    /// Who waits for the network that is the way out of sandboxes, which is being made.
-    for_way_out: Vec<Reply<Result<NetworkId>>>,
+    /// Who waits for a network that is to be the way out of sandboxes, and is being made.
+    for_way_out: Vec<(NetworkId, Reply<Result<NetworkId>>)>,
 }
 
 impl ControllerActor {

@@ -8,7 +8,7 @@ use futures::future::join_all;
 use futures::{FutureExt, StreamExt, stream};
 use netloom_actor_services::store::{Backend, Commit, EndIntent};
 use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, answered};
-use netloom_drivers::Registration;
+use netloom_drivers::{Driver, DriverConfig, Registration};
 use netloom_kernel::{Kernel, Netns, Op};
 use netloom_model::record::NetworkRecord;
 use netloom_model::{EngineConfig, Error, EventKind, OpId, Repair, Result};
@@ -79,7 +79,12 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
     let raw = store.load().map_err(Error::from)?;
     let intents = store.open_intents().map_err(Error::from)?;
     let lost = missing || !findings.is_empty();
-    let plan = make_plan(&*kernel, Records::decode(raw), lost, &intents, &identity, &drivers, &op).await?;
+    let made = drivers.iter().map(|registration| {
+        let config = DriverConfig::of(&registration.kind, &config);
+        registration.make(&config).map(|(driver, _)| driver)
+    });
+    let made: Vec<_> = made.collect::<Result<_>>()?;
+    let plan = make_plan(&*kernel, Records::decode(raw), lost, &intents, &identity, &made, &op).await?;
 
     let backend = if store_blocks {
         Backend::threaded(store)
@@ -88,7 +93,7 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
         Backend::in_place(store)
     };
     let (controller, services, directory) =
-        start_actors(&config, &identity, kernel, backend, drivers, &events, &op).await?;
+        start_actors(config, &identity, kernel, backend, drivers, &events, &op).await?;
 
     let mut repairs: Vec<_> = findings.into_iter().map(set_aside).collect();
     repairs.extend(missing.then_some(Repair::StoreMissing));
@@ -116,7 +121,7 @@ async fn make_plan(
     lost: bool,
     intents: &[Intent],
     identity: &str,
-    drivers: &[Registration],
+    drivers: &[Box<dyn Driver>],
     op: &OpCtx,
 ) -> Result<Plan> {
     let deadline = op.deadline_std();
@@ -129,15 +134,11 @@ async fn make_plan(
         let (survey, unseen) = rebuild::survey(kernel, &records, &inventory, &own).await?;
         (inventory.survey, inventory.unseen) = (Some(survey), unseen);
     }
-    let drivers: Vec<_> = drivers
-        .iter()
-        .map(|registration| registration.make().map(|(driver, _)| driver))
-        .collect::<Result<_>>()?;
-    Ok(reconcile::plan(records, intents, &inventory, identity, &drivers))
+    Ok(reconcile::plan(records, intents, &inventory, identity, drivers))
 }
 
 async fn start_actors(
-    config: &EngineConfig,
+    config: EngineConfig,
     identity: &str,
     kernel: Arc<dyn Kernel>,
     backend: Backend,
@@ -160,12 +161,12 @@ async fn start_actors(
         joins: JoinIds::starting_at(seed(op)),
         reaping: TaskGroup::default(),
         instance: identity.into(),
-        name_server_files: config.name_server_files.clone().into(),
-        operations_per_object: config.limits.operations_per_object,
-        operation_timeout: config.timeouts.operation,
+        name_server_files: Arc::<[_]>::from(config.name_server_files.clone()).into(),
+        operations_per_object: config.limits.operations_per_object.into(),
+        operation_timeout: config.timeouts.operation.into(),
     });
-    let respawn = Respawn::new(backend, config.default_pools.clone(), config.gateway_network.clone());
-    let (controller, directory) = succession::found(Estate::new(services.clone(), events.clone(), respawn))?;
+    let estate = Estate::new(config, services.clone(), events.clone(), Respawn::new(backend));
+    let (controller, directory) = succession::found(estate)?;
     answered(op, "the controller", controller.ask(op, StartChildren(drivers)).await)?;
     Ok((controller, services, directory))
 }

@@ -6,6 +6,7 @@ use futures::future::join_all;
 use netloom_actor_network::InspectNetwork;
 use netloom_actor_sandbox::InspectSandbox;
 use netloom_actor_services::answered;
+use netloom_actor_services::ipam::InspectIpam;
 use netloom_actor_services::store::{CloseStore, StoreStats, StoreStatsQuery};
 use netloom_model::OpId;
 use netloom_model::snapshot::{EngineSnapshot, OperationSnapshot};
@@ -52,6 +53,7 @@ impl Handle<InspectEngine> for ControllerActor {
             self.estate.networks.values().map(|child| child.running.addr.ask(&op, InspectNetwork)).collect();
         let sandboxes: Vec<_> =
             self.estate.sandboxes.values().map(|child| child.running.addr.ask(&op, InspectSandbox)).collect();
+        let ipam = self.estate.services.ipam.ask(&op, InspectIpam);
         let operations = operations(&self.estate.services.tools.ledger);
         let leaks = self.estate.services.tools.janitor.leaks();
         let reaping = self.estate.services.reaping.running();
@@ -61,7 +63,8 @@ impl Handle<InspectEngine> for ControllerActor {
             networks.sort_by(|a, b| a.name.cmp(&b.name));
             let mut sandboxes: Vec<_> = join_all(sandboxes).await.into_iter().flatten().collect();
             sandboxes.sort_by(|a, b| a.container_id.cmp(&b.container_id));
-            reply.send(EngineSnapshot { networks, sandboxes, operations, leaks, reaping });
+            let ipam = ipam.await.into_iter().collect();
+            reply.send(EngineSnapshot { networks, sandboxes, ipam, operations, leaks, reaping });
         });
     }
 }

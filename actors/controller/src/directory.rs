@@ -1,9 +1,12 @@
 //! What is where: read by handles from any thread, written by the controller alone.
 
+use std::sync::Arc;
+
 use netloom_actor_network::{NetworkEntry, Networks};
 use netloom_actor_sandbox::{SandboxEntry, Sandboxes};
-use netloom_model::{NetworkId, SandboxId};
+use netloom_model::{EngineConfig, NetworkId, SandboxId};
 use netloom_runtime::{Addr, ReadModel, ReadModelWriter};
+use tokio::sync::watch;
 
 use crate::actor::ControllerActor;
 
@@ -20,6 +23,8 @@ pub struct Directory {
     pub sandboxes: Sandboxes,
     /// Their containers.
     pub containers: ReadModel<String, SandboxId>,
+    /// The configuration in force.
+    pub config: watch::Receiver<Arc<EngineConfig>>,
 }
 
 /// The writing half.
@@ -30,16 +35,18 @@ pub(crate) struct DirectoryWriter {
     network_names: ReadModelWriter<String, NetworkId>,
     sandboxes: ReadModelWriter<SandboxId, SandboxEntry>,
     containers: ReadModelWriter<String, SandboxId>,
+    config: watch::Sender<Arc<EngineConfig>>,
 }
 
 impl DirectoryWriter {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(config: EngineConfig) -> Self {
         Self {
             controller: ReadModel::writer(),
             networks: ReadModel::writer(),
             network_names: ReadModel::writer(),
             sandboxes: ReadModel::writer(),
             containers: ReadModel::writer(),
+            config: watch::Sender::new(Arc::new(config)),
         }
     }
 
@@ -50,7 +57,17 @@ impl DirectoryWriter {
             network_names: self.network_names.reader(),
             sandboxes: self.sandboxes.reader(),
             containers: self.containers.reader(),
+            config: self.config.subscribe(),
         }
+    }
+
+    /// The configuration in force.
+    pub(crate) fn config(&self) -> Arc<EngineConfig> {
+        self.config.borrow().clone()
+    }
+
+    pub(crate) fn publish_config(&mut self, config: EngineConfig) {
+        self.config.send_replace(Arc::new(config));
     }
 
     pub(crate) fn publish_controller(&mut self, addr: Addr<ControllerActor>) {

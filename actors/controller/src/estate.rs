@@ -5,8 +5,7 @@ use std::collections::HashMap;
 
 use netloom_actor_services::Services;
 use netloom_actor_services::store::Backend;
-use netloom_model::ObjectKind;
-use netloom_model::config::DefaultPool;
+use netloom_model::{EngineConfig, ObjectKind};
 use netloom_runtime::{Port, RestartBudget};
 use rustc_hash::FxBuildHasher;
 
@@ -23,6 +22,7 @@ pub(crate) struct Estate {
     pub(crate) budget: RestartBudget,
     pub(crate) services: Services,
     pub(crate) events: EventHub,
+    /// What others see, and the configuration in force.
     pub(crate) directory: DirectoryWriter,
     pub(crate) networks: NetworkChildren,
     pub(crate) sandboxes: SandboxChildren,
@@ -38,13 +38,14 @@ impl Estate {
         self.services.tools.ledger.is_stopping()
     }
 
-    pub(crate) fn new(services: Services, events: EventHub, respawn: Respawn) -> Self {
+    /// An engine's, before anything was started.
+    pub(crate) fn new(config: EngineConfig, services: Services, events: EventHub, respawn: Respawn) -> Self {
         Self {
             port: Port::vacant(),
             budget: RestartBudget::default(),
             services,
             events,
-            directory: DirectoryWriter::new(),
+            directory: DirectoryWriter::new(config),
             networks: NetworkChildren::new(ObjectKind::Network),
             sandboxes: SandboxChildren::new(ObjectKind::Sandbox),
             drivers: HashMap::default(),
@@ -58,16 +59,13 @@ impl Estate {
 #[derive(Debug)]
 pub(crate) struct Respawn {
     pub(crate) backend: Backend,
-    pub(crate) default_pools: Vec<DefaultPool>,
-    /// The name of the network that is the way out of sandboxes whose endpoints have none.
-    pub(crate) gateway_network: String,
     pub(crate) ipam: (u64, RestartBudget),
     pub(crate) store: (u64, RestartBudget),
 }
 
 impl Respawn {
-    pub(crate) fn new(backend: Backend, default_pools: Vec<DefaultPool>, gateway_network: String) -> Self {
+    pub(crate) fn new(backend: Backend) -> Self {
         let never = || (0, RestartBudget::default());
-        Self { backend, default_pools, gateway_network, ipam: never(), store: never() }
+        Self { backend, ipam: never(), store: never() }
     }
 }

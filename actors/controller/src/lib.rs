@@ -16,6 +16,7 @@ pub use directory::Directory;
 pub use events::{EventHub, EventStream, Missed};
 pub use message::{
     CrashActor, CreateNetwork, CreateSandbox, DeleteNetwork, DeleteSandbox, Drain, ForceDeleteEndpoint,
-    InspectEngine, ListDrivers, ProvideWayOut, Shutdown, ShutdownMode, StoreCounters, Victim,
+    InspectEngine, ListDrivers, ListIpamDrivers, ProvideWayOut, ReloadConfiguration, Shutdown, ShutdownMode,
+    StoreCounters, Victim,
 };
 pub use netloom_actor_services::store::StoreStats;

@@ -6,7 +6,9 @@ use netloom_actor_sandbox::Member;
 use netloom_drivers::Registration;
 use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
 use netloom_model::snapshot::{EngineSnapshot, NetworkSnapshot, SandboxSnapshot};
-use netloom_model::{EndpointId, NetworkId, NetworkSpec, ObjectKind, Repair, Result, SandboxId, SandboxSpec};
+use netloom_model::{
+    EndpointId, EngineConfig, NetworkId, NetworkSpec, ObjectKind, Repair, Result, SandboxId, SandboxSpec,
+};
 use netloom_runtime::{Exit, Permits, messages};
 use uuid::Uuid;
 
@@ -104,6 +106,14 @@ pub struct InspectEngine;
 #[derive(Clone, Copy, Debug)]
 pub struct ListDrivers;
 
+/// Go over to a new configuration, or refuse it and keep the present one.
+#[derive(Clone, Debug)]
+pub struct ReloadConfiguration(pub EngineConfig);
+
+/// The names of the IPAM drivers.
+#[derive(Clone, Copy, Debug)]
+pub struct ListIpamDrivers;
+
 /// The store's counters.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreCounters;
@@ -195,4 +205,6 @@ messages! {
     RestoreNetwork => Result<Vec<Repair>>;
     RestoreSandbox => Result<Vec<Repair>>;
     ChildExited => ();
+    ReloadConfiguration => Result<()>;
+    ListIpamDrivers => Vec<String>;
 }

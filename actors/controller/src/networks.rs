@@ -7,6 +7,7 @@ use netloom_actor_network::{
     DeleteNetwork as DeleteInNetwork, Establish, InspectNetwork, ListEndpoints, NetworkEntry, Origin,
 };
 use netloom_actor_services::answered;
+use netloom_actor_services::ipam::DRIVER as IPAM_DRIVER;
 use netloom_model::{ErrorKind, NetworkSpec};
 use netloom_runtime::{Addr, Handle};
 
@@ -72,13 +73,9 @@ impl ControllerActor {
 
     pub(super) fn network_created<T>(&mut self, op: &OpCtx, id: NetworkId, result: Result<T>) -> Result<T> {
         let settled = result.as_ref().map(|_| id).map_err(Clone::clone);
-        let name = self.estate.networks.get(id).map(|child| &child.name);
-        let is_way_out = name == Some(&self.estate.respawn.gateway_network);
         let result = self.network_settled(op, id, result);
-        if is_way_out {
-            // After it is published: who waits looks it up at once.
-            self.way_out_settled(&settled);
-        }
+        // After it is published: who waits for it looks it up at once.
+        self.way_out_settled(id, &settled);
         result
     }
 
@@ -136,9 +133,6 @@ pub(super) fn asked(id: NetworkId, spec: NetworkSpec) -> NetworkRecord {
     NetworkRecord { id, spec, v4: Vec::new(), v6: Vec::new(), found: BTreeMap::new() }
 }
 
-/// The one IPAM driver there is.
-const IPAM_DRIVER: &str = "default";
-
 fn known_ipam(driver: &str) -> Result<()> {
     if driver == IPAM_DRIVER {
         return Ok(());
@@ -150,10 +144,15 @@ impl Handle<CreateNetwork> for ControllerActor {
     fn handle(
         &mut self,
         op: OpCtx,
-        CreateNetwork { id, spec }: CreateNetwork,
+        CreateNetwork { id, mut spec }: CreateNetwork,
         reply: Reply<Result<NetworkSnapshot>>,
         cx: &mut Cx<'_, Self>,
     ) {
+        if spec.driver.trim().is_empty()
+            && let Some(driver) = &self.estate.directory.config().default_driver
+        {
+            spec.driver.clone_from(driver);
+        }
         let record = asked(id, spec);
         let begun = self
             .admit()

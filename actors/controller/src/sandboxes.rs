@@ -231,8 +231,8 @@ impl ControllerActor {
         spare: Uuid,
     ) -> impl Fn(OpCtx, NetworkId, EndpointId) -> LocalBoxFuture<'static, Result<()>> + use<> {
         let Directory { networks, sandboxes, network_names, .. } = self.directory();
-        let turn = self.estate.services.operation_timeout * 2;
-        let way_out = self.estate.respawn.gateway_network.clone();
+        let turn = self.estate.services.operation_timeout.get() * 2;
+        let way_out = self.estate.directory.config().gateway_network.clone();
         let joins = self.estate.services.joins.clone();
         move |op, network, endpoint| {
             let (networks, sandboxes) = (networks.clone(), sandboxes.clone());

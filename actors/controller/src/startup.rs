@@ -14,7 +14,7 @@ use crate::message::{StartChildren, TakeDown};
 impl Handle<StartChildren> for ControllerActor {
     fn handle(
         &mut self,
-        _: OpCtx,
+        op: OpCtx,
         StartChildren(drivers): StartChildren,
         reply: Reply<Result<()>>,
         _: &mut Cx<'_, Self>,
@@ -22,15 +22,19 @@ impl Handle<StartChildren> for ControllerActor {
         let store = self.start(StoreActor::new(self.estate.respawn.backend.clone()), Child::Store);
         self.estate.services.store.set(store.addr);
         self.estate.respawn.store.0 = store.incarnation;
-        let ipam = self.start(IpamActor::new(&self.estate.respawn.default_pools), Child::Ipam);
+        let config = self.estate.directory.config();
+        let ipam = self.start(IpamActor::new(&config.default_pools), Child::Ipam);
+        self.tell_ipam(&op, &ipam.addr);
         self.estate.services.ipam.set(ipam.addr);
         self.estate.respawn.ipam.0 = ipam.incarnation;
-        reply.send(drivers.into_iter().try_for_each(|driver| self.start_driver(driver)));
+        let started = drivers.into_iter().try_for_each(|driver| self.start_driver(&op, driver));
+        self.remark_on(&config);
+        reply.send(started);
     }
 }
 
 impl ControllerActor {
-    fn start_driver(&mut self, registration: Registration) -> Result<()> {
+    fn start_driver(&mut self, op: &OpCtx, registration: Registration) -> Result<()> {
         let kind = registration.kind.clone();
         netloom_model::error::check_name(ObjectKind::Driver, &kind)?;
         // Parity: libnetwork's `ErrActiveRegistration`.
@@ -38,9 +42,10 @@ impl ControllerActor {
             let holder = Holder::new(ObjectKind::Driver, &kind, "");
             return Err(Reason::NameTaken { name: kind, holder }.into());
         }
-        let (driver, capability) = registration.make()?;
+        let (driver, capability) = registration.make(&self.driver_config(&kind))?;
         let actor = driver_actor(driver, &self.estate.services);
         let running = self.start(actor, Child::Driver(kind.clone()));
+        self.tell_driver_of_store(op, &running.addr);
         let child = DriverChild {
             registration,
             capability,

@@ -44,7 +44,7 @@ pub(super) struct RefilledIpam {
 }
 
 async fn reread(services: Services, tasks: TaskGroup) -> Result<Records> {
-    let patience = services.operation_timeout + LAST_UNDO;
+    let patience = services.operation_timeout.get() + LAST_UNDO;
     if tokio::time::timeout(patience, tasks.idle()).await.is_err() {
         tracing::warn!(?tasks, "starting an actor again although tasks of its predecessor still run");
     }
@@ -238,13 +238,14 @@ impl ControllerActor {
 
     pub(super) fn restart_driver(&mut self, op: &OpCtx, kind: &str, incarnation: u64, cx: &mut Cx<'_, Self>) {
         let child = Child::Driver(kind.to_owned());
+        let config = self.driver_config(kind);
         let estate = &mut *self.estate;
         let Some(driver) = estate.drivers.get_mut(kind).filter(|driver| driver.incarnation == incarnation)
         else {
             return;
         };
         let made = if driver.budget.take(Instant::now()) {
-            driver.registration.make().map_err(|error| error.to_string())
+            driver.registration.make(&config).map_err(|error| error.to_string())
         } else {
             Err(OUT_OF_BUDGET.to_owned())
         };
@@ -266,7 +267,8 @@ impl ControllerActor {
         driver.incarnation = incarnation;
         let actor = startup::driver_actor(made, &estate.services);
         let (addr, _) = watch(actor, child.clone(), incarnation, &estate.port);
-        driver.port.set(addr);
+        driver.port.set(addr.clone());
+        self.tell_driver_of_store(op, &addr);
         for (id, network) in users {
             self.tell_driver(op, id, &network, cx);
         }
@@ -303,7 +305,7 @@ impl ControllerActor {
         self.estate.incarnations += 1;
         self.estate.respawn.ipam.0 = self.estate.incarnations;
         self.estate.services.ipam.vacate();
-        let actor = IpamActor::new(&self.estate.respawn.default_pools);
+        let actor = IpamActor::new(&self.estate.directory.config().default_pools);
         let (addr, _) = watch(actor, Child::Ipam, self.estate.incarnations, &self.estate.port);
         // Nobody reaches it before it knows what is taken.
         let (services, own) = (self.estate.services.clone(), op.clone());
@@ -341,6 +343,7 @@ impl ControllerActor {
     pub(super) fn ipam_restarted(&mut self, op: &OpCtx, result: Result<RefilledIpam>) {
         match result {
             Ok(RefilledIpam { addr, refused }) => {
+                self.tell_ipam(op, &addr);
                 self.estate.services.ipam.set(addr);
                 self.restarted(op, &Child::Ipam);
                 for (id, error) in refused {

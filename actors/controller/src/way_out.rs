@@ -11,9 +11,9 @@ use super::*;
 use crate::message::ProvideWayOut;
 
 impl ControllerActor {
-    /// Answers those who wait for the network, once it is known what became of it.
-    pub(super) fn way_out_settled(&mut self, result: &Result<NetworkId>) {
-        for reply in self.for_way_out.drain(..) {
+    /// Answers those who wait for a network, once it is known what became of it.
+    pub(super) fn way_out_settled(&mut self, id: NetworkId, result: &Result<NetworkId>) {
+        for (_, reply) in self.for_way_out.extract_if(.., |(network, _)| *network == id) {
             reply.send(result.clone());
         }
     }
@@ -32,11 +32,11 @@ impl Handle<ProvideWayOut> for ControllerActor {
         if let Err(refusal) = self.admit() {
             return reply.send(Err(refusal));
         }
-        let name = self.estate.respawn.gateway_network.clone();
+        let name = self.estate.directory.config().gateway_network.clone();
         if let Some(id) = self.estate.networks.id_of(&name) {
             let state = self.estate.networks.get(id).map(|child| child.state);
             return match state {
-                Some(State::Creating) => self.for_way_out.push(reply),
+                Some(State::Creating) => self.for_way_out.push((id, reply)),
                 Some(State::Told) => reply.send(Ok(id)),
                 Some(State::Deleting) | None => {
                     let object = netloom_model::Holder::new(ObjectKind::Network, id, name);
@@ -50,7 +50,7 @@ impl Handle<ProvideWayOut> for ControllerActor {
             Ok(addr) => addr,
             Err(refusal) => return reply.send(Err(refusal)),
         };
-        self.for_way_out.push(reply);
+        self.for_way_out.push((id, reply));
         let own = op.clone();
         let work = async move {
             answered(&own, "the network", addr.outcome(&own, Establish(Origin::Fresh)).await).map(drop)

@@ -89,7 +89,7 @@ impl NetworkActor {
     #[must_use]
     pub fn new(record: NetworkRecord, deps: NetworkDeps) -> Self {
         let NetworkDeps { services, driver, capability, events, leaving } = deps;
-        let limit = services.operations_per_object;
+        let limit = services.operations_per_object.get();
         let network = record.id;
         let world = World::new(Everybody { services, driver, network, capability, events });
         Self {
@@ -156,6 +156,7 @@ impl NetworkActor {
     /// Lets an operation in, or has it wait, or refuses it.
     fn admit(&mut self, op: OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) {
         let scope = pending.scope();
+        self.gate.bound(self.world.services.operations_per_object.get());
         if pending.is_fresh() && self.gate.is_full() {
             let what = self.holder().to_string();
             return pending.refuse(Reason::Busy { what, limit: self.gate.limit() }.into());

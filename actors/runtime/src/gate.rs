@@ -162,6 +162,11 @@ impl<K: Copy + Eq + Hash, P> Gate<K, P> {
         self.running + self.waiting >= self.limit
     }
 
+    /// Sets how many may run and wait. Those that do already go on.
+    pub fn bound(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// How many may run and wait.
     #[must_use]
     pub fn limit(&self) -> usize {
@@ -207,6 +212,20 @@ impl<K: Copy + Eq + Hash, P> Gate<K, P> {
 mod tests {
     use super::Scope::{All, One};
     use super::*;
+
+    #[test]
+    fn a_new_bound_holds_for_the_next_and_leaves_those_that_are_in() {
+        let mut gate = Gate::new(2);
+        assert_eq!(gate.admit(One(1), "a"), Admission::Start("a"));
+        assert_eq!(gate.admit(One(1), "b"), Admission::Queued);
+        assert!(gate.is_full());
+        gate.bound(3);
+        assert!(!gate.is_full());
+        gate.bound(1);
+        assert!(gate.is_full());
+        assert_eq!(gate.release(One(1)), ["b"]);
+        assert_eq!((gate.limit(), gate.running()), (1, 1));
+    }
 
     #[test]
     fn one_key_is_first_in_first_out_and_keys_run_side_by_side() {

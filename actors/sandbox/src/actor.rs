@@ -67,7 +67,7 @@ impl SandboxActor {
     #[must_use]
     pub fn new(record: SandboxRecord, deps: SandboxDeps) -> Self {
         let SandboxDeps { services, networks } = deps;
-        let gate = Gate::new(services.operations_per_object);
+        let gate = Gate::new(services.operations_per_object.get());
         let netns = match record.spec.namespace {
             NamespaceSpec::Host => Netns::Host,
             NamespaceSpec::Own | NamespaceSpec::External => Netns::Named(record.netns),
@@ -142,6 +142,7 @@ impl SandboxActor {
     fn admit(&mut self, op: OpCtx, pending: Pending, cx: &mut Cx<'_, Self>) {
         let begins =
             !matches!(pending, Pending::Establish(..) | Pending::Delete(DeleteSandbox { force: true }, _));
+        self.gate.bound(self.world.services.operations_per_object.get());
         if begins && self.gate.is_full() {
             let what = self.holder().to_string();
             return pending.refuse(Reason::Busy { what, limit: self.gate.limit() }.into());

@@ -8,6 +8,7 @@ pub mod ipam;
 mod joins;
 mod quarantine;
 mod removals;
+mod setting;
 pub mod store;
 mod work;
 
@@ -24,6 +25,7 @@ pub use ask::{Outcome, Trouble, answered, interrupted, panicked};
 pub use joins::JoinIds;
 pub use quarantine::{Dying, Quarantine};
 pub use removals::Removals;
+pub use setting::Setting;
 pub use work::SagaWorld;
 
 use crate::ipam::IpamActor;
@@ -69,11 +71,11 @@ pub struct Kit {
     /// The engine's instance name, for the tags of kernel objects.
     pub instance: Arc<str>,
     /// Files that name the host's name servers.
-    pub name_server_files: Arc<[PathBuf]>,
+    pub name_server_files: Setting<Arc<[PathBuf]>>,
     /// How many operations may be under way or wait on one object.
-    pub operations_per_object: usize,
+    pub operations_per_object: Setting<usize>,
     /// How long an operation of the engine's own may take.
-    pub operation_timeout: Duration,
+    pub operation_timeout: Setting<Duration>,
 }
 
 /// How much later than asked the kernel may answer before the wait for it ends: its own answer says more
@@ -106,6 +108,6 @@ impl Kit {
     /// A new operation of the engine's own.
     #[must_use]
     pub fn operation(&self, cause: netloom_runtime::Cause) -> OpCtx {
-        OpCtx::new(cause, self.operation_timeout)
+        OpCtx::new(cause, self.operation_timeout.get())
     }
 }

@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use netloom_kernel::Kernel;
 use netloom_model::{EndpointId, Error, NetworkId, Reason};
 
+use crate::config::DriverConfig;
 use crate::request::{
     Capability, CreateEndpoint, CreateNetwork, Discovery, EndpointCreated, ExternalConnectivity, Join,
     Joined, KernelSurvey, Leave, Left, NetworkCreated, OperInfo, Recovered, TableEvent,
@@ -57,7 +58,17 @@ pub trait Driver: Send + 'static {
     /// Its type, such as `bridge`.
     fn kind(&self) -> &str;
 
-    /// What it can do. Asked once, before anything else.
+    /// Takes what the engine's configuration has for it. Asked once of a new value, before anything else; and of a
+    /// value that is then dropped, to know whether a reload of the configuration can be accepted. What it is given
+    /// stays in force until the driver is made again.
+    ///
+    /// # Errors
+    /// What the driver cannot use: the engine does not start then, and a reload is refused.
+    fn configure(&mut self, _config: &DriverConfig) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// What it can do. Asked once, before it is asked for anything.
     fn capability(&self) -> Capability;
 
     /// Chooses cluster-wide parameters of a network on the cluster's manager (`NetworkAllocate`).
@@ -175,25 +186,24 @@ impl Registration {
         Self { kind: kind.into(), factory: Arc::new(move || Box::new(make())) }
     }
 
-    /// Makes the driver and asks what it can do.
+    /// Makes the driver, hands it its configuration and asks what it can do.
     ///
     /// # Errors
-    /// `Internal` when it panics, `InvalidParameter` when it says to be of another type.
-    pub fn make(&self) -> Result<(Box<dyn Driver>, Capability), Error> {
-        let made = catch_unwind(AssertUnwindSafe(|| {
-            let driver = (self.factory)();
-            let capability = driver.capability();
-            (driver.kind().to_owned(), driver, capability)
-        }));
+    /// `Internal` when it panics, `InvalidParameter` when it says to be of another type, or why it cannot use its
+    /// configuration.
+    pub fn make(&self, config: &DriverConfig) -> Result<(Box<dyn Driver>, Capability), Error> {
         let kind = &self.kind;
-        let Ok((own, driver, capability)) = made else {
-            return Err(Error::internal(format!("driver {kind:?} panicked when it was made")));
-        };
-        if own != *kind {
-            let why = format!("it was registered as {kind:?}; register it under its own type");
-            return Err(Error::invalid("driver", own, why));
-        }
-        Ok((driver, capability))
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            let mut driver = (self.factory)();
+            if driver.kind() != kind {
+                let why = format!("it was registered as {kind:?}; register it under its own type");
+                return Err(Error::invalid("driver", driver.kind(), why));
+            }
+            driver.configure(config)?;
+            let capability = driver.capability();
+            Ok((driver, capability))
+        }));
+        made.unwrap_or_else(|_| Err(Error::internal(format!("driver {kind:?} panicked when it was made"))))
     }
 }
 

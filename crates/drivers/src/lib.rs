@@ -5,14 +5,17 @@
 //! it never waits.
 
 pub mod bridge;
+mod config;
 mod driver;
 mod options;
 mod request;
 
+pub use config::DriverConfig;
 pub use driver::{Begun, Driver, DriverCx, DriverFactory, Registration, Work, done};
+pub use netloom_model::config::{DatastoreConfig, Scope};
 pub use netloom_model::record::StaticRoute;
 pub use request::{
     Capability, CreateEndpoint, CreateNetwork, Discovery, EndpointCreated, ExternalConnectivity, Inside,
     Interface, Join, Joined, KernelSurvey, Leave, Left, NetworkCreated, NodeDiscovery, OperInfo, Present,
-    Recovered, Restored, SandboxOptions, Scope, TableEntry, TableEvent, TableOperation,
+    Recovered, Restored, SandboxOptions, TableEntry, TableEvent, TableOperation,
 };

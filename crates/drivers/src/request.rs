@@ -6,17 +6,9 @@ use std::sync::Arc;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use netloom_kernel::{AddressView, LinkView, Netns, Op, RouteView};
+use netloom_model::config::{DatastoreConfig, Scope};
 use netloom_model::record::{EndpointRecord, NetworkRecord, PoolRecord, StaticRoute};
 use netloom_model::{EndpointId, IfName, JoinId, MacAddr, NetworkId, Ports, SandboxId, SandboxSpec};
-
-/// How far a driver's networks reach.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Scope {
-    /// One host.
-    Local,
-    /// The whole cluster: node discovery and table events arrive, state lives in the cluster store.
-    Global,
-}
 
 /// What a driver can do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -296,17 +288,9 @@ pub enum Discovery {
     NodeAppeared(NodeDiscovery),
     /// A node went away.
     NodeLost(NodeDiscovery),
-    /// The cluster store's configuration is known.
-    DatastoreConfigured {
-        /// The scope it serves.
-        scope: Scope,
-        /// The kind of store, such as `etcd`.
-        provider: String,
-        /// Its address.
-        address: String,
-        /// Client options.
-        config: BTreeMap<String, String>,
-    },
+    /// The cluster store's configuration is known, or its client's options have changed. Told again to a driver
+    /// that was restarted.
+    DatastoreConfigured(DatastoreConfig),
 }
 
 /// What happened to an entry of a gossip table on another node (`EventNotify`).

@@ -55,6 +55,11 @@ impl DefaultIpam {
         Self { space: Space::new(default_pools), networks: FxHashMap::default() }
     }
 
+    /// Replaces the default pools. Networks keep theirs.
+    pub fn replace_default_pools(&mut self, default_pools: &[DefaultPool]) {
+        self.space.replace_blocks(default_pools);
+    }
+
     /// Takes every pool of a network, with gateways and auxiliary addresses reserved. An empty list of IPv4
     /// pools stands for one automatic pool, and so does an empty list of IPv6 pools where IPv6 is enabled.
     ///

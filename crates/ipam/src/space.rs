@@ -34,6 +34,16 @@ impl Space {
         Self { v4: BTreeMap::new(), v6: BTreeMap::new(), blocks }
     }
 
+    /// Replaces the default blocks. What is in use stays in use.
+    pub(crate) fn replace_blocks(&mut self, default_pools: &[DefaultPool]) {
+        self.blocks = Self::new(default_pools).blocks;
+        for used in self.v4.values().chain(self.v6.values()) {
+            let (family, span) = (Family::of(&used.pool), Span::of(&used.pool));
+            let blocks = self.blocks.iter_mut().filter(|block| block.family() == family);
+            blocks.for_each(|block| block.occupy(&span));
+        }
+    }
+
     fn of(&self, family: Family) -> &BTreeMap<u128, InUse> {
         match family {
             Family::V4 => &self.v4,
@@ -195,6 +205,12 @@ mod tests {
                     Err(other) => prop_assert!(expected.contains(&&other)),
                 }
             }
+            // What is in use is known to blocks that come later.
+            let mut replaced = space.clone();
+            replaced.replace_blocks(&[]);
+            prop_assert_eq!(replaced.default_pools(Family::V4).len(), 0);
+            replaced.replace_blocks(&blocks);
+            prop_assert_eq!(replaced, space);
         }
     }
 }

@@ -1,12 +1,23 @@
 //! The engine's configuration.
 
+mod cluster;
+mod file;
+mod reload;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ObjectKind, Result, check_name};
+
+pub use cluster::{ClientConfig, ClusterConfig, DatastoreConfig, Scope, ScopeConfig};
+pub use file::{Ignored, parse};
+
+/// What labels begin with that are for the engine (libnetwork's `netlabel.Prefix`).
+pub const LABEL_PREFIX: &str = "com.docker.network";
 
 /// The largest bound on a queue: each holds what it may need, so a larger one is a slip, not a wish.
 const MAX_LIMIT: usize = 1_048_576;
@@ -38,6 +49,22 @@ pub struct EngineConfig {
     pub limits: Limits,
     /// Bounds on time.
     pub timeouts: Timeouts,
+    /// Whether the program around the engine shall say more. The library sets no subscriber of its own.
+    pub debug: bool,
+    /// The name of the network that is used where none is named.
+    pub default_network: Option<String>,
+    /// The driver of a network whose spec names a blank one.
+    pub default_driver: Option<String>,
+    /// Labels for drivers; those that do not begin with [`LABEL_PREFIX`] are somebody else's and not kept. A driver
+    /// gets those that begin with `com.docker.network.driver.<type>`.
+    pub labels: BTreeMap<String, String>,
+    /// Options of each driver type, handed to it when it is made (libnetwork's `DriverCfg`).
+    pub drivers: BTreeMap<String, BTreeMap<String, String>>,
+    /// How nodes find each other.
+    pub cluster: ClusterConfig,
+    /// The stores of the scopes `local` and `global`. They are what drivers are told of; the engine's own records
+    /// are in `data_dir`.
+    pub scopes: BTreeMap<String, ScopeConfig>,
 }
 
 /// A block cut into equal pools (docker's `default-address-pools`).
@@ -95,8 +122,20 @@ impl Default for EngineConfig {
             name_server_files: vec!["/etc/resolv.conf".into(), "/run/systemd/resolve/resolv.conf".into()],
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            debug: false,
+            default_network: None,
+            default_driver: None,
+            labels: BTreeMap::new(),
+            drivers: BTreeMap::new(),
+            cluster: ClusterConfig::default(),
+            scopes: BTreeMap::new(),
         }
     }
+}
+
+/// Trims a text; a blank one is none.
+fn trim(text: &mut Option<String>) {
+    *text = text.take().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
 }
 
 /// libnetwork's predefined local pools (`ipamutils`: 172.17/16 to 172.31/16 and sixteen /20 of
@@ -111,6 +150,40 @@ fn default_pools() -> Vec<DefaultPool> {
 }
 
 impl EngineConfig {
+    /// Sets labels from texts `key=value`, split at the first `=`; those of others are left out (libnetwork's
+    /// `OptionLabels`).
+    #[must_use]
+    pub fn with_labels<T: AsRef<str>>(mut self, texts: impl IntoIterator<Item = T>) -> Self {
+        for text in texts {
+            let (key, value) = text.as_ref().split_once('=').unwrap_or((text.as_ref(), ""));
+            self.labels.insert(key.to_owned(), value.to_owned());
+        }
+        self.normalized()
+    }
+
+    /// The same configuration as the engine uses it: names are trimmed and blank ones are none, and labels of others
+    /// are left out.
+    #[must_use]
+    pub fn normalized(mut self) -> Self {
+        trim(&mut self.default_network);
+        trim(&mut self.default_driver);
+        self.labels.retain(|key, _| key.starts_with(LABEL_PREFIX));
+        self.cluster.trim();
+        self.scopes.values_mut().for_each(ScopeConfig::trim);
+        self
+    }
+
+    /// The stores that the scopes name.
+    pub fn datastores(&self) -> impl Iterator<Item = DatastoreConfig> {
+        self.scopes.iter().filter_map(|(name, scope)| DatastoreConfig::of(name, scope))
+    }
+
+    /// The store of the cluster: that of the first scope beyond this host which names one.
+    #[must_use]
+    pub fn cluster_store(&self) -> Option<DatastoreConfig> {
+        self.datastores().find(|store| store.scope != Scope::Local)
+    }
+
     /// Checks the configuration before anything is touched.
     ///
     /// # Errors
@@ -166,7 +239,24 @@ impl EngineConfig {
                 return Err(Error::invalid(key, format!("{value:?}"), "must be at most one day"));
             }
         }
-        Ok(())
+        let names = [
+            ("default_network", ObjectKind::Network, &self.default_network),
+            ("default_driver", ObjectKind::Driver, &self.default_driver),
+        ];
+        for (key, object, name) in names {
+            if let Some(name) = name
+                && let Err(error) = check_name(object, name)
+            {
+                return Err(Error::invalid(key, name, error.to_string()));
+            }
+        }
+        for kind in self.drivers.keys() {
+            if let Err(error) = check_name(ObjectKind::Driver, kind) {
+                return Err(Error::invalid("drivers", kind, error.to_string()));
+            }
+        }
+        self.cluster.validate()?;
+        self.scopes.iter().try_for_each(|(name, scope)| scope.validate(name))
     }
 }
 
@@ -198,6 +288,25 @@ mod tests {
         for config in bad {
             assert!(config.validate().is_err(), "{config:?}");
         }
+    }
+
+    #[test]
+    fn names_are_trimmed_and_only_the_engines_labels_are_kept() {
+        let config = EngineConfig {
+            default_network: Some(" blue\t".into()),
+            default_driver: Some(" ".into()),
+            ..EngineConfig::default()
+        };
+        let config = config.with_labels([
+            "com.docker.network.driver.bridge.a=b=c",
+            "com.docker.network.bare",
+            "org.example.label=1",
+            "",
+        ]);
+        assert_eq!(config.default_network.as_deref(), Some("blue"));
+        assert_eq!(config.default_driver, None);
+        let labels: Vec<_> = config.labels.iter().map(|(key, value)| (&**key, &**value)).collect();
+        assert_eq!(labels, [("com.docker.network.bare", ""), ("com.docker.network.driver.bridge.a", "b=c")]);
     }
 
     #[test]

@@ -190,6 +190,52 @@ pub enum Reason {
         /// The rule it breaks.
         why: String,
     },
+    /// A configuration file cannot be used as it is.
+    #[error("{}line {line}: {}{why}", in_file(file.as_deref()), Prefix(key))]
+    ConfigFile {
+        /// The file, where the text came from one.
+        file: Option<String>,
+        /// The line, from 1.
+        line: usize,
+        /// The key with its tables, as the file spells it; empty where the text is no TOML.
+        key: String,
+        /// The rule it breaks.
+        why: String,
+    },
+    /// A new configuration would take away the store that a scope has.
+    #[error(
+        "cannot accept new configuration because it removes an existing datastore client: scope {scope:?} has \
+         {present}"
+    )]
+    StoreRemoved {
+        /// The scope.
+        scope: String,
+        /// Its store.
+        present: String,
+    },
+    /// A new configuration would give a scope another store than it has.
+    #[error(
+        "cannot accept new configuration because it modifies an existing datastore client: scope {scope:?} has \
+         {present}, and would have {wanted}"
+    )]
+    StoreModified {
+        /// The scope.
+        scope: String,
+        /// Its store.
+        present: String,
+        /// The store that was asked for.
+        wanted: String,
+    },
+    /// Something that an engine is built on at its start.
+    #[error("{key} cannot change while the engine runs: it is {present:?}, and would be {wanted:?}")]
+    NeedsRestart {
+        /// The key of the configuration.
+        key: &'static str,
+        /// What it is.
+        present: String,
+        /// What was asked for.
+        wanted: String,
+    },
     /// No object answers to this name or identifier.
     #[error("no such {object}: {query}")]
     NotFound {
@@ -448,6 +494,19 @@ pub enum Reason {
     },
 }
 
+fn in_file(file: Option<&str>) -> String {
+    file.map_or_else(String::new, |file| format!("{file}, "))
+}
+
+/// A key before what is said about it, where there is a key.
+struct Prefix<'a>(&'a str);
+
+impl fmt::Display for Prefix<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(f, "{}: ", self.0) }
+    }
+}
+
 fn sandbox_text(sandbox: Option<&SandboxId>) -> String {
     sandbox.map_or_else(|| "any sandbox".to_owned(), |id| format!("sandbox {}", id.short()))
 }
@@ -516,6 +575,7 @@ impl Error {
             Reason::InvalidName { .. }
             | Reason::InvalidId { .. }
             | Reason::InvalidOption { .. }
+            | Reason::ConfigFile { .. }
             | Reason::AddressUnusable { .. } => ErrorKind::InvalidParameter,
             Reason::NotFound { .. } => ErrorKind::NotFound,
             Reason::NameTaken { .. }
@@ -531,6 +591,9 @@ impl Error {
             | Reason::PoolOverlap { .. }
             | Reason::PoolOverlapsHost { .. }
             | Reason::AddressTaken { .. }
+            | Reason::StoreRemoved { .. }
+            | Reason::StoreModified { .. }
+            | Reason::NeedsRestart { .. }
             | Reason::MacTaken { .. } => ErrorKind::Forbidden,
             Reason::PoolsExhausted(_) | Reason::AddressesExhausted { .. } | Reason::Full { .. } => {
                 ErrorKind::Exhausted
@@ -552,8 +615,15 @@ impl Error {
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         let text = match &self.0.reason {
-            Reason::InvalidName { .. } | Reason::InvalidId { .. } | Reason::InvalidOption { .. } => {
-                return None;
+            Reason::InvalidName { .. }
+            | Reason::InvalidId { .. }
+            | Reason::InvalidOption { .. }
+            | Reason::ConfigFile { .. } => return None,
+            Reason::StoreRemoved { .. } | Reason::StoreModified { .. } => {
+                "leave the scope's provider and address as they are, or start the engine again".into()
+            }
+            Reason::NeedsRestart { .. } => {
+                "leave it as it is, or start the engine again with the new configuration".into()
             }
             Reason::NotFound { object, .. } => {
                 format!("list the {} and check the spelling", object.plural())
@@ -614,6 +684,10 @@ impl From<Reason> for Error {
             Reason::InvalidName { .. }
             | Reason::InvalidId { .. }
             | Reason::InvalidOption { .. }
+            | Reason::ConfigFile { .. }
+            | Reason::StoreRemoved { .. }
+            | Reason::StoreModified { .. }
+            | Reason::NeedsRestart { .. }
             | Reason::NotFound { .. }
             | Reason::NameTaken { .. }
             | Reason::IdTaken { .. }
@@ -680,81 +754,4 @@ pub fn check_name(object: ObjectKind, name: &str) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errors_name_object_holder_and_remedy() {
-        let error: Error = Reason::NameTaken {
-            name: "blue".into(),
-            holder: Holder::new(ObjectKind::Network, "0123456789abcdef", "blue"),
-        }
-        .into();
-        assert_eq!(
-            error.to_string(),
-            "network with name \"blue\" already exists: held by network \"blue\" (0123456789ab)"
-        );
-        assert_eq!(error.kind(), ErrorKind::Conflict);
-        assert_eq!(error.certainty(), Certainty::Aborted);
-        assert!(error.remedy().is_some());
-    }
-
-    #[test]
-    fn an_answer_that_never_came_is_uncertain() {
-        let error: Error = Reason::Gone { who: "network blue".into() }.into();
-        assert_eq!(error.certainty(), Certainty::Uncertain);
-        assert_eq!(error.unwound().certainty(), Certainty::Aborted);
-    }
-
-    #[test]
-    fn what_is_not_found_is_to_be_looked_up_in_a_list_with_a_right_plural() {
-        use ObjectKind::*;
-        // Has to be told of each new kind, or does not compile.
-        let next = |kind| match kind {
-            Controller => Some(Network),
-            Network => Some(Endpoint),
-            Endpoint => Some(Sandbox),
-            Sandbox => Some(Driver),
-            Driver => Some(IpamDriver),
-            IpamDriver => Some(AddressSpace),
-            AddressSpace => Some(Pool),
-            Pool => None,
-        };
-        let remedies = std::iter::successors(Some(Controller), |kind| next(*kind))
-            .map(|kind| (kind, Error::not_found(kind, "x").remedy().expect("a remedy")));
-        let mut told = Vec::new();
-        for (kind, remedy) in remedies {
-            let listed =
-                remedy.strip_prefix("list the ").and_then(|rest| rest.split_once(" and ")).expect(&remedy).0;
-            assert!(listed.starts_with(&kind.to_string()), "{remedy}");
-            told.push(listed.to_owned());
-        }
-        let expected = [
-            "controllers",
-            "networks",
-            "endpoints",
-            "sandboxes",
-            "drivers",
-            "ipam drivers",
-            "address spaces",
-            "pools",
-        ];
-        assert_eq!(told, expected);
-    }
-
-    #[test]
-    fn long_lists_of_holders_are_cut() {
-        let endpoints = (0..20).map(|i| Holder::new(ObjectKind::Endpoint, format!("{i:064}"), "e")).collect();
-        let id = "n".parse().expect("a given id");
-        let error: Error = Reason::ActiveEndpoints { network: id, name: "n".into(), endpoints }.into();
-        assert!(error.to_string().ends_with("and 12 more"), "{error}");
-    }
-
-    #[test]
-    fn blank_and_hostile_names_are_refused() {
-        for bad in ["", "  ", "\t", "a\nb", "\u{7}", &"x".repeat(256)] {
-            assert!(check_name(ObjectKind::Network, bad).is_err(), "{bad:?}");
-        }
-        assert!(check_name(ObjectKind::Network, "größe 7").is_ok());
-    }
-}
+mod tests;

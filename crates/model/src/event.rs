@@ -115,6 +115,11 @@ pub enum EventKind {
         /// Why.
         cause: String,
     },
+    /// A new configuration is in force.
+    ConfigurationReloaded {
+        /// The keys in which it differs from the one before.
+        changed: Vec<String>,
+    },
     /// Something was put right at start.
     Repaired(Repair),
     /// An undo failed; it is retried in the background.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use crate::config::DatastoreConfig;
 use crate::id::{EndpointId, NetworkId, OpId, SandboxId};
 use crate::ifname::IfName;
 use crate::mac::MacAddr;
@@ -193,6 +194,15 @@ pub struct OperationSnapshot {
     pub running_for: Duration,
 }
 
+/// An IPAM driver at one moment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct IpamSnapshot {
+    /// Its name.
+    pub driver: String,
+    /// The cluster store that it was told of.
+    pub cluster_store: Option<DatastoreConfig>,
+}
+
 /// The whole engine at one moment.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct EngineSnapshot {
@@ -200,6 +210,8 @@ pub struct EngineSnapshot {
     pub networks: Vec<NetworkSnapshot>,
     /// Every sandbox.
     pub sandboxes: Vec<SandboxSnapshot>,
+    /// Every IPAM driver; one that is being started again is missing.
+    pub ipam: Vec<IpamSnapshot>,
     /// Operations in flight.
     pub operations: Vec<OperationSnapshot>,
     /// What could not be undone and is being retried.

@@ -111,7 +111,7 @@ pub(super) async fn end_intent(world: &World, op: &OpCtx) {
     let end = async move |op: OpCtx| {
         answered(&op, "the store", services.store.outcome(&op, EndIntent(intent)).await)
     };
-    let Err(error) = end(op.for_undo(world.services.operation_timeout)).await else { return };
+    let Err(error) = end(op.for_undo(world.services.operation_timeout.get())).await else { return };
     // Should the engine die before it is noted, the next start compares it with the records and takes down what
     // no record knows, which is gone already.
     tracing::warn!(%error, "cannot note the end of an operation");
@@ -245,7 +245,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The host's name servers. They are read on a thread of the kernel's, in whose host those files are: nothing
 /// blocks the engine's thread, and a simulated kernel has no host whose files could be read.
 async fn name_servers(world: &World, op: &OpCtx) -> Vec<HostNet> {
-    let files = world.services.name_server_files.clone();
+    let files = world.services.name_server_files.get();
     let (sender, found) = oneshot::channel();
     let job = Box::new(move || {
         let _ = sender.send(read_name_servers(&files));

@@ -61,7 +61,7 @@ pub(crate) async fn delete(world: World, op: OpCtx, mut inside: Box<Inside>, for
         // Whoever uses force waits a second in all: what it took to end what was under way counts.
         let patience =
             if force { Patience::Until(op.began() + Patience::Short.allowed()) } else { Patience::Usual };
-        let op = op.renewed(world.services.operation_timeout);
+        let op = op.renewed(world.services.operation_timeout.get());
         world.finish(&op, Undone::Netns(world.netns), patience).await;
     }
     Changed { inside, result }

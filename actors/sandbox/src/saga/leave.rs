@@ -101,7 +101,7 @@ pub(super) async fn clear(world: &World, op: &OpCtx, plan: LeavePlan) {
     let sandbox = world.sandbox;
     let object = fmt::from_fn(move |f| write!(f, "sandbox {}", sandbox.short()));
     let entry = world.services.tools.ledger.enter(op, "clear_sandbox", object);
-    let op = op.renewed(world.services.operation_timeout);
+    let op = op.renewed(world.services.operation_timeout.get());
     let after = plan.after();
     let LeavePlan { leaving, rest, before, options } = plan;
     entry.step("clear what is left inside");

@@ -160,9 +160,9 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
         joins: JoinIds::starting_at(1),
         reaping: TaskGroup::default(),
         instance: "test".into(),
-        name_server_files: Arc::default(),
-        operations_per_object: waiting,
-        operation_timeout: LONG,
+        name_server_files: Default::default(),
+        operations_per_object: waiting.into(),
+        operation_timeout: LONG.into(),
     })
 }
 

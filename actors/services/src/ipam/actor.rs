@@ -9,33 +9,42 @@
 //! | ReleaseAddresses | command | () |
 //! | QuarantineAddresses | command | () |
 //! | InspectPools | query | usage of each pool |
+//! | ReplaceDefaultPools | command | () |
+//! | ClusterStoreConfigured | event | |
+//! | InspectIpam | query | IpamSnapshot |
 //!
 //! The allocator is plain data, so every answer is given in the handler. Nothing is stored: after a start
 //! the records of networks and endpoints say what is taken.
 
 use netloom_ipam::{DefaultIpam, Granted, Lease, PoolUsage, PoolsRequest};
 use netloom_model::Result;
-use netloom_model::config::DefaultPool;
+use netloom_model::config::{DatastoreConfig, DefaultPool};
+use netloom_model::snapshot::IpamSnapshot;
 use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply};
 
 use super::message::{
-    InspectPools, LeaseAddresses, QuarantineAddresses, ReleaseAddresses, ReleasePools, RequestPools,
-    RestorePools,
+    ClusterStoreConfigured, InspectIpam, InspectPools, LeaseAddresses, QuarantineAddresses, ReleaseAddresses,
+    ReleasePools, ReplaceDefaultPools, RequestPools, RestorePools,
 };
 
 // === Actor ===
+
+/// The name of the IPAM driver.
+pub const DRIVER: &str = "default";
 
 /// The IPAM actor.
 #[derive(Debug)]
 pub struct IpamActor {
     ipam: DefaultIpam,
+    /// The cluster store it was told of. Pools of one host need none.
+    cluster_store: Option<DatastoreConfig>,
 }
 
 impl IpamActor {
     /// An actor that knows no network yet.
     #[must_use]
     pub fn new(default_pools: &[DefaultPool]) -> Self {
-        Self { ipam: DefaultIpam::new(default_pools) }
+        Self { ipam: DefaultIpam::new(default_pools), cluster_store: None }
     }
 }
 
@@ -137,6 +146,33 @@ impl Handle<QuarantineAddresses> for IpamActor {
     }
 }
 
+impl Handle<ReplaceDefaultPools> for IpamActor {
+    fn handle(
+        &mut self,
+        _: OpCtx,
+        ReplaceDefaultPools(pools): ReplaceDefaultPools,
+        reply: Reply<()>,
+        _: &mut Cx<'_, Self>,
+    ) {
+        self.ipam.replace_default_pools(&pools);
+        reply.send(());
+    }
+}
+
+// === Events ===
+
+impl Handle<ClusterStoreConfigured> for IpamActor {
+    fn handle(
+        &mut self,
+        _: OpCtx,
+        ClusterStoreConfigured(store): ClusterStoreConfigured,
+        _: Reply<()>,
+        _: &mut Cx<'_, Self>,
+    ) {
+        self.cluster_store = Some(store);
+    }
+}
+
 // === Queries ===
 
 impl Handle<InspectPools> for IpamActor {
@@ -148,5 +184,12 @@ impl Handle<InspectPools> for IpamActor {
         _: &mut Cx<'_, Self>,
     ) {
         reply.send(self.ipam.usage(network));
+    }
+}
+
+impl Handle<InspectIpam> for IpamActor {
+    fn handle(&mut self, _: OpCtx, _: InspectIpam, reply: Reply<IpamSnapshot>, _: &mut Cx<'_, Self>) {
+        let (driver, cluster_store) = (DRIVER.to_owned(), self.cluster_store.clone());
+        reply.send(IpamSnapshot { driver, cluster_store });
     }
 }

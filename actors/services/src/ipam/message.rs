@@ -1,7 +1,9 @@
 //! What IPAM can be asked.
 
 use netloom_ipam::{Granted, HostNet, Lease, LeaseRequest, PoolUsage};
+use netloom_model::config::{DatastoreConfig, DefaultPool};
 use netloom_model::record::{EndpointRecord, NetworkRecord};
+use netloom_model::snapshot::IpamSnapshot;
 use netloom_model::{EndpointId, NetworkId, NetworkSpec, Result};
 use netloom_runtime::messages;
 
@@ -45,6 +47,18 @@ pub struct QuarantineAddresses(pub NetworkId, pub EndpointId);
 #[derive(Clone, Copy, Debug)]
 pub struct InspectPools(pub NetworkId);
 
+/// The configuration has other default pools than before. Networks keep theirs.
+#[derive(Clone, Debug)]
+pub struct ReplaceDefaultPools(pub Vec<DefaultPool>);
+
+/// The cluster store's configuration is known, or has changed (libnetwork's `DiscoverNew` of an IPAM driver).
+#[derive(Clone, Debug)]
+pub struct ClusterStoreConfigured(pub DatastoreConfig);
+
+/// What the service knows beside its pools.
+#[derive(Clone, Copy, Debug)]
+pub struct InspectIpam;
+
 messages! {
     RequestPools => Result<Granted>;
     ReleasePools => ();
@@ -53,4 +67,7 @@ messages! {
     ReleaseAddresses => ();
     QuarantineAddresses => ();
     InspectPools => Option<Vec<PoolUsage>>;
+    ReplaceDefaultPools => ();
+    ClusterStoreConfigured => ();
+    InspectIpam => IpamSnapshot;
 }

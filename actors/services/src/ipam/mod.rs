@@ -3,8 +3,8 @@
 mod actor;
 mod message;
 
-pub use actor::IpamActor;
+pub use actor::{DRIVER, IpamActor};
 pub use message::{
-    InspectPools, LeaseAddresses, QuarantineAddresses, ReleaseAddresses, ReleasePools, RequestPools,
-    RestorePools,
+    ClusterStoreConfigured, InspectIpam, InspectPools, LeaseAddresses, QuarantineAddresses, ReleaseAddresses,
+    ReleasePools, ReplaceDefaultPools, RequestPools, RestorePools,
 };

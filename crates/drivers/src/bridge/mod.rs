@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 
 use futures::FutureExt;
 use netloom_kernel::{LinkTag, Op, execute_all};
+use netloom_model::config::Scope;
 use netloom_model::{
     Certainty, EndpointId, Error, Holder, IfName, JoinId, MacAddr, NetworkId, ObjectKind, Reason, Result,
 };
@@ -23,10 +24,11 @@ use rustc_hash::FxBuildHasher;
 use self::config::{BridgeConfig, default_bridge};
 use self::device::Touched;
 use self::found::Found;
+use crate::config::DriverConfig;
 use crate::driver::{Begun, Driver, DriverCx, done};
 use crate::request::{
     Capability, CreateEndpoint, CreateNetwork, EndpointCreated, Interface, Join, Joined, KernelSurvey, Leave,
-    Left, NetworkCreated, OperInfo, Present, Recovered, Restored, Scope,
+    Left, NetworkCreated, OperInfo, Present, Recovered, Restored,
 };
 
 /// The driver's type.
@@ -191,6 +193,11 @@ impl Bridge {
 impl Driver for Bridge {
     fn kind(&self) -> &str {
         KIND
+    }
+
+    /// It has no options of its own: everything is said by each network.
+    fn configure(&mut self, config: &DriverConfig) -> Result<()> {
+        config.only(KIND, &[])
     }
 
     fn capability(&self) -> Capability {

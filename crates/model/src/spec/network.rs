@@ -18,7 +18,7 @@ pub struct NetworkSpec {
     pub name: String,
     /// Its identifier, when the caller chooses it.
     pub id: Option<NetworkId>,
-    /// The type of its driver, such as `bridge`.
+    /// The type of its driver, such as `bridge`; blank for the one that the configuration has as default.
     pub driver: String,
     /// Whether its endpoints get an IPv6 address too.
     pub ipv6: bool,
