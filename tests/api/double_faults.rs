@@ -286,7 +286,8 @@ async fn draining_names_what_is_left() {
         "{error}"
     );
     world.kernel().clear_faults();
-    bounded("draining", world.engine().drain()).await.expect("it gets there by itself");
+    // One drain may end before the janitor's next try.
+    until("it gets there by itself", async || world.engine().drain().await.is_ok()).await;
     world.delete_everything().await;
     world.assert_pristine().await;
 }
