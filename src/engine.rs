@@ -9,6 +9,7 @@ use netloom_actor_controller::{
     StoreStats, boot, operations,
 };
 use netloom_drivers::Registration;
+use netloom_drivers::bare::{self, Bare};
 use netloom_drivers::bridge::{self, Bridge};
 use netloom_kernel::{DirectoryError, Kernel, KernelStats, LinuxConfig, LinuxKernel};
 use netloom_model::snapshot::{EngineSnapshot, OperationSnapshot};
@@ -60,7 +61,11 @@ impl std::fmt::Debug for EngineBuilder {
 
 impl EngineBuilder {
     fn new() -> Self {
-        let drivers = vec![Registration::new(bridge::KIND, Bridge::default)];
+        let drivers = vec![
+            Registration::new(bridge::KIND, Bridge::default),
+            Registration::new(bare::HOST, Bare::host),
+            Registration::new(bare::NULL, Bare::null),
+        ];
         Self {
             config: EngineConfig::default(),
             drivers,
