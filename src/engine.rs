@@ -1,7 +1,7 @@
 //! The engine: started, watched, stopped.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use netloom_actor_controller::{
@@ -16,10 +16,11 @@ use netloom_model::snapshot::{EngineSnapshot, OperationSnapshot};
 use netloom_model::{EngineConfig, Error, Reason, Repair, Result};
 use netloom_runtime::{EngineThread, Permits};
 use netloom_store::{Finding, RedbStore, Store};
+use tokio::sync::oneshot;
 
 use crate::controller::Controller;
 use crate::core::Core;
-use crate::place;
+use crate::{external_key, place};
 
 /// How long closing the store may take, at the end of a shutdown.
 const CLOSING: Duration = Duration::from_secs(10);
@@ -146,6 +147,7 @@ impl EngineBuilder {
             .map_err(|error| Error::internal(format!("cannot start the engine's thread: {error}")))?;
         let events = EventHub::new(config.limits.event_backlog);
         let (hub, own) = (events.clone(), config.clone());
+        let (tell, told) = oneshot::channel();
         let started = thread.call(move || async move {
             let had_records = RedbStore::is_there(&own.data_dir);
             let may_miss = matches!(store, StoreSource::OnDisk);
@@ -156,7 +158,7 @@ impl EngineBuilder {
             };
             let (kernel, identity, ran_before) = match kernel {
                 KernelSource::Given(kernel) => (kernel, own.instance.clone(), false),
-                KernelSource::Linux => open_kernel(&own)?,
+                KernelSource::Linux => open_kernel(&own, told)?,
             };
             let missing = may_miss && ran_before && !had_records;
             let marked = identity.clone();
@@ -177,7 +179,7 @@ impl EngineBuilder {
         let (kernel, identity, Booted { directory, ledger, repairs }) = started.await.map_err(gone)??;
         let inside = Permits::default();
         let gateway_network = config.gateway_network.as_str().into();
-        let core = Core {
+        let core = Arc::new(Core {
             thread,
             directory,
             ledger,
@@ -188,8 +190,10 @@ impl EngineBuilder {
             identity,
             repairs,
             inside,
-        };
-        Ok(Engine { core: Arc::new(core) })
+        });
+        // Nobody listens for keys where the kernel is the embedder's.
+        let _ = tell.send(Arc::downgrade(&core));
+        Ok(Engine { core })
     }
 }
 
@@ -198,13 +202,25 @@ fn open_store(config: &EngineConfig) -> Result<(Box<dyn Store>, Vec<Finding>)> {
     Ok((Box::new(store), findings))
 }
 
-/// The kernel of this machine, the mark of this engine's objects in it, and whether the engine ran before.
-fn open_kernel(config: &EngineConfig) -> Result<(Arc<dyn Kernel>, String, bool)> {
+/// The kernel of this machine, the mark of this engine's objects in it, and whether the engine ran before. Hooks
+/// can connect from now on, and are attended to when the engine is there.
+fn open_kernel(
+    config: &EngineConfig,
+    engine: oneshot::Receiver<Weak<Core>>,
+) -> Result<(Arc<dyn Kernel>, String, bool)> {
     // The first to touch the run directory: it knows which ones belong to others.
     let kernel = LinuxKernel::start(LinuxConfig { run_dir: config.run_dir.clone() });
     let kernel = kernel.map_err(|error| not_opened(config, &error))?;
-    place::hold(config)?;
+    let held = place::hold(config)?;
     let (identity, known) = place::identity(config)?;
+    let (listener, socket) = external_key::bind(config, identity)?;
+    // Dropped in this order: the next engine's socket must not be taken for this one's.
+    place::keep((socket, held));
+    tokio::task::spawn_local(async move {
+        if let Ok(engine) = engine.await {
+            external_key::serve(listener, external_key::to_sandboxes(engine)).await;
+        }
+    });
     Ok((Arc::new(kernel), format!("{}.{}", config.instance, identity.short()), known))
 }
 
