@@ -1,3 +1,5 @@
+//! Clients of every kind, and the file that they find.
+
 use std::cell::{Cell, RefCell};
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
