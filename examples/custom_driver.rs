@@ -103,7 +103,13 @@ impl Driver for PointToPoint {
     }
 
     fn capability(&self) -> Capability {
-        Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: true, adopts: &[] }
+        Capability {
+            scope: Scope::Local,
+            needs_ipam: true,
+            provides_gateway: true,
+            adopts: &[],
+            permanent: false,
+        }
     }
 
     fn create_network(&mut self, _: &DriverCx, request: CreateNetwork) -> Begun<NetworkCreated> {

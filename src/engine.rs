@@ -1,7 +1,7 @@
 //! The engine: started, watched, stopped.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use netloom_actor_controller::{
@@ -9,17 +9,19 @@ use netloom_actor_controller::{
     StoreStats, boot, operations,
 };
 use netloom_drivers::Registration;
+use netloom_drivers::bare::{self, Bare};
 use netloom_drivers::bridge::{self, Bridge};
 use netloom_kernel::{DirectoryError, Kernel, KernelStats, LinuxConfig, LinuxKernel};
 use netloom_model::snapshot::{EngineSnapshot, OperationSnapshot};
 use netloom_model::{ControllerId, EngineConfig, Error, Reason, Repair, Result};
 use netloom_runtime::{EngineThread, Permits};
 use netloom_store::{Finding, RedbStore, Store};
+use tokio::sync::oneshot;
 
 use crate::config_file::config_from_file;
 use crate::controller::Controller;
 use crate::core::{Core, fresh};
-use crate::place;
+use crate::{external_key, place};
 
 /// How long closing the store may take, at the end of a shutdown.
 const CLOSING: Duration = Duration::from_secs(10);
@@ -61,7 +63,11 @@ impl std::fmt::Debug for EngineBuilder {
 
 impl EngineBuilder {
     fn new() -> Self {
-        let drivers = vec![Registration::new(bridge::KIND, Bridge::default)];
+        let drivers = vec![
+            Registration::new(bridge::KIND, Bridge::default),
+            Registration::new(bare::HOST, Bare::host),
+            Registration::new(bare::NULL, Bare::null),
+        ];
         Self {
             config: EngineConfig::default(),
             drivers,
@@ -152,6 +158,7 @@ impl EngineBuilder {
             .map_err(|error| Error::internal(format!("cannot start the engine's thread: {error}")))?;
         let events = EventHub::new(config.limits.event_backlog);
         let (hub, own) = (events.clone(), config);
+        let (tell, told) = oneshot::channel();
         let started = thread.call(move || async move {
             let had_records = RedbStore::is_there(&own.data_dir);
             let may_miss = matches!(store, StoreSource::OnDisk);
@@ -162,7 +169,7 @@ impl EngineBuilder {
             };
             let Opened { kernel, id, identity, ran_before } = match kernel {
                 KernelSource::Given(kernel) => Opened::given(kernel, &own),
-                KernelSource::Linux => open_kernel(&own)?,
+                KernelSource::Linux => Opened::linux(&own, told)?,
             };
             let missing = may_miss && ran_before && !had_records;
             let marked = (id, identity.clone());
@@ -184,7 +191,10 @@ impl EngineBuilder {
             started.await.map_err(gone)??;
         let inside = Permits::default();
         let core = Core { thread, directory, ledger, events, kernel, id, identity, repairs, inside };
-        Ok(Engine { core: Arc::new(core) })
+        let core = Arc::new(core);
+        // Nobody listens for keys where the kernel is the embedder's.
+        let _ = tell.send(Arc::downgrade(&core));
+        Ok(Engine { core })
     }
 }
 
@@ -210,17 +220,25 @@ impl Opened {
         let id = ControllerId::from_uuids(a, b);
         Self { kernel, id, identity: config.instance.clone(), ran_before: false }
     }
-}
 
-/// The kernel of this machine.
-fn open_kernel(config: &EngineConfig) -> Result<Opened> {
-    // The first to touch the run directory: it knows which ones belong to others.
-    let kernel = LinuxKernel::start(LinuxConfig { run_dir: config.run_dir.clone() });
-    let kernel = kernel.map_err(|error| not_opened(config, &error))?;
-    place::hold(config)?;
-    let (id, ran_before) = place::identity(config)?;
-    let identity = format!("{}.{}", config.instance, id.short());
-    Ok(Opened { kernel: Arc::new(kernel), id, identity, ran_before })
+    /// The kernel of this machine. Hooks can connect from now on, and are attended to when the engine is there.
+    fn linux(config: &EngineConfig, engine: oneshot::Receiver<Weak<Core>>) -> Result<Self> {
+        // The first to touch the run directory: it knows which ones belong to others.
+        let kernel = LinuxKernel::start(LinuxConfig { run_dir: config.run_dir.clone() });
+        let kernel = kernel.map_err(|error| not_opened(config, &error))?;
+        let held = place::hold(config)?;
+        let (id, ran_before) = place::identity(config)?;
+        let (listener, socket) = external_key::bind(config, id)?;
+        // Dropped in this order: the next engine's socket must not be taken for this one's.
+        place::keep((socket, held));
+        tokio::task::spawn_local(async move {
+            if let Ok(engine) = engine.await {
+                external_key::serve(listener, external_key::to_sandboxes(engine)).await;
+            }
+        });
+        let identity = format!("{}.{}", config.instance, id.short());
+        Ok(Self { kernel: Arc::new(kernel), id, identity, ran_before })
+    }
 }
 
 fn not_opened(config: &EngineConfig, error: &std::io::Error) -> Error {

@@ -26,6 +26,7 @@ mod controller;
 mod core;
 mod endpoint;
 mod engine;
+mod external_key;
 mod network;
 mod place;
 mod sandbox;

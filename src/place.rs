@@ -11,12 +11,12 @@ use netloom_model::{ControllerId, EngineConfig, Error, Reason, Result};
 
 use crate::core::fresh;
 
-/// Keeps others out for as long as this engine's thread lives. The kernel layer has claimed the directory of the
-/// namespaces before.
+/// Keeps others out until its answer is dropped. The kernel layer has claimed the directory of the namespaces
+/// before.
 ///
 /// Namespaces carry no engine's mark, so a second engine in the same run directory would take them for
 /// remains of its own. Two engines of one name in one network namespace could not be told apart by people.
-pub(crate) fn hold(config: &EngineConfig) -> Result<()> {
+pub(crate) fn hold(config: &EngineConfig) -> Result<impl Sized + 'static> {
     let EngineConfig { run_dir, data_dir, instance, .. } = config;
     let shown = run_dir.display().to_string();
     let unusable = |error: std::io::Error| {
@@ -66,11 +66,15 @@ pub(crate) fn hold(config: &EngineConfig) -> Result<()> {
         let by = "another engine in this network namespace".into();
         Error::from(Reason::InUse { what: format!("instance {instance}"), by })
     })?;
+    Ok((lock, claim))
+}
+
+/// Keeps something for as long as this engine's thread lives.
+pub(crate) fn keep(held: impl Sized + 'static) {
     tokio::task::spawn_local(async move {
-        let _held = (lock, claim);
+        let _held = held;
         std::future::pending::<()>().await;
     });
-    Ok(())
 }
 
 /// Whose a run directory is, and from where it was used.

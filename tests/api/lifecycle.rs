@@ -163,7 +163,7 @@ async fn objects_are_found_by_name_and_by_id_and_walked() {
     let sandbox = world.sandbox("c1").await;
     assert_eq!(controller.sandbox_by_container("c1").unwrap().id(), sandbox.id());
     assert_eq!(controller.sandboxes().len(), 1);
-    assert_eq!(controller.drivers().await.unwrap(), ["bridge"]);
+    assert_eq!(controller.drivers().await.unwrap(), ["bridge", "host", "null"]);
     let info = endpoint.driver_info().await.unwrap();
     assert!(info.contains_key("com.docker.network.endpoint.macaddress"), "{info:?}");
 }

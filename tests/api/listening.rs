@@ -44,7 +44,13 @@ impl Driver for Listening {
     }
 
     fn capability(&self) -> Capability {
-        Capability { scope: Scope::Global, needs_ipam: true, provides_gateway: false, adopts: &[] }
+        Capability {
+            scope: Scope::Global,
+            needs_ipam: true,
+            provides_gateway: false,
+            adopts: &[],
+            permanent: false,
+        }
     }
 
     fn create_network(&mut self, _: &DriverCx, request: CreateNetwork) -> Begun<NetworkCreated> {

@@ -2,6 +2,7 @@
 
 mod answers;
 mod bad_input;
+mod builtin;
 mod concurrency;
 mod double_faults;
 mod embedding;

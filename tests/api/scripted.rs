@@ -48,6 +48,7 @@ impl Scripted {
                 needs_ipam: true,
                 provides_gateway: true,
                 adopts: &[],
+                permanent: false,
             },
             network: NetworkCreated::default(),
             endpoint: EndpointCreated::default(),

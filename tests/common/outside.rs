@@ -31,7 +31,13 @@ impl Driver for Outside {
     }
 
     fn capability(&self) -> Capability {
-        Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: false, adopts: &[] }
+        Capability {
+            scope: Scope::Local,
+            needs_ipam: true,
+            provides_gateway: false,
+            adopts: &[],
+            permanent: false,
+        }
     }
 
     fn create_network(&mut self, _: &DriverCx, _: CreateNetwork) -> Begun<NetworkCreated> {

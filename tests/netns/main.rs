@@ -3,6 +3,7 @@
 mod churn;
 mod conformance;
 mod cut;
+mod external_key;
 mod host;
 mod kill;
 mod lab;

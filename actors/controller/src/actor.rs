@@ -124,8 +124,13 @@ impl ControllerActor {
     /// A network that was read back and whose driver is not there: it keeps its name and its addresses, and
     /// is out of service, visibly.
     fn orphan(&self, record: NetworkRecord, leaving: Leaving) -> NetworkActor {
-        let capability =
-            Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: false, adopts: &[] };
+        let capability = Capability {
+            scope: Scope::Local,
+            needs_ipam: true,
+            provides_gateway: false,
+            adopts: &[],
+            permanent: false,
+        };
         self.network_over(record, Port::vacant(), capability, leaving)
     }
 

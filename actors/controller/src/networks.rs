@@ -8,7 +8,7 @@ use netloom_actor_network::{
 };
 use netloom_actor_services::answered;
 use netloom_actor_services::ipam::DRIVER as IPAM_DRIVER;
-use netloom_model::{ErrorKind, NetworkSpec};
+use netloom_model::{ErrorKind, Holder, NetworkSpec};
 use netloom_runtime::{Addr, Handle};
 
 use super::*;
@@ -26,11 +26,14 @@ impl ControllerActor {
             return Err(Reason::NameTaken { name, holder }.into());
         }
         if let Some(child) = self.estate.networks.get(id) {
-            let holder = netloom_model::Holder::new(ObjectKind::Network, id, &child.name);
+            let holder = Holder::new(ObjectKind::Network, id, &child.name);
             return Err(Reason::IdTaken { id: id.to_string(), holder }.into());
         }
+        if !restored {
+            self.fits_its_driver(&record.spec)?;
+        }
         if self.estate.services.removals.contains(id) {
-            let object = netloom_model::Holder::new(ObjectKind::Network, id, "");
+            let object = Holder::new(ObjectKind::Network, id, "");
             return Err(Reason::WrongPhase { object, phase: "still being taken down" }.into());
         }
         let driver = record.spec.driver.clone();
@@ -46,6 +49,28 @@ impl ControllerActor {
         let child = NetworkChild { name: name.clone(), state, driver, leaving, known_to, running };
         self.estate.networks.insert(id, &name, child);
         Ok(addr)
+    }
+
+    /// Whether a new network is one that its driver can have, as far as that is known without asking the driver.
+    /// Networks that are still being made, or deleted, count.
+    fn fits_its_driver(&self, spec: &NetworkSpec) -> Result<()> {
+        let Some(driver) = self.estate.drivers.get(&spec.driver) else { return Ok(()) };
+        let mut others = self.estate.networks.iter().filter(|(_, other)| other.driver == spec.driver);
+        if driver.capability.permanent
+            && let Some((id, other)) = others.next()
+        {
+            let holder = Holder::new(ObjectKind::Network, id, &other.name);
+            return Err(Reason::OnlyInstance { driver: spec.driver.clone(), holder }.into());
+        }
+        let subnet = spec.ipam.v4.iter().chain(&spec.ipam.v6).next();
+        if let Some(pool) = subnet
+            && !driver.capability.needs_ipam
+        {
+            let given = pool.subnet.map(|subnet| subnet.to_string()).unwrap_or_default();
+            let why = format!("driver {:?} leaves no addresses to choose; leave it out", spec.driver);
+            return Err(Error::invalid("subnet", given, why));
+        }
+        Ok(())
     }
 
     /// Makes a network known; tells of it when nobody was told before.

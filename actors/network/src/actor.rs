@@ -118,6 +118,24 @@ impl NetworkActor {
         }
     }
 
+    /// Whether the network can be deleted. One that is out of service can be whatever its type is: nobody could
+    /// use it, and another could not take its place.
+    fn may_go(&self) -> Result<()> {
+        self.allows(NetworkCommand::Delete)?;
+        if self.world.capability.permanent && self.phase != NetworkPhase::Failed {
+            return Err(Reason::Permanent { driver: self.record.spec.driver.clone() }.into());
+        }
+        if self.endpoints.is_empty() {
+            return Ok(());
+        }
+        Err(Reason::ActiveEndpoints {
+            network: self.record.id,
+            name: self.record.spec.name.clone(),
+            endpoints: self.endpoints.holders(),
+        }
+        .into())
+    }
+
     /// A hardware address that is asked for must be nobody else's: two ports of a network with the same one cut each
     /// other off. One that the driver draws comes from the endpoint's address, which is its own.
     fn mac_is_free(&self, mac: Option<MacAddr>) -> Result<()> {

@@ -302,18 +302,7 @@ impl NetworkActor {
     }
 
     fn delete(&mut self, op: &OpCtx, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) -> Started {
-        let free = self.allows(NetworkCommand::Delete).and_then(|()| {
-            if self.endpoints.is_empty() {
-                return Ok(());
-            }
-            Err(Reason::ActiveEndpoints {
-                network: self.record.id,
-                name: self.record.spec.name.clone(),
-                endpoints: self.endpoints.holders(),
-            }
-            .into())
-        });
-        let reply = checked(free, reply)?;
+        let reply = checked(self.may_go(), reply)?;
         self.phase = NetworkPhase::Deleting;
         self.leaving.set(true);
         let work = saga::delete_network(self.world.clone(), op.clone(), self.record.clone());

@@ -67,7 +67,13 @@ impl Driver for Script {
     }
 
     fn capability(&self) -> Capability {
-        Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: true, adopts: &[] }
+        Capability {
+            scope: Scope::Local,
+            needs_ipam: true,
+            provides_gateway: true,
+            adopts: &[],
+            permanent: false,
+        }
     }
 
     fn create_network(&mut self, _: &DriverCx, _: CreateNetwork) -> Begun<NetworkCreated> {

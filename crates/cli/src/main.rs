@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod leftovers;
 mod report;
+mod setkey;
 mod signals;
 mod standing;
 
@@ -30,6 +31,9 @@ enum Command {
     Demo(demo::Options),
     /// Measures how fast the engine is.
     Bench(bench::Options),
+    /// Hands a container's network namespace to an engine: a hook (createRuntime) of runc and its like, which gets
+    /// the container's state on standard input.
+    Setkey(setkey::Options),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Demo(options) => demo::run(&options, &mut out),
         Command::Bench(options) => bench::run(options, &mut out),
+        Command::Setkey(options) => setkey::run(&options),
     };
     let written = out.finish();
     for error in [outcome.as_ref().err(), written.as_ref().err()].into_iter().flatten() {

@@ -4,6 +4,7 @@
 //! does not borrow it. So one driver serves many networks at once without a lock, and a handler that calls
 //! it never waits.
 
+pub mod bare;
 pub mod bridge;
 mod config;
 mod driver;

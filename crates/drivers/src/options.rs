@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use netloom_model::{Error, Result};
 
+/// What libnetwork's options begin with. Others are somebody else's, and pass.
+pub(crate) const OURS: &str = "com.docker.network.";
+
 /// Reads a switch the way Go's `strconv.ParseBool` does, which is what libnetwork accepts.
 pub(crate) fn switch(options: &BTreeMap<String, String>, key: &str, default: bool) -> Result<bool> {
     match options.get(key).map(String::as_str) {

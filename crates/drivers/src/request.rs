@@ -23,6 +23,9 @@ pub struct Capability {
     /// The options that name a link of the host's which a network takes over: what that has of addresses is not
     /// in the network's way.
     pub adopts: &'static [&'static str],
+    /// Whether it has one network at most, which stays once it is made, as `host` and `null` have: another one is
+    /// refused, and so is its deletion.
+    pub permanent: bool,
 }
 
 /// Whether something is made now or was made before a restart.

@@ -286,6 +286,20 @@ pub enum Reason {
         /// Every endpoint that holds it.
         endpoints: Vec<Holder>,
     },
+    /// A driver has one network only, and that is there.
+    #[error("only one instance of {driver:?} network is allowed: there is {holder}")]
+    OnlyInstance {
+        /// The driver's type.
+        driver: String,
+        /// The network that is there.
+        holder: Holder,
+    },
+    /// A network of this type stays once it is made.
+    #[error("network of type {driver:?} cannot be deleted")]
+    Permanent {
+        /// The driver's type.
+        driver: String,
+    },
     /// An endpoint is joined and would have to leave first.
     #[error("endpoint {name:?} ({}) is joined to sandbox {}", endpoint.short(), sandbox.short())]
     EndpointInUse {
@@ -583,6 +597,8 @@ impl Error {
             | Reason::LinkTaken { .. }
             | Reason::InUse { .. } => ErrorKind::Conflict,
             Reason::ActiveEndpoints { .. }
+            | Reason::OnlyInstance { .. }
+            | Reason::Permanent { .. }
             | Reason::EndpointInUse { .. }
             | Reason::HostInterface { .. }
             | Reason::NotJoined { .. }
@@ -633,6 +649,8 @@ impl Error {
             Reason::LinkTaken { .. } => "remove or rename the link that has this name".into(),
             Reason::IdTaken { .. } => "leave the id out and let the engine choose one".into(),
             Reason::ActiveEndpoints { .. } => "let those endpoints leave and delete them first".into(),
+            Reason::OnlyInstance { .. } => "use the one that is there".into(),
+            Reason::Permanent { .. } => "leave it: it takes nothing, and nothing has to use it".into(),
             Reason::EndpointInUse { .. } => "let it leave its sandbox first, or delete it with force".into(),
             Reason::HostInterface { .. } => {
                 "use a network of the driver \"host\", or a sandbox with a namespace of its own".into()
@@ -694,6 +712,8 @@ impl From<Reason> for Error {
             | Reason::LinkTaken { .. }
             | Reason::InUse { .. }
             | Reason::ActiveEndpoints { .. }
+            | Reason::OnlyInstance { .. }
+            | Reason::Permanent { .. }
             | Reason::EndpointInUse { .. }
             | Reason::HostInterface { .. }
             | Reason::NoWayOut { .. }

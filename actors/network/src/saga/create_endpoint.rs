@@ -1,6 +1,7 @@
 //! Making an endpoint, making its link, and making the link durable.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use netloom_actor_driver::{JoinDriverEndpoint, ProgramConnectivity};
@@ -10,7 +11,7 @@ use netloom_actor_services::{answered, interrupted};
 use netloom_drivers::{ExternalConnectivity, Join, Joined, Restored, SandboxOptions};
 use netloom_ipam::LeaseRequest;
 use netloom_model::record::{AttachmentRecord, EndpointRecord};
-use netloom_model::{EndpointId, EndpointSpec, Error, JoinId, Ports, Result};
+use netloom_model::{EndpointId, EndpointSpec, Error, JoinId, Ports, Reason, Result};
 use netloom_runtime::{Fact, OpCtx};
 use netloom_store::{Change, Key, RecordKind, encode};
 
@@ -51,6 +52,9 @@ pub(crate) async fn create_endpoint(
             });
             let lease = lease.await?;
             (record.ipv4, record.ipv6) = (lease.ipv4, lease.ipv6);
+        } else if let Some(address) = spec.ipv4.map(IpAddr::from).or(spec.ipv6.map(IpAddr::from)) {
+            let why = "the driver of this network leaves no addresses to choose".into();
+            return Err(Reason::AddressUnusable { address, why }.into());
         }
         let hidden = if shown_ipv6 { None } else { record.ipv6.take() };
         let created = create_endpoint_in_driver(&world, &op, &record, Restored::Fresh);

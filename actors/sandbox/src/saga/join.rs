@@ -163,7 +163,10 @@ pub(super) async fn attach(
         (member.gateway, member.gateway6) = (None, None);
         member.routes.clear();
     }
-    inside.record.interfaces += 1;
+    // What brings no interface takes no number from those that do.
+    if waiting || attachment.interface != Interface::None {
+        inside.record.interfaces += 1;
+    }
     // Most sandboxes have one member, and there are many sandboxes.
     inside.members.reserve_exact(1);
     inside.members.push(member);

@@ -201,7 +201,13 @@ impl Driver for Bridge {
     }
 
     fn capability(&self) -> Capability {
-        Capability { scope: Scope::Local, needs_ipam: true, provides_gateway: true, adopts: &[config::NAME] }
+        Capability {
+            scope: Scope::Local,
+            needs_ipam: true,
+            provides_gateway: true,
+            adopts: &[config::NAME],
+            permanent: false,
+        }
     }
 
     fn survey_network(&mut self, cx: &DriverCx, request: &CreateNetwork) -> Begun<BTreeMap<String, String>> {

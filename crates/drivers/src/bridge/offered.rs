@@ -8,9 +8,8 @@ use netloom_model::{Error, Reason, Result};
 use super::config::{
     BridgeConfig, CONTAINER_IFACE_PREFIX, ENABLE_ICC, ENABLE_IP_MASQUERADE, HOST_BINDING_IPV4, MTU, NAME,
 };
+use crate::options::OURS;
 
-/// What libnetwork's options begin with. Others are somebody else's, and pass.
-const OURS: &str = "com.docker.network.";
 /// The options of a network.
 const OF_NETWORKS: [&str; 6] =
     [NAME, ENABLE_ICC, ENABLE_IP_MASQUERADE, HOST_BINDING_IPV4, MTU, CONTAINER_IFACE_PREFIX];
