@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use netloom_actor_controller::{ControllerActor, Directory, EventHub};
 use netloom_kernel::{Kernel, LinkCounters, Netns};
-use netloom_model::{EngineConfig, Error, IfName, Reason, Repair, Result, SandboxId};
+use netloom_model::{EngineConfig, Error, IfName, OpId, Reason, Repair, Result, SandboxId};
 use netloom_runtime::{
     Actor, Addr, AskError, Cause, EngineThread, Handle, Ledger, Message, OpCtx, Permit, Permits, TurnedAway,
 };
@@ -16,6 +16,8 @@ use uuid::Uuid;
 pub(crate) struct Core {
     pub(crate) thread: EngineThread,
     pub(crate) directory: Directory,
+    /// This start, unlike all others.
+    pub(crate) engine: OpId,
     pub(crate) ledger: Ledger,
     pub(crate) events: EventHub,
     pub(crate) kernel: Arc<dyn Kernel>,

@@ -37,15 +37,17 @@ pub use network::Network;
 pub use sandbox::Sandbox;
 pub use simulation::{Simulation, SimulationBuilder};
 
-pub use netloom_actor_controller::{EventHub, EventStream, Missed, ShutdownMode, StoreStats, Victim};
+pub use netloom_actor_controller::{
+    Difference, EventHub, EventStream, Missed, ShutdownMode, StoreStats, Victim, What,
+};
 pub use netloom_drivers as drivers;
 pub use netloom_kernel as kernel;
 pub use netloom_model::config::DefaultPool;
 pub use netloom_model::record::PoolRecord;
 pub use netloom_model::{
     Certainty, EndpointId, EndpointSpec, EngineConfig, Error, ErrorKind, Event, EventKind, Holder,
-    HostOverlap, IfName, IpamPoolSpec, IpamSpec, JoinId, JoinSpec, Limits, MacAddr, NetnsName, NetworkId,
-    NetworkSpec, ObjectKind, OpId, PoolsConsidered, Reason, Repair, Result, SandboxId, SandboxSpec, Timeouts,
-    snapshot,
+    HostOverlap, IfName, IpamPoolSpec, IpamSpec, JoinId, JoinSpec, Left, Limits, LiveSandbox, LiveSet,
+    MacAddr, Mark, NetnsName, NetworkId, NetworkSpec, ObjectKind, OpId, PoolsConsidered, Reason,
+    ReconcileReport, ReleasedSandbox, Repair, Result, SandboxId, SandboxSpec, Stray, Timeouts, snapshot,
 };
 pub use netloom_testkit as testkit;

@@ -7,6 +7,8 @@
 //! | DeleteNetwork | command | () |
 //! | CreateSandbox | command | SandboxSnapshot |
 //! | DeleteSandbox | command | () |
+//! | ReleaseSandbox | command | what was released |
+//! | Reconcile | command | ReconcileReport |
 //! | ForceDeleteEndpoint | command | () |
 //! | StartChildren | command | () |
 //! | TakeOver | command | () |
@@ -18,12 +20,15 @@
 //! | CrashActor | command | () |
 //! | InspectEngine | query | EngineSnapshot |
 //! | ListDrivers | query | types |
+//! | ListOwners | query | networks and sandboxes |
+//! | Diff | query | Differences |
 //! | StoreCounters | query | StoreStats |
 //! | ChildExited | event | |
 //! | Finished | outcome | |
 //!
 //! `startup.rs` begins, `networks.rs` and `sandboxes.rs` hold the commands, `supervise.rs` restarts what
-//! dies, `succession.rs` the controller itself, `control.rs` has the rest.
+//! dies, `succession.rs` the controller itself. `release.rs` and `sweep.rs` clear away what is dead, `diff.rs` compares,
+//! `owners.rs` is behind both. `control.rs` has the rest.
 
 use netloom_actor_driver::DriverActor;
 use netloom_actor_network::{NetworkActor, NetworkDeps, NetworkEvent};
@@ -34,7 +39,10 @@ use netloom_actor_services::store::StoreActor;
 use netloom_drivers::{Capability, Scope};
 use netloom_model::record::{NetworkRecord, SandboxRecord};
 use netloom_model::snapshot::{NetworkSnapshot, SandboxSnapshot};
-use netloom_model::{Error, EventKind, NetworkId, ObjectKind, Reason, Repair, Result, SandboxId};
+use netloom_model::{
+    EndpointId, Error, EventKind, NetworkId, ObjectKind, Reason, ReleasedSandbox, Repair, Result, SandboxId,
+    SandboxSpec,
+};
 use netloom_runtime::{
     Actor, Cause, Cx, EventSink, Lent, OpCtx, Panicked, Port, Reply, RestartBudget, messages, spawn,
 };
@@ -47,8 +55,14 @@ use crate::message::{Child, ChildExited};
 #[path = "control.rs"]
 mod control;
 pub use control::operations;
+#[path = "diff.rs"]
+mod diff;
 #[path = "networks.rs"]
 mod networks;
+#[path = "owners.rs"]
+mod owners;
+#[path = "release.rs"]
+mod release;
 #[path = "sandboxes.rs"]
 mod sandboxes;
 #[path = "startup.rs"]
@@ -57,6 +71,8 @@ mod startup;
 pub(crate) mod succession;
 #[path = "supervise.rs"]
 mod supervise;
+#[path = "sweep.rs"]
+mod sweep;
 
 // === Actor ===
 
@@ -187,6 +203,13 @@ enum Outcome {
     NetworkRestarted(NetworkId, Result<supervise::Reread<NetworkRecord>>),
     SandboxCreated(SandboxId, Result<SandboxSnapshot>, Reply<Result<SandboxSnapshot>>),
     SandboxDeleted(SandboxId, Result<()>, Reply<Result<()>>),
+    SandboxReleased(SandboxId, Result<Vec<EndpointId>>, Reply<Result<Option<ReleasedSandbox>>>),
+    DeadReplaced {
+        dead: SandboxId,
+        wanted: Box<(SandboxId, SandboxSpec)>,
+        result: Result<Option<SandboxSnapshot>>,
+        reply: Reply<Result<SandboxSnapshot>>,
+    },
     SandboxRestored(SandboxId, Result<Vec<Repair>>, Reply<Result<Vec<Repair>>>),
     SandboxRestarted(SandboxId, Result<supervise::Reread<SandboxRecord>>),
     IpamRestarted(Result<supervise::RefilledIpam>),

@@ -1,5 +1,8 @@
 //! What is where: read by handles from any thread, written by the controller alone.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use netloom_actor_network::{NetworkEntry, Networks};
 use netloom_actor_sandbox::{SandboxEntry, Sandboxes};
 use netloom_model::{NetworkId, SandboxId};
@@ -20,6 +23,25 @@ pub struct Directory {
     pub sandboxes: Sandboxes,
     /// Their containers.
     pub containers: ReadModel<String, SandboxId>,
+    /// How many sandboxes have come into service.
+    pub births: Births,
+}
+
+/// How many sandboxes have come into service since the start. Whoever was told of one sees it counted.
+#[derive(Clone, Debug, Default)]
+pub struct Births(Arc<AtomicU64>);
+
+impl Births {
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// One more; says the how manieth.
+    fn one_more(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::AcqRel) + 1
+    }
 }
 
 /// The writing half.
@@ -30,6 +52,7 @@ pub(crate) struct DirectoryWriter {
     network_names: ReadModelWriter<String, NetworkId>,
     sandboxes: ReadModelWriter<SandboxId, SandboxEntry>,
     containers: ReadModelWriter<String, SandboxId>,
+    births: Births,
 }
 
 impl DirectoryWriter {
@@ -40,6 +63,7 @@ impl DirectoryWriter {
             network_names: ReadModel::writer(),
             sandboxes: ReadModel::writer(),
             containers: ReadModel::writer(),
+            births: Births::default(),
         }
     }
 
@@ -50,7 +74,13 @@ impl DirectoryWriter {
             network_names: self.network_names.reader(),
             sandboxes: self.sandboxes.reader(),
             containers: self.containers.reader(),
+            births: self.births.clone(),
         }
+    }
+
+    /// Counts a sandbox that comes into service; says the how manieth it is.
+    pub(crate) fn birth(&self) -> u64 {
+        self.births.one_more()
     }
 
     pub(crate) fn publish_controller(&mut self, addr: Addr<ControllerActor>) {

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use netloom_actor_services::Services;
 use netloom_actor_services::store::Backend;
-use netloom_model::ObjectKind;
 use netloom_model::config::DefaultPool;
+use netloom_model::{ObjectKind, OpId};
 use netloom_runtime::{Port, RestartBudget};
 use rustc_hash::FxBuildHasher;
 
@@ -23,6 +23,8 @@ pub(crate) struct Estate {
     pub(crate) budget: RestartBudget,
     pub(crate) services: Services,
     pub(crate) events: EventHub,
+    /// This start of the engine, unlike all others.
+    pub(crate) engine: OpId,
     pub(crate) directory: DirectoryWriter,
     pub(crate) networks: NetworkChildren,
     pub(crate) sandboxes: SandboxChildren,
@@ -38,12 +40,13 @@ impl Estate {
         self.services.tools.ledger.is_stopping()
     }
 
-    pub(crate) fn new(services: Services, events: EventHub, respawn: Respawn) -> Self {
+    pub(crate) fn new(services: Services, events: EventHub, engine: OpId, respawn: Respawn) -> Self {
         Self {
             port: Port::vacant(),
             budget: RestartBudget::default(),
             services,
             events,
+            engine,
             directory: DirectoryWriter::new(),
             networks: NetworkChildren::new(ObjectKind::Network),
             sandboxes: SandboxChildren::new(ObjectKind::Sandbox),

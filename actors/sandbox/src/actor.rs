@@ -6,9 +6,11 @@
 //! | JoinSandbox | command | Ready | SandboxEndpoint |
 //! | LeaveSandbox | command | Ready, Failed | () |
 //! | DeleteSandbox | command | Ready, Failed | () |
+//! | AdoptSandbox | command | Ready, Failed | SandboxSnapshot |
 //! | MarkFailed | command | any | () |
 //! | NetworkRestarted | event | any | |
 //! | InspectSandbox | query | any | SandboxSnapshot |
+//! | DesireSandbox | query | any | SandboxDesire |
 //! | Finished | outcome | any | |
 //!
 //! Operations on one sandbox run one after another, as libnetwork's do (`joinLeaveStart`): each decides
@@ -29,8 +31,8 @@ use netloom_runtime::{
 use crate::gateway::{Gateways, elect};
 use crate::member::Member;
 use crate::message::{
-    DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed, NetworkRestarted,
-    Origin, Standing,
+    AdoptSandbox, DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed,
+    NetworkRestarted, Origin, Standing,
 };
 use crate::saga::{self, Deleted, Everybody, JoinPlan, Joined, LeavePlan, World};
 
@@ -49,14 +51,14 @@ pub struct SandboxDeps {
 #[derive(Debug)]
 pub struct SandboxActor {
     record: SandboxRecord,
-    phase: SandboxPhase,
+    pub(crate) phase: SandboxPhase,
     failure: Option<String>,
-    members: Vec<Member>,
-    gateways: Gateways,
+    pub(crate) members: Vec<Member>,
+    pub(crate) gateways: Gateways,
     /// Ends the operation that runs, if one does.
     cancel: Canceller,
-    gate: Gate<(), (OpCtx, Pending)>,
-    world: World,
+    pub(crate) gate: Gate<(), (OpCtx, Pending)>,
+    pub(crate) world: World,
 }
 
 impl SandboxActor {
@@ -79,7 +81,7 @@ impl SandboxActor {
         }
     }
 
-    fn holder(&self) -> Holder {
+    pub(crate) fn holder(&self) -> Holder {
         Holder::new(ObjectKind::Sandbox, self.record.id, &self.record.spec.container_id)
     }
 
@@ -164,6 +166,7 @@ impl SandboxActor {
             Pending::Join(..) => self.in_phase(&[SandboxPhase::Ready]),
             Pending::Leave(..) => self.in_phase(&[SandboxPhase::Ready, SandboxPhase::Failed]),
             Pending::Delete(..) => self.in_phase(&[SandboxPhase::Ready, SandboxPhase::Failed]),
+            Pending::Adopt(..) => self.in_phase(&[SandboxPhase::Ready, SandboxPhase::Failed]),
         };
         if let Err(refusal) = checked {
             pending.refuse(refusal);
@@ -180,6 +183,14 @@ impl SandboxActor {
             Pending::Establish(Origin::Recorded(members), reply) => {
                 let work = saga::restore(world, op.clone(), members.clone(), self.record.clone());
                 run(op, work, |result| Outcome::Established(members, result, reply), cx);
+            }
+            Pending::Establish(Origin::Dead(members), reply) => {
+                let nothing = std::future::ready(Ok(Vec::new()));
+                run(op, nothing, |result| Outcome::Established(members, result, reply), cx);
+            }
+            Pending::Adopt(AdoptSandbox(spec), reply) => {
+                let work = saga::adopt(world, op.clone(), SandboxRecord { spec, ..self.record.clone() });
+                run(op, work, |result| Outcome::Adopted(result.map(Box::new), reply), cx);
             }
             Pending::Join(command, reply) => {
                 let plan = Box::new(JoinPlan {
@@ -243,17 +254,19 @@ fn run<T: Send + 'static>(
 
 /// An operation that waits, with the place where its answer goes.
 #[derive(Debug)]
-enum Pending {
+pub(crate) enum Pending {
     Establish(Origin, Reply<Result<Standing>>),
     Join(JoinSandbox, Reply<Result<SandboxEndpoint>>),
     Leave(LeaveSandbox, Reply<Result<()>>),
     Delete(DeleteSandbox, Reply<Result<()>>),
+    Adopt(AdoptSandbox, Reply<Result<SandboxSnapshot>>),
 }
 
 impl Pending {
     fn refuse(self, error: Error) {
         match self {
             Self::Join(_, reply) => reply.send(Err(error)),
+            Self::Adopt(_, reply) => reply.send(Err(error)),
             Self::Establish(_, reply) => reply.send(Err(error)),
             Self::Leave(_, reply) | Self::Delete(_, reply) => {
                 reply.send(Err(error));
@@ -274,6 +287,7 @@ enum Outcome {
     Joined(Result<Box<Joined>>, Reply<Result<SandboxEndpoint>>),
     Left(EndpointId, Result<()>, Reply<Result<()>>),
     Deleted(Result<Deleted>, Reply<Result<()>>),
+    Adopted(Result<Box<SandboxRecord>>, Reply<Result<SandboxSnapshot>>),
 }
 
 // === Lifecycle ===
@@ -324,6 +338,18 @@ impl Handle<DeleteSandbox> for SandboxActor {
             }
         }
         self.admit(op, Pending::Delete(command, reply), cx);
+    }
+}
+
+impl Handle<AdoptSandbox> for SandboxActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        command: AdoptSandbox,
+        reply: Reply<Result<SandboxSnapshot>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        self.admit(op, Pending::Adopt(command, reply), cx);
     }
 }
 
@@ -396,6 +422,16 @@ impl Handle<Finished> for SandboxActor {
                     self.forget(endpoint);
                 }
                 reply.send(result);
+            }
+            Outcome::Adopted(result, reply) => {
+                reply.send(result.map(|record| {
+                    self.record = *record;
+                    (self.phase, self.failure) = (SandboxPhase::Ready, None);
+                    // What is left of the dead container's has no link here any more.
+                    self.members.iter_mut().for_each(Member::lose_gateway);
+                    self.gateways = Gateways::default();
+                    self.snapshot()
+                }));
             }
             Outcome::Deleted(done, reply) => {
                 let result = done.and_then(|Deleted { left, result }| {

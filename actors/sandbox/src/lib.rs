@@ -1,6 +1,7 @@
 //! Rank 4: one actor for each sandbox. It owns the sandbox's namespace and what is plugged into it.
 
 mod actor;
+mod desired;
 mod directory;
 mod gateway;
 mod member;
@@ -8,10 +9,11 @@ mod message;
 mod saga;
 
 pub use actor::{SandboxActor, SandboxDeps};
+pub use desired::{DesireSandbox, SandboxDesire};
 pub use directory::{SandboxEntry, Sandboxes};
 pub use gateway::{Gateways, elect};
 pub use member::Member;
 pub use message::{
-    DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed, NetworkRestarted,
-    Origin, Standing,
+    AdoptSandbox, DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed,
+    NetworkRestarted, Origin, Standing,
 };

@@ -69,6 +69,11 @@ impl Member {
         })
     }
 
+    /// It cannot be the way out any more.
+    pub(crate) fn lose_gateway(&mut self) {
+        (self.gateway, self.gateway6) = (None, None);
+    }
+
     /// Its addresses with their prefix lengths.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpNet> {
         self.ipv4.map(IpNet::V4).into_iter().chain(self.ipv6.map(IpNet::V6))

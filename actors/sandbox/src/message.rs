@@ -1,7 +1,7 @@
 //! What a sandbox can be asked.
 
 use netloom_model::snapshot::{SandboxEndpoint, SandboxSnapshot};
-use netloom_model::{EndpointId, JoinSpec, NetworkId, Repair, Result};
+use netloom_model::{EndpointId, JoinSpec, NetworkId, Repair, Result, SandboxSpec};
 use netloom_runtime::messages;
 
 use crate::member::Member;
@@ -13,6 +13,8 @@ pub enum Origin {
     Fresh,
     /// It is read back, after a start or after its actor died: its namespace is there, with these endpoints.
     Recorded(Vec<Member>),
+    /// The same, and its container does not live: it only waits for its release, so nothing is put right.
+    Dead(Vec<Member>),
 }
 
 /// Bring the sandbox into service. The first message of every sandbox actor.
@@ -55,6 +57,11 @@ pub struct DeleteSandbox {
     pub force: bool,
 }
 
+/// Become the sandbox of this container, which is the same or has the same identifier: the sandbox is one of a dead
+/// container and could not be released. What could not leave stays in it, without being its way out.
+#[derive(Clone, Debug)]
+pub struct AdoptSandbox(pub SandboxSpec);
+
 /// The sandbox is out of service from here on.
 #[derive(Clone, Debug)]
 pub struct MarkFailed(pub String);
@@ -72,6 +79,7 @@ messages! {
     JoinSandbox => Result<SandboxEndpoint>;
     LeaveSandbox => Result<()>;
     DeleteSandbox => Result<()>;
+    AdoptSandbox => Result<SandboxSnapshot>;
     MarkFailed => ();
     NetworkRestarted => ();
     InspectSandbox => SandboxSnapshot;

@@ -5,10 +5,12 @@
 //! it never waits.
 
 pub mod bridge;
+mod desired;
 mod driver;
 mod options;
 mod request;
 
+pub use desired::{DesiredObject, KernelObject, LinkState, Place};
 pub use driver::{Begun, Driver, DriverCx, DriverFactory, Registration, Work, done};
 pub use request::{
     Capability, CreateEndpoint, CreateNetwork, Discovery, EndpointCreated, ExternalConnectivity, Inside,
