@@ -3,6 +3,7 @@
 mod answers;
 mod bad_input;
 mod concurrency;
+mod diff;
 mod double_faults;
 mod embedding;
 mod faults;
@@ -10,12 +11,14 @@ mod force;
 mod gateway;
 mod interfaces;
 mod lifecycle;
+mod live;
 mod model;
 mod mortal;
 #[path = "../common/outside.rs"]
 mod outside;
 mod overtaken;
 mod rebuild;
+mod reconcile;
 mod recovery;
 mod restart;
 mod scripted;

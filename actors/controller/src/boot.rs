@@ -231,7 +231,9 @@ async fn apply(
     let (gone, live): (Vec<_>, Vec<_>) = sandboxes.partition(|(record, _)| dead.contains_key(&record.id));
     let released = gone.into_iter().map(async |(record, members)| {
         let keep = dead.get(&record.id).cloned().flatten();
-        release(controller, record, members, keep, &own()).await
+        // An operation of its own: with force it ends what is under way in the sandbox.
+        let op = OpCtx::new(op.cause, op.allowed);
+        release(controller, record, members, keep, &op).await
     });
     repairs.extend(some_at_a_time(released).await);
     let restored = live.into_iter().map(async |(record, members)| {

@@ -6,7 +6,9 @@
 
 use futures::future::join_all;
 use netloom_actor_network::{EvictFrom, Networks};
-use netloom_actor_sandbox::{AdoptSandbox, DeleteSandbox as DeleteInSandbox, InspectSandbox, MarkFailed};
+use netloom_actor_sandbox::{
+    AdoptSandbox, DeleteSandbox as DeleteInSandbox, InspectSandbox, LeaveSandbox, MarkFailed,
+};
 use netloom_actor_services::answered;
 use netloom_runtime::{Addr, Handle};
 
@@ -22,11 +24,11 @@ async fn release(
     addr: Addr<SandboxActor>,
 ) -> Result<Vec<EndpointId>> {
     let picture = answered(&op, "the sandbox", addr.ask(&op, InspectSandbox).await.map(Ok))?;
-    let endpoints = picture.endpoints.iter().map(|inside| (inside.network, inside.endpoint));
-    let evictions = endpoints.clone().map(|(network, endpoint)| {
+    let evictions = picture.endpoints.iter().map(|inside| {
         let (op, networks) = (&op, &networks);
         async move {
-            match evicted(op, networks, network, EvictFrom(endpoint, id)).await {
+            let evict = EvictFrom(inside.endpoint, id);
+            match evicted(op, networks, inside.network, evict).await {
                 // It was deleted meanwhile.
                 Err(error) if is_missing(&error, ObjectKind::Endpoint) => Ok(()),
                 outcome => outcome.map(|_| ()),
@@ -35,9 +37,19 @@ async fn release(
     });
     // All of them are tried. Without its network an endpoint cannot be deleted, and what is recorded of the sandbox
     // must stay then: it is the only one that still says where the endpoint belongs.
-    join_all(evictions).await.into_iter().collect::<Result<()>>()?;
+    let outcomes = join_all(evictions).await;
+    let gone = picture.endpoints.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok());
+    let gone: Vec<_> = gone.map(|(inside, _)| *inside).collect();
+    if let Some(error) = outcomes.into_iter().find_map(Result::err) {
+        // It lives on, so it must not list what is gone.
+        let leaves = gone.iter().map(|inside| {
+            addr.outcome(&op, LeaveSandbox { endpoint: inside.endpoint, network: inside.network })
+        });
+        join_all(leaves).await;
+        return Err(error);
+    }
     answered(&op, "the sandbox", addr.outcome(&op, DeleteInSandbox { force: true }).await)?;
-    Ok(endpoints.map(|(_, endpoint)| endpoint).collect())
+    Ok(gone.iter().map(|inside| inside.endpoint).collect())
 }
 
 fn is_missing(error: &Error, kind: ObjectKind) -> bool {
@@ -59,8 +71,9 @@ impl Handle<ReleaseSandbox> for ControllerActor {
             return reply.send(Ok(None));
         };
         (child.state, child.dead) = (State::Deleting, true);
-        // Each has a second for what is stuck in it, however many come before it.
-        let own = op.renewed(op.remaining());
+        // An operation of its own: what is stuck in it has a second however many came before it, and whoever ends this
+        // one with force ends no other.
+        let own = OpCtx::new(op.cause, op.remaining());
         let addr = child.running.addr.clone();
         let work = release(own, self.estate.directory.reader().networks, id, addr);
         self.run(&op, work, move |result| Outcome::SandboxReleased(id, result, reply), cx);
