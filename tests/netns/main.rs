@@ -6,6 +6,7 @@ mod cut;
 mod host;
 mod kill;
 mod lab;
+mod live;
 mod misuse;
 #[path = "../common/outside.rs"]
 mod outside;
