@@ -9,7 +9,7 @@ use netloom::kernel::{LinkKind, LinkTag, Netns, Op};
 use netloom::testkit::{EffectTime, Fault, FaultKind, FaultPlan, Latency, RandomFaults};
 use netloom::{
     EndpointSpec, Engine, ErrorKind, EventKind, IfName, JoinSpec, LiveSandbox, LiveSet, Network, Repair,
-    Result, Sandbox, SandboxSpec, Stray,
+    Result, Sandbox, SandboxSpec, Stray, Victim,
 };
 
 use crate::model::{Random, seed};
@@ -225,13 +225,34 @@ impl Containers {
     }
 }
 
+/// What goes wrong meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Trouble {
+    None,
+    /// The kernel refuses, and loses answers.
+    Faults,
+    /// Those who answer for others die.
+    Deaths,
+}
+
+impl Trouble {
+    /// Whether a failure may come of it. A driver that is started again knows no network before it is told.
+    fn explains(self, error: &netloom::Error) -> bool {
+        match self {
+            Self::None => false,
+            Self::Faults => matches!(error.kind(), ErrorKind::Internal | ErrorKind::Timeout),
+            Self::Deaths => matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::NotFound),
+        }
+    }
+}
+
 struct Caller {
     number: u64,
     random: Random,
     engine: Engine,
     network: Network,
     containers: Containers,
-    faults: bool,
+    trouble: Trouble,
 }
 
 impl Caller {
@@ -239,9 +260,7 @@ impl Caller {
     fn judge<T>(&self, what: &str, outcome: Result<T>) -> Option<T> {
         match outcome {
             Ok(value) => Some(value),
-            Err(error) if self.faults && matches!(error.kind(), ErrorKind::Internal | ErrorKind::Timeout) => {
-                None
-            }
+            Err(error) if self.trouble.explains(&error) => None,
             Err(error) => panic!("caller {}: {what}: {error:?}", self.number),
         }
     }
@@ -279,16 +298,20 @@ impl Caller {
     }
 }
 
-/// Reconciles again and again until everybody has ended; plants strays. Returns what was released and removed.
+/// Reconciles again and again until everybody has ended; plants strays, and kills who answers for others.
+/// Returns what was released and removed.
 async fn reconciler(
     world: &World,
     containers: &Containers,
     seed: u64,
     over: &Arc<Mutex<bool>>,
-    faults: bool,
+    trouble: Trouble,
 ) -> (usize, usize) {
     let (mut random, engine, kernel) = (Random(seed), world.engine(), world.kernel());
-    let (mut released, mut removed, mut planted) = (0, 0, BTreeSet::new());
+    let (mut released, mut removed, mut planted, mut round) = (0, 0, BTreeSet::new(), 0);
+    let network = engine.controller().network_by_name("shared").expect("it is there").id();
+    let victims = [Victim::Network(network), Victim::Driver("bridge".into()), Victim::Controller];
+    let mut victims: Vec<_> = victims.iter().cycle().take(6).cloned().collect();
     while !*over.lock().expect("whole") {
         if random.below(2) == 0 {
             let stray = format!("stray{}", planted.len());
@@ -300,9 +323,19 @@ async fn reconciler(
             made.expect("a stray");
             planted.insert(Stray::Link(name(&stray)));
         }
+        // Three deaths a minute are what each may have.
+        let victims = if trouble == Trouble::Deaths && round % 8 == 7 { victims.pop() } else { None };
+        if let Some(victim) = victims {
+            let _ = world.simulation.crash_actor(victim).await;
+        }
+        round += 1;
         let mark = engine.mark();
         let set = LiveSet::since(mark).with_all(containers.running());
-        let report = bounded("reconciling", engine.reconcile(set)).await.expect("a report");
+        let report = match bounded("reconciling", engine.reconcile(set)).await {
+            Ok(report) => report,
+            Err(error) if trouble.explains(&error) => continue,
+            Err(error) => panic!("{error:?}"),
+        };
         for sandbox in &report.released {
             assert!(
                 containers.is_abandoned(&sandbox.container_id),
@@ -310,7 +343,7 @@ async fn reconciler(
                 sandbox.container_id
             );
         }
-        if !faults {
+        if trouble == Trouble::None {
             assert_eq!(report.left, []);
             assert!(report.removed.iter().all(|stray| planted.contains(stray)), "{report}");
         }
@@ -320,7 +353,7 @@ async fn reconciler(
     (released, removed)
 }
 
-async fn beside_everything(seed: u64, faults: bool) {
+async fn beside_everything(seed: u64, trouble: Trouble) {
     let world = World::new().await;
     let (network, containers) = (world.network("shared").await, Containers::default());
     let kernel = world.kernel().clone();
@@ -329,7 +362,7 @@ async fn beside_everything(seed: u64, faults: bool) {
             .verb("create_veth", Duration::from_millis(1))
             .effect(EffectTime::Start),
     );
-    if faults {
+    if trouble == Trouble::Faults {
         let kinds = vec![FaultKind::Refuse(16), FaultKind::Lose, FaultKind::LoseBefore];
         let random = RandomFaults { seed, probability: 0.03, kinds };
         kernel.plan_all(FaultPlan { faults: Vec::new(), random: Some(random) });
@@ -341,7 +374,7 @@ async fn beside_everything(seed: u64, faults: bool) {
             engine: world.engine().clone(),
             network: network.clone(),
             containers: containers.clone(),
-            faults,
+            trouble,
         })
         .collect();
     let over = Arc::new(Mutex::new(false));
@@ -355,7 +388,7 @@ async fn beside_everything(seed: u64, faults: bool) {
         *over.lock().expect("whole") = true;
     };
     let ((), (released, removed)) =
-        futures::join!(work, reconciler(&world, &containers, seed, &over, faults));
+        futures::join!(work, reconciler(&world, &containers, seed, &over, trouble));
     note(format!("released {released} sandboxes, removed {removed} strays"));
     assert!(released > 10 && removed > 5, "the test is blind: {released} released, {removed} removed");
 
@@ -380,10 +413,15 @@ async fn beside_everything(seed: u64, faults: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beside_creations_joins_and_deletions_only_the_dead_go() {
-    beside_everything(seed(), false).await;
+    beside_everything(seed(), Trouble::None).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beside_everything_that_fails_only_the_dead_go() {
-    beside_everything(seed(), true).await;
+    beside_everything(seed(), Trouble::Faults).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beside_the_deaths_of_those_who_answer_only_the_dead_go() {
+    beside_everything(seed(), Trouble::Deaths).await;
 }
