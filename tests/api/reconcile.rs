@@ -331,6 +331,10 @@ async fn reconciler(
         round += 1;
         let mark = engine.mark();
         let set = LiveSet::since(mark).with_all(containers.running());
+        // Who listed them takes its time, and others do not wait.
+        for _ in 0..random.below(4) {
+            let _ = engine.inspect().await;
+        }
         let report = match bounded("reconciling", engine.reconcile(set)).await {
             Ok(report) => report,
             Err(error) if trouble.explains(&error) => continue,
