@@ -8,7 +8,7 @@ use netloom_actor_controller::{ControllerActor, Directory, EventHub, ProvideWayO
 use netloom_actor_sandbox::{SandboxActor, WayOutOffer};
 use netloom_kernel::{Kernel, LinkCounters, Netns};
 use netloom_model::{
-    ControllerId, EndpointId, EngineConfig, Error, IfName, NetworkId, Reason, Repair, Result, SandboxId,
+    ControllerId, EndpointId, EngineConfig, Error, IfName, NetworkId, OpId, Reason, Repair, Result, SandboxId,
 };
 use netloom_runtime::{
     Actor, Addr, AskError, Cause, EngineThread, Handle, Ledger, Message, OpCtx, Permit, Permits, TurnedAway,
@@ -21,6 +21,8 @@ use crate::sandbox::Sandbox;
 pub(crate) struct Core {
     pub(crate) thread: EngineThread,
     pub(crate) directory: Directory,
+    /// This start, unlike all others.
+    pub(crate) engine: OpId,
     pub(crate) ledger: Ledger,
     pub(crate) events: EventHub,
     pub(crate) kernel: Arc<dyn Kernel>,

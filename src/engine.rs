@@ -5,15 +5,18 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use netloom_actor_controller::{
-    BootInput, Booted, Drain, EventHub, EventStream, InspectEngine, Shutdown, ShutdownMode, StoreCounters,
-    StoreStats, boot, operations,
+    BootInput, Booted, Diff, Difference, Drain, EventHub, EventStream, InspectEngine, Reconcile, Shutdown,
+    ShutdownMode, StoreCounters, StoreStats, boot, operations,
 };
 use netloom_drivers::Registration;
 use netloom_drivers::bare::{self, Bare};
 use netloom_drivers::bridge::{self, Bridge};
 use netloom_kernel::{DirectoryError, Kernel, KernelStats, LinuxConfig, LinuxKernel};
 use netloom_model::snapshot::{EngineSnapshot, OperationSnapshot};
-use netloom_model::{ControllerId, EngineConfig, Error, Reason, Repair, Result};
+use netloom_model::{
+    ControllerId, EngineConfig, Error, LiveList, LiveSandbox, LiveSet, Mark, Reason, ReconcileReport, Repair,
+    Result,
+};
 use netloom_runtime::{EngineThread, Permits};
 use netloom_store::{Finding, RedbStore, Store};
 use tokio::sync::oneshot;
@@ -53,6 +56,7 @@ pub struct EngineBuilder {
     drivers: Vec<Registration>,
     kernel: KernelSource,
     store: StoreSource,
+    live: Option<LiveList>,
 }
 
 impl std::fmt::Debug for EngineBuilder {
@@ -73,6 +77,7 @@ impl EngineBuilder {
             drivers,
             kernel: KernelSource::Linux,
             store: StoreSource::OnDisk,
+            live: None,
         }
     }
 
@@ -142,6 +147,19 @@ impl EngineBuilder {
         self
     }
 
+    /// Says which sandboxes are in use, by container or by identifier (libnetwork's `ActiveSandboxes`). The start
+    /// releases all others, with their endpoints, and leaves those alone: not a packet of theirs is lost. Without this
+    /// everything that stands is taken over.
+    ///
+    /// What had to be released, what could not be, and what lives and is not recorded is among [`Engine::repairs`]. A
+    /// sandbox that could not be released is out of service; [`Controller::create_sandbox`] for the same container
+    /// releases it then, or else takes it over.
+    #[must_use]
+    pub fn live_sandboxes(mut self, live: impl IntoIterator<Item = impl Into<LiveSandbox>>) -> Self {
+        self.live = Some(live.into_iter().collect());
+        self
+    }
+
     /// Starts the engine: inside any tokio runtime, or none. It runs on a thread of its own.
     ///
     /// What an earlier engine left is taken over; see [`Engine::repairs`].
@@ -151,7 +169,7 @@ impl EngineBuilder {
     /// cannot be used, with the remedy, or when a driver cannot be made. Nothing was changed then, except
     /// that a directory may have been made.
     pub async fn start(self) -> Result<Engine> {
-        let Self { config, drivers, kernel, store } = self;
+        let Self { config, drivers, kernel, store, live } = self;
         let config = config.normalized();
         config.validate()?;
         let thread = EngineThread::start("nl-engine")
@@ -182,15 +200,16 @@ impl EngineBuilder {
                 findings,
                 missing,
                 drivers,
+                live,
                 events: hub,
             };
             boot(input).await.map(|booted| (kernel, marked, booted))
         });
         let gone = |_| Error::from(Reason::Gone { who: "the engine's thread".into() });
-        let (kernel, (id, identity), Booted { directory, ledger, repairs }) =
+        let (kernel, (id, identity), Booted { directory, engine, ledger, repairs }) =
             started.await.map_err(gone)??;
         let inside = Permits::default();
-        let core = Core { thread, directory, ledger, events, kernel, id, identity, repairs, inside };
+        let core = Core { thread, directory, engine, ledger, events, kernel, id, identity, repairs, inside };
         let core = Arc::new(core);
         // Nobody listens for keys where the kernel is the embedder's.
         let _ = tell.send(Arc::downgrade(&core));
@@ -287,6 +306,58 @@ impl Engine {
     #[must_use]
     pub fn repairs(&self) -> &[Repair] {
         &self.core.repairs
+    }
+
+    /// This moment, for [`Engine::reconcile`]. Take it before you look at what lives.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark { engine: self.core.engine, born: self.core.directory.births.count() }
+    }
+
+    /// Releases every sandbox that is not among those that live, with its endpoints, and removes what is the engine's
+    /// own and no record knows: links that carry its mark, and namespaces in its directory. Never touches what is
+    /// anybody else's, and goes on beside all other operations.
+    ///
+    /// The order matters: take the [`mark`](Engine::mark) first, then list what lives, then reconcile. A sandbox whose
+    /// creation was answered before the mark was taken, and that is not in the set, is dead; one that came into service
+    /// later is not judged. So whoever makes a container has to list it as living before its sandbox is created.
+    ///
+    /// ```
+    /// # use netloom::{Engine, LiveSet, SandboxSpec};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> netloom::Result<()> {
+    /// # let simulation = Engine::simulated().await?;
+    /// # let engine = simulation.engine();
+    /// # engine.controller().create_sandbox(SandboxSpec::new("crashed")).await?;
+    /// let mark = engine.mark();
+    /// let running = vec!["web".to_owned()]; // asked of whoever runs containers
+    /// let report = engine.reconcile(LiveSet::since(mark).with_all(running)).await?;
+    /// println!("{report}");
+    /// # assert_eq!(report.released[0].container_id, "crashed");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidParameter` for a mark of another engine or of an earlier start, `Busy`, `Unavailable` when the engine is
+    /// gone. What could not be removed is no error: the report says what and why, and the next reconciliation tries
+    /// again.
+    pub async fn reconcile(&self, live: LiveSet) -> Result<ReconcileReport> {
+        self.core.ask(self.core.controller()?, Reconcile(live)).await
+    }
+
+    /// How what the kernel has differs from what it should have, by what the owners of networks and sandboxes want:
+    /// namespaces, links, addresses, routes and neighbours. Changes nothing. In the order of the objects, and empty on
+    /// a healthy engine.
+    ///
+    /// What is out of service, or has an operation under way, is left out. So is what the kernel lost together with
+    /// something that is named: the addresses of a link that is missing, say. Inside a sandbox only what the engine
+    /// made is looked at.
+    ///
+    /// # Errors
+    /// `Timeout` or `Internal` when the kernel does not answer, `Unavailable` when the engine is gone.
+    pub async fn diff(&self) -> Result<Vec<Difference>> {
+        self.core.query(self.core.controller()?, Diff).await?
     }
 
     /// Everything at one moment.

@@ -40,7 +40,9 @@ pub use network::Network;
 pub use sandbox::{Sandbox, SandboxKey};
 pub use simulation::{Simulation, SimulationBuilder};
 
-pub use netloom_actor_controller::{EventHub, EventStream, Missed, ShutdownMode, StoreStats, Victim};
+pub use netloom_actor_controller::{
+    Difference, EventHub, EventStream, Missed, ShutdownMode, StoreStats, Victim, What,
+};
 pub use netloom_drivers as drivers;
 pub use netloom_kernel as kernel;
 pub use netloom_model::config::{
@@ -49,9 +51,10 @@ pub use netloom_model::config::{
 pub use netloom_model::record::{PoolRecord, StaticRoute, WayOut};
 pub use netloom_model::{
     Certainty, ControllerId, EndpointId, EndpointSpec, EngineConfig, Error, ErrorKind, Event, EventKind,
-    ExtraHost, Holder, HostOverlap, IfName, IpamPoolSpec, IpamSpec, JoinId, JoinSpec, Limits, MacAddr, Names,
-    NamespaceSpec, NetnsName, NetworkId, NetworkSpec, ObjectKind, OpId, ParentUpdate, PoolsConsidered,
-    PortBinding, Ports, Protocol, Reason, Repair, Result, SandboxId, SandboxSettings, SandboxSpec, Timeouts,
-    TransportPort, snapshot,
+    ExtraHost, Holder, HostOverlap, IfName, IpamPoolSpec, IpamSpec, JoinId, JoinSpec, Left, Limits,
+    LiveSandbox, LiveSet, MacAddr, Mark, Names, NamespaceSpec, NetnsName, NetworkId, NetworkSpec, ObjectKind,
+    OpId, ParentUpdate, PoolsConsidered, PortBinding, Ports, Protocol, Reason, ReconcileReport,
+    ReleasedSandbox, Repair, Result, SandboxId, SandboxSettings, SandboxSpec, Stray, Timeouts, TransportPort,
+    snapshot,
 };
 pub use netloom_testkit as testkit;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use netloom_actor_controller::{CrashActor, Victim};
 use netloom_drivers::Registration;
-use netloom_model::{EngineConfig, Result};
+use netloom_model::{EngineConfig, LiveSandbox, Result};
 use netloom_store::MemoryDisk;
 use netloom_testkit::SimKernel;
 
@@ -28,6 +28,7 @@ pub struct SimulationBuilder {
     kernel: Option<SimKernel>,
     disk: Option<MemoryDisk>,
     gathers: bool,
+    live: Option<Vec<LiveSandbox>>,
 }
 
 impl SimulationBuilder {
@@ -59,6 +60,13 @@ impl SimulationBuilder {
         self
     }
 
+    /// Says which sandboxes are in use; see [`crate::EngineBuilder::live_sandboxes`]. Only this start is told.
+    #[must_use]
+    pub fn live_sandboxes(mut self, live: impl IntoIterator<Item = impl Into<LiveSandbox>>) -> Self {
+        self.live = Some(live.into_iter().map(Into::into).collect());
+        self
+    }
+
     /// Gives the store a thread of its own, so that commits gather as they do for one on a disk. What happens in
     /// which order is then no longer the same in each run.
     #[must_use]
@@ -71,13 +79,17 @@ impl SimulationBuilder {
     ///
     /// # Errors
     /// As [`crate::EngineBuilder::start`].
-    pub async fn start(self) -> Result<Simulation> {
+    pub async fn start(mut self) -> Result<Simulation> {
         let kernel = self.kernel.clone().unwrap_or_default();
         let disk = self.disk.clone().unwrap_or_default();
         let builder = Engine::builder().config(self.config.clone()).kernel(Arc::new(kernel.clone()));
         let store = Box::new(disk.open());
         let builder = if self.gathers { builder.store_on_a_thread(store) } else { builder.store(store) };
         let builder = self.drivers.iter().cloned().fold(builder, crate::EngineBuilder::driver);
+        let builder = match self.live.take() {
+            Some(live) => builder.live_sandboxes(live),
+            None => builder,
+        };
         let engine = builder.start().await?;
         Ok(Simulation { engine, kernel, disk, builder: self })
     }
@@ -133,12 +145,17 @@ impl Simulation {
     /// # Errors
     /// As [`crate::EngineBuilder::start`].
     pub async fn kill_and_restart(self) -> Result<Self> {
+        self.kill().await.start().await
+    }
+
+    /// Kills the engine at once, and prepares the next one on the same machine.
+    pub async fn kill(self) -> SimulationBuilder {
         let Self { engine, kernel, disk, builder } = self;
         engine.core().thread.kill().await;
         engine.core().events.close();
         // A process does not die in the middle of a system call: what hangs takes effect, unheard.
         kernel.release();
         drop(engine);
-        builder.kernel(kernel).disk(disk).start().await
+        builder.kernel(kernel).disk(disk)
     }
 }

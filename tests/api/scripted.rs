@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use netloom::drivers::{
-    Begun, Capability, CreateEndpoint, CreateNetwork, Driver, DriverCx, EndpointCreated,
-    ExternalConnectivity, Join, Joined, Leave, Left, NetworkCreated, Registration, Scope,
+    Begun, Capability, CreateEndpoint, CreateNetwork, DesiredObject, Driver, DriverCx, EndpointCreated,
+    ExternalConnectivity, Join, Joined, Leave, Left, NetworkCreated, Place, Registration, Scope,
 };
 use netloom::testkit::SimKernel;
 use netloom::{EndpointId, Engine, EngineConfig, Network, NetworkId, NetworkSpec, Simulation};
@@ -33,6 +33,7 @@ pub(crate) struct Scripted {
     pub(crate) network: NetworkCreated,
     pub(crate) endpoint: EndpointCreated,
     pub(crate) joined: Joined,
+    pub(crate) desired: Vec<DesiredObject>,
     script: Script,
 }
 
@@ -53,6 +54,7 @@ impl Scripted {
             network: NetworkCreated::default(),
             endpoint: EndpointCreated::default(),
             joined: Joined { gateway: Some([10, 0, 0, 1].into()), ..Joined::default() },
+            desired: Vec::new(),
             script: Arc::new(script),
         }
     }
@@ -106,6 +108,10 @@ impl Driver for Scripted {
 
     fn delete_endpoint(&mut self, _: &DriverCx, _: NetworkId, endpoint: EndpointId) -> Begun<()> {
         self.then(Asked::DeleteEndpoint(endpoint), ())
+    }
+
+    fn desired(&self, _: &DriverCx, _: NetworkId, _: &[Place]) -> Vec<DesiredObject> {
+        self.desired.clone()
     }
 
     fn join(&mut self, _: &DriverCx, _: Join) -> Begun<Joined> {

@@ -182,10 +182,21 @@ pub(crate) async fn delete_everything(engine: &Engine) -> netloom::Result<()> {
     Ok(())
 }
 
-/// Checks that what an engine lists is true: objects and their parts agree with each other, nothing is
-/// half-way, and every joined endpoint that has a gateway reaches it. Meant for a moment at which nothing
-/// runs.
+/// Checks that what an engine lists is true, and that records and kernel do not differ. Meant for a moment at which
+/// nothing runs.
 pub(crate) async fn check_truth(engine: &Engine, kernel: &SimKernel) -> Result<(), String> {
+    check_lists(engine, kernel).await?;
+    let differences = engine.diff().await.map_err(|error| error.to_string())?;
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<_> = differences.iter().map(ToString::to_string).collect();
+    Err(format!("records and kernel differ: {}", lines.join("; ")))
+}
+
+/// Checks that objects and their parts agree with each other, nothing is half-way, and every joined endpoint that
+/// has a gateway reaches it.
+pub(crate) async fn check_lists(engine: &Engine, kernel: &SimKernel) -> Result<(), String> {
     use netloom::snapshot::{EndpointPhase, NetworkPhase, SandboxPhase};
     let picture = engine.inspect().await.map_err(|error| error.to_string())?;
     let controller = engine.controller();

@@ -16,30 +16,30 @@ use crate::lab::{address, delete_everything, in_lab, joined};
 /// Long enough for what is under way to arrive, if it can.
 const SILENCE: Duration = Duration::from_millis(300);
 /// How long a socket blocks before it looks whether the test is over.
-const LOOK: Duration = Duration::from_millis(20);
+pub(crate) const LOOK: Duration = Duration::from_millis(20);
 /// What is written at a time.
 const PIECE: [u8; 4096] = [7; 4096];
 /// How many others come and go meanwhile.
 const CROWD: usize = 48;
 /// What has to have arrived before the stream counts as running.
-const RUNNING: u64 = 1 << 20;
+pub(crate) const RUNNING: u64 = 1 << 20;
 
 /// One direction of a stream: counted before it is sent, and when it has arrived.
 #[derive(Default)]
-struct Flow {
-    sent: AtomicU64,
-    arrived: AtomicU64,
+pub(crate) struct Flow {
+    pub(crate) sent: AtomicU64,
+    pub(crate) arrived: AtomicU64,
 }
 
 /// Sends and receives without end on both ends of a connection.
-struct Stream {
+pub(crate) struct Stream {
     flows: [Arc<Flow>; 2],
     over: Arc<AtomicBool>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 
 impl Stream {
-    fn start(ends: [TcpStream; 2]) -> Self {
+    pub(crate) fn start(ends: [TcpStream; 2]) -> Self {
         let flows: [Arc<Flow>; 2] = Default::default();
         let over = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
@@ -69,11 +69,11 @@ impl Stream {
         Self { flows, over, threads }
     }
 
-    fn counts(&self, pick: impl Fn(&Flow) -> &AtomicU64) -> [u64; 2] {
+    pub(crate) fn counts(&self, pick: impl Fn(&Flow) -> &AtomicU64) -> [u64; 2] {
         [0, 1].map(|at: usize| pick(&self.flows[at]).load(Ordering::SeqCst))
     }
 
-    fn end(self) {
+    pub(crate) fn end(self) {
         self.over.store(true, Ordering::SeqCst);
         for thread in self.threads {
             thread.join().expect("it ends");

@@ -7,6 +7,7 @@ mod external_key;
 mod host;
 mod kill;
 mod lab;
+mod live;
 mod misuse;
 #[path = "../common/outside.rs"]
 mod outside;

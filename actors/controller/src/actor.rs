@@ -8,6 +8,8 @@
 //! | ProvideWayOut | command | NetworkId |
 //! | CreateSandbox | command | SandboxSnapshot |
 //! | DeleteSandbox | command | () |
+//! | ReleaseSandbox | command | what was released |
+//! | Reconcile | command | ReconcileReport |
 //! | ForceDeleteEndpoint | command | () |
 //! | StartChildren | command | () |
 //! | TakeOver | command | () |
@@ -21,12 +23,15 @@
 //! | InspectEngine | query | EngineSnapshot |
 //! | ListDrivers | query | types |
 //! | ListIpamDrivers | query | names |
+//! | ListOwners | query | networks and sandboxes |
+//! | Diff | query | Differences |
 //! | StoreCounters | query | StoreStats |
 //! | ChildExited | event | |
 //! | Finished | outcome | |
 //!
 //! `startup.rs` begins, `networks.rs`, `sandboxes.rs` and `way_out.rs` hold the commands, `supervise.rs` restarts what
-//! dies, `succession.rs` the controller itself, `reload.rs` replaces the configuration, `control.rs` has the rest.
+//! dies, `succession.rs` the controller itself, `reload.rs` replaces the configuration. `release.rs` and `sweep.rs`
+//! clear away what is dead, `diff.rs` compares, `owners.rs` is behind both. `control.rs` has the rest.
 
 use netloom_actor_driver::DriverActor;
 use netloom_actor_network::{Leaving, NetworkActor, NetworkDeps, NetworkEvent};
@@ -37,7 +42,10 @@ use netloom_actor_services::store::StoreActor;
 use netloom_drivers::{Capability, Scope};
 use netloom_model::record::{NetworkRecord, SandboxRecord};
 use netloom_model::snapshot::{NetworkSnapshot, SandboxSnapshot};
-use netloom_model::{Error, EventKind, NetworkId, ObjectKind, Reason, Repair, Result, SandboxId};
+use netloom_model::{
+    EndpointId, Error, EventKind, NetworkId, ObjectKind, Reason, ReleasedSandbox, Repair, Result, SandboxId,
+    SandboxSpec,
+};
 use netloom_runtime::{
     Actor, Cause, Cx, EventSink, Lent, OpCtx, Panicked, Port, Reply, RestartBudget, messages, spawn,
 };
@@ -50,8 +58,14 @@ use crate::message::{Child, ChildExited};
 #[path = "control.rs"]
 mod control;
 pub use control::operations;
+#[path = "diff.rs"]
+mod diff;
 #[path = "networks.rs"]
 mod networks;
+#[path = "owners.rs"]
+mod owners;
+#[path = "release.rs"]
+mod release;
 #[path = "reload.rs"]
 mod reload;
 #[path = "sandboxes.rs"]
@@ -62,6 +76,8 @@ mod startup;
 pub(crate) mod succession;
 #[path = "supervise.rs"]
 mod supervise;
+#[path = "sweep.rs"]
+mod sweep;
 #[path = "way_out.rs"]
 mod way_out;
 
@@ -206,6 +222,13 @@ enum Outcome {
     NetworkRestarted(NetworkId, Result<supervise::Reread<NetworkRecord>>),
     SandboxCreated(SandboxId, Result<SandboxSnapshot>, Reply<Result<SandboxSnapshot>>),
     SandboxDeleted(SandboxId, Result<()>, Reply<Result<()>>),
+    SandboxReleased(SandboxId, Result<Vec<EndpointId>>, Reply<Result<Option<ReleasedSandbox>>>),
+    DeadReplaced {
+        dead: SandboxId,
+        wanted: Box<(SandboxId, SandboxSpec)>,
+        result: Result<Option<SandboxSnapshot>>,
+        reply: Reply<Result<SandboxSnapshot>>,
+    },
     SandboxRestored(SandboxId, Result<Vec<Repair>>, Reply<Result<Vec<Repair>>>),
     SandboxRestarted(SandboxId, Result<supervise::Reread<SandboxRecord>>),
     IpamRestarted(Result<supervise::RefilledIpam>),

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use futures::{FutureExt, StreamExt, stream};
+use netloom_actor_sandbox::Member;
 use netloom_actor_services::store::{Backend, Commit, EndIntent};
 use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, answered};
 use netloom_drivers::{Driver, DriverConfig, Registration};
 use netloom_kernel::{Kernel, Netns, Op};
-use netloom_model::record::NetworkRecord;
-use netloom_model::{EngineConfig, Error, EventKind, OpId, Repair, Result};
+use netloom_model::record::{NetworkRecord, SandboxRecord};
+use netloom_model::{EngineConfig, Error, EventKind, LiveList, OpId, Repair, Result};
 use netloom_runtime::{Addr, Cause, Janitor, Ledger, OpCtx, Port, SagaTools, TaskGroup};
 use netloom_store::{Finding, Intent, Store};
 
@@ -19,7 +20,9 @@ use crate::actor::{ControllerActor, succession};
 use crate::directory::Directory;
 use crate::estate::{Estate, Respawn};
 use crate::events::EventHub;
-use crate::message::{DeleteNetwork, RestoreNetwork, RestoreSandbox, StartChildren, TakeDown};
+use crate::message::{
+    DeleteNetwork, ReleaseSandbox, RestoreNetwork, RestoreSandbox, StartChildren, TakeDown,
+};
 use crate::rebuild;
 use crate::reconcile::{self, Inventory, Plan, Records};
 
@@ -45,6 +48,8 @@ pub struct BootInput {
     pub missing: bool,
     /// The drivers.
     pub drivers: Vec<Registration>,
+    /// What lives, if the embedder says so. Otherwise everything that stands does.
+    pub live: Option<LiveList>,
     /// Where events go.
     pub events: EventHub,
 }
@@ -60,6 +65,8 @@ impl fmt::Debug for BootInput {
 pub struct Booted {
     /// What is where.
     pub directory: Directory,
+    /// This start, unlike all others.
+    pub engine: OpId,
     /// Operations in flight.
     pub ledger: Ledger,
     /// What had to be put right.
@@ -72,8 +79,18 @@ pub struct Booted {
 /// When the store cannot be read or the kernel does not answer. A single object that cannot be restored
 /// does not fail the start: it is out of service, visibly.
 pub async fn boot(input: BootInput) -> Result<Booted> {
-    let BootInput { config, identity, kernel, mut store, store_blocks, findings, missing, drivers, events } =
-        input;
+    let BootInput {
+        config,
+        identity,
+        kernel,
+        mut store,
+        store_blocks,
+        findings,
+        missing,
+        drivers,
+        live,
+        events,
+    } = input;
     let op = OpCtx::new(Cause::Start, config.timeouts.operation.max(Duration::from_secs(60)));
     // No actor runs yet on this thread, so reading the store blocks nobody.
     let raw = store.load().map_err(Error::from)?;
@@ -84,7 +101,8 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
         registration.make(&config).map(|(driver, _)| driver)
     });
     let made: Vec<_> = made.collect::<Result<_>>()?;
-    let plan = make_plan(&*kernel, Records::decode(raw), lost, &intents, &identity, &made, &op).await?;
+    let known = Known { records: Records::decode(raw), lost, intents, live };
+    let plan = make_plan(&*kernel, known, &identity, &made, &op).await?;
 
     let backend = if store_blocks {
         Backend::threaded(store)
@@ -102,7 +120,8 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
         tracing::warn!(%repair, "repaired at start");
         events.emit(&op, EventKind::Repaired(repair.clone()));
     }
-    Ok(Booted { directory, ledger: services.tools.ledger.clone(), repairs })
+    let ledger = services.tools.ledger.clone();
+    Ok(Booted { directory, engine: OpId(op.id), ledger, repairs })
 }
 
 fn set_aside(finding: Finding) -> Repair {
@@ -115,11 +134,18 @@ fn seed(op: &OpCtx) -> u32 {
     u32::from_ne_bytes([a, b, c, d])
 }
 
+/// What a start knows before it looks at the kernel.
+struct Known {
+    records: Records,
+    /// Whether records are missing.
+    lost: bool,
+    intents: Vec<Intent>,
+    live: Option<LiveList>,
+}
+
 async fn make_plan(
     kernel: &dyn Kernel,
-    records: Records,
-    lost: bool,
-    intents: &[Intent],
+    Known { records, lost, intents, live }: Known,
     identity: &str,
     drivers: &[Box<dyn Driver>],
     op: &OpCtx,
@@ -127,14 +153,14 @@ async fn make_plan(
     let deadline = op.deadline_std();
     let links = kernel.links(Netns::Host, deadline).await?;
     let namespaces = kernel.namespaces(deadline).await?;
-    let mut inventory = Inventory { links, namespaces, ..Inventory::default() };
+    let mut inventory = Inventory { links, namespaces, live, ..Inventory::default() };
     if lost || records.damaged() {
         // With a time of its own: there may be many to look into.
         let own = op.renewed(op.allowed);
         let (survey, unseen) = rebuild::survey(kernel, &records, &inventory, &own).await?;
         (inventory.survey, inventory.unseen) = (Some(survey), unseen);
     }
-    Ok(reconcile::plan(records, intents, &inventory, identity, drivers))
+    Ok(reconcile::plan(records, &intents, &inventory, identity, drivers))
 }
 
 async fn start_actors(
@@ -165,7 +191,7 @@ async fn start_actors(
         operations_per_object: config.limits.operations_per_object.into(),
         operation_timeout: config.timeouts.operation.into(),
     });
-    let estate = Estate::new(config, services.clone(), events.clone(), Respawn::new(backend));
+    let estate = Estate::new(config, services.clone(), events.clone(), OpId(op.id), Respawn::new(backend));
     let (controller, directory) = succession::found(estate)?;
     answered(op, "the controller", controller.ask(op, StartChildren(drivers)).await)?;
     Ok((controller, services, directory))
@@ -178,7 +204,7 @@ async fn apply(
     plan: Plan,
     op: &OpCtx,
 ) -> Result<Vec<Repair>> {
-    let Plan { records, changes, links, namespaces, take_down, ended, mut repairs } = plan;
+    let Plan { records, changes, links, namespaces, take_down, dead, ended, mut repairs } = plan;
     // Each part has a time of its own: what hangs in one must not cost the others theirs.
     let own = || op.renewed(op.allowed);
     if !changes.is_empty() {
@@ -205,12 +231,21 @@ async fn apply(
     if tokio::time::timeout(STRAYS, services.reaping.idle()).await.is_err() {
         tracing::warn!("the kernel takes its time with what belongs to nobody");
     }
-    let sandboxes = records.sandboxes_with_members().into_iter().map(async |(record, members)| {
+    let sandboxes = records.sandboxes_with_members().into_iter();
+    let (gone, live): (Vec<_>, Vec<_>) = sandboxes.partition(|(record, _)| dead.contains_key(&record.id));
+    let released = gone.into_iter().map(async |(record, members)| {
+        let keep = dead.get(&record.id).cloned().flatten();
+        // An operation of its own: with force it ends what is under way in the sandbox.
+        let op = OpCtx::new(op.cause, op.allowed);
+        release(controller, record, members, keep, &op).await
+    });
+    repairs.extend(some_at_a_time(released).await);
+    let restored = live.into_iter().map(async |(record, members)| {
         let op = own();
-        let restored = controller.outcome(&op, RestoreSandbox(record, members)).await;
+        let restored = controller.outcome(&op, RestoreSandbox { record, members, dead: false }).await;
         answered(&op, "the controller", restored).unwrap_or_else(|error| not_restored(&error))
     });
-    repairs.extend(some_at_a_time(sandboxes).await);
+    repairs.extend(some_at_a_time(restored).await);
     // In the ordinary way, with all of theirs: sandboxes give them up, and devices are as they were found.
     let deletions = not_kept.into_iter().map(async |(id, name)| {
         let op = own();
@@ -238,6 +273,34 @@ async fn some_at_a_time(restores: impl Iterator<Item = impl Future<Output = Vec<
         repairs.extend(repaired);
     }
     repairs
+}
+
+/// Lists a sandbox that does not live, and releases it, unless there is a reason to keep it.
+async fn release(
+    controller: &Addr<ControllerActor>,
+    record: SandboxRecord,
+    members: Vec<Member>,
+    keep: Option<String>,
+    op: &OpCtx,
+) -> Vec<Repair> {
+    let (sandbox, container_id) = (record.id, record.spec.container_id.clone());
+    let kept = |why: String| vec![Repair::DeadSandboxKept { sandbox, container_id, why }];
+    let restored = controller.outcome(op, RestoreSandbox { record, members, dead: true }).await;
+    if let Err(error) = answered(op, "the controller", restored) {
+        return kept(error.to_string());
+    }
+    if let Some(why) = keep {
+        return kept(why);
+    }
+    // As nobody else knows of it yet, it is the one that was just listed.
+    match answered(
+        op,
+        "the controller",
+        controller.outcome(op, ReleaseSandbox { id: sandbox, born: None }).await,
+    ) {
+        Ok(released) => released.into_iter().map(Repair::DeadSandboxReleased).collect(),
+        Err(error) => kept(error.to_string()),
+    }
 }
 
 /// Something that is recorded and could not be brought back.

@@ -56,6 +56,10 @@ pub(crate) struct SandboxChild {
     /// Whether it is the host's own namespace.
     pub(crate) host: bool,
     pub(crate) state: State,
+    /// How many sandboxes had come into service when it did, itself included; `None` until then.
+    pub(crate) born: Option<u64>,
+    /// Whether its container does not live: it is released, or could not be.
+    pub(crate) dead: bool,
     pub(crate) running: Running<SandboxActor>,
 }
 
@@ -89,14 +93,14 @@ impl<K: Copy + Eq + Hash + fmt::Display, V> Named<K, V> {
         Self { kind, by_id: Map::default(), by_name: Map::default() }
     }
 
-    /// The identifier of who has this name.
-    pub(crate) fn id_of(&self, name: &str) -> Option<K> {
-        self.by_name.get(name).copied()
-    }
-
     /// Who has this name.
     pub(crate) fn named(&self, name: &str) -> Option<Holder> {
         self.by_name.get(name).map(|id| Holder::new(self.kind, id, name))
+    }
+
+    /// What has this name.
+    pub(crate) fn id_of(&self, name: &str) -> Option<K> {
+        self.by_name.get(name).copied()
     }
 
     pub(crate) fn insert(&mut self, id: K, name: &str, value: V) {

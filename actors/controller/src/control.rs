@@ -32,6 +32,10 @@ impl Handle<Finished> for ControllerActor {
             Outcome::NetworkRestarted(id, result) => self.network_reread(&op, id, result, cx),
             Outcome::SandboxCreated(id, result, reply) => reply.send(self.sandbox_created(&op, id, result)),
             Outcome::SandboxDeleted(id, result, reply) => reply.send(self.sandbox_deleted(&op, id, result)),
+            Outcome::SandboxReleased(id, result, reply) => reply.send(self.sandbox_released(&op, id, result)),
+            Outcome::DeadReplaced { dead, wanted, result, reply } => {
+                self.dead_replaced(&op, dead, *wanted, result, reply, cx);
+            }
             Outcome::SandboxRestored(id, result, reply) => reply.send(self.sandbox_restored(&op, id, result)),
             Outcome::SandboxRestarted(id, result) => self.sandbox_reread(&op, id, result, cx),
             Outcome::IpamRestarted(result) => self.ipam_restarted(&op, result),

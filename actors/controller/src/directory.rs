@@ -1,6 +1,7 @@
 //! What is where: read by handles from any thread, written by the controller alone.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use netloom_actor_network::{NetworkEntry, Networks};
 use netloom_actor_sandbox::{SandboxEntry, Sandboxes};
@@ -25,6 +26,25 @@ pub struct Directory {
     pub containers: ReadModel<String, SandboxId>,
     /// The configuration in force.
     pub config: watch::Receiver<Arc<EngineConfig>>,
+    /// How many sandboxes have come into service.
+    pub births: Births,
+}
+
+/// How many sandboxes have come into service since the start. Whoever was told of one sees it counted.
+#[derive(Clone, Debug, Default)]
+pub struct Births(Arc<AtomicU64>);
+
+impl Births {
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// One more; says the how manieth.
+    fn one_more(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::AcqRel) + 1
+    }
 }
 
 /// The writing half.
@@ -36,6 +56,7 @@ pub(crate) struct DirectoryWriter {
     sandboxes: ReadModelWriter<SandboxId, SandboxEntry>,
     containers: ReadModelWriter<String, SandboxId>,
     config: watch::Sender<Arc<EngineConfig>>,
+    births: Births,
 }
 
 impl DirectoryWriter {
@@ -47,6 +68,7 @@ impl DirectoryWriter {
             sandboxes: ReadModel::writer(),
             containers: ReadModel::writer(),
             config: watch::Sender::new(Arc::new(config)),
+            births: Births::default(),
         }
     }
 
@@ -58,6 +80,7 @@ impl DirectoryWriter {
             sandboxes: self.sandboxes.reader(),
             containers: self.containers.reader(),
             config: self.config.subscribe(),
+            births: self.births.clone(),
         }
     }
 
@@ -68,6 +91,11 @@ impl DirectoryWriter {
 
     pub(crate) fn publish_config(&mut self, config: EngineConfig) {
         self.config.send_replace(Arc::new(config));
+    }
+
+    /// Counts a sandbox that comes into service; says the how manieth it is.
+    pub(crate) fn birth(&self) -> u64 {
+        self.births.one_more()
     }
 
     pub(crate) fn publish_controller(&mut self, addr: Addr<ControllerActor>) {

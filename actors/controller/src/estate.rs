@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use netloom_actor_services::Services;
 use netloom_actor_services::store::Backend;
-use netloom_model::{EngineConfig, ObjectKind};
+use netloom_model::{EngineConfig, ObjectKind, OpId};
 use netloom_runtime::{Port, RestartBudget};
 use rustc_hash::FxBuildHasher;
 
@@ -22,6 +22,8 @@ pub(crate) struct Estate {
     pub(crate) budget: RestartBudget,
     pub(crate) services: Services,
     pub(crate) events: EventHub,
+    /// This start of the engine, unlike all others.
+    pub(crate) engine: OpId,
     /// What others see, and the configuration in force.
     pub(crate) directory: DirectoryWriter,
     pub(crate) networks: NetworkChildren,
@@ -39,12 +41,19 @@ impl Estate {
     }
 
     /// An engine's, before anything was started.
-    pub(crate) fn new(config: EngineConfig, services: Services, events: EventHub, respawn: Respawn) -> Self {
+    pub(crate) fn new(
+        config: EngineConfig,
+        services: Services,
+        events: EventHub,
+        engine: OpId,
+        respawn: Respawn,
+    ) -> Self {
         Self {
             port: Port::vacant(),
             budget: RestartBudget::default(),
             services,
             events,
+            engine,
             directory: DirectoryWriter::new(config),
             networks: NetworkChildren::new(ObjectKind::Network),
             sandboxes: SandboxChildren::new(ObjectKind::Sandbox),

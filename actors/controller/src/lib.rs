@@ -3,6 +3,7 @@
 mod actor;
 mod boot;
 mod children;
+mod difference;
 mod directory;
 mod estate;
 mod events;
@@ -12,11 +13,12 @@ pub mod reconcile;
 
 pub use actor::{ControllerActor, operations};
 pub use boot::{BootInput, Booted, boot};
-pub use directory::Directory;
+pub use difference::{Difference, What};
+pub use directory::{Births, Directory};
 pub use events::{EventHub, EventStream, Missed};
 pub use message::{
-    CrashActor, CreateNetwork, CreateSandbox, DeleteNetwork, DeleteSandbox, Drain, ForceDeleteEndpoint,
-    InspectEngine, ListDrivers, ListIpamDrivers, ProvideWayOut, ReloadConfiguration, Shutdown, ShutdownMode,
-    StoreCounters, Victim,
+    CrashActor, CreateNetwork, CreateSandbox, DeleteNetwork, DeleteSandbox, Diff, Drain, ForceDeleteEndpoint,
+    InspectEngine, ListDrivers, ListIpamDrivers, ProvideWayOut, Reconcile, ReloadConfiguration, Shutdown,
+    ShutdownMode, StoreCounters, Victim,
 };
 pub use netloom_actor_services::store::StoreStats;

@@ -2,17 +2,21 @@
 
 use std::time::Duration;
 
-use netloom_actor_sandbox::Member;
+use netloom_actor_network::NetworkActor;
+use netloom_actor_sandbox::{Member, SandboxActor};
 use netloom_drivers::Registration;
 use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
 use netloom_model::snapshot::{EngineSnapshot, NetworkSnapshot, SandboxSnapshot};
 use netloom_model::{
-    EndpointId, EngineConfig, NetworkId, NetworkSpec, ObjectKind, Repair, Result, SandboxId, SandboxSpec,
+    EndpointId, EngineConfig, LiveSet, NetworkId, NetworkSpec, ObjectKind, ReconcileReport, ReleasedSandbox,
+    Repair, Result, SandboxId, SandboxSpec,
 };
-use netloom_runtime::{Exit, Permits, messages};
+use netloom_runtime::{Addr, Exit, Permits, messages};
 use uuid::Uuid;
 
 use netloom_actor_services::store::StoreStats;
+
+use crate::difference::Difference;
 
 /// Make a network. Its identifier is chosen by the caller, before the first effect.
 #[derive(Clone, Debug)]
@@ -153,7 +157,50 @@ pub(crate) struct RestoreNetwork(pub(crate) NetworkRecord, pub(crate) Vec<Endpoi
 
 /// Bring a sandbox back into service whose record was read at the start.
 #[derive(Clone, Debug)]
-pub(crate) struct RestoreSandbox(pub(crate) SandboxRecord, pub(crate) Vec<Member>);
+pub(crate) struct RestoreSandbox {
+    pub(crate) record: SandboxRecord,
+    pub(crate) members: Vec<Member>,
+    /// Whether its container does not live: it is listed, to be released, and nothing of it is put right.
+    pub(crate) dead: bool,
+}
+
+/// Release a sandbox whose container does not live, with its endpoints. Answers with nothing when it is going already,
+/// or is not the one that was meant any more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReleaseSandbox {
+    pub(crate) id: SandboxId,
+    /// When it came into service; `None` during the start, when there is nobody who could have changed it.
+    pub(crate) born: Option<u64>,
+}
+
+/// Release the sandboxes that do not live, and remove what is the engine's own and no record knows.
+#[derive(Clone, Debug)]
+pub struct Reconcile(pub LiveSet);
+
+/// Compare what the kernel has with what it should have. Changes nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Diff;
+
+/// Every network and every sandbox, whatever becomes of it at the moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ListOwners;
+
+/// Who answers for objects of the kernel.
+#[derive(Clone, Debug)]
+pub(crate) struct Owners {
+    pub(crate) networks: Vec<(NetworkId, Addr<NetworkActor>)>,
+    pub(crate) sandboxes: Vec<SandboxOwner>,
+}
+
+/// A sandbox, as somebody who answers for objects of the kernel.
+#[derive(Clone, Debug)]
+pub(crate) struct SandboxOwner {
+    pub(crate) id: SandboxId,
+    pub(crate) container_id: String,
+    /// When it came into service, if it has and is not going.
+    pub(crate) born: Option<u64>,
+    pub(crate) addr: Addr<SandboxActor>,
+}
 
 /// Who ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -204,6 +251,10 @@ messages! {
     TakeDown => Result<()>;
     RestoreNetwork => Result<Vec<Repair>>;
     RestoreSandbox => Result<Vec<Repair>>;
+    ReleaseSandbox => Result<Option<ReleasedSandbox>>;
+    Reconcile => Result<ReconcileReport>;
+    Diff => Result<Vec<Difference>>;
+    ListOwners => Owners;
     ChildExited => ();
     ReloadConfiguration => Result<()>;
     ListIpamDrivers => Vec<String>;

@@ -3,6 +3,7 @@
 
 use netloom_drivers::{Driver, Inside, KernelSurvey, Recovered};
 use netloom_kernel::{Kernel, Netns};
+use netloom_model::live::REBUILT_CONTAINER;
 use netloom_model::record::SandboxRecord;
 use netloom_model::{NetnsName, ObjectKind, Repair, Result, SandboxId, SandboxSpec};
 use netloom_runtime::OpCtx;
@@ -85,7 +86,7 @@ impl Plan {
                 continue;
             }
             let Ok(netns) = sandbox.short().parse::<NetnsName>() else { continue };
-            let container = format!("recovered-{netns}");
+            let container = format!("{REBUILT_CONTAINER}{netns}");
             // As many numbers of interfaces as there are links: none of theirs is given again.
             let interfaces = u32::try_from(links.len()).unwrap_or(u32::MAX);
             let spec = SandboxSpec::new(&container);

@@ -9,7 +9,7 @@ use netloom_actor_sandbox::Member;
 use netloom_drivers::{Driver, KernelSurvey};
 use netloom_kernel::{LinkTag, LinkView};
 use netloom_model::record::{AttachmentRecord, EndpointRecord, NetworkRecord, SandboxRecord, WAY_OUT_LABEL};
-use netloom_model::{EndpointId, IfName, NetnsName, NetworkId, OpId, Repair, SandboxId};
+use netloom_model::{EndpointId, IfName, LiveList, NetnsName, NetworkId, OpId, Repair, SandboxId, Verdict};
 use netloom_store::{Change, Intent, Key, RecordKind, StoreError, decode, encode};
 use rustc_hash::FxBuildHasher;
 
@@ -116,6 +116,8 @@ pub struct Inventory {
     pub survey: Option<KernelSurvey>,
     /// Those that could not be looked into for that.
     pub unseen: Vec<NetnsName>,
+    /// What lives, if the embedder says so. Otherwise everything that stands does.
+    pub live: Option<LiveList>,
 }
 
 /// What is to be done.
@@ -132,11 +134,17 @@ pub struct Plan {
     /// Networks to take down in their drivers, never committed or half deleted, with the operation that left
     /// them; its intent stays open until that is done.
     pub take_down: Vec<(OpId, NetworkRecord)>,
+    /// Sandboxes that do not live, to be released, unless there is a reason to keep them.
+    pub dead: BTreeMap<SandboxId, Option<String>>,
     /// Operations whose intents are dealt with.
     pub ended: Vec<OpId>,
     /// What to report.
     pub repairs: Vec<Repair>,
 }
+
+/// Why a sandbox is kept although it is not among those that live.
+pub(crate) const UNCLEAR: &str = "its record was lost and rebuilt, so nobody knows which container it belongs to; name it by its identifier, or \
+     delete it";
 
 /// Plans a start. `drivers` rebuild what was lost, where the inventory has a survey.
 #[must_use]
@@ -160,16 +168,20 @@ pub fn plan(
         }
     }
     plan.settle_intents(intents);
+    let mut known = plan.known_sandboxes();
     plan.release_lost_sandboxes(inventory);
     if newer {
         // What no readable record knows may well belong to a container that runs.
         let why = "a newer engine wrote some records, so nothing is taken for a remain".to_owned();
+        plan.judge_sandboxes(inventory, &known, Some(&why));
         plan.repairs.push(Repair::SweepSkipped { why });
         return plan;
     }
     if let Some(survey) = &inventory.survey {
         plan.rebuild(survey, identity, drivers);
+        known.extend(plan.known_sandboxes());
     }
+    plan.judge_sandboxes(inventory, &known, None);
     if let Some(netns) = inventory.unseen.first() {
         // Whoever is in it may be one whose records were lost, and would be taken for a remain.
         let why = format!("namespace {netns} cannot be looked into, so nothing is taken for a remain");
@@ -232,6 +244,34 @@ impl Plan {
         }
     }
 
+    fn known_sandboxes(&self) -> Vec<(SandboxId, String)> {
+        self.records.sandboxes.values().map(|s| (s.id, s.spec.container_id.clone())).collect()
+    }
+
+    /// Compares the sandboxes with those that live. `known` are all that were recorded, also those that are lost.
+    fn judge_sandboxes(
+        &mut self,
+        inventory: &Inventory,
+        known: &[(SandboxId, String)],
+        keep: Option<&String>,
+    ) {
+        let Some(live) = &inventory.live else { return };
+        for SandboxRecord { id, spec, .. } in self.records.sandboxes.values() {
+            let why = match live.judge(*id, &spec.container_id) {
+                Verdict::Lives => continue,
+                Verdict::Dead => {
+                    self.dead.insert(*id, keep.cloned());
+                    continue;
+                }
+                Verdict::Unclear => UNCLEAR.to_owned(),
+            };
+            let (sandbox, container_id) = (*id, spec.container_id.clone());
+            self.repairs.push(Repair::DeadSandboxKept { sandbox, container_id, why });
+        }
+        let unknown = live.beyond(known).into_iter();
+        self.repairs.extend(unknown.map(|sandbox| Repair::LiveSandboxUnknown { sandbox }));
+    }
+
     fn check_endpoints(&mut self, inventory: &Inventory) {
         let links: HashMap<_, _> = inventory.links.iter().map(|link| (link.name, link)).collect();
         let ids: Vec<_> = self.records.endpoints.keys().copied().collect();
@@ -246,6 +286,10 @@ impl Plan {
                 continue;
             }
             let Some(attachment) = &endpoint.attachment else { continue };
+            if self.dead.contains_key(&attachment.sandbox) {
+                // It goes with its sandbox, whatever is left of its link.
+                continue;
+            }
             let waits = self.records.sandboxes.get(&attachment.sandbox).is_some_and(SandboxRecord::waits);
             if waits && !attachment.reserved {
                 // Its link is one that no record knows, and goes.

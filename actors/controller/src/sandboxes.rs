@@ -9,14 +9,18 @@ use netloom_actor_sandbox::{
 use netloom_actor_services::answered;
 use netloom_model::{EndpointId, ErrorKind, NamespaceSpec};
 use netloom_runtime::saga::Patience;
-use netloom_runtime::{Addr, Handle};
+use netloom_runtime::{Addr, Handle, Message};
 use uuid::Uuid;
 
 use super::*;
 use crate::message::{CreateSandbox, DeleteSandbox, ForceDeleteEndpoint, RestoreSandbox};
 
 impl ControllerActor {
-    fn begin_sandbox(&mut self, record: SandboxRecord, state: State) -> Result<Addr<SandboxActor>> {
+    pub(super) fn begin_sandbox(
+        &mut self,
+        record: SandboxRecord,
+        state: State,
+    ) -> Result<Addr<SandboxActor>> {
         let (id, container_id) = (record.id, record.spec.container_id.clone());
         let host = record.spec.namespace == NamespaceSpec::Host;
         if let Some(holder) = self.estate.sandboxes.named(&container_id) {
@@ -29,7 +33,14 @@ impl ControllerActor {
         let actor = self.sandbox_actor(record);
         let running = self.start(actor, Child::Sandbox(id));
         let addr = running.addr.clone();
-        let child = SandboxChild { container_id: container_id.clone(), host, state, running };
+        let child = SandboxChild {
+            container_id: container_id.clone(),
+            host,
+            state,
+            born: None,
+            dead: false,
+            running,
+        };
         self.estate.sandboxes.insert(id, &container_id, child);
         Ok(addr)
     }
@@ -40,6 +51,8 @@ impl ControllerActor {
         let Some(child) = estate.sandboxes.get_mut(id) else { return };
         let (container_id, addr, host) = (child.container_id.clone(), child.running.addr.clone(), child.host);
         let before = std::mem::replace(&mut child.state, State::Told);
+        let directory = &estate.directory;
+        child.born.get_or_insert_with(|| directory.birth());
         // Before anybody is told: who hears of it may ask at once.
         let entry = SandboxEntry { id, container_id: container_id.clone(), host, addr };
         estate.directory.publish_sandbox(entry);
@@ -122,7 +135,7 @@ impl ControllerActor {
     }
 
     /// Runs work that answers by itself.
-    fn serve<T: Send + 'static>(
+    pub(super) fn serve<T: Send + 'static>(
         &mut self,
         op: &OpCtx,
         reply: Reply<Result<T>>,
@@ -145,8 +158,26 @@ impl Handle<CreateSandbox> for ControllerActor {
         reply: Reply<Result<SandboxSnapshot>>,
         cx: &mut Cx<'_, Self>,
     ) {
-        let begun = self.admit().and_then(|()| spec.validate()).and_then(|()| {
-            let record = SandboxRecord::new(id, id.short().parse()?, spec);
+        if let Err(refusal) = self.admit().and_then(|()| spec.validate()) {
+            return reply.send(Err(refusal));
+        }
+        match self.dead_sandbox_of(&spec.container_id) {
+            Some(dead) => self.replace_dead(&op, dead, (id, spec), reply, cx),
+            None => self.create_sandbox(&op, (id, spec), reply, cx),
+        }
+    }
+}
+
+impl ControllerActor {
+    pub(super) fn create_sandbox(
+        &mut self,
+        op: &OpCtx,
+        (id, spec): (SandboxId, SandboxSpec),
+        reply: Reply<Result<SandboxSnapshot>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let begun = id.short().parse().and_then(|netns| {
+            let record = SandboxRecord::new(id, netns, spec);
             self.begin_sandbox(record, State::Creating)
         });
         let addr = match begun {
@@ -158,7 +189,7 @@ impl Handle<CreateSandbox> for ControllerActor {
         let work = async move {
             answered(&own, "the sandbox", asked.await).map(|Standing { snapshot, .. }| snapshot)
         };
-        self.run(&op, work, move |result| Outcome::SandboxCreated(id, result, reply), cx);
+        self.run(op, work, move |result| Outcome::SandboxCreated(id, result, reply), cx);
     }
 }
 
@@ -166,7 +197,7 @@ impl Handle<RestoreSandbox> for ControllerActor {
     fn handle(
         &mut self,
         op: OpCtx,
-        RestoreSandbox(record, members): RestoreSandbox,
+        RestoreSandbox { record, members, dead }: RestoreSandbox,
         reply: Reply<Result<Vec<Repair>>>,
         cx: &mut Cx<'_, Self>,
     ) {
@@ -175,9 +206,12 @@ impl Handle<RestoreSandbox> for ControllerActor {
             Ok(addr) => addr,
             Err(refusal) => return reply.send(Err(refusal)),
         };
+        if let Some(child) = self.estate.sandboxes.get_mut(id) {
+            child.dead = dead;
+        }
         let own = op.clone();
         let work = async move {
-            let establish = Establish(Origin::Recorded(members));
+            let establish = Establish(if dead { Origin::Dead(members) } else { Origin::Recorded(members) });
             answered(&own, "the sandbox", addr.outcome(&own, establish).await)
                 .map(|standing| standing.repairs)
         };
@@ -251,7 +285,7 @@ impl ControllerActor {
                     answered(&op, "the network", known).ok()?.sandbox
                 };
                 let mut sandbox = known.await;
-                match evicted(&op, &networks, network, endpoint).await {
+                match evicted(&op, &networks, network, EvictEndpoint(endpoint)).await {
                     Ok(from) => sandbox = from.or(sandbox),
                     // The first one to try had done it.
                     Err(error) if error.kind() == ErrorKind::NotFound && sandbox.is_some() => {}
@@ -281,15 +315,19 @@ impl ControllerActor {
 const RESTART_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// Has a network evict an endpoint; one that dies on the way is asked again when it is back.
-async fn evicted(
+pub(super) async fn evicted<M>(
     op: &OpCtx,
     networks: &Networks,
     network: NetworkId,
-    endpoint: EndpointId,
-) -> Result<Option<SandboxId>> {
+    evict: M,
+) -> Result<Option<SandboxId>>
+where
+    M: Message<Reply = Result<Option<SandboxId>>> + Copy,
+    NetworkActor: Handle<M>,
+{
     loop {
         let entry = networks.get(&network).ok_or_else(|| Error::not_found(ObjectKind::Network, network))?;
-        let outcome = entry.addr.outcome(op, EvictEndpoint(endpoint)).await;
+        let outcome = entry.addr.outcome(op, evict).await;
         match answered(op, "the network", outcome) {
             Err(error) if matches!(error.reason(), Reason::Gone { .. }) && op.pause(RESTART_PAUSE).await => {}
             outcome => return outcome,

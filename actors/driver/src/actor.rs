@@ -8,6 +8,7 @@
 //! | CreateDriverEndpoint | command | EndpointCreated |
 //! | DeleteDriverEndpoint | command | () |
 //! | InspectDriverEndpoint | query | OperInfo |
+//! | DesireDriverNetwork | query | DesiredObjects |
 //! | JoinDriverEndpoint | command | Joined |
 //! | LeaveDriverEndpoint | command | Left |
 //! | ProgramConnectivity | command | () |
@@ -52,7 +53,7 @@ pub struct DriverDeps {
 
 /// The actor around one driver.
 pub struct DriverActor {
-    driver: Box<dyn Driver>,
+    pub(crate) driver: Box<dyn Driver>,
     deps: DriverDeps,
 }
 
@@ -69,7 +70,7 @@ impl DriverActor {
         Self { driver, deps }
     }
 
-    fn cx(&self, op: &OpCtx) -> DriverCx {
+    pub(crate) fn cx(&self, op: &OpCtx) -> DriverCx {
         DriverCx {
             kernel: self.deps.kernel.clone(),
             instance: self.deps.instance.clone(),

@@ -2,9 +2,11 @@
 //! promise that the driver was given: what fails half-way is taken back before the answer goes out.
 
 mod actor;
+mod desired;
 mod message;
 
 pub use actor::{DriverActor, DriverDeps};
+pub use desired::DesireDriverNetwork;
 pub use message::{
     CreateDriverEndpoint, CreateDriverNetwork, DeleteDriverEndpoint, DeleteDriverNetwork, Discovered,
     InspectDriverEndpoint, JoinDriverEndpoint, LeaveDriverEndpoint, ProgramConnectivity, RevokeConnectivity,

@@ -7,6 +7,7 @@
 //! | CreateEndpoint | command | Active | EndpointSnapshot |
 //! | DeleteEndpoint | command | Active, Deleting, Failed | () |
 //! | EvictEndpoint | command | any | the sandbox it was in |
+//! | EvictFrom | command | any | the sandbox it was in |
 //! | RenameEndpoint | command | Active, Deleting, Failed | () |
 //! | AttachEndpoint | command | Active, Deleting, Failed | Attachment |
 //! | CommitAttachment | command | Active, Deleting, Failed | () |
@@ -21,6 +22,8 @@
 //! | InspectEndpoint | query | any | EndpointSnapshot |
 //! | ListEndpoints | query | any | EndpointSnapshots |
 //! | EndpointInfo | query | any | OperInfo |
+//! | ListLinks | query | any | EndpointLinks |
+//! | DesireNetwork | query | any | NetworkDesire |
 //! | Finished | outcome | any | |
 //!
 //! Operations on one endpoint queue behind each other; `Establish`, `DeleteNetwork` and `RestoreInDriver`
@@ -74,13 +77,13 @@ pub struct NetworkDeps {
 /// The actor of one network.
 #[derive(Debug)]
 pub struct NetworkActor {
-    record: NetworkRecord,
-    phase: NetworkPhase,
+    pub(crate) record: NetworkRecord,
+    pub(crate) phase: NetworkPhase,
     failure: Option<String>,
-    endpoints: Endpoints,
-    gate: Gate<EndpointId, (OpCtx, Pending)>,
+    pub(crate) endpoints: Endpoints,
+    pub(crate) gate: Gate<EndpointId, (OpCtx, Pending)>,
     leaving: Leaving,
-    world: World,
+    pub(crate) world: World,
 }
 
 impl NetworkActor {
@@ -103,7 +106,7 @@ impl NetworkActor {
         }
     }
 
-    fn holder(&self) -> Holder {
+    pub(crate) fn holder(&self) -> Holder {
         Holder::new(ObjectKind::Network, self.record.id, &self.record.spec.name)
     }
 
@@ -229,7 +232,7 @@ impl NetworkActor {
 
 /// An operation that waits or runs, with the place where its answer goes.
 #[derive(Debug)]
-enum Pending {
+pub(crate) enum Pending {
     Establish(Box<Origin>, Reply<Result<Vec<netloom_model::Repair>>>),
     CreateEndpoint(Box<CreateEndpoint>, Reply<Result<netloom_model::snapshot::EndpointSnapshot>>),
     DeleteEndpoint(DeleteEndpoint, Reply<Result<()>>),

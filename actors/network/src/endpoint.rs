@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use netloom_drivers::SandboxOptions;
 use netloom_model::record::EndpointRecord;
 use netloom_model::snapshot::{EndpointPhase, EndpointSnapshot};
@@ -72,6 +73,11 @@ impl Endpoint {
     /// The sandbox it is in or on its way into or out of.
     pub(crate) fn sandbox(&self) -> Option<SandboxId> {
         self.record.attachment.as_ref().map(|attachment| attachment.sandbox)
+    }
+
+    /// Its addresses with their prefix lengths.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpNet> {
+        self.record.ipv4.map(IpNet::V4).into_iter().chain(self.record.ipv6.map(IpNet::V6))
     }
 
     /// The join that brought or brings it there.
@@ -233,6 +239,11 @@ impl Endpoints {
         let mut holders: Vec<_> = self.by_id.values().map(|endpoint| endpoint.holder()).collect();
         holders.sort_by(|a, b| a.name.cmp(&b.name));
         holders
+    }
+
+    /// Every endpoint, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Endpoint> {
+        self.by_id.values().map(AsRef::as_ref)
     }
 
     /// Every endpoint, by name.

@@ -8,8 +8,8 @@ use futures::FutureExt;
 use netloom_actor_driver::{DriverActor, DriverDeps};
 use netloom_actor_network::{
     AbandonAttachment, AttachEndpoint, CommitAttachment, CreateEndpoint, DeleteEndpoint, DeleteNetwork,
-    DetachEndpoint, Establish, EvictEndpoint, InspectNetwork, Leaving, MarkFailed, NetworkActor, NetworkDeps,
-    NetworkEvent, Origin,
+    DetachEndpoint, Establish, EvictEndpoint, EvictFrom, InspectNetwork, Leaving, MarkFailed, NetworkActor,
+    NetworkDeps, NetworkEvent, Origin,
 };
 use netloom_actor_services::ipam::IpamActor;
 use netloom_actor_services::store::{Backend, StoreActor};
@@ -430,6 +430,22 @@ fn an_eviction_overtakes_what_runs_and_what_waits() {
         abandon.await.expect("it answers").expect("taking back always has its turn");
         assert!(stage.names().await.is_empty());
         assert_eq!(stage.script.calls().iter().filter(|call| **call == "join").count(), 1);
+    });
+}
+
+#[test]
+fn an_endpoint_goes_with_a_dead_sandbox_only_if_it_is_in_it() {
+    on_stopped_time(async {
+        let stage = Stage::set("10.1.0.0/24", 16).await;
+        let endpoint = stage.create("web").await.expect("created").id;
+        let attach = stage.attach(endpoint);
+        let (here, elsewhere) = (attach.sandbox, stage.attach(endpoint).sandbox);
+        stage.ask(attach).await.expect("attached");
+        assert_eq!(stage.ask(EvictFrom(endpoint, elsewhere)).await.expect("left alone"), None);
+        assert_eq!(stage.names().await, ["web"]);
+        assert_eq!(stage.ask(EvictFrom(endpoint, here)).await.expect("evicted"), Some(here));
+        assert!(stage.names().await.is_empty());
+        assert_eq!(stage.ask(EvictFrom(endpoint, here)).await.expect("gone already"), None);
     });
 }
 

@@ -156,6 +156,12 @@ impl<K: Copy + Eq + Hash, P> Gate<K, P> {
         self.running
     }
 
+    /// Whether what runs touches everything.
+    #[must_use]
+    pub fn runs_alone(&self) -> bool {
+        self.alone
+    }
+
     /// Whether as many operations run and wait as may.
     #[must_use]
     pub fn is_full(&self) -> bool {

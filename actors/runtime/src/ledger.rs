@@ -138,6 +138,12 @@ impl Ledger {
         until(&self.0.left, || self.is_empty()).await;
     }
 
+    /// Waits until every operation has ended that was entered before this one.
+    pub async fn ended_before(&self, entry: &LedgerEntry) {
+        self.0.awaited.store(true, Ordering::SeqCst);
+        until(&self.0.left, || self.0.rows.iter().all(|row| *row.key() >= entry.key)).await;
+    }
+
     /// How many operations are in flight.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -401,3 +401,18 @@ fn the_ledger_shows_the_step() {
         assert!(tools.ledger.is_empty());
     });
 }
+
+#[test]
+fn who_waits_for_what_was_under_way_does_not_wait_for_what_comes_later() {
+    local(async {
+        let ledger = Ledger::default();
+        let earlier = ledger.enter(&op(), "build", "house");
+        let own = ledger.enter(&op(), "sweep", "site");
+        let _later = ledger.enter(&op(), "build", "shed");
+        let mut ended = std::pin::pin!(ledger.ended_before(&own));
+        assert!(futures::poll!(&mut ended).is_pending());
+        drop(earlier);
+        ended.await;
+        assert_eq!(ledger.len(), 2);
+    });
+}

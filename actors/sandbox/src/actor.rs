@@ -9,9 +9,11 @@
 //! | RefreshSandbox | command | Waiting, Ready | () |
 //! | SetSandboxKey | command | Waiting, Ready | () |
 //! | DeleteSandbox | command | Waiting, Ready, Failed | () |
+//! | AdoptSandbox | command | Waiting, Ready, Failed | SandboxSnapshot |
 //! | MarkFailed | command | any | () |
 //! | NetworkRestarted | event | any | |
 //! | InspectSandbox | query | any | SandboxSnapshot |
+//! | DesireSandbox | query | any | SandboxDesire |
 //! | Finished | outcome | any | |
 //!
 //! Operations on one sandbox run one after another, as libnetwork's do (`joinLeaveStart`): each decides
@@ -34,8 +36,8 @@ use crate::gateway::elect;
 use crate::inside::{Changed, Inside};
 use crate::member::Member;
 use crate::message::{
-    DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed, NetworkRestarted,
-    Origin, RefreshSandbox, RenameSandbox, SetSandboxKey, Standing,
+    AdoptSandbox, DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed,
+    NetworkRestarted, Origin, RefreshSandbox, RenameSandbox, SetSandboxKey, Standing,
 };
 use crate::saga::{self, Everybody, Joined, World};
 
@@ -53,13 +55,13 @@ pub struct SandboxDeps {
 /// The actor of one sandbox.
 #[derive(Debug)]
 pub struct SandboxActor {
-    inside: Inside,
-    phase: SandboxPhase,
+    pub(crate) inside: Inside,
+    pub(crate) phase: SandboxPhase,
     failure: Option<String>,
     /// Ends the operation that runs, if one does.
     cancel: Canceller,
-    gate: Gate<(), (OpCtx, Pending)>,
-    world: World,
+    pub(crate) gate: Gate<(), (OpCtx, Pending)>,
+    pub(crate) world: World,
 }
 
 impl SandboxActor {
@@ -83,7 +85,7 @@ impl SandboxActor {
         }
     }
 
-    fn holder(&self) -> Holder {
+    pub(crate) fn holder(&self) -> Holder {
         self.inside.holder()
     }
 
@@ -193,9 +195,8 @@ impl SandboxActor {
                 let allowed = self.in_phase(&[SandboxPhase::Waiting, SandboxPhase::Ready]);
                 allowed.and_then(|()| self.takes_keys())
             }
-            Pending::Leave(..) | Pending::Rename(..) | Pending::Delete(..) => {
-                self.in_phase(&[SandboxPhase::Waiting, SandboxPhase::Ready, SandboxPhase::Failed])
-            }
+            Pending::Adopt(AdoptSandbox(spec), _) => self.stands().and_then(|()| self.is_of_kind(spec)),
+            Pending::Leave(..) | Pending::Rename(..) | Pending::Delete(..) => self.stands(),
         };
         if let Err(refusal) = checked {
             pending.refuse(refusal);
@@ -214,6 +215,15 @@ impl SandboxActor {
                 let Inside { record, options, .. } = self.inside.clone();
                 let work = saga::restore(world, op.clone(), members.clone(), record, options);
                 run(op, work, |result| Outcome::Established(members, result, reply), cx);
+            }
+            Pending::Establish(Origin::Dead(members), reply) => {
+                let nothing = std::future::ready(Ok(Vec::new()));
+                run(op, nothing, |result| Outcome::Established(members, result, reply), cx);
+            }
+            Pending::Adopt(AdoptSandbox(spec), reply) => {
+                let record = SandboxRecord { spec, keyed: false, ..self.inside.record.clone() };
+                let work = saga::adopt(world, op.clone(), record);
+                run(op, work, |result| Outcome::Adopted(result.map(Box::new), reply), cx);
             }
             Pending::Join(command, reply) => {
                 let work = saga::join(world, op.clone(), inside(), command);
@@ -254,11 +264,20 @@ impl SandboxActor {
             let why = format!("this is the sandbox of container {:?}", own.container_id);
             return Err(Error::invalid("container_id", &spec.container_id, why));
         }
-        if spec.namespace != own.namespace {
-            let why = format!("its namespace is {:?} and stays so", own.namespace);
-            return Err(Error::invalid("namespace", format!("{:?}", spec.namespace), why));
+        self.is_of_kind(spec)
+    }
+
+    fn is_of_kind(&self, spec: &SandboxSpec) -> Result<()> {
+        let own = self.inside.record.spec.namespace;
+        if spec.namespace == own {
+            return Ok(());
         }
-        Ok(())
+        let why = format!("its namespace is {own:?} and stays so");
+        Err(Error::invalid("namespace", format!("{:?}", spec.namespace), why))
+    }
+
+    fn stands(&self) -> Result<()> {
+        self.in_phase(&[SandboxPhase::Waiting, SandboxPhase::Ready, SandboxPhase::Failed])
     }
 
     fn takes_keys(&self) -> Result<()> {
@@ -307,7 +326,7 @@ fn run_to_change(
 
 /// An operation that waits, with the place where its answer goes.
 #[derive(Debug)]
-enum Pending {
+pub(crate) enum Pending {
     Establish(Origin, Reply<Result<Standing>>),
     Join(JoinSandbox, Reply<Result<SandboxEndpoint>>),
     Leave(LeaveSandbox, Reply<Result<()>>),
@@ -315,12 +334,14 @@ enum Pending {
     Refresh(RefreshSandbox, Reply<Result<()>>),
     SetKey(SetSandboxKey, Reply<Result<()>>),
     Delete(DeleteSandbox, Reply<Result<()>>),
+    Adopt(AdoptSandbox, Reply<Result<SandboxSnapshot>>),
 }
 
 impl Pending {
     fn refuse(self, error: Error) {
         match self {
             Self::Join(_, reply) => reply.send(Err(error)),
+            Self::Adopt(_, reply) => reply.send(Err(error)),
             Self::Establish(_, reply) => reply.send(Err(error)),
             Self::Leave(_, reply)
             | Self::Rename(_, reply)
@@ -343,6 +364,7 @@ enum Outcome {
     Joined(Result<Joined>, Reply<Result<SandboxEndpoint>>),
     Renamed(Result<()>, Reply<Result<()>>),
     Changed(Result<Changed>, Reply<Result<()>>),
+    Adopted(Result<Box<SandboxRecord>>, Reply<Result<SandboxSnapshot>>),
 }
 
 // === Lifecycle ===
@@ -420,6 +442,18 @@ impl Handle<DeleteSandbox> for SandboxActor {
     }
 }
 
+impl Handle<AdoptSandbox> for SandboxActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        command: AdoptSandbox,
+        reply: Reply<Result<SandboxSnapshot>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        self.admit(op, Pending::Adopt(command, reply), cx);
+    }
+}
+
 impl Handle<MarkFailed> for SandboxActor {
     fn handle(&mut self, _: OpCtx, MarkFailed(cause): MarkFailed, reply: Reply<()>, _: &mut Cx<'_, Self>) {
         self.phase = SandboxPhase::Failed;
@@ -478,6 +512,18 @@ impl Handle<Finished> for SandboxActor {
                 }));
             }
             Outcome::Renamed(result, reply) => reply.send(result),
+            Outcome::Adopted(result, reply) => {
+                reply.send(result.map(|record| {
+                    let members = std::mem::take(&mut self.inside.members);
+                    self.inside = Inside::new(*record);
+                    // What is left of the dead container's has no link here any more.
+                    self.inside.members = members;
+                    self.inside.members.iter_mut().for_each(Member::lose_gateway);
+                    self.failure = None;
+                    self.phase = self.resting();
+                    self.snapshot()
+                }));
+            }
             Outcome::Changed(done, reply) => {
                 let result = done.and_then(|Changed { inside, result }| {
                     self.inside = *inside;

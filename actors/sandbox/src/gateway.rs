@@ -18,6 +18,8 @@ pub struct Gateway {
     pub ifname: IfName,
     /// Its address.
     pub address: IpAddr,
+    /// Whether there is an interface: without one it is the way out in name, and no route leads over it.
+    pub linked: bool,
 }
 
 /// The elected gateways of a sandbox.
@@ -52,7 +54,10 @@ pub fn elect(members: &[Member]) -> Gateways {
                 };
                 rank(a).cmp(&rank(b))
             })
-            .map(|(member, address)| Gateway { endpoint: member.endpoint, ifname: member.ifname, address })
+            .map(|(member, address)| {
+                let Member { endpoint, ifname, linked, .. } = *member;
+                Gateway { endpoint, ifname, address, linked }
+            })
     };
     Gateways { v4: best(|member| member.gateway), v6: best(|member| member.gateway6) }
 }
@@ -66,7 +71,8 @@ impl Gateways {
 
     /// The default routes of both families.
     pub(crate) fn routes(self) -> impl Iterator<Item = Option<Route>> {
-        [self.v4, self.v6].into_iter().map(|gateway| gateway.map(|g| default_route(g.ifname, g.address)))
+        let linked = [self.v4, self.v6].map(|gateway| gateway.filter(|gateway| gateway.linked));
+        linked.into_iter().map(|gateway| gateway.map(|g| default_route(g.ifname, g.address)))
     }
 
     /// The operations that change a sandbox's default routes from these to those of `next`.
@@ -103,6 +109,7 @@ mod tests {
             routes: Vec::new(),
             way_out: WayOut::Wanted,
             reserved: false,
+            linked: true,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Rank 4: one actor for each sandbox. It owns the sandbox's namespace and what is plugged into it.
 
 mod actor;
+mod desired;
 mod directory;
 mod gateway;
 mod inside;
@@ -9,10 +10,11 @@ mod message;
 mod saga;
 
 pub use actor::{SandboxActor, SandboxDeps};
+pub use desired::{DesireSandbox, SandboxDesire};
 pub use directory::{SandboxEntry, Sandboxes, host_key};
 pub use gateway::{Gateways, elect, lacks_way_out};
 pub use member::Member;
 pub use message::{
-    DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed, NetworkRestarted,
-    Origin, RefreshSandbox, RenameSandbox, SetSandboxKey, Standing, WayOutOffer,
+    AdoptSandbox, DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed,
+    NetworkRestarted, Origin, RefreshSandbox, RenameSandbox, SetSandboxKey, Standing, WayOutOffer,
 };

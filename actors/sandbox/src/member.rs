@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netloom_actor_network::Attachment;
+use netloom_drivers::Interface;
 use netloom_kernel::{Netns, Op, Route};
 use netloom_model::record::{EndpointRecord, StaticRoute, WayOut};
 use netloom_model::{EndpointId, IfName, NetworkId};
@@ -35,6 +36,8 @@ pub struct Member {
     pub way_out: WayOut,
     /// Whether it only has its place kept: the sandbox waits for its namespace.
     pub reserved: bool,
+    /// Whether it brings an interface.
+    pub linked: bool,
 }
 
 impl Member {
@@ -58,6 +61,7 @@ impl Member {
             routes: attachment.routes.clone(),
             way_out: attachment.way_out,
             reserved: false,
+            linked: attachment.interface != Interface::None,
         }
     }
 
@@ -78,6 +82,7 @@ impl Member {
             routes: attachment.routes.clone(),
             way_out: attachment.way_out,
             reserved: attachment.reserved,
+            linked: record.prefix.is_some(),
         })
     }
 
@@ -94,6 +99,11 @@ impl Member {
             via: route.via,
             link: self.ifname,
         })
+    }
+
+    /// It cannot be the way out any more.
+    pub(crate) fn lose_gateway(&mut self) {
+        (self.gateway, self.gateway6) = (None, None);
     }
 
     /// Its addresses with their prefix lengths.

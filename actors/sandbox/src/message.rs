@@ -17,6 +17,8 @@ pub enum Origin {
     Fresh,
     /// It is read back, after a start or after its actor died: its namespace is there, with these endpoints.
     Recorded(Vec<Member>),
+    /// The same, and its container does not live: it only waits for its release, so nothing is put right.
+    Dead(Vec<Member>),
 }
 
 /// Bring the sandbox into service. The first message of every sandbox actor.
@@ -104,6 +106,11 @@ pub struct DeleteSandbox {
     pub force: bool,
 }
 
+/// Become the sandbox of this container, which is the same or has the same identifier: the sandbox is one of a dead
+/// container and could not be released. What could not leave stays in it, without being its way out.
+#[derive(Clone, Debug)]
+pub struct AdoptSandbox(pub SandboxSpec);
+
 /// The sandbox is out of service from here on.
 #[derive(Clone, Debug)]
 pub struct MarkFailed(pub String);
@@ -124,6 +131,7 @@ messages! {
     RefreshSandbox => Result<()>;
     SetSandboxKey => Result<()>;
     DeleteSandbox => Result<()>;
+    AdoptSandbox => Result<SandboxSnapshot>;
     MarkFailed => ();
     NetworkRestarted => ();
     InspectSandbox => SandboxSnapshot;

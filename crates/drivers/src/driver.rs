@@ -12,6 +12,7 @@ use netloom_kernel::Kernel;
 use netloom_model::{EndpointId, Error, NetworkId, Reason};
 
 use crate::config::DriverConfig;
+use crate::desired::{DesiredObject, Place};
 use crate::request::{
     Capability, CreateEndpoint, CreateNetwork, Discovery, EndpointCreated, ExternalConnectivity, Join,
     Joined, KernelSurvey, Leave, Left, NetworkCreated, OperInfo, Recovered, TableEvent,
@@ -112,6 +113,13 @@ pub trait Driver: Send + 'static {
     /// does not rebuild and carries the engine's mark is taken for a remain and removed. Asked of a new value,
     /// before anything else.
     fn recover(&self, _identity: &str, _survey: &KernelSurvey) -> Vec<Recovered> {
+        Vec::new()
+    }
+
+    /// What the kernel should have of a network that is in service: its devices, and the links of these endpoints,
+    /// which are joined and on which nothing is under way. Only what the driver made, or would put back after a
+    /// restart; of an interface inside a sandbox, that it is up and has its addresses is desired by others.
+    fn desired(&self, _cx: &DriverCx, _network: NetworkId, _joined: &[Place]) -> Vec<DesiredObject> {
         Vec::new()
     }
 

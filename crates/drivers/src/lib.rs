@@ -7,11 +7,13 @@
 pub mod bare;
 pub mod bridge;
 mod config;
+mod desired;
 mod driver;
 mod options;
 mod request;
 
 pub use config::DriverConfig;
+pub use desired::{DesiredObject, KernelObject, LinkState, Place};
 pub use driver::{Begun, Driver, DriverCx, DriverFactory, Registration, Work, done};
 pub use netloom_model::config::{DatastoreConfig, Scope};
 pub use netloom_model::record::StaticRoute;

@@ -62,7 +62,7 @@ impl fmt::Display for LinkTag {
 }
 
 /// A route of the main table.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Route {
     /// The destination; `0.0.0.0/0` or `::/0` is the default route.
     pub destination: IpNet,
@@ -73,7 +73,7 @@ pub struct Route {
 }
 
 /// A permanent neighbour entry.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Neighbour {
     /// An ARP or neighbour-discovery entry.
     Address {

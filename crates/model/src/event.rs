@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::ObjectKind;
 use crate::id::{EndpointId, NetworkId, OpId, SandboxId};
 use crate::ifname::IfName;
+use crate::live::{LiveSandbox, ReleasedSandbox};
 
 /// A fact, numbered in the order in which the engine learnt it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -120,7 +121,7 @@ pub enum EventKind {
         /// The keys in which it differs from the one before.
         changed: Vec<String>,
     },
-    /// Something was put right at start.
+    /// Something was put right, at the start or by a reconciliation.
     Repaired(Repair),
     /// An undo failed; it is retried in the background.
     LeakFound {
@@ -134,7 +135,7 @@ pub enum EventKind {
     },
 }
 
-/// Something the engine found wrong at start, and put right.
+/// Something the engine found wrong, at its start or in a reconciliation, and put right.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "repair", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -227,6 +228,23 @@ pub enum Repair {
         /// What was wrong with it.
         why: String,
     },
+    /// A sandbox that is not among those that live was released, with its endpoints.
+    DeadSandboxReleased(ReleasedSandbox),
+    /// A sandbox that is not among those that live could not be released, or must not be. Whoever creates a
+    /// sandbox for its container is given it, if it still cannot be released then.
+    DeadSandboxKept {
+        /// The sandbox.
+        sandbox: SandboxId,
+        /// Its container.
+        container_id: String,
+        /// Why.
+        why: String,
+    },
+    /// A sandbox that is to live is not recorded.
+    LiveSandboxUnknown {
+        /// As the embedder named it.
+        sandbox: LiveSandbox,
+    },
 }
 
 impl fmt::Display for Repair {
@@ -256,6 +274,12 @@ impl fmt::Display for Repair {
             Self::NotRestored { why } => write!(f, "could not bring back into service: {why}"),
             Self::RecordRebuilt { object } => write!(f, "rebuilt the record of {object} from the kernel"),
             Self::SweepSkipped { why } => write!(f, "removed nothing: {why}"),
+            Self::DeadSandboxReleased(released) => write!(f, "released {released}"),
+            Self::DeadSandboxKept { sandbox, container_id, why } => {
+                let id = sandbox.short();
+                write!(f, "kept sandbox {id} of container {container_id:?}, which does not live: {why}")
+            }
+            Self::LiveSandboxUnknown { sandbox } => write!(f, "{sandbox} lives, and is not recorded"),
             Self::StoreMissing => f.write_str("began with no records, although the engine ran before"),
             Self::StoreSetAside { path, why } => write!(f, "set a broken store aside as {path}: {why}"),
         }

@@ -8,6 +8,7 @@ pub mod error;
 pub mod event;
 pub mod id;
 pub mod ifname;
+pub mod live;
 pub mod mac;
 pub mod record;
 mod reserved;
@@ -20,6 +21,9 @@ pub use error::{Certainty, Error, ErrorKind, Holder, ObjectKind, Reason, Result}
 pub use event::{Event, EventKind, Repair};
 pub use id::{ControllerId, EndpointId, IdText, JoinId, NetworkId, OpId, SandboxId, ShortId};
 pub use ifname::{IfName, NetnsName};
+pub use live::{
+    Left, LiveList, LiveSandbox, LiveSet, Mark, ReconcileReport, ReleasedSandbox, Stray, Verdict,
+};
 pub use mac::MacAddr;
 pub use spec::{
     EndpointSpec, ExtraHost, IpamPoolSpec, IpamSpec, JoinSpec, Names, NamespaceSpec, NetworkSpec,

@@ -165,7 +165,7 @@ pub struct SandboxSnapshot {
 }
 
 /// One endpoint in a sandbox.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SandboxEndpoint {
     /// The endpoint.
     pub endpoint: EndpointId,

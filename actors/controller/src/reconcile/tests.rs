@@ -372,6 +372,60 @@ fn what_is_not_ours_is_left_alone() {
     assert!(is_empty(&plan), "{plan:?}");
 }
 
+// === What lives ===
+
+fn live(sandboxes: &[u8]) -> Option<LiveList> {
+    Some(sandboxes.iter().map(|n| sandbox_id(*n)).collect())
+}
+
+#[test]
+fn what_does_not_live_is_released_and_its_endpoints_are_left_to_that() {
+    let mut case = Case::default().network(1).sandbox(1).netns(1).sandbox(2).netns(2);
+    // The links of both are gone.
+    case = case.endpoint(1, 1, Some((1, "veth1"))).endpoint(2, 1, Some((2, "veth2")));
+    case.inventory.live = live(&[1, 7]);
+    let plan = case.plan();
+    assert_eq!(plan.dead, [(sandbox_id(2), None)].into());
+    let [Repair::LiveSandboxUnknown { sandbox }, Repair::EndpointDetached { endpoint, .. }] =
+        &plan.repairs[..]
+    else {
+        panic!("{:?}", plan.repairs);
+    };
+    assert_eq!((sandbox, *endpoint), (&sandbox_id(7).into(), endpoint_id(1)));
+    assert!(plan.records.endpoints[&endpoint_id(2)].attachment.is_some(), "it goes with its sandbox");
+}
+
+#[test]
+fn a_lost_sandbox_is_neither_dead_nor_unknown() {
+    let mut case = Case::default().sandbox(1).sandbox(2);
+    case.inventory.live = live(&[1]);
+    let plan = case.plan();
+    assert!(plan.dead.is_empty());
+    let lost = [1, 2].map(|n| Repair::SandboxReleased { sandbox: sandbox_id(n) });
+    assert_eq!(plan.repairs, lost);
+}
+
+#[test]
+fn nobody_dies_whose_container_is_not_known() {
+    let mut case = Case::default().sandbox(1).netns(1);
+    let record = case.records.sandboxes.get_mut(&sandbox_id(1)).expect("there");
+    record.spec = SandboxSpec::new(format!("recovered-{}", sandbox_id(1).short()));
+    case.inventory.live = live(&[]);
+    let plan = case.plan();
+    assert!(plan.dead.is_empty());
+    assert!(matches!(&plan.repairs[..], [Repair::DeadSandboxKept { .. }]), "{:?}", plan.repairs);
+}
+
+#[test]
+fn beside_records_of_a_newer_engine_the_dead_are_kept() {
+    let mut case = Case::default().sandbox(1).netns(1);
+    case.records.newer = 1;
+    case.inventory.live = live(&[]);
+    let plan = case.plan();
+    let why = plan.dead[&sandbox_id(1)].as_ref().expect("a reason");
+    assert!(why.contains("newer"), "{why}");
+}
+
 #[test]
 fn members_carry_what_a_sandbox_shows() {
     let case = Case::default().network(1).sandbox(1).endpoint(1, 1, Some((1, "veth1")));

@@ -1,5 +1,6 @@
 //! The slow half of each command, one file a verb.
 
+mod adopt;
 mod delete;
 mod establish;
 mod join;
@@ -21,6 +22,7 @@ use netloom_kernel::{Netns, Op};
 use netloom_model::{Error, NetworkId, ObjectKind, Result, SandboxId};
 use netloom_runtime::{Handle, Message, OpCtx};
 
+pub(crate) use adopt::adopt;
 pub(crate) use delete::delete;
 pub(crate) use establish::establish;
 use establish::record_of;

@@ -19,7 +19,7 @@ pub(super) type Touched = Arc<OnceLock<()>>;
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// The addresses of a network's bridge.
-fn addresses(config: &BridgeConfig) -> Vec<IpNet> {
+pub(super) fn addresses(config: &BridgeConfig) -> Vec<IpNet> {
     let link_local = IpNet::V6(Ipv6Net::new_assert(LINK_LOCAL, 64));
     let v6 = config.address6.map(|address| [link_local, IpNet::V6(address)]);
     v6.into_iter().flatten().chain([IpNet::V4(config.address)]).collect()

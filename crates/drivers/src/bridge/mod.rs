@@ -5,6 +5,7 @@
 //! instead of being made outside, moved and renamed.
 
 pub mod config;
+mod desired;
 mod device;
 mod found;
 mod offered;
@@ -25,6 +26,7 @@ use self::config::{BridgeConfig, default_bridge};
 use self::device::Touched;
 use self::found::Found;
 use crate::config::DriverConfig;
+use crate::desired::{DesiredObject, Place};
 use crate::driver::{Begun, Driver, DriverCx, done};
 use crate::request::{
     Capability, CreateEndpoint, CreateNetwork, EndpointCreated, Interface, Join, Joined, KernelSurvey, Leave,
@@ -276,6 +278,10 @@ impl Driver for Bridge {
 
     fn recover(&self, identity: &str, survey: &KernelSurvey) -> Vec<Recovered> {
         recover::recover(identity, survey)
+    }
+
+    fn desired(&self, cx: &DriverCx, network: NetworkId, joined: &[Place]) -> Vec<DesiredObject> {
+        self.networks.get(&network).map(|network| desired::desired(cx, network, joined)).unwrap_or_default()
     }
 
     fn forget_network(&mut self, network: NetworkId) {
