@@ -108,7 +108,8 @@ impl Network {
     /// Deletes the network.
     ///
     /// # Errors
-    /// `Forbidden` while it has endpoints, naming them; `NotFound` after its deletion.
+    /// `Forbidden` while it has endpoints, naming them, and for a network of `host` or `null`, which stays;
+    /// `NotFound` after its deletion.
     pub async fn delete(&self) -> Result<()> {
         let delete = DeleteNetwork { id: self.id, force: None };
         self.core.ask(self.core.controller()?, delete).await
@@ -117,8 +118,8 @@ impl Network {
     /// Deletes the network with its endpoints, wherever they are and whatever is under way on them.
     ///
     /// # Errors
-    /// `NotFound` after its deletion; `Internal` when a record cannot be removed; `Timeout` when others go on
-    /// making endpoints.
+    /// `Forbidden` for a network of `host` or `null`; `NotFound` after its deletion; `Internal` when a record
+    /// cannot be removed; `Timeout` when others go on making endpoints.
     pub async fn delete_with_force(&self) -> Result<()> {
         let delete = DeleteNetwork { id: self.id, force: Some(fresh().0) };
         self.core.ask_with_force(self.core.controller()?, delete).await

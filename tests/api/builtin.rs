@@ -7,7 +7,8 @@ use futures::future::join_all;
 use netloom::drivers::done;
 use netloom::snapshot::{EndpointPhase, NetworkPhase};
 use netloom::{
-    EndpointSpec, EngineConfig, Error, ErrorKind, JoinSpec, MacAddr, Network, NetworkSpec, Reason, Victim,
+    EndpointSpec, EngineConfig, Error, ErrorKind, JoinSpec, MacAddr, Network, NetworkSpec, Reason,
+    SandboxKey, SandboxSpec, Victim,
 };
 
 use crate::scripted::{Asked, Scripted};
@@ -172,9 +173,11 @@ async fn networks_of_host_and_null_cannot_be_deleted() {
     for driver in BARE {
         let network = world.create(driver, driver).await.expect("a network");
         assert_permanent(&network.delete().await.expect_err("it stays"), driver);
-        // Whether or not it has endpoints.
+        // Whether or not it has endpoints, which force does not touch either.
         let (endpoint, sandbox) = world.joined(&network, "web").await;
         assert_permanent(&network.delete().await.expect_err("it stays"), driver);
+        assert_permanent(&network.delete_with_force().await.expect_err("it stays"), driver);
+        assert_eq!(endpoint.inspect().await.expect("still there").phase, EndpointPhase::Joined);
         // It goes on as before.
         endpoint.leave(&sandbox).await.expect("left");
         network.create_endpoint(EndpointSpec::new("next")).await.expect("an endpoint");
@@ -185,6 +188,34 @@ async fn networks_of_host_and_null_cannot_be_deleted() {
         let network = world.engine().controller().network_by_name(driver).expect("restored");
         assert_permanent(&network.delete().await.expect_err("it stays"), driver);
     }
+    world.assert_only_networks_are_left(2).await;
+}
+
+#[tokio::test]
+async fn the_hosts_own_namespace_and_one_that_is_still_awaited_take_such_endpoints() {
+    let world = World::new().await;
+    world.kernel().external_netns("/proc/4711/ns/net").expect("added");
+    let controller = world.engine().controller();
+    let host = controller.create_sandbox(SandboxSpec::new("h").host_namespace()).await.expect("a sandbox");
+    let later = controller.create_sandbox(SandboxSpec::new("w").external_key()).await.expect("a sandbox");
+    let blue = world.network("blue").await;
+    for (driver, sandbox) in [("host", &host), ("null", &later)] {
+        let network = world.create(driver, driver).await.expect("a network");
+        let endpoint = network.create_endpoint(EndpointSpec::new("bare")).await.expect("an endpoint");
+        endpoint.join(sandbox, JoinSpec::default()).await.expect("joined");
+    }
+    let web = blue.create_endpoint(EndpointSpec::new("web")).await.expect("an endpoint");
+    web.join(&later, JoinSpec::default()).await.expect("its place is kept");
+    later.set_key(SandboxKey::Pid(4711)).await.expect("plugged in");
+    let ifname = web.inspect().await.expect("inspected").ifname.expect("joined");
+    assert_eq!(ifname.as_str(), "eth0", "what brings no interface takes no number");
+    for sandbox in [host, later] {
+        sandbox.delete().await.expect("deleted");
+    }
+    web.delete().await.expect("deleted");
+    blue.delete().await.expect("deleted");
+    world.engine().drain().await.expect("drained");
+    world.kernel().drop_external("/proc/4711/ns/net").expect("there");
     world.assert_only_networks_are_left(2).await;
 }
 

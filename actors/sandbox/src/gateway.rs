@@ -32,10 +32,12 @@ pub struct Gateways {
 }
 
 /// Whether a sandbox needs a way out that none of its endpoints is: one of them asks for it, and none has an IPv4
-/// gateway or default route. As in libnetwork (`needDefaultGW`), IPv6 is not considered.
+/// gateway or default route. As in libnetwork (`needDefaultGW`), IPv6 is not considered. Those for which only a
+/// place is kept do not count: what they bring is not known before they are plugged in.
 #[must_use]
 pub fn lacks_way_out(members: &[Member]) -> bool {
-    let mut asking = members.iter().filter(|member| member.way_out == WayOut::Wanted).peekable();
+    let plugged = members.iter().filter(|member| !member.reserved);
+    let mut asking = plugged.filter(|member| member.way_out == WayOut::Wanted).peekable();
     asking.peek().is_some() && !asking.any(Member::leads_out)
 }
 
