@@ -18,6 +18,9 @@ mod overtaken;
 mod rebuild;
 mod recovery;
 mod restart;
+#[path = "../common/scenario/mod.rs"]
+mod scenario;
+mod scenarios;
 mod scripted;
 mod start_faults;
 mod supervision;
