@@ -21,7 +21,7 @@ use netloom_actor_services::{Services, panicked};
 use netloom_kernel::Netns;
 use netloom_model::record::SandboxRecord;
 use netloom_model::snapshot::{SandboxEndpoint, SandboxPhase, SandboxSnapshot};
-use netloom_model::{EndpointId, Error, Holder, ObjectKind, Reason, Repair, Result};
+use netloom_model::{Certainty, EndpointId, Error, Holder, ObjectKind, Reason, Repair, Result};
 use netloom_runtime::{
     Actor, Admission, Canceller, Cx, Gate, Handle, OpCtx, Panicked, Reply, Scope, Stop, messages,
 };
@@ -101,9 +101,7 @@ impl SandboxActor {
 
     fn snapshot(&self) -> SandboxSnapshot {
         let mut members: Vec<_> = self.members.iter().collect();
-        members.sort_by_key(|member| {
-            (std::cmp::Reverse(member.priority), member.network_name.clone(), member.endpoint)
-        });
+        members.sort_by(|a, b| a.rank().cmp(&b.rank()));
         SandboxSnapshot {
             id: self.record.id,
             container_id: self.record.spec.container_id.clone(),
@@ -188,7 +186,7 @@ impl SandboxActor {
                     members: self.members.clone(),
                     gateways: self.gateways,
                 });
-                // Used up even if the join fails: something may have seen the name.
+                // Used up even if the join fails, unless it is refused: something may have seen the name.
                 self.record.interfaces += 1;
                 let work = saga::join(world, op.clone(), plan);
                 run(op, work, |result| Outcome::Joined(result.map(Box::new), reply), cx);
@@ -217,6 +215,15 @@ impl SandboxActor {
         self.members.retain(|member| member.endpoint != endpoint);
         self.gateways = elect(&self.members);
     }
+}
+
+/// Whether the endpoint's network refused a join before anything was done, so that nobody saw an interface.
+fn was_refused(error: &Error) -> bool {
+    let at_once = matches!(
+        error.reason(),
+        Reason::EndpointInUse { .. } | Reason::NotFound { .. } | Reason::WrongPhase { .. }
+    );
+    at_once && error.certainty() == Certainty::Aborted
 }
 
 fn shown(member: &Member) -> SandboxEndpoint {
@@ -380,6 +387,10 @@ impl Handle<Finished> for SandboxActor {
                 reply.send(result.map(|repairs| Standing { snapshot: self.snapshot(), repairs }));
             }
             Outcome::Joined(result, reply) => {
+                if result.as_ref().is_err_and(was_refused) {
+                    // No other join has begun meanwhile: the number is the last one that was given.
+                    self.record.interfaces -= 1;
+                }
                 reply.send(result.map(|joined| {
                     let Joined { member, gateways, interfaces } = *joined;
                     let answer = shown(&member);

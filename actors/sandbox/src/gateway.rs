@@ -1,6 +1,5 @@
 //! Which endpoint provides a sandbox's way out: a pure function of the endpoints in it.
 
-use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use netloom_kernel::{Netns, Op, Route};
@@ -28,8 +27,7 @@ pub struct Gateways {
     pub v6: Option<Gateway>,
 }
 
-/// Elects: the higher priority wins, then the network's name that comes first, then the endpoint's
-/// identifier. Parity: moby `sandbox.go` `epHeap.Less` and `getGatewayEndpoint`; there the walk over a binary
+/// Elects: the higher priority wins, then the network's name that comes first, then who joined first. Parity: moby `sandbox.go` `epHeap.Less` and `getGatewayEndpoint`; there the walk over a binary
 /// heap's array may miss the best one behind an endpoint without gateway, here it cannot.
 #[must_use]
 pub fn elect(members: &[Member]) -> Gateways {
@@ -37,10 +35,7 @@ pub fn elect(members: &[Member]) -> Gateways {
         members
             .iter()
             .filter_map(|member| gateway(member).map(|address| (member, address)))
-            .min_by(|(a, _), (b, _)| {
-                let rank = |m: &Member| (Reverse(m.priority), m.network_name.clone(), m.endpoint);
-                rank(a).cmp(&rank(b))
-            })
+            .min_by(|(a, _), (b, _)| a.rank().cmp(&b.rank()))
             .map(|(member, address)| Gateway { endpoint: member.endpoint, ifname: member.ifname, address })
     };
     Gateways { v4: best(|member| member.gateway), v6: best(|member| member.gateway6) }
@@ -104,6 +99,17 @@ mod tests {
         }
         members.retain(|member| member.priority == 0);
         assert_eq!(winner(&members).as_deref(), Some("eth2"), "the first name");
+    }
+
+    #[test]
+    fn of_one_network_who_joined_first_wins() {
+        let mut members = vec![member(10, "blue", 0, true), member(9, "blue", 0, true)];
+        // The identifiers are the other way round.
+        (members[0].endpoint, members[1].endpoint) = (members[1].endpoint, members[0].endpoint);
+        for _ in 0..2 {
+            members.rotate_left(1);
+            assert_eq!(winner(&members).as_deref(), Some("eth9"));
+        }
     }
 
     #[test]

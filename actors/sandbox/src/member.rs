@@ -1,5 +1,6 @@
 //! An endpoint in a sandbox.
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -67,6 +68,15 @@ impl Member {
             gateway: attachment.gateway,
             gateway6: attachment.gateway6,
         })
+    }
+
+    /// Its place in the gateway election, lowest first: the higher priority, then the network's name that comes
+    /// first, then who joined first, which the number of its interface tells. Identifiers are chance, so they
+    /// decide only what cannot be told apart otherwise.
+    pub(crate) fn rank(&self) -> impl Ord {
+        let digits = self.ifname.as_str().trim_start_matches(|c: char| !c.is_ascii_digit());
+        let number = digits.parse::<u32>().unwrap_or(u32::MAX);
+        (Reverse(self.priority), &*self.network_name, number, self.endpoint)
     }
 
     /// Its addresses with their prefix lengths.

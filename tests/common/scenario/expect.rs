@@ -36,7 +36,12 @@ impl Differences {
         }
     }
 
-    pub(crate) fn add(&mut self, what: &str, expected: &(impl Debug + ?Sized), found: &(impl Debug + ?Sized)) {
+    pub(crate) fn add(
+        &mut self,
+        what: &str,
+        expected: &(impl Debug + ?Sized),
+        found: &(impl Debug + ?Sized),
+    ) {
         self.0.push(format!("{what}: expected {expected:?}, found {found:?}"));
     }
 

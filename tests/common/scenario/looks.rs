@@ -36,7 +36,12 @@ pub(crate) struct NetworkLook {
 }
 
 impl NetworkLook {
-    pub(crate) fn compare(&self, id: Option<&String>, found: &NetworkSnapshot, differences: &mut Differences) {
+    pub(crate) fn compare(
+        &self,
+        id: Option<&String>,
+        found: &NetworkSnapshot,
+        differences: &mut Differences,
+    ) {
         let pools = || found.v4.iter().chain(&found.v6);
         let gateway = |gateway: Option<std::net::IpAddr>| gateway.map_or("none".into(), |ip| ip.to_string());
         differences.check("id", id, &found.id.to_string());

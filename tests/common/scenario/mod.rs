@@ -1,8 +1,8 @@
 //! Scenarios: what a caller does through the public interface and what must come of it, written as data in
 //! `tests/scenarios/*.toml` and carried out over the simulated and over the real kernel with the same expectations.
 //!
-//! A scenario is a list of steps. A step is a table with one verb, whose value is what it is about; its other keys are
-//! arguments (for what is created: the fields of its spec) and what is expected:
+//! A scenario is a list of steps. A step is a table that begins with a verb, whose value is what it is about; its other
+//! keys are arguments (for what is created: the fields of its spec) and what is expected:
 //!
 //! ```toml
 //! [[scenario]]
@@ -44,8 +44,10 @@ mod run;
 mod sim;
 pub(crate) mod step;
 
+#[allow(unused_imports, reason = "the runner is tested over the simulated kernel only")]
 pub(crate) use file::{Scenario, load, parse};
 pub(crate) use machine::{How, Machine};
+#[allow(unused_imports, reason = "only two runs are compared")]
 pub(crate) use run::{Failure, Trace, play};
 pub(crate) use sim::SimMachine;
 
@@ -79,7 +81,11 @@ pub(crate) fn conclude(kernels: &[&str], rows: &[(Scenario, Vec<Result<(), Failu
         let ends = kernels.iter().zip(ends);
         ends.filter_map(move |(kernel, end)| {
             let failure = end.as_ref().err()?;
-            Some(format!("{} {:?} on the {kernel} kernel, {failure}", scenario.file, scenario.name))
+            let Scenario { file, name, covers, .. } = scenario;
+            Some(format!(
+                "{file} {name:?} on the {kernel} kernel, {failure}\n    covers {}",
+                covers.join(", ")
+            ))
         })
     });
     let wrong: Vec<_> = wrong.collect();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use netloom::{Endpoint, Engine, Network, Result, Sandbox};
+use netloom::{Endpoint, Engine, NetnsName, Network, Result, Sandbox};
 
 /// The handles that a scenario has got, and the identifiers it has seen.
 #[derive(Debug, Default)]
@@ -12,6 +12,8 @@ pub(crate) struct Names {
     sandboxes: BTreeMap<String, Sandbox>,
     /// By the name of the object, or the one it was saved under.
     ids: BTreeMap<String, String>,
+    /// Of every sandbox there was.
+    namespaces: Vec<NetnsName>,
 }
 
 impl Names {
@@ -27,7 +29,12 @@ impl Names {
 
     pub(crate) fn add_sandbox(&mut self, sandbox: Sandbox) {
         self.ids.insert(sandbox.container_id().to_owned(), sandbox.id().to_string());
+        self.namespaces.extend(sandbox.netns());
         self.sandboxes.insert(sandbox.container_id().to_owned(), sandbox);
+    }
+
+    pub(crate) fn namespaces(&self) -> Vec<NetnsName> {
+        self.namespaces.clone()
     }
 
     pub(crate) fn save(&mut self, name: &str, id: String) {

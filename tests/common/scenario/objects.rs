@@ -11,6 +11,7 @@ use netloom::{Endpoint, Engine, Network, Result, Sandbox, ShutdownMode};
 use super::Machine;
 use super::expect::Differences;
 use super::looks::{HostLook, Namespace};
+use super::picture::Detail;
 use super::run::{Found, Run, told};
 use super::step::{Act, Find, Listing};
 
@@ -67,6 +68,46 @@ impl<M: Machine> Run<'_, M> {
         execute_all(self.machine.kernel(), ops, Instant::now() + PATIENCE).await.map_err(told)
     }
 
+    /// Destroys the namespace of a sandbox. Linux keeps it for as long as anybody has a socket in it, so from here on
+    /// the two kernels are not compared.
+    pub(super) async fn lose_namespace(&self, container: &str) -> Found<()> {
+        let Netns::Named(name) = self.netns(container)? else { return Err("it has none".into()) };
+        self.detail.set(Detail::Nothing);
+        self.execute(vec![Op::DeleteNetns { name }]).await
+    }
+
+    /// Lets go of namespaces that are gone: having looked into them keeps them.
+    async fn let_go(&self) -> Found<()> {
+        let kernel = self.machine.kernel();
+        let end = || Instant::now() + PATIENCE;
+        let mounted = kernel.namespaces(end()).await.map_err(told)?;
+        let seen = self.names.borrow().namespaces();
+        let gone = seen.into_iter().filter(|name| !mounted.contains(name));
+        for answer in kernel.execute(gone.map(|name| Op::DeleteNetns { name }).collect(), end()).await {
+            if let Err(error) = answer
+                && !error.already_gone()
+            {
+                return Err(error.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the host has no more links than these.
+    async fn wait_for_links(&self, at_most: usize) -> Found<()> {
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            let host = Namespace::of(self.machine.kernel(), Netns::Host).await?;
+            if host.links.len() <= at_most {
+                return Ok(());
+            }
+            if Instant::now() > patience {
+                return Err(format!("more than {at_most} links are left: {:?}", host.links));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Looks something up, and says its identifier.
     pub(super) async fn find(&self, what: &Find) -> Found<Result<String>> {
         let controller = self.engine()?.controller();
@@ -76,9 +117,7 @@ impl<M: Machine> Run<'_, M> {
         let sandbox = |found: Result<Sandbox>| found.map(|sandbox| sandbox.id().to_string());
         Ok(match what {
             Find::NetworkByName(name) => network(controller.network_by_name(name)),
-            Find::NetworkById(id) => {
-                network(resolved(id)?.parse().and_then(|id| controller.network(id)))
-            }
+            Find::NetworkById(id) => network(resolved(id)?.parse().and_then(|id| controller.network(id))),
             Find::EndpointByName { network, name } => match self.network(network) {
                 Ok(network) => endpoint(network.endpoint_by_name(name).await),
                 Err(error) => Err(error),
@@ -88,14 +127,14 @@ impl<M: Machine> Run<'_, M> {
                 (Err(error), _) | (_, Err(error)) => Err(error),
             },
             Find::SandboxByContainer(container) => sandbox(controller.sandbox_by_container(container)),
-            Find::SandboxById(id) => {
-                sandbox(resolved(id)?.parse().and_then(|id| controller.sandbox(id)))
-            }
+            Find::SandboxById(id) => sandbox(resolved(id)?.parse().and_then(|id| controller.sandbox(id))),
             Find::SandboxByKey(key) if key.starts_with('/') => sandbox(controller.sandbox_by_key(key)),
-            Find::SandboxByKey(container) => match self.sandbox(container).and_then(|sandbox| sandbox.key()) {
-                Ok(key) => sandbox(controller.sandbox_by_key(key)),
-                Err(error) => Err(error),
-            },
+            Find::SandboxByKey(container) => {
+                match self.sandbox(container).and_then(|sandbox| sandbox.key()) {
+                    Ok(key) => sandbox(controller.sandbox_by_key(key)),
+                    Err(error) => Err(error),
+                }
+            }
         })
     }
 
@@ -132,7 +171,8 @@ impl<M: Machine> Run<'_, M> {
         save: &dyn Fn(String),
     ) -> Found<Result<()>> {
         let mut differences = Differences::default();
-        let id = |look: &Option<String>| look.as_deref().map(|id| self.names.borrow().resolve(id)).transpose();
+        let id =
+            |look: &Option<String>| look.as_deref().map(|id| self.names.borrow().resolve(id)).transpose();
         let seen = match act {
             Act::InspectNetwork(name, look) => {
                 let expected = id(&look.id)?;
@@ -232,6 +272,9 @@ impl<M: Machine> Run<'_, M> {
         let names = foreign.iter().map(|name| Ok(Op::DeleteLink { name: name.parse()?, tag: None }));
         let deletions = names.collect::<Result<Vec<_>>>().map_err(told)?;
         self.execute(deletions).await.map_err(|why| format!("what is not ours is gone: {why}"))?;
+        // What others had in a sandbox goes with its namespace, when Linux gets round to it.
+        self.let_go().await?;
+        self.wait_for_links(self.links_before).await?;
         let left = self.machine.left().await;
         if !left.is_empty() {
             return Err(format!("left: {}", left.join("; ")));

@@ -8,12 +8,14 @@ use super::looks::Namespace;
 use super::names::Names;
 
 /// How much of it can be compared.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Detail {
-    /// All.
-    Full,
+    /// Nothing: what was done is chance.
+    Nothing,
     /// Only how many: who came first is chance.
     Counts,
+    /// All.
+    Full,
 }
 
 /// What engine and kernel have, a line each.
@@ -46,7 +48,10 @@ pub(crate) async fn picture(
     for sandbox in &seen.sandboxes {
         let of = &sandbox.container_id;
         let ways = (sandbox.gateway, sandbox.gateway6);
-        lines.push(format!("sandbox {of} {} {:?} {:?} {ways:?}", sandbox.id, sandbox.phase, sandbox.endpoints));
+        lines.push(format!(
+            "sandbox {of} {} {:?} {:?} {ways:?}",
+            sandbox.id, sandbox.phase, sandbox.endpoints
+        ));
         let netns = sandbox.id.short().parse().map_err(|error: netloom::Error| error.to_string())?;
         // A reboot may have taken it.
         let Ok(inside) = Namespace::of(kernel, Netns::Named(netns)).await else {
@@ -64,6 +69,7 @@ pub(crate) async fn picture(
 
 fn finished(mut lines: Vec<String>, names: &Names, detail: Detail) -> Vec<String> {
     match detail {
+        Detail::Nothing => Vec::new(),
         Detail::Full => {
             for line in &mut lines {
                 *line = names.without_ids(line);

@@ -75,8 +75,14 @@ pub(crate) enum Act {
 pub(crate) enum Find {
     NetworkByName(String),
     NetworkById(String),
-    EndpointByName { network: String, name: String },
-    EndpointById { network: String, id: String },
+    EndpointByName {
+        network: String,
+        name: String,
+    },
+    EndpointById {
+        network: String,
+        id: String,
+    },
     SandboxByContainer(String),
     SandboxById(String),
     /// The path, or a container whose key it is.
@@ -162,6 +168,11 @@ impl Step {
     }
 
     fn read(text: String, mut args: Args) -> Result<Self, String> {
+        let verb = args.0.keys().next().ok_or("a step has a verb")?.clone();
+        if !VERBS.contains(&verb.as_str()) {
+            return Err(format!("a step begins with its verb, and {verb:?} is none of {}", VERBS.join(", ")));
+        }
+        let subject = args.0.remove(&verb).ok_or("it was there")?;
         let expected = Expected {
             fails: args.take("fails")?,
             may_fail: args.take("may_fail")?.unwrap_or_default(),
@@ -174,12 +185,7 @@ impl Step {
             return Err("what an error says is expected, but no error: give fails or may_fail".into());
         }
         let saves = args.take("saves")?;
-        let verbs: Vec<_> = VERBS.iter().filter(|verb| args.0.contains_key(**verb)).collect();
-        let [verb] = *verbs else {
-            return Err(format!("a step has one verb, this one has {verbs:?}"));
-        };
-        let subject = args.0.remove(*verb).ok_or("it has the verb")?;
-        let act = Act::parse(verb, subject, args)?;
+        let act = Act::parse(&verb, subject, args)?;
         if judged && matches!(act, Act::Together { .. } | Act::Repeat(_) | Act::OnHost(_) | Act::Inside(..)) {
             return Err("this has no error of its own: what is expected belongs to its parts".into());
         }
@@ -300,7 +306,7 @@ impl Act {
     /// Whether several callers may do this at once.
     fn can_be_shared(&self) -> bool {
         match self {
-            Self::Lifecycle(_) | Self::ForeignBridge { .. } => false,
+            Self::Lifecycle(_) | Self::ForeignBridge { .. } | Self::ForeignInterface { .. } => false,
             Self::Repeat(steps) => steps.iter().all(|step| step.act.can_be_shared()),
             Self::Together { branches, .. } => branches.iter().flatten().all(|step| step.act.can_be_shared()),
             _ => true,
