@@ -1,6 +1,8 @@
 //! The steps of a scenario: every verb with its arguments. A new verb is a variant of [`Act`], a line in
 //! [`Act::parse`] and in [`VERBS`], and what it does in `run` or `looks`.
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
 use netloom::{EndpointSpec, ErrorKind, IpamPoolSpec, JoinSpec, NetworkSpec, SandboxSpec, ShutdownMode};
 use serde::Deserialize;
@@ -106,8 +108,11 @@ pub(crate) enum Lifecycle {
     Start,
     /// Ends the engine and starts the next one.
     Restart(How),
-    /// How many repairs of each kind the last start had to make.
-    Repairs(Vec<(String, usize)>),
+    /// How many repairs of each kind the last start had to make. Those of the kinds `besides` are chance.
+    Repairs {
+        counts: Vec<(String, usize)>,
+        besides: Vec<String>,
+    },
 }
 
 /// Every verb.
@@ -278,8 +283,10 @@ impl Act {
             "start" => args.ends_true(&subject, Self::Lifecycle(Lifecycle::Start)),
             "restart" => args.subject_of(subject).map(|how| Self::Lifecycle(Lifecycle::Restart(how))),
             "repairs" => {
-                let counts = args.subject_of::<std::collections::BTreeMap<_, _>>(subject)?;
-                Ok(Self::Lifecycle(Lifecycle::Repairs(counts.into_iter().collect())))
+                let besides = args.take("besides")?.unwrap_or_default();
+                let counts: BTreeMap<_, _> = args.subject_of(subject)?;
+                let counts = counts.into_iter().collect();
+                Ok(Self::Lifecycle(Lifecycle::Repairs { counts, besides }))
             }
             "lose_bridge" => args.ends(Self::LoseBridge(text()?)),
             "lose_namespace" => args.ends(Self::LoseNamespace(text()?)),
@@ -293,7 +300,7 @@ impl Act {
                 args.ends(Self::ForeignInterface { name: text()?, sandbox })
             }
             "together" => {
-                let outcomes: Option<std::collections::BTreeMap<String, usize>> = args.take("outcomes")?;
+                let outcomes: Option<BTreeMap<String, usize>> = args.take("outcomes")?;
                 let branches = args.copies(subject)?;
                 let outcomes = outcomes.map(|outcomes| outcomes.into_iter().collect());
                 Ok(Self::Together { branches, outcomes })
