@@ -21,6 +21,7 @@ mod restart;
 #[path = "../common/scenario/mod.rs"]
 mod scenario;
 mod scenarios;
+mod schedules;
 mod scripted;
 mod start_faults;
 mod supervision;

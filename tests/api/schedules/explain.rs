@@ -40,18 +40,22 @@ pub(super) fn explain(records: &[Record], last: &State, around: Circumstances) -
     let mut lanes: BTreeMap<usize, Vec<Step>> = BTreeMap::new();
     let shutdown = records.iter().filter(|record| record.action == Action::Shutdown);
     let shutdown = shutdown.map(|record| record.begun).min();
-    let made: HashSet<Id> = records.iter().filter_map(|record| match record.answer {
+    let made = records.iter().filter_map(|record| match record.answer {
         Answer::Made(id) => Some(id),
         _ => None,
     });
+    let made = made.collect();
     for (number, record) in records.iter().enumerate() {
-        if matches!(record.action, Action::Shutdown | Action::Inspect) {
+        // What is on its way is nowhere to be told.
+        let tells_nothing = matches!((record.action, record.answer), (Action::Locate { .. }, Answer::Done));
+        if tells_nothing || matches!(record.action, Action::Shutdown | Action::Inspect) {
             continue;
         }
         let step = Step {
             record: record.clone(),
             ended: if record.answer.is_open() { u32::MAX } else { record.ended },
             refusal_is_free: refusal_is_free(record, records, shutdown, around)?,
+            gone_is_done: gone_is_done(record, records),
         };
         // What is open may take effect whenever it likes, also behind later questions of its caller.
         let lane = if record.answer.is_open() { usize::MAX - number } else { record.caller };
@@ -67,6 +71,23 @@ struct Step {
     ended: u32,
     /// Whether it may have been refused for the sake of what was under way at the time.
     refusal_is_free: bool,
+    /// Whether it may have succeeded because what it had to delete was gone.
+    gone_is_done: bool,
+}
+
+/// Force that meets another deletion of the same endpoint is content when that one comes first.
+fn gone_is_done(record: &Record, records: &[Record]) -> bool {
+    let Action::DeleteEndpoint { endpoint: wanted, force: true, .. } = record.action else { return false };
+    let other = |other: &Record| {
+        let same = matches!(other.action, Action::DeleteEndpoint { endpoint, .. } if endpoint == wanted);
+        same && overlap(record, other)
+    };
+    record.answer == Answer::Done && records.iter().any(other)
+}
+
+/// Whether two were under way at the same time.
+fn overlap(one: &Record, other: &Record) -> bool {
+    one.begun != other.begun && one.begun < other.ended && other.begun < one.ended
 }
 
 /// Judges an answer by what else was under way.
@@ -86,26 +107,11 @@ fn refusal_is_free(
         Answer::Refused(ErrorKind::Unavailable) if stopping => Ok(true),
         Answer::Refused(ErrorKind::Internal) if around.faults => Ok(true),
         Answer::Refused(ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::Forbidden) => {
-            let overlaps = |other: &&Record| {
-                other.begun != record.begun && other.begun < record.ended && record.begun < other.ended
-            };
-            let others = records.iter().filter(overlaps);
-            Ok(others.filter(|other| changes(other.action)).any(|other| related(record, other, records)))
+            let others = records.iter().filter(|other| overlap(record, other));
+            Ok(others.filter(|other| other.action.changes()).any(|other| related(record, other, records)))
         }
         Answer::Refused(_) => illegal(),
     }
-}
-
-fn changes(action: Action) -> bool {
-    !matches!(
-        action,
-        Action::FindNetwork { .. }
-            | Action::FindEndpoint { .. }
-            | Action::FindSandbox { .. }
-            | Action::Locate { .. }
-            | Action::Inspect
-            | Action::Shutdown
-    )
 }
 
 /// Something that two operations can be about.
@@ -126,30 +132,37 @@ fn related(one: &Record, other: &Record, records: &[Record]) -> bool {
 /// What an operation is about: objects, and the names they were made under.
 fn keys(record: &Record, records: &[Record]) -> Vec<Key> {
     let mut keys = Vec::new();
-    let mut network = |keys: &mut Vec<Key>, id| {
+    let network = |keys: &mut Vec<Key>, id| {
         keys.push(Key::Network(id));
         keys.extend(records.iter().find_map(|record| match (record.action, record.answer) {
-            (Action::CreateNetwork { name }, Answer::Made(made)) if made == id => Some(Key::NetworkName(name)),
+            (Action::CreateNetwork { name }, Answer::Made(made)) if made == id => {
+                Some(Key::NetworkName(name))
+            }
             _ => None,
         }));
     };
     let sandbox = |keys: &mut Vec<Key>, id| {
         keys.push(Key::Sandbox(id));
         keys.extend(records.iter().find_map(|record| match (record.action, record.answer) {
-            (Action::CreateSandbox { name }, Answer::Made(made)) if made == id => Some(Key::SandboxName(name)),
+            (Action::CreateSandbox { name }, Answer::Made(made)) if made == id => {
+                Some(Key::SandboxName(name))
+            }
             _ => None,
         }));
     };
     match record.action {
         Action::CreateNetwork { name } => keys.push(Key::NetworkName(name)),
-        Action::DeleteNetwork { network: id } | Action::CreateEndpoint { network: id, .. } => network(&mut keys, id),
+        Action::DeleteNetwork { network: id } | Action::CreateEndpoint { network: id, .. } => {
+            network(&mut keys, id)
+        }
         Action::DeleteEndpoint { network: id, endpoint, .. } => {
             network(&mut keys, id);
             keys.push(Key::Endpoint(endpoint));
         }
         Action::CreateSandbox { name } => keys.push(Key::SandboxName(name)),
         Action::DeleteSandbox { sandbox: id, .. } => sandbox(&mut keys, id),
-        Action::Join { network: of, endpoint, sandbox: to } | Action::Leave { network: of, endpoint, sandbox: to } => {
+        Action::Join { network: of, endpoint, sandbox: to }
+        | Action::Leave { network: of, endpoint, sandbox: to } => {
             network(&mut keys, of);
             sandbox(&mut keys, to);
             keys.push(Key::Endpoint(endpoint));
@@ -179,7 +192,8 @@ impl Search<'_> {
         if self.search(&places, &State::default()) {
             return Ok(());
         }
-        let deepest = self.seen.iter().max_by_key(|(places, _)| places.iter().map(|n| usize::from(*n)).sum::<usize>());
+        let deepest =
+            self.seen.iter().max_by_key(|(places, _)| places.iter().map(|n| usize::from(*n)).sum::<usize>());
         Err(format!("no order explains it; the longest ends at {deepest:?}, seen is {:?}", self.last))
     }
 
@@ -193,11 +207,14 @@ impl Search<'_> {
         // Whoever was answered before another one asked comes first.
         let soonest = waiting.iter().map(|(_, step)| step.ended).min().unwrap_or(u32::MAX);
         let mut branches = Vec::new();
-        for (lane, step) in waiting.iter().filter(|(_, step)| step.record.begun < soonest || step.ended == soonest) {
+        for (lane, step) in
+            waiting.iter().filter(|(_, step)| step.record.begun < soonest || step.ended == soonest)
+        {
             let mut after = places.clone();
             after[*lane] += 1;
             branches.extend(self.outcomes(step, state).into_iter().map(|state| (after.clone(), state)));
-            branches.extend(partly(step.record.action, state).into_iter().map(|state| (places.clone(), state)));
+            branches
+                .extend(partly(step.record.action, state).into_iter().map(|state| (places.clone(), state)));
         }
         if !self.seen.insert((places.clone(), state.clone())) {
             return false;
@@ -212,9 +229,17 @@ impl Search<'_> {
     fn outcomes(&self, step: &Step, state: &State) -> Vec<State> {
         let Record { action, answer, .. } = step.record;
         match answer {
-            Answer::Done => carry_out(action, None, state).into_iter().collect(),
+            Answer::Done => match carry_out(action, None, state) {
+                Some(next) => vec![next],
+                None if step.gone_is_done && refusals(action, state) == [ErrorKind::NotFound] => {
+                    vec![state.clone()]
+                }
+                None => Vec::new(),
+            },
             Answer::Made(id) => carry_out(action, Some(id), state).into_iter().collect(),
-            Answer::Found(found) => (look_up(action, state) == Some(found)).then(|| state.clone()).into_iter().collect(),
+            Answer::Found(found) => {
+                (look_up(action, state) == Some(found)).then(|| state.clone()).into_iter().collect()
+            }
             Answer::Refused(kind) => {
                 let right = step.refusal_is_free || refusals(action, state).contains(&kind);
                 right.then(|| state.clone()).into_iter().collect()
@@ -262,7 +287,9 @@ fn look_up(action: Action, state: &State) -> Option<Option<Id>> {
     match action {
         Action::FindNetwork { name } => Some(state.networks.get(&name).copied()),
         Action::FindSandbox { name } => Some(state.sandboxes.get(&name).copied()),
-        Action::FindEndpoint { network, name } => has_network(state, network).then(|| find_endpoint(state, network, name)),
+        Action::FindEndpoint { network, name } => {
+            has_network(state, network).then(|| find_endpoint(state, network, name))
+        }
         Action::Locate { endpoint, .. } => state.endpoints.get(&endpoint).map(|placed| placed.sandbox),
         _ => None,
     }
@@ -285,16 +312,24 @@ fn refusals(action: Action, state: &State) -> Vec<ErrorKind> {
         {
             vec![NotFound]
         }
-        Action::DeleteNetwork { network } if state.endpoints.values().any(|placed| placed.network == network) => {
+        Action::DeleteNetwork { network }
+            if state.endpoints.values().any(|placed| placed.network == network) =>
+        {
             vec![Forbidden]
         }
-        Action::CreateEndpoint { network, name } if find_endpoint(state, network, name).is_some() => vec![Conflict],
-        Action::DeleteSandbox { sandbox, .. } | Action::Join { sandbox, .. } | Action::Leave { sandbox, .. }
+        Action::CreateEndpoint { network, name } if find_endpoint(state, network, name).is_some() => {
+            vec![Conflict]
+        }
+        Action::DeleteSandbox { sandbox, .. }
+        | Action::Join { sandbox, .. }
+        | Action::Leave { sandbox, .. }
             if !has_sandbox(state, sandbox) =>
         {
             vec![NotFound]
         }
-        Action::DeleteEndpoint { endpoint, .. } | Action::Locate { endpoint, .. } if of(&endpoint).is_none() => {
+        Action::DeleteEndpoint { endpoint, .. } | Action::Locate { endpoint, .. }
+            if of(&endpoint).is_none() =>
+        {
             vec![NotFound]
         }
         Action::DeleteEndpoint { endpoint, force: false, .. }
@@ -394,7 +429,10 @@ mod tests {
         assert!(explained(&[one.clone(), record(2, NETWORK, CONFLICT, 2, 3)], &last));
         // Both cannot; and neither can one be refused for the sake of one that came later.
         assert!(!explained(&[one.clone(), record(2, NETWORK, Answer::Made(8), 2, 3)], &last));
-        assert!(!explained(&[record(2, NETWORK, CONFLICT, 1, 2), record(1, NETWORK, Answer::Made(7), 3, 4)], &last));
+        assert!(!explained(
+            &[record(2, NETWORK, CONFLICT, 1, 2), record(1, NETWORK, Answer::Made(7), 3, 4)],
+            &last
+        ));
         // What was made is there.
         assert!(!explained(&[one], &State::default()));
     }
@@ -402,7 +440,9 @@ mod tests {
     #[test]
     fn look_ups_see_what_was_there_in_their_time() {
         let made = record(1, NETWORK, Answer::Made(7), 1, 4);
-        let look = |found, begun, ended| record(2, Action::FindNetwork { name: 0 }, Answer::Found(found), begun, ended);
+        let look = |found, begun, ended| {
+            record(2, Action::FindNetwork { name: 0 }, Answer::Found(found), begun, ended)
+        };
         let last = state(&[(0, 7)], &[], &[]);
         assert!(explained(&[made.clone(), look(None, 2, 3)], &last));
         assert!(explained(&[made.clone(), look(Some(7), 2, 3)], &last));
@@ -454,6 +494,21 @@ mod tests {
         // But not before its deletion begins.
         records[5].begun = 14;
         assert!(!explained(&records, &last));
+    }
+
+    #[test]
+    fn forced_deletions_at_once_are_all_content() {
+        let (mut records, mut last) = stage();
+        last.endpoints.clear();
+        let delete = |force| Action::DeleteEndpoint { network: 1, endpoint: 2, force };
+        records.push(record(1, delete(true), Answer::Done, 10, 13));
+        records.push(record(2, delete(true), Answer::Done, 11, 12));
+        assert!(explained(&records, &last));
+        (records[4].action, records[5].action) = (delete(false), delete(false));
+        assert!(!explained(&records, &last), "without force only one can");
+        (records[4].action, records[5].action, records[5].ended) = (delete(true), delete(true), 15);
+        records[5].begun = 14;
+        assert!(!explained(&records, &last), "it was gone before");
     }
 
     #[test]

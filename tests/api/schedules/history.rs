@@ -12,22 +12,71 @@ pub(super) type Id = usize;
 /// What a caller asks. Names are numbers; objects are those that its handles stand for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Action {
-    CreateNetwork { name: u8 },
-    DeleteNetwork { network: Id },
-    CreateEndpoint { network: Id, name: u8 },
-    DeleteEndpoint { network: Id, endpoint: Id, force: bool },
-    CreateSandbox { name: u8 },
-    DeleteSandbox { sandbox: Id, force: bool },
-    Join { network: Id, endpoint: Id, sandbox: Id },
-    Leave { network: Id, endpoint: Id, sandbox: Id },
-    FindNetwork { name: u8 },
-    FindEndpoint { network: Id, name: u8 },
-    FindSandbox { name: u8 },
+    CreateNetwork {
+        name: u8,
+    },
+    DeleteNetwork {
+        network: Id,
+    },
+    CreateEndpoint {
+        network: Id,
+        name: u8,
+    },
+    DeleteEndpoint {
+        network: Id,
+        endpoint: Id,
+        force: bool,
+    },
+    CreateSandbox {
+        name: u8,
+    },
+    DeleteSandbox {
+        sandbox: Id,
+        force: bool,
+    },
+    Join {
+        network: Id,
+        endpoint: Id,
+        sandbox: Id,
+    },
+    Leave {
+        network: Id,
+        endpoint: Id,
+        sandbox: Id,
+    },
+    FindNetwork {
+        name: u8,
+    },
+    FindEndpoint {
+        network: Id,
+        name: u8,
+    },
+    FindSandbox {
+        name: u8,
+    },
     /// In which sandbox an endpoint is.
-    Locate { network: Id, endpoint: Id },
+    Locate {
+        network: Id,
+        endpoint: Id,
+    },
     /// The picture of everything: whether it contradicts itself.
     Inspect,
     Shutdown,
+}
+
+impl Action {
+    /// Whether it may change something that others are answered by.
+    pub(super) fn changes(self) -> bool {
+        !matches!(
+            self,
+            Self::FindNetwork { .. }
+                | Self::FindEndpoint { .. }
+                | Self::FindSandbox { .. }
+                | Self::Locate { .. }
+                | Self::Inspect
+                | Self::Shutdown
+        )
+    }
 }
 
 /// What it is answered.
@@ -89,7 +138,8 @@ pub(super) enum Event<'a> {
 pub(super) struct History {
     pub(super) records: Vec<Record>,
     ids: HashMap<String, Id>,
-    events: u32,
+    /// How much has happened.
+    pub(super) events: u32,
     order: DefaultHasher,
     began: Option<tokio::time::Instant>,
 }
@@ -146,19 +196,23 @@ impl History {
         self.order.finish()
     }
 
-    /// How many questions were open while another one was.
-    pub(super) fn overlapping(&self) -> usize {
-        let open = |a: &&Record| {
-            self.records.iter().any(|b| a.caller != b.caller && a.begun < b.ended && b.begun < a.ended)
+    /// How many operations changed something or tried to, and how many of them while another one was under way.
+    pub(super) fn changes(&self) -> (usize, usize) {
+        let changes: Vec<_> = self.records.iter().filter(|record| record.action.changes()).collect();
+        let meets = |a: &&&Record| {
+            changes.iter().any(|b| a.caller != b.caller && a.begun < b.ended && b.begun < a.ended)
         };
-        self.records.iter().filter(open).count()
+        (changes.len(), changes.iter().filter(meets).count())
     }
 
     /// Everything, for a failure.
     pub(super) fn story(&self) -> String {
         let line = |record: &Record| {
             let Record { caller, action, answer, told, begun, ended, at } = record;
-            format!("  {begun:4}-{ended:<4} {:3}-{:<3} ms caller {caller}: {action:?} {answer:?} {told}\n", at.0, at.1)
+            format!(
+                "  {begun:4}-{ended:<4} {:3}-{:<3} ms caller {caller}: {action:?} {answer:?} {told}\n",
+                at.0, at.1
+            )
         };
         self.records.iter().map(line).collect()
     }

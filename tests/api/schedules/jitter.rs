@@ -154,8 +154,12 @@ impl Kernel for Jitter {
             history.lock().note(&Event::Answered(number));
             let _ = sender.send(answers);
         });
-        let gone = move |_| Ok::<_, ()>((0..count).map(|_| Err(KernelError::lost("answer", "it ended"))).collect());
-        answers.or_else(move |cancelled| futures::future::ready(gone(cancelled))).map(Result::unwrap_or_default).boxed()
+        let gone =
+            move |_| Ok::<_, ()>((0..count).map(|_| Err(KernelError::lost("answer", "it ended"))).collect());
+        answers
+            .or_else(move |cancelled| futures::future::ready(gone(cancelled)))
+            .map(Result::unwrap_or_default)
+            .boxed()
     }
 
     fn links(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<LinkView>> {
