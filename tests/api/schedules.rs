@@ -66,8 +66,8 @@ impl Plan {
         let mut random = Random(seed / TIMINGS ^ 0x5eed_0000_0000);
         let mut timing = Random(seed ^ 0x71e_0000_0000);
         let stage = Wish::stage(&mut random);
-        let mut callers: Vec<Vec<Wish>> = (0..2 + random.below(3))
-            .map(|_| (0..2 + random.below(4)).map(|_| Wish::draw(&mut random)).collect())
+        let mut callers: Vec<Vec<Wish>> = (0..3 + random.below(3))
+            .map(|_| (0..2 + random.below(3)).map(|_| Wish::draw(&mut random)).collect())
             .collect();
         let (mut faults, mut hangs, mut shuts_down) = (FaultPlan::default(), false, false);
         match random.below(20) {
@@ -147,7 +147,7 @@ impl Ground {
                 Ok(()) => self.judge(&plan, &history, &engine).await,
                 Err(why) => Err(why),
             };
-            let told = |why| format!("{why}\n{}", history.lock().story());
+            let told = |why| format!("{why}\n{:?}\n{}", plan.faults, history.lock().story());
             let failed = outcome.is_err();
             *self.current.lock().expect("whole") = None;
             if report.send((seed, outcome.map_err(told))).is_err() || failed {
@@ -170,12 +170,12 @@ impl Ground {
     ) -> std::result::Result<(), String> {
         let mut timing = Random(plan.timing.0);
         history.lock().now();
-        jitter.excite(Random(timing.below(u64::MAX)), history.clone());
         let caller = |number, timing: &mut Random| {
             Caller::new(number, engine.clone(), history.clone(), Random(timing.below(u64::MAX)))
         };
         let mut first = caller(0, &mut timing);
         drive(vec![first.run(&plan.stage).boxed_local()], &mut timing, history).await?;
+        jitter.excite(Random(timing.below(u64::MAX)), history.clone());
         self.kernel.plan_all(plan.faults.clone());
         let callers = plan.callers.iter().enumerate().map(|(number, wishes)| {
             let mut caller = caller(number + 1, &mut timing);

@@ -105,7 +105,8 @@ fn refusal_is_free(
         Answer::Unsure(_) | Answer::None if !stopping && !around.faults => illegal(),
         Answer::Unsure(_) | Answer::None => Ok(true),
         Answer::Refused(ErrorKind::Unavailable) if stopping => Ok(true),
-        Answer::Refused(ErrorKind::Internal) if around.faults => Ok(true),
+        // What the kernel did not let go of is held: a pool, an address, an endpoint that may still be reached.
+        Answer::Refused(ErrorKind::Internal | ErrorKind::Forbidden) if around.faults => Ok(true),
         Answer::Refused(ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::Forbidden) => {
             let others = records.iter().filter(|other| overlap(record, other));
             Ok(others.filter(|other| other.action.changes()).any(|other| related(record, other, records)))

@@ -54,10 +54,15 @@ impl Wish {
         }
     }
 
-    /// What callers find: the networks, and some of the rest.
+    /// What callers find: a network, and mostly the rest.
     pub(super) fn stage(random: &mut Random) -> Vec<Self> {
-        let mut stage = vec![Self::CreateNetwork(0), Self::CreateSandbox(0), Self::CreateEndpoint(0, 0)];
-        stage.truncate(usize::try_from(random.below(4)).expect("small"));
+        let mut stage = vec![
+            Self::CreateNetwork(0),
+            Self::CreateSandbox(0),
+            Self::CreateEndpoint(0, 0),
+            Self::CreateSandbox(1),
+        ];
+        stage.truncate(usize::try_from(1 + random.below(6)).expect("small"));
         stage
     }
 }
@@ -83,7 +88,8 @@ impl Caller {
     pub(super) async fn run(&mut self, wishes: &[Wish]) {
         for wish in wishes {
             // Callers are polled again and again, so this is a pause of as many turns.
-            for _ in 0..self.random.below(6) {
+            let pause = self.random.below(2) * self.random.below(8);
+            for _ in 0..pause {
                 turn().await;
             }
             self.grant(*wish).await;
