@@ -44,7 +44,7 @@ pub(super) fn explain(records: &[Record], last: &State, around: Circumstances) -
         Answer::Made(id) => Some(id),
         _ => None,
     });
-    let made = made.collect();
+    let made: HashSet<Id> = made.collect();
     for (number, record) in records.iter().enumerate() {
         // What is on its way is nowhere to be told.
         let tells_nothing = matches!((record.action, record.answer), (Action::Locate { .. }, Answer::Done));
@@ -56,6 +56,7 @@ pub(super) fn explain(records: &[Record], last: &State, around: Circumstances) -
             ended: if record.answer.is_open() { u32::MAX } else { record.ended },
             refusal_is_free: refusal_is_free(record, records, shutdown, around)?,
             gone_is_done: gone_is_done(record, records),
+            sees_half_made: sees_half_made(record, records, &made),
         };
         // What is open may take effect whenever it likes, also behind later questions of its caller.
         let lane = if record.answer.is_open() { usize::MAX - number } else { record.caller };
@@ -73,6 +74,18 @@ struct Step {
     refusal_is_free: bool,
     /// Whether it may have succeeded because what it had to delete was gone.
     gone_is_done: bool,
+    /// Whether it may have found something that was being made then, and came to nothing.
+    sees_half_made: bool,
+}
+
+/// An endpoint is listed while it is made, in that phase; its making may fail yet.
+fn sees_half_made(record: &Record, records: &[Record], made: &HashSet<Id>) -> bool {
+    let Action::FindEndpoint { network, name } = record.action else { return false };
+    let fails = |other: &Record| {
+        let same = other.action == Action::CreateEndpoint { network, name };
+        same && !matches!(other.answer, Answer::Made(_)) && overlap(record, other)
+    };
+    matches!(record.answer, Answer::Found(Some(id)) if !made.contains(&id)) && records.iter().any(fails)
 }
 
 /// Force that meets another deletion of the same endpoint is content when that one comes first.
@@ -154,7 +167,7 @@ fn keys(record: &Record, records: &[Record]) -> Vec<Key> {
     match record.action {
         Action::CreateNetwork { name } => keys.push(Key::NetworkName(name)),
         Action::DeleteNetwork { network: id } | Action::CreateEndpoint { network: id, .. } => {
-            network(&mut keys, id)
+            network(&mut keys, id);
         }
         Action::DeleteEndpoint { network: id, endpoint, .. } => {
             network(&mut keys, id);
@@ -198,7 +211,7 @@ impl Search<'_> {
         Err(format!("no order explains it; the longest ends at {deepest:?}, seen is {:?}", self.last))
     }
 
-    fn search(&mut self, places: &Vec<u8>, state: &State) -> bool {
+    fn search(&mut self, places: &[u8], state: &State) -> bool {
         let next = |lane: usize| self.lanes[lane].get(usize::from(places[lane]));
         let mut waiting = (0..self.lanes.len()).filter_map(|lane| Some((lane, next(lane)?))).peekable();
         if waiting.peek().is_none() {
@@ -211,13 +224,14 @@ impl Search<'_> {
         for (lane, step) in
             waiting.iter().filter(|(_, step)| step.record.begun < soonest || step.ended == soonest)
         {
-            let mut after = places.clone();
+            let mut after = places.to_owned();
             after[*lane] += 1;
             branches.extend(self.outcomes(step, state).into_iter().map(|state| (after.clone(), state)));
-            branches
-                .extend(partly(step.record.action, state).into_iter().map(|state| (places.clone(), state)));
+            branches.extend(
+                partly(step.record.action, state).into_iter().map(|state| (places.to_owned(), state)),
+            );
         }
-        if !self.seen.insert((places.clone(), state.clone())) {
+        if !self.seen.insert((places.to_owned(), state.clone())) {
             return false;
         }
         branches.into_iter().any(|(places, state)| {
@@ -239,7 +253,8 @@ impl Search<'_> {
             },
             Answer::Made(id) => carry_out(action, Some(id), state).into_iter().collect(),
             Answer::Found(found) => {
-                (look_up(action, state) == Some(found)).then(|| state.clone()).into_iter().collect()
+                let right = step.sees_half_made || look_up(action, state) == Some(found);
+                right.then(|| state.clone()).into_iter().collect()
             }
             Answer::Refused(kind) => {
                 let right = step.refusal_is_free || refusals(action, state).contains(&kind);
@@ -398,140 +413,4 @@ fn partly(action: Action, state: &State) -> Vec<State> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A record of one caller, asked and answered at these places.
-    fn record(caller: usize, action: Action, answer: Answer, begun: u32, ended: u32) -> Record {
-        Record { caller, action, answer, told: String::new(), begun, ended, at: (0, 0) }
-    }
-
-    fn state(networks: &[(u8, Id)], endpoints: &[(Id, Placed)], sandboxes: &[(u8, Id)]) -> State {
-        State {
-            networks: networks.iter().copied().collect(),
-            endpoints: endpoints.iter().copied().collect(),
-            sandboxes: sandboxes.iter().copied().collect(),
-        }
-    }
-
-    fn explained(records: &[Record], last: &State) -> bool {
-        explain(records, last, Circumstances::default()).is_ok()
-    }
-
-    const NETWORK: Action = Action::CreateNetwork { name: 0 };
-    const CONFLICT: Answer = Answer::Refused(ErrorKind::Conflict);
-    const FORBIDDEN: Answer = Answer::Refused(ErrorKind::Forbidden);
-    const NOT_FOUND: Answer = Answer::Refused(ErrorKind::NotFound);
-
-    #[test]
-    fn of_two_creations_at_once_one_succeeds() {
-        let one = record(1, NETWORK, Answer::Made(7), 1, 4);
-        let last = state(&[(0, 7)], &[], &[]);
-        assert!(explained(&[one.clone(), record(2, NETWORK, CONFLICT, 2, 3)], &last));
-        // Both cannot; and neither can one be refused for the sake of one that came later.
-        assert!(!explained(&[one.clone(), record(2, NETWORK, Answer::Made(8), 2, 3)], &last));
-        assert!(!explained(
-            &[record(2, NETWORK, CONFLICT, 1, 2), record(1, NETWORK, Answer::Made(7), 3, 4)],
-            &last
-        ));
-        // What was made is there.
-        assert!(!explained(&[one], &State::default()));
-    }
-
-    #[test]
-    fn look_ups_see_what_was_there_in_their_time() {
-        let made = record(1, NETWORK, Answer::Made(7), 1, 4);
-        let look = |found, begun, ended| {
-            record(2, Action::FindNetwork { name: 0 }, Answer::Found(found), begun, ended)
-        };
-        let last = state(&[(0, 7)], &[], &[]);
-        assert!(explained(&[made.clone(), look(None, 2, 3)], &last));
-        assert!(explained(&[made.clone(), look(Some(7), 2, 3)], &last));
-        assert!(!explained(&[made.clone(), look(None, 5, 6)], &last), "it is there for good");
-        assert!(!explained(&[made.clone(), look(Some(8), 2, 3)], &last), "nobody made that");
-        let flickers = [made, look(Some(7), 2, 3), look(None, 5, 6)];
-        assert!(!explained(&flickers, &last), "it was seen before");
-    }
-
-    /// A network 1, an endpoint 2 on it, sandboxes 3 and 4.
-    fn stage() -> (Vec<Record>, State) {
-        let records = vec![
-            record(0, NETWORK, Answer::Made(1), 1, 2),
-            record(0, Action::CreateEndpoint { network: 1, name: 0 }, Answer::Made(2), 3, 4),
-            record(0, Action::CreateSandbox { name: 0 }, Answer::Made(3), 5, 6),
-            record(0, Action::CreateSandbox { name: 1 }, Answer::Made(4), 7, 8),
-        ];
-        let endpoint = Placed { network: 1, name: 0, sandbox: None };
-        (records, state(&[(0, 1)], &[(2, endpoint)], &[(0, 3), (1, 4)]))
-    }
-
-    fn join(sandbox: Id) -> Action {
-        Action::Join { network: 1, endpoint: 2, sandbox }
-    }
-
-    #[test]
-    fn an_endpoint_is_in_one_place() {
-        let (mut records, mut last) = stage();
-        last.endpoints.entry(2).and_modify(|placed| placed.sandbox = Some(3));
-        records.push(record(1, join(3), Answer::Done, 10, 13));
-        records.push(record(2, join(4), FORBIDDEN, 11, 12));
-        assert!(explained(&records, &last));
-        records[5].answer = Answer::Done;
-        assert!(!explained(&records, &last), "both have it");
-        (records[5].answer, records[5].begun, records[5].ended) = (NOT_FOUND, 14, 15);
-        assert!(!explained(&records, &last), "it is there, and nothing is under way");
-    }
-
-    #[test]
-    fn a_sandbox_that_is_deleted_lets_its_endpoints_go_one_by_one() {
-        let (mut records, mut last) = stage();
-        last.sandboxes.remove(&0);
-        last.endpoints.entry(2).and_modify(|placed| placed.sandbox = Some(4));
-        records.push(record(0, join(3), Answer::Done, 9, 10));
-        records.push(record(1, Action::DeleteSandbox { sandbox: 3, force: false }, Answer::Done, 11, 20));
-        records.push(record(2, join(4), Answer::Done, 12, 13));
-        records.push(record(2, Action::FindSandbox { name: 0 }, Answer::Found(Some(3)), 14, 15));
-        assert!(explained(&records, &last));
-        // But not before its deletion begins.
-        records[5].begun = 14;
-        assert!(!explained(&records, &last));
-    }
-
-    #[test]
-    fn forced_deletions_at_once_are_all_content() {
-        let (mut records, mut last) = stage();
-        last.endpoints.clear();
-        let delete = |force| Action::DeleteEndpoint { network: 1, endpoint: 2, force };
-        records.push(record(1, delete(true), Answer::Done, 10, 13));
-        records.push(record(2, delete(true), Answer::Done, 11, 12));
-        assert!(explained(&records, &last));
-        (records[4].action, records[5].action) = (delete(false), delete(false));
-        assert!(!explained(&records, &last), "without force only one can");
-        (records[4].action, records[5].action, records[5].ended) = (delete(true), delete(true), 15);
-        records[5].begun = 14;
-        assert!(!explained(&records, &last), "it was gone before");
-    }
-
-    #[test]
-    fn what_was_not_answered_may_have_been_done_or_not() {
-        let shutdown = record(3, Action::Shutdown, Answer::None, 2, u32::MAX);
-        for open in [Answer::None, Answer::Unsure(ErrorKind::Unavailable)] {
-            let records = [record(1, NETWORK, open, 1, 5), shutdown.clone()];
-            assert!(explained(&records, &State::default()));
-            assert!(explained(&records, &state(&[(0, 9)], &[], &[])));
-            assert!(!explained(&records, &state(&[(1, 9)], &[], &[])));
-            assert!(!explained(&records[..1], &State::default()), "nothing stays open without a reason");
-        }
-    }
-
-    #[test]
-    fn errors_need_a_reason() {
-        let last = State::default();
-        for kind in [ErrorKind::Internal, ErrorKind::Timeout, ErrorKind::Unavailable, ErrorKind::Busy] {
-            assert!(!explained(&[record(1, NETWORK, Answer::Refused(kind), 1, 2)], &last), "{kind:?}");
-        }
-        let faults = Circumstances { faults: true };
-        let records = [record(1, NETWORK, Answer::Refused(ErrorKind::Internal), 1, 2)];
-        assert!(explain(&records, &last, faults).is_ok());
-    }
-}
+mod tests;

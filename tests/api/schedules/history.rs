@@ -156,7 +156,7 @@ impl Shared {
 
 impl History {
     /// The number of an object.
-    pub(super) fn id(&mut self, id: impl ToString) -> Id {
+    pub(super) fn id(&mut self, id: &impl ToString) -> Id {
         let next = self.ids.len();
         *self.ids.entry(id.to_string()).or_insert(next)
     }

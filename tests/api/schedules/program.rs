@@ -100,7 +100,7 @@ impl Caller {
         self.engine.controller()
     }
 
-    fn id(&self, id: impl ToString) -> Id {
+    fn id(&self, id: &impl ToString) -> Id {
         self.history.lock().id(id)
     }
 
@@ -136,7 +136,7 @@ impl Caller {
             }
         };
         let answer =
-            |this: &Self, found: &Option<T>| Answer::Found(found.as_ref().map(|found| this.id(id(found))));
+            |this: &Self, found: &Option<T>| Answer::Found(found.as_ref().map(|found| this.id(&id(found))));
         self.note(action, work, answer).await.flatten()
     }
 
@@ -161,7 +161,7 @@ impl Caller {
             return Some(known.clone());
         }
         let of = self.network(network).await?;
-        let action = Action::FindEndpoint { network: self.id(of.id()), name };
+        let action = Action::FindEndpoint { network: self.id(&of.id()), name };
         let endpoint = endpoint_name(name);
         let found = of.endpoint_by_name(&endpoint);
         let found = self.look_up(action, found, |endpoint| endpoint.id().to_string()).await?;
@@ -186,7 +186,7 @@ impl Caller {
     /// An endpoint with the numbers of its network and of itself.
     async fn place(&mut self, of: (u8, u8)) -> Option<(Endpoint, Id, Id)> {
         let endpoint = self.endpoint(of).await?;
-        let numbers = (self.id(endpoint.network_id()), self.id(endpoint.id()));
+        let numbers = (self.id(&endpoint.network_id()), self.id(&endpoint.id()));
         Some((endpoint, numbers.0, numbers.1))
     }
 
@@ -197,20 +197,20 @@ impl Caller {
             Wish::CreateNetwork(name) => {
                 let subnet = format!("10.{name}.0.0/28").parse().expect("a net");
                 let work = controller.create_network(NetworkSpec::new(network_name(name)).subnet(subnet));
-                let made = |this: &Self, network: &Network| Answer::Made(this.id(network.id()));
+                let made = |this: &Self, network: &Network| Answer::Made(this.id(&network.id()));
                 let network = self.note(Action::CreateNetwork { name }, work, made).await?;
                 self.networks.insert(name, network);
             }
             Wish::DeleteNetwork(name) => {
                 let network = self.network(name).await?;
-                let action = Action::DeleteNetwork { network: self.id(network.id()) };
+                let action = Action::DeleteNetwork { network: self.id(&network.id()) };
                 self.note(action, network.delete(), done).await?;
             }
             Wish::CreateEndpoint(of, name) => {
                 let network = self.network(of).await?;
-                let action = Action::CreateEndpoint { network: self.id(network.id()), name };
+                let action = Action::CreateEndpoint { network: self.id(&network.id()), name };
                 let work = network.create_endpoint(EndpointSpec::new(endpoint_name(name)));
-                let made = |this: &Self, endpoint: &Endpoint| Answer::Made(this.id(endpoint.id()));
+                let made = |this: &Self, endpoint: &Endpoint| Answer::Made(this.id(&endpoint.id()));
                 let endpoint = self.note(action, work, made).await?;
                 self.endpoints.insert((of, name), endpoint);
             }
@@ -222,13 +222,13 @@ impl Caller {
             }
             Wish::CreateSandbox(name) => {
                 let work = controller.create_sandbox(SandboxSpec::new(container_name(name)));
-                let made = |this: &Self, sandbox: &Sandbox| Answer::Made(this.id(sandbox.id()));
+                let made = |this: &Self, sandbox: &Sandbox| Answer::Made(this.id(&sandbox.id()));
                 let sandbox = self.note(Action::CreateSandbox { name }, work, made).await?;
                 self.sandboxes.insert(name, sandbox);
             }
             Wish::DeleteSandbox { name, force } => {
                 let handle = self.sandbox(name).await?;
-                let sandbox = self.id(handle.id());
+                let sandbox = self.id(&handle.id());
                 let work =
                     async { if force { handle.delete_with_force().await } else { handle.delete().await } };
                 self.note(Action::DeleteSandbox { sandbox, force }, work, done).await?;
@@ -236,14 +236,14 @@ impl Caller {
             Wish::Join { of, sandbox, priority } => {
                 let (handle, network, endpoint) = self.place(of).await?;
                 let into = self.sandbox(sandbox).await?;
-                let action = Action::Join { network, endpoint, sandbox: self.id(into.id()) };
+                let action = Action::Join { network, endpoint, sandbox: self.id(&into.id()) };
                 let work = handle.join(&into, JoinSpec::priority(priority));
                 self.note(action, work, |_, _| Answer::Done).await?;
             }
             Wish::Leave { of, sandbox } => {
                 let (handle, network, endpoint) = self.place(of).await?;
                 let from = self.sandbox(sandbox).await?;
-                let action = Action::Leave { network, endpoint, sandbox: self.id(from.id()) };
+                let action = Action::Leave { network, endpoint, sandbox: self.id(&from.id()) };
                 self.note(action, handle.leave(&from), done).await?;
             }
             Wish::Find { of, sandbox } => {
@@ -270,7 +270,7 @@ impl Caller {
         let record = self.history.lock().ask(self.number, Action::Locate { network, endpoint });
         let (answer, told) = match handle.inspect().await {
             Ok(seen) if matches!(seen.phase, Idle | Joined) => {
-                (Answer::Found(seen.sandbox.map(|id| self.id(id))), String::new())
+                (Answer::Found(seen.sandbox.map(|id| self.id(&id))), String::new())
             }
             Ok(seen) => (Answer::Done, format!("it is {:?}", seen.phase)),
             Err(error) => (Answer::of_error(&error), error.to_string()),
