@@ -26,6 +26,10 @@ mod reconcile;
 mod recovery;
 mod reload;
 mod restart;
+#[path = "../common/scenario/mod.rs"]
+mod scenario;
+mod scenarios;
+mod schedules;
 mod scripted;
 mod start_faults;
 mod supervision;

@@ -21,6 +21,7 @@ const STEPS: usize = 50;
 const NAMES: u64 = 3;
 
 /// The splitmix64 sequence.
+#[derive(Debug)]
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {

@@ -30,31 +30,44 @@ pub(crate) struct Lab {
 
 /// Runs a test in a lab. `test` runs on a multi-threaded tokio runtime whose threads are in the lab.
 pub(crate) fn in_lab<F: Future<Output = ()>>(test: impl FnOnce(Lab) -> F + Send + 'static) {
-    let name = std::thread::current().name().expect("libtest names its threads").to_owned();
-    if !isolate::is_root() {
-        assert!(std::env::var_os(INSIDE).is_none(), "not root in the user namespace either");
-        let status = Command::new("unshare")
-            .args(["--user", "--map-root-user", "--net", "--mount"])
-            .arg(std::env::current_exe().expect("known"))
-            .args([&name, "--exact", "--nocapture"])
-            .env(INSIDE, "1")
-            .status()
-            .expect("unshare must be installed (package util-linux)");
-        assert!(status.success(), "failed in its user namespace: {status}");
-        return;
+    as_root(|| {
+        if let Err(panic) = machine(test) {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// Runs a test as root: of the machine, or else again in a process of its own as root of a new user namespace.
+pub(crate) fn as_root(test: impl FnOnce()) {
+    if isolate::is_root() {
+        return test();
     }
+    assert!(std::env::var_os(INSIDE).is_none(), "not root in the user namespace either");
+    let name = std::thread::current().name().expect("libtest names its threads").to_owned();
+    let status = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "--mount"])
+        .arg(std::env::current_exe().expect("known"))
+        .args([&name, "--exact", "--nocapture"])
+        .env(INSIDE, "1")
+        .status()
+        .expect("unshare must be installed (package util-linux)");
+    assert!(status.success(), "failed in its user namespace: {status}");
+}
+
+/// Does something in a lab of its own, on a thread of this test's name. Whoever calls is root.
+pub(crate) fn machine<T: Send + 'static, F: Future<Output = T>>(
+    work: impl FnOnce(Lab) -> F + Send + 'static,
+) -> std::thread::Result<T> {
+    let name = std::thread::current().name().expect("libtest names its threads").to_owned();
     let body = move || {
         isolate::enter_own_namespaces().expect("namespaces can be made");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         runtime.expect("a runtime").block_on(async {
             let lab = Lab::new().await;
-            test(lab).await;
-        });
+            work(lab).await
+        })
     };
-    let thread = std::thread::Builder::new().name(name).spawn(body).expect("a thread");
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
+    std::thread::Builder::new().name(name).spawn(body).expect("a thread").join()
 }
 
 pub(crate) fn soon() -> Instant {
@@ -149,9 +162,14 @@ impl Lab {
         }
     }
 
+    /// What is here that was not here before.
+    pub(crate) async fn left(&self) -> Vec<String> {
+        self.picture().await.difference(&self.before).cloned().collect()
+    }
+
     /// Checks that nothing is here that was not here before.
     pub(crate) async fn assert_pristine(&self) {
-        let left: Vec<_> = self.picture().await.difference(&self.before).cloned().collect();
+        let left = self.left().await;
         assert!(left.is_empty(), "left behind: {left:#?}");
     }
 }
@@ -194,7 +212,11 @@ pub(crate) async fn address(endpoint: &Endpoint) -> IpAddr {
 
 /// Sends echo requests from a sandbox until one is answered; `false` when none is within `patience`.
 pub(crate) async fn pings(from: &Sandbox, to: IpAddr, patience: Duration) -> bool {
-    let socket = from.run(move || EchoSocket::open(to)).await.expect("it runs").expect("a socket");
+    let socket = match from.run(move || EchoSocket::open(to)).await.expect("it runs") {
+        // No route: that is told at once.
+        Err(error) if error.kind() == std::io::ErrorKind::NetworkUnreachable => return false,
+        socket => socket.expect("a socket"),
+    };
     let until = Instant::now() + patience;
     let pings = move || {
         // Who is not there yet, or not any more, costs one request: the next one is a new attempt.

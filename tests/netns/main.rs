@@ -12,5 +12,8 @@ mod misuse;
 #[path = "../common/outside.rs"]
 mod outside;
 mod packets;
+#[path = "../common/scenario/mod.rs"]
+mod scenario;
+mod scenarios;
 mod takeover;
 mod together;

@@ -26,7 +26,7 @@ use netloom_actor_services::{Services, panicked};
 use netloom_kernel::Netns;
 use netloom_model::record::SandboxRecord;
 use netloom_model::snapshot::{SandboxEndpoint, SandboxPhase, SandboxSnapshot};
-use netloom_model::{Error, Holder, NamespaceSpec, Reason, Repair, Result, SandboxSpec};
+use netloom_model::{Certainty, Error, Holder, NamespaceSpec, Reason, Repair, Result, SandboxSpec};
 use netloom_runtime::{
     Actor, Admission, Canceller, Cx, Gate, Handle, OpCtx, Panicked, Reply, Scope, Stop, messages,
 };
@@ -118,9 +118,7 @@ impl SandboxActor {
     fn snapshot(&self) -> SandboxSnapshot {
         let Inside { record, members, gateways, .. } = &self.inside;
         let mut members: Vec<_> = members.iter().collect();
-        members.sort_by_key(|member| {
-            (std::cmp::Reverse(member.priority), member.network_name.clone(), member.endpoint)
-        });
+        members.sort_by(|a, b| a.rank().cmp(&b.rank()));
         let SandboxSpec { container_id, hostname, labels, namespace, settings } = record.spec.clone();
         SandboxSnapshot {
             id: record.id,
@@ -227,7 +225,7 @@ impl SandboxActor {
             }
             Pending::Join(command, reply) => {
                 let work = saga::join(world, op.clone(), inside(), command);
-                // Used up even if the join fails: something may have seen the name.
+                // Used up even if the join fails, unless it is refused: something may have seen the name.
                 self.inside.record.interfaces += u32::from(!self.inside.waiting);
                 run(op, work, |result| Outcome::Joined(result, reply), cx);
             }
@@ -289,6 +287,15 @@ impl SandboxActor {
             }
         }
     }
+}
+
+/// Whether the endpoint's network refused a join before anything was done, so that nobody saw an interface.
+fn was_refused(error: &Error) -> bool {
+    let at_once = matches!(
+        error.reason(),
+        Reason::EndpointInUse { .. } | Reason::NotFound { .. } | Reason::WrongPhase { .. }
+    );
+    at_once && error.certainty() == Certainty::Aborted
 }
 
 fn shown(member: &Member) -> SandboxEndpoint {
@@ -506,6 +513,10 @@ impl Handle<Finished> for SandboxActor {
                 reply.send(result.map(|repairs| Standing { snapshot: self.snapshot(), repairs }));
             }
             Outcome::Joined(result, reply) => {
+                if result.as_ref().is_err_and(was_refused) {
+                    // No other join has begun meanwhile: the number is the last one that was given.
+                    self.inside.record.interfaces -= u32::from(!self.inside.waiting);
+                }
                 reply.send(result.map(|Joined { inside, member }| {
                     self.inside = *inside;
                     shown(&member)

@@ -1,6 +1,5 @@
 //! Which endpoint provides a sandbox's way out: a pure function of the endpoints in it.
 
-use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use netloom_kernel::{Netns, Op, Route};
@@ -41,8 +40,9 @@ pub fn lacks_way_out(members: &[Member]) -> bool {
     asking.peek().is_some() && !asking.any(Member::leads_out)
 }
 
-/// Elects: the way out of a sandbox whose others have none comes last; then the higher priority wins, then the network's name that comes first, then the endpoint's
-/// identifier. Parity: moby `sandbox.go` `epHeap.Less` and `getGatewayEndpoint`; there the walk over a binary
+/// Elects: the way out of a sandbox whose others have none comes last; then the higher priority wins, then the
+/// network's name that comes first, then who joined first. Parity: moby `sandbox.go` `epHeap.Less` and
+/// `getGatewayEndpoint`; there the walk over a binary
 /// heap's array may miss the best one behind an endpoint without gateway, here it cannot.
 #[must_use]
 pub fn elect(members: &[Member]) -> Gateways {
@@ -50,12 +50,7 @@ pub fn elect(members: &[Member]) -> Gateways {
         members
             .iter()
             .filter_map(|member| gateway(member).map(|address| (member, address)))
-            .min_by(|(a, _), (b, _)| {
-                let rank = |m: &Member| {
-                    (m.way_out == WayOut::Provided, Reverse(m.priority), m.network_name.clone(), m.endpoint)
-                };
-                rank(a).cmp(&rank(b))
-            })
+            .min_by(|(a, _), (b, _)| a.rank().cmp(&b.rank()))
             .map(|(member, address)| {
                 let Member { endpoint, ifname, linked, .. } = *member;
                 Gateway { endpoint, ifname, address, linked }
@@ -147,6 +142,17 @@ mod tests {
         assert!(lacks_way_out(&[plain, provided.clone()]), "it is needed as long as it is the only one");
         let elected = elect(&[Member { priority: 9, ..provided }, with]).v4.map(|gateway| gateway.ifname);
         assert_eq!(elected.map(|name| name.to_string()).as_deref(), Some("eth2"), "it comes last");
+    }
+
+    #[test]
+    fn of_one_network_who_joined_first_wins() {
+        let mut members = vec![member(10, "blue", 0, true), member(9, "blue", 0, true)];
+        // The identifiers are the other way round.
+        (members[0].endpoint, members[1].endpoint) = (members[1].endpoint, members[0].endpoint);
+        for _ in 0..2 {
+            members.rotate_left(1);
+            assert_eq!(winner(&members).as_deref(), Some("eth9"));
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! An endpoint in a sandbox.
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -104,6 +105,21 @@ impl Member {
     /// It cannot be the way out any more.
     pub(crate) fn lose_gateway(&mut self) {
         (self.gateway, self.gateway6) = (None, None);
+    }
+
+    /// Its place in the gateway election, lowest first: the way out of a sandbox whose others have none comes last;
+    /// then the higher priority, then the network's name that comes first, then who joined first, which the number
+    /// of its interface tells. Identifiers are chance, so they decide only what cannot be told apart otherwise.
+    pub(crate) fn rank(&self) -> impl Ord {
+        let last = self.way_out == WayOut::Provided;
+        (last, Reverse(self.priority), &*self.network_name, self.number(), self.endpoint)
+    }
+
+    /// The number of its interface.
+    pub(crate) fn number(&self) -> u32 {
+        let name = self.ifname.as_str();
+        let prefix = name.trim_end_matches(|c: char| c.is_ascii_digit());
+        name.strip_prefix(prefix).and_then(|digits| digits.parse().ok()).unwrap_or(u32::MAX)
     }
 
     /// Its addresses with their prefix lengths.

@@ -2,7 +2,7 @@
 //! and for a namespace that somebody else has made.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use netloom_actor_network::{AttachEndpoint, CommitAttachment};
@@ -10,7 +10,7 @@ use netloom_actor_services::SagaWorld;
 use netloom_drivers::SandboxOptions;
 use netloom_kernel::{Netns, Op};
 use netloom_model::record::WayOut;
-use netloom_model::{Error, IfName, JoinSpec, Result};
+use netloom_model::{Error, JoinSpec, Result};
 use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;
 
@@ -112,10 +112,10 @@ async fn adopt(
 }
 
 /// Unplugs everything from the namespace that a sandbox has, keeps the places, and lets the namespace go.
-async fn take_key_away(world: &World, op: &OpCtx, inside: &mut Box<Inside>, next: &PathBuf) -> Result<()> {
+async fn take_key_away(world: &World, op: &OpCtx, inside: &mut Box<Inside>, next: &Path) -> Result<()> {
     // Whether the next one can be had at all is seen before anything is given up.
     let trial = format!("k-{}", inside.record.netns).parse()?;
-    world.execute(op, vec![Op::AdoptNetns { name: trial, source: next.clone() }]).await?;
+    world.execute(op, vec![Op::AdoptNetns { name: trial, source: next.to_owned() }]).await?;
     world.finish(op, Undone::Netns(Netns::Named(trial)), Patience::Usual).await;
 
     let (left, result) = unplug(world, op, inside).await;
@@ -171,17 +171,10 @@ fn place(inside: &Inside, member: &Member) -> Place {
     Place {
         network: member.network,
         endpoint: member.endpoint,
-        index: number_of(member.ifname),
+        index: member.number(),
         priority: member.priority,
         options: inside.options.clone(),
     }
-}
-
-/// The number at the end of an interface's name.
-fn number_of(name: IfName) -> u32 {
-    let name = name.as_str();
-    let prefix = name.trim_end_matches(|c: char| c.is_ascii_digit());
-    name.strip_prefix(prefix).and_then(|digits| digits.parse().ok()).unwrap_or_default()
 }
 
 impl Place {

@@ -1,0 +1,416 @@
+//! Is there an order in which the operations could have been carried out one after the other, each between its
+//! question and its answer, so that all answers are right and the end is what is seen?
+
+use std::collections::{BTreeMap, HashSet};
+
+use netloom::ErrorKind;
+
+use super::history::{Action, Answer, Id, Record};
+
+/// What there is.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct State {
+    /// By name.
+    pub(super) networks: BTreeMap<u8, Id>,
+    pub(super) endpoints: BTreeMap<Id, Placed>,
+    /// By container.
+    pub(super) sandboxes: BTreeMap<u8, Id>,
+}
+
+/// An endpoint: its network, its name, and the sandbox it is in.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Placed {
+    pub(super) network: Id,
+    pub(super) name: u8,
+    pub(super) sandbox: Option<Id>,
+}
+
+/// What may happen beside what callers do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Circumstances {
+    /// The kernel refuses, loses or holds up operations.
+    pub(super) faults: bool,
+}
+
+/// Finds such an order.
+///
+/// # Errors
+/// Why there is none, in words.
+pub(super) fn explain(records: &[Record], last: &State, around: Circumstances) -> Result<(), String> {
+    let mut lanes: BTreeMap<usize, Vec<Step>> = BTreeMap::new();
+    let shutdown = records.iter().filter(|record| record.action == Action::Shutdown);
+    let shutdown = shutdown.map(|record| record.begun).min();
+    let made = records.iter().filter_map(|record| match record.answer {
+        Answer::Made(id) => Some(id),
+        _ => None,
+    });
+    let made: HashSet<Id> = made.collect();
+    for (number, record) in records.iter().enumerate() {
+        // What is on its way is nowhere to be told.
+        let tells_nothing = matches!((record.action, record.answer), (Action::Locate { .. }, Answer::Done));
+        if tells_nothing || matches!(record.action, Action::Shutdown | Action::Inspect) {
+            continue;
+        }
+        let step = Step {
+            record: record.clone(),
+            ended: if record.answer.is_open() { u32::MAX } else { record.ended },
+            refusal_is_free: refusal_is_free(record, records, shutdown, around)?,
+            gone_is_done: gone_is_done(record, records),
+            sees_half_made: sees_half_made(record, records, &made),
+        };
+        // What is open may take effect whenever it likes, also behind later questions of its caller.
+        let lane = if record.answer.is_open() { usize::MAX - number } else { record.caller };
+        lanes.entry(lane).or_default().push(step);
+    }
+    let search = Search { lanes: lanes.into_values().collect(), last, made, seen: HashSet::new() };
+    search.run()
+}
+
+/// A record with what was found out about it beforehand.
+struct Step {
+    record: Record,
+    ended: u32,
+    /// Whether it may have been refused for the sake of what was under way at the time.
+    refusal_is_free: bool,
+    /// Whether it may have succeeded because what it had to delete was gone.
+    gone_is_done: bool,
+    /// Whether it may have found something that was being made then, and came to nothing.
+    sees_half_made: bool,
+}
+
+/// An endpoint is listed while it is made, in that phase; its making may fail yet.
+fn sees_half_made(record: &Record, records: &[Record], made: &HashSet<Id>) -> bool {
+    let Action::FindEndpoint { network, name } = record.action else { return false };
+    let fails = |other: &Record| {
+        let same = other.action == Action::CreateEndpoint { network, name };
+        same && !matches!(other.answer, Answer::Made(_)) && overlap(record, other)
+    };
+    matches!(record.answer, Answer::Found(Some(id)) if !made.contains(&id)) && records.iter().any(fails)
+}
+
+/// Force that meets another deletion of the same endpoint is content when that one comes first.
+fn gone_is_done(record: &Record, records: &[Record]) -> bool {
+    let Action::DeleteEndpoint { endpoint: wanted, force: true, .. } = record.action else { return false };
+    let other = |other: &Record| {
+        let same = matches!(other.action, Action::DeleteEndpoint { endpoint, .. } if endpoint == wanted);
+        same && overlap(record, other)
+    };
+    record.answer == Answer::Done && records.iter().any(other)
+}
+
+/// Whether two were under way at the same time.
+fn overlap(one: &Record, other: &Record) -> bool {
+    one.begun != other.begun && one.begun < other.ended && other.begun < one.ended
+}
+
+/// Judges an answer by what else was under way.
+fn refusal_is_free(
+    record: &Record,
+    records: &[Record],
+    shutdown: Option<u32>,
+    around: Circumstances,
+) -> Result<bool, String> {
+    let illegal = || Err(format!("illegal: {:?} {:?} {}", record.action, record.answer, record.told));
+    let stopping = shutdown.is_some_and(|begun| begun < record.ended);
+    match record.answer {
+        Answer::Done | Answer::Made(_) | Answer::Found(_) => Ok(false),
+        // Nothing stays open without a reason.
+        Answer::Unsure(_) | Answer::None if !stopping && !around.faults => illegal(),
+        Answer::Unsure(_) | Answer::None => Ok(true),
+        Answer::Refused(ErrorKind::Unavailable) if stopping => Ok(true),
+        // What the kernel did not let go of is held: a pool, an address, an endpoint that may still be reached.
+        Answer::Refused(ErrorKind::Internal | ErrorKind::Forbidden) if around.faults => Ok(true),
+        Answer::Refused(ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::Forbidden) => {
+            let others = records.iter().filter(|other| overlap(record, other));
+            Ok(others.filter(|other| other.action.changes()).any(|other| related(record, other, records)))
+        }
+        Answer::Refused(_) => illegal(),
+    }
+}
+
+/// Something that two operations can be about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Key {
+    Network(Id),
+    NetworkName(u8),
+    Endpoint(Id),
+    Sandbox(Id),
+    SandboxName(u8),
+}
+
+fn related(one: &Record, other: &Record, records: &[Record]) -> bool {
+    let others = keys(other, records);
+    keys(one, records).iter().any(|key| others.contains(key))
+}
+
+/// What an operation is about: objects, and the names they were made under.
+fn keys(record: &Record, records: &[Record]) -> Vec<Key> {
+    let mut keys = Vec::new();
+    let network = |keys: &mut Vec<Key>, id| {
+        keys.push(Key::Network(id));
+        keys.extend(records.iter().find_map(|record| match (record.action, record.answer) {
+            (Action::CreateNetwork { name }, Answer::Made(made)) if made == id => {
+                Some(Key::NetworkName(name))
+            }
+            _ => None,
+        }));
+    };
+    let sandbox = |keys: &mut Vec<Key>, id| {
+        keys.push(Key::Sandbox(id));
+        keys.extend(records.iter().find_map(|record| match (record.action, record.answer) {
+            (Action::CreateSandbox { name }, Answer::Made(made)) if made == id => {
+                Some(Key::SandboxName(name))
+            }
+            _ => None,
+        }));
+    };
+    match record.action {
+        Action::CreateNetwork { name } => keys.push(Key::NetworkName(name)),
+        Action::DeleteNetwork { network: id } | Action::CreateEndpoint { network: id, .. } => {
+            network(&mut keys, id);
+        }
+        Action::DeleteEndpoint { network: id, endpoint, .. } => {
+            network(&mut keys, id);
+            keys.push(Key::Endpoint(endpoint));
+        }
+        Action::CreateSandbox { name } => keys.push(Key::SandboxName(name)),
+        Action::DeleteSandbox { sandbox: id, .. } => sandbox(&mut keys, id),
+        Action::Join { network: of, endpoint, sandbox: to }
+        | Action::Leave { network: of, endpoint, sandbox: to } => {
+            network(&mut keys, of);
+            sandbox(&mut keys, to);
+            keys.push(Key::Endpoint(endpoint));
+        }
+        Action::FindNetwork { .. }
+        | Action::FindEndpoint { .. }
+        | Action::FindSandbox { .. }
+        | Action::Locate { .. }
+        | Action::Inspect
+        | Action::Shutdown => {}
+    }
+    keys
+}
+
+struct Search<'a> {
+    /// Steps of a lane come in their order.
+    lanes: Vec<Vec<Step>>,
+    last: &'a State,
+    made: HashSet<Id>,
+    /// Where the search was before, without success.
+    seen: HashSet<(Vec<u8>, State)>,
+}
+
+impl Search<'_> {
+    fn run(mut self) -> Result<(), String> {
+        let places = vec![0; self.lanes.len()];
+        if self.search(&places, &State::default()) {
+            return Ok(());
+        }
+        let deepest =
+            self.seen.iter().max_by_key(|(places, _)| places.iter().map(|n| usize::from(*n)).sum::<usize>());
+        Err(format!("no order explains it; the longest ends at {deepest:?}, seen is {:?}", self.last))
+    }
+
+    fn search(&mut self, places: &[u8], state: &State) -> bool {
+        let next = |lane: usize| self.lanes[lane].get(usize::from(places[lane]));
+        let mut waiting = (0..self.lanes.len()).filter_map(|lane| Some((lane, next(lane)?))).peekable();
+        if waiting.peek().is_none() {
+            return state == self.last;
+        }
+        let waiting: Vec<_> = waiting.collect();
+        // Whoever was answered before another one asked comes first.
+        let soonest = waiting.iter().map(|(_, step)| step.ended).min().unwrap_or(u32::MAX);
+        let mut branches = Vec::new();
+        for (lane, step) in
+            waiting.iter().filter(|(_, step)| step.record.begun < soonest || step.ended == soonest)
+        {
+            let mut after = places.to_owned();
+            after[*lane] += 1;
+            branches.extend(self.outcomes(step, state).into_iter().map(|state| (after.clone(), state)));
+            branches.extend(
+                partly(step.record.action, state).into_iter().map(|state| (places.to_owned(), state)),
+            );
+        }
+        if !self.seen.insert((places.to_owned(), state.clone())) {
+            return false;
+        }
+        branches.into_iter().any(|(places, state)| {
+            let known = self.seen.contains(&(places.clone(), state.clone()));
+            !known && self.search(&places, &state)
+        })
+    }
+
+    /// What there may be after a step with the answer that it got; nothing when it cannot have got that.
+    fn outcomes(&self, step: &Step, state: &State) -> Vec<State> {
+        let Record { action, answer, .. } = step.record;
+        match answer {
+            Answer::Done => match carry_out(action, None, state) {
+                Some(next) => vec![next],
+                None if step.gone_is_done && refusals(action, state) == [ErrorKind::NotFound] => {
+                    vec![state.clone()]
+                }
+                None => Vec::new(),
+            },
+            Answer::Made(id) => carry_out(action, Some(id), state).into_iter().collect(),
+            Answer::Found(found) => {
+                let right = step.sees_half_made || look_up(action, state) == Some(found);
+                right.then(|| state.clone()).into_iter().collect()
+            }
+            Answer::Refused(kind) => {
+                let right = step.refusal_is_free || refusals(action, state).contains(&kind);
+                right.then(|| state.clone()).into_iter().collect()
+            }
+            Answer::Unsure(_) | Answer::None => {
+                let id = self.unheard(action);
+                [Some(state.clone()), carry_out(action, id, state)].into_iter().flatten().collect()
+            }
+        }
+    }
+
+    /// The object that an operation made which nobody was told about: the one that is there in the end. Objects that are
+    /// gone by then may have any number.
+    fn unheard(&self, action: Action) -> Option<Id> {
+        let new = |id: &&Id| !self.made.contains(id);
+        match action {
+            Action::CreateNetwork { name } => self.last.networks.get(&name).filter(new).copied(),
+            Action::CreateSandbox { name } => self.last.sandboxes.get(&name).filter(new).copied(),
+            Action::CreateEndpoint { network, name } => {
+                let here = |placed: &Placed| placed.network == network && placed.name == name;
+                let found = self.last.endpoints.iter().find(|(_, placed)| here(placed));
+                found.map(|(id, _)| id).filter(new).copied()
+            }
+            _ => None,
+        }
+        .or(Some(usize::MAX))
+    }
+}
+
+fn has_network(state: &State, network: Id) -> bool {
+    state.networks.values().any(|id| *id == network)
+}
+
+fn has_sandbox(state: &State, sandbox: Id) -> bool {
+    state.sandboxes.values().any(|id| *id == sandbox)
+}
+
+fn find_endpoint(state: &State, network: Id, name: u8) -> Option<Id> {
+    let found = state.endpoints.iter().find(|(_, placed)| placed.network == network && placed.name == name);
+    found.map(|(id, _)| *id)
+}
+
+/// The right answer of a look-up; `None` when it is refused, or not a look-up.
+fn look_up(action: Action, state: &State) -> Option<Option<Id>> {
+    match action {
+        Action::FindNetwork { name } => Some(state.networks.get(&name).copied()),
+        Action::FindSandbox { name } => Some(state.sandboxes.get(&name).copied()),
+        Action::FindEndpoint { network, name } => {
+            has_network(state, network).then(|| find_endpoint(state, network, name))
+        }
+        Action::Locate { endpoint, .. } => state.endpoints.get(&endpoint).map(|placed| placed.sandbox),
+        _ => None,
+    }
+}
+
+/// The kinds of error with which an operation is refused in this state.
+fn refusals(action: Action, state: &State) -> Vec<ErrorKind> {
+    use ErrorKind::{Conflict, Forbidden, NotFound};
+    let missing = |network: Id| !has_network(state, network);
+    let of = |endpoint: &Id| state.endpoints.get(endpoint);
+    match action {
+        Action::CreateNetwork { name } if state.networks.contains_key(&name) => vec![Conflict],
+        Action::CreateSandbox { name } if state.sandboxes.contains_key(&name) => vec![Conflict],
+        Action::DeleteNetwork { network }
+        | Action::CreateEndpoint { network, .. }
+        | Action::FindEndpoint { network, .. }
+        | Action::Join { network, .. }
+        | Action::Leave { network, .. }
+            if missing(network) =>
+        {
+            vec![NotFound]
+        }
+        Action::DeleteNetwork { network }
+            if state.endpoints.values().any(|placed| placed.network == network) =>
+        {
+            vec![Forbidden]
+        }
+        Action::CreateEndpoint { network, name } if find_endpoint(state, network, name).is_some() => {
+            vec![Conflict]
+        }
+        Action::DeleteSandbox { sandbox, .. }
+        | Action::Join { sandbox, .. }
+        | Action::Leave { sandbox, .. }
+            if !has_sandbox(state, sandbox) =>
+        {
+            vec![NotFound]
+        }
+        Action::DeleteEndpoint { endpoint, .. } | Action::Locate { endpoint, .. }
+            if of(&endpoint).is_none() =>
+        {
+            vec![NotFound]
+        }
+        Action::DeleteEndpoint { endpoint, force: false, .. }
+            if of(&endpoint).is_some_and(|placed| placed.sandbox.is_some()) =>
+        {
+            vec![Forbidden]
+        }
+        Action::Join { endpoint, .. } => match of(&endpoint) {
+            None => vec![NotFound],
+            Some(placed) if placed.sandbox.is_some() => vec![Forbidden],
+            Some(_) => Vec::new(),
+        },
+        // The sandbox knows that it is not inside, its network that it is not there.
+        Action::Leave { endpoint, sandbox, .. } => match of(&endpoint) {
+            None => vec![NotFound, Forbidden],
+            Some(placed) if placed.sandbox != Some(sandbox) => vec![Forbidden],
+            Some(_) => Vec::new(),
+        },
+        _ => Vec::new(),
+    }
+}
+
+/// What there is after an operation succeeded; `None` when it cannot.
+fn carry_out(action: Action, made: Option<Id>, state: &State) -> Option<State> {
+    if !refusals(action, state).is_empty() {
+        return None;
+    }
+    let mut next = state.clone();
+    match action {
+        Action::CreateNetwork { name } => drop(next.networks.insert(name, made?)),
+        Action::DeleteNetwork { network } => next.networks.retain(|_, id| *id != network),
+        Action::CreateEndpoint { network, name } => {
+            next.endpoints.insert(made?, Placed { network, name, sandbox: None });
+        }
+        Action::DeleteEndpoint { endpoint, .. } => drop(next.endpoints.remove(&endpoint)),
+        Action::CreateSandbox { name } => drop(next.sandboxes.insert(name, made?)),
+        Action::DeleteSandbox { sandbox, .. } => {
+            next.sandboxes.retain(|_, id| *id != sandbox);
+            for placed in next.endpoints.values_mut().filter(|placed| placed.sandbox == Some(sandbox)) {
+                placed.sandbox = None;
+            }
+        }
+        Action::Join { endpoint, sandbox, .. } => next.endpoints.get_mut(&endpoint)?.sandbox = Some(sandbox),
+        Action::Leave { endpoint, .. } => next.endpoints.get_mut(&endpoint)?.sandbox = None,
+        _ => return None,
+    }
+    Some(next)
+}
+
+/// What there may be while an operation is under way that does several things: a sandbox's endpoints leave one by one,
+/// and one that is deleted with force leaves first.
+fn partly(action: Action, state: &State) -> Vec<State> {
+    let leaves = |placed: &Placed, id: Id| match action {
+        Action::DeleteSandbox { sandbox, .. } => placed.sandbox == Some(sandbox),
+        Action::DeleteEndpoint { endpoint, force: true, .. } => id == endpoint && placed.sandbox.is_some(),
+        _ => false,
+    };
+    let leaving = state.endpoints.iter().filter(|(id, placed)| leaves(placed, **id));
+    let after = leaving.map(|(id, placed)| {
+        let mut next = state.clone();
+        next.endpoints.insert(*id, Placed { sandbox: None, ..*placed });
+        next
+    });
+    after.collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! The machine under an engine: the simulated one or the real one.
+
+use std::net::IpAddr;
+
+use netloom::kernel::Kernel;
+use netloom::{Engine, EngineConfig, Result, Sandbox, ShutdownMode};
+use serde::Deserialize;
+
+/// How an engine ends before the next one starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum How {
+    /// What is under way is carried out.
+    Graceful,
+    /// What is under way is undone.
+    Immediate,
+    /// It ends at once, wherever it stands.
+    Kill,
+    /// The machine goes down with it: namespaces and links are gone.
+    Reboot,
+}
+
+impl How {
+    /// The shutdown that it begins with, if there is one.
+    pub(crate) fn mode(self) -> Option<ShutdownMode> {
+        match self {
+            Self::Graceful => Some(ShutdownMode::Graceful),
+            Self::Immediate => Some(ShutdownMode::Immediate),
+            Self::Kill | Self::Reboot => None,
+        }
+    }
+}
+
+/// Where a scenario plays.
+pub(crate) trait Machine {
+    /// What is in the kernel, through a handle of the test's own.
+    fn kernel(&self) -> &dyn Kernel;
+
+    /// Starts an engine on what an earlier one left.
+    async fn start(&mut self, config: &EngineConfig) -> Result<Engine>;
+
+    /// Ends an engine at once. It is the last handle.
+    async fn kill(&mut self, engine: Engine);
+
+    /// Takes away what a reboot does. No engine runs.
+    async fn reboot(&mut self);
+
+    /// Whether an address answers to a sandbox.
+    async fn reaches(&self, from: &Sandbox, to: IpAddr) -> bool;
+
+    /// A line for everything in the kernel and the store that was not there at the beginning.
+    async fn left(&self) -> Vec<String>;
+}
