@@ -50,7 +50,8 @@ impl fmt::Display for LiveSandbox {
 }
 
 /// Everything that lives, as somebody listed it.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct LiveList(BTreeSet<LiveSandbox>);
 
 /// What a list says about a sandbox.
@@ -111,7 +112,7 @@ fn is_rebuilt(id: SandboxId, container_id: &str) -> bool {
 }
 
 /// A moment in the life of an engine: what it had in service then can be told from what came later.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Mark {
     /// The start of the engine that it was taken of.
     pub engine: OpId,
@@ -120,7 +121,7 @@ pub struct Mark {
 }
 
 /// What lives, with the moment before it was listed.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LiveSet {
     /// Taken before anybody looked at what lives: a sandbox that came into service later is not judged.
     pub mark: Mark,
