@@ -274,7 +274,9 @@ async fn an_identifier_is_not_given_again_while_its_network_is_still_being_taken
 /// Draining does not say that all is gone while something is left, and says what.
 #[tokio::test]
 async fn draining_names_what_is_left() {
-    let world = World::with(within(Duration::from_secs(2))).await;
+    // The janitor tries 1.5 s and 3.1 s after the deletion, the first draining ends between the two, and the second one
+    // lasts long enough for the latter.
+    let world = World::with(within(Duration::from_secs(3))).await;
     let network = world.network("blue").await;
     let (_, sandbox) = world.joined(&network, "web").await;
     world.kernel().plan(Fault::verb("delete_netns", 1, FaultKind::Refuse(EBUSY)).always());

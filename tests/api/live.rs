@@ -3,14 +3,16 @@
 use std::time::Instant;
 
 use futures::future::join_all;
+use netloom::drivers::done;
 use netloom::kernel::{Kernel, Netns, Op};
 use netloom::snapshot::SandboxPhase;
 use netloom::testkit::{Fault, FaultKind, SimKernel};
 use netloom::{
-    EndpointSpec, ErrorKind, EventKind, JoinSpec, LiveSandbox, ReleasedSandbox, Repair, Sandbox, SandboxId,
-    SandboxSpec,
+    EndpointSpec, Engine, EngineConfig, ErrorKind, EventKind, JoinSpec, LiveSandbox, ReleasedSandbox, Repair,
+    Sandbox, SandboxId, SandboxSpec,
 };
 
+use crate::scripted::{Scripted, scripted_network};
 use crate::support::{World, bounded, check_truth, note};
 
 /// The same machine with a new engine that is told what lives.
@@ -90,9 +92,9 @@ async fn the_dead_are_released_with_their_endpoints_and_the_living_are_not_touch
 }
 
 #[tokio::test]
-async fn a_thousand_dead_are_released_in_a_moment() {
-    const NETWORKS: usize = 4;
-    const EACH: usize = 250;
+async fn five_thousand_dead_are_released_in_a_moment() {
+    const NETWORKS: usize = 5;
+    const EACH: usize = 1_000;
     let world = World::new().await;
     for n in 0..NETWORKS {
         let network = world.network(&format!("n{n}")).await;
@@ -108,6 +110,25 @@ async fn a_thousand_dead_are_released_in_a_moment() {
     assert!(world.engine().controller().sandboxes().is_empty());
     world.delete_everything().await;
     world.assert_pristine().await;
+}
+
+/// Without its driver nobody can take the links down: they are left as leaks, visibly, and the start goes on.
+#[tokio::test]
+async fn the_dead_are_released_also_when_their_driver_is_missing() {
+    let world = Scripted::new(|_| done(())).world(EngineConfig::default()).await;
+    world.joined(&scripted_network(&world, "own").await, "dead").await;
+    let (kernel, disk) = (world.kernel().clone(), world.simulation.disk().clone());
+    drop(world.simulation.kill().await);
+    let next = Engine::simulation().kernel(kernel).disk(disk).live_sandboxes([""; 0]).start();
+    let simulation = bounded("the start", next).await.expect("it starts");
+    let engine = simulation.engine();
+    let released = |repair: &Repair| matches!(repair, Repair::DeadSandboxReleased(_));
+    assert!(engine.repairs().iter().any(released), "{:?}", engine.repairs());
+    assert!(engine.controller().sandboxes().is_empty());
+    let network = engine.controller().network_by_name("own").unwrap();
+    assert!(network.endpoints().await.unwrap().is_empty());
+    let leaks = engine.inspect().await.unwrap().leaks;
+    assert!(leaks.iter().any(|leak| leak.starts_with("link of join")), "{leaks:?}");
 }
 
 /// What fails at the release of a sandbox: the first commit of the start is that of an endpoint's deletion.

@@ -157,4 +157,5 @@ async fn tells_the_truth(engine: &Engine, lab: &Lab) {
     assert_eq!(veths, joined, "links that belong to nobody: {host:#?}");
     let namespaces = lab.kernel.namespaces(soon()).await.expect("namespaces");
     assert_eq!(namespaces.len(), picture.sandboxes.len(), "namespaces that belong to nobody");
+    assert_eq!(engine.diff().await.expect("compared"), [], "what is wanted and what there is");
 }

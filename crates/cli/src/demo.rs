@@ -279,6 +279,7 @@ impl Stage {
         clock.step("echo from one to two", echo(one, *second)).await?;
         clock.step("echo from two to one", echo(two, *first)).await?;
         clock.step("TCP from one to two", stream(one, two, *second)).await?;
+        clock.step("compare with the kernel", compare(engine)).await?;
         Ok(Cast { engine: engine.clone(), network, pairs })
     }
 
@@ -370,6 +371,13 @@ impl Stage {
 async fn done(work: impl Future<Output = netloom::Result<()>>) -> anyhow::Result<((), String)> {
     work.await?;
     Ok(((), "done".to_owned()))
+}
+
+/// Compares what the engine wants with what the kernel has.
+async fn compare(engine: &Engine) -> anyhow::Result<((), String)> {
+    let found = engine.diff().await?;
+    let lines: Vec<_> = found.iter().map(ToString::to_string).collect();
+    if lines.is_empty() { Ok(((), "no difference".to_owned())) } else { bail!("{}", lines.join("; ")) }
 }
 
 /// Sends echo requests from a sandbox.

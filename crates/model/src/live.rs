@@ -50,7 +50,8 @@ impl fmt::Display for LiveSandbox {
 }
 
 /// Everything that lives, as somebody listed it.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct LiveList(BTreeSet<LiveSandbox>);
 
 /// What a list says about a sandbox.
@@ -111,7 +112,7 @@ fn is_rebuilt(id: SandboxId, container_id: &str) -> bool {
 }
 
 /// A moment in the life of an engine: what it had in service then can be told from what came later.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Mark {
     /// The start of the engine that it was taken of.
     pub engine: OpId,
@@ -120,7 +121,7 @@ pub struct Mark {
 }
 
 /// What lives, with the moment before it was listed.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LiveSet {
     /// Taken before anybody looked at what lives: a sandbox that came into service later is not judged.
     pub mark: Mark,
@@ -245,6 +246,7 @@ impl fmt::Display for Left {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Repair;
 
     fn id(digit: char) -> SandboxId {
         digit.to_string().repeat(64).parse().expect("an id")
@@ -272,6 +274,33 @@ mod tests {
         let list: LiveList = [id('a')].into_iter().collect();
         assert_eq!(list.judge(padded, &container), Verdict::Lives);
         assert_eq!(list.judge(padded, "one"), Verdict::Dead, "a whole record has a whole identifier");
+    }
+
+    #[test]
+    fn what_was_put_right_can_be_written_down_and_read_back() {
+        let endpoints = vec!["e".repeat(64).parse().expect("an id")];
+        let released = ReleasedSandbox { sandbox: id('a'), container_id: "web".into(), endpoints };
+        let kept = |why: &str| (id('b'), "db".to_owned(), why.to_owned());
+        let (sandbox, container_id, why) = kept("its network does not answer");
+        for (repair, text) in [
+            (
+                Repair::DeadSandboxReleased(released),
+                "container \"web\", which does not live, with its endpoint",
+            ),
+            (
+                Repair::DeadSandboxKept { sandbox, container_id, why },
+                "container \"db\", which does not live: its network does not answer",
+            ),
+            (
+                Repair::LiveSandboxUnknown { sandbox: "ghost".into() },
+                "container \"ghost\" lives, and is not recorded",
+            ),
+            (Repair::LiveSandboxUnknown { sandbox: id('c').into() }, "sandbox cccccccccccc lives"),
+        ] {
+            assert!(repair.to_string().contains(text), "{repair}");
+            let json = serde_json::to_string(&repair).expect("written");
+            assert_eq!(serde_json::from_str::<Repair>(&json).expect("read"), repair);
+        }
     }
 
     #[test]

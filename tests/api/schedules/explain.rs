@@ -57,6 +57,7 @@ pub(super) fn explain(records: &[Record], last: &State, around: Circumstances) -
             refusal_is_free: refusal_is_free(record, records, shutdown, around)?,
             gone_is_done: gone_is_done(record, records),
             sees_half_made: sees_half_made(record, records, &made),
+            misses_half_gone: misses_half_gone(record, records),
         };
         // What is open may take effect whenever it likes, also behind later questions of its caller.
         let lane = if record.answer.is_open() { usize::MAX - number } else { record.caller };
@@ -76,6 +77,8 @@ struct Step {
     gone_is_done: bool,
     /// Whether it may have found something that was being made then, and came to nothing.
     sees_half_made: bool,
+    /// Whether it may have missed something that was being deleted then, and could be asked still.
+    misses_half_gone: bool,
 }
 
 /// An endpoint is listed while it is made, in that phase; its making may fail yet.
@@ -86,6 +89,14 @@ fn sees_half_made(record: &Record, records: &[Record], made: &HashSet<Id>) -> bo
         same && !matches!(other.answer, Answer::Made(_)) && overlap(record, other)
     };
     matches!(record.answer, Answer::Found(Some(id)) if !made.contains(&id)) && records.iter().any(fails)
+}
+
+/// A network is not found by its name while it is deleted; who has its handle can ask it to the end.
+fn misses_half_gone(record: &Record, records: &[Record]) -> bool {
+    let going =
+        |other: &Record| matches!(other.action, Action::DeleteNetwork { .. }) && overlap(record, other);
+    let missed = record.answer == Answer::Found(None);
+    missed && matches!(record.action, Action::FindNetwork { .. }) && records.iter().any(going)
 }
 
 /// Force that meets another deletion of the same endpoint is content when that one comes first.
@@ -253,7 +264,8 @@ impl Search<'_> {
             },
             Answer::Made(id) => carry_out(action, Some(id), state).into_iter().collect(),
             Answer::Found(found) => {
-                let right = step.sees_half_made || look_up(action, state) == Some(found);
+                let half = step.sees_half_made || step.misses_half_gone;
+                let right = half || look_up(action, state) == Some(found);
                 right.then(|| state.clone()).into_iter().collect()
             }
             Answer::Refused(kind) => {

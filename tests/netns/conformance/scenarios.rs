@@ -1,6 +1,7 @@
 //! Scenarios written by hand, with what each operation must come to on both kernels.
 
 mod adoption;
+mod isolation;
 
 use netloom::MacAddr;
 use netloom::kernel::{LinkTag, Neighbour, Netns, Op, Route};
@@ -159,6 +160,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         on_a_bridge("neighbours", neighbours()),
         on_a_bridge("settings", settings()),
         on_a_bridge("namespaces of others", adoption::steps()),
+        on_a_bridge("ports that do not reach each other", isolation::steps()),
         Scenario { name: "a full bridge", steps: full_bridge() },
     ]
 }

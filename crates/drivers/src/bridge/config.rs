@@ -273,13 +273,9 @@ mod tests {
 
     #[test]
     fn what_would_need_a_firewall_is_refused_by_its_name() {
-        for (key, value) in [
-            (ENABLE_ICC, "false"),
-            (ENABLE_ICC, "0"),
-            (ENABLE_IP_MASQUERADE, "true"),
-            (HOST_BINDING_IPV4, "127.0.0.1"),
-            (HOST_BINDING_IPV4, "::1"),
-        ] {
+        for (key, value) in
+            [(ENABLE_IP_MASQUERADE, "true"), (HOST_BINDING_IPV4, "127.0.0.1"), (HOST_BINDING_IPV4, "::1")]
+        {
             let error = BridgeConfig::read("test", &request(&[(key, value)])).expect_err(value);
             assert_eq!((error.kind(), error.certainty()), (ErrorKind::NotImplemented, Certainty::Aborted));
             assert!(error.to_string().contains(key), "{error} must name {key}");
@@ -292,7 +288,6 @@ mod tests {
         for (key, value) in [
             ("com.docker.network.bridge.nmae", "lan0"),
             ("com.docker.network.driver.mtuu", "1500"),
-            (ENABLE_ICC, "false"),
             (ENABLE_IP_MASQUERADE, "true"),
             (HOST_BINDING_IPV4, "127.0.0.1"),
             (CONTAINER_IFACE_PREFIX, "a/b"),

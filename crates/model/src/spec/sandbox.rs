@@ -330,13 +330,13 @@ mod tests {
             (
                 "extra_hosts",
                 Box::new(|s| {
-                    s.extra_hosts.push(ExtraHost { name: String::new(), address: [1, 1, 1, 1].into() })
+                    s.extra_hosts.push(ExtraHost { name: String::new(), address: [1, 1, 1, 1].into() });
                 }),
             ),
             (
                 "extra_hosts",
                 Box::new(|s| {
-                    s.extra_hosts.push(ExtraHost { name: "a b".into(), address: [1, 1, 1, 1].into() })
+                    s.extra_hosts.push(ExtraHost { name: "a b".into(), address: [1, 1, 1, 1].into() });
                 }),
             ),
             ("dns", Box::new(|s| s.dns.push([0, 0, 0, 0].into()))),

@@ -12,6 +12,7 @@ pub(super) const VERBS: &[&str] = &[
     "move_link",
     "set_link",
     "set_master",
+    "isolate_port",
     "set_mtu",
     "add_address",
     "delete_address",
