@@ -194,8 +194,8 @@ impl Machine for Untidy {
         self.0.reboot().await;
     }
 
-    async fn reaches(&self, from: &netloom::Sandbox, to: std::net::IpAddr) -> bool {
-        self.0.reaches(from, to).await
+    async fn reaches(&self, from: &netloom::Sandbox, to: std::net::IpAddr, expected: bool) -> bool {
+        self.0.reaches(from, to, expected).await
     }
 
     async fn left(&self) -> Vec<String> {

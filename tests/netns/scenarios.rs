@@ -11,7 +11,7 @@ use netloom::{Engine, EngineConfig, ErrorKind, Result, Sandbox};
 use crate::lab::{Lab, as_root, machine, pings, soon};
 use crate::scenario::{Failure, Machine, Scenario, SimMachine, Trace, chosen, conclude, play};
 
-/// How long an answer is waited for. Who cannot be reached does not answer at all.
+/// How long an answer is waited for that must not come.
 const ANSWER: Duration = Duration::from_millis(500);
 
 /// How many scenarios play at once: each mostly waits for the kernel.
@@ -61,8 +61,9 @@ impl Machine for RealMachine {
         }
     }
 
-    async fn reaches(&self, from: &Sandbox, to: IpAddr) -> bool {
-        pings(from, to, ANSWER).await
+    async fn reaches(&self, from: &Sandbox, to: IpAddr, expected: bool) -> bool {
+        let patience = if expected { soon().saturating_duration_since(Instant::now()) } else { ANSWER };
+        pings(from, to, patience).await
     }
 
     async fn left(&self) -> Vec<String> {

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::expect::Differences;
 
 /// How long the kernel may take to say what it has.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is expected of a network's picture.
 #[derive(Clone, Debug, Default, Deserialize)]

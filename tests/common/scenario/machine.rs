@@ -45,8 +45,8 @@ pub(crate) trait Machine {
     /// Takes away what a reboot does. No engine runs.
     async fn reboot(&mut self);
 
-    /// Whether an address answers to a sandbox.
-    async fn reaches(&self, from: &Sandbox, to: IpAddr) -> bool;
+    /// Whether an address answers to a sandbox. For an answer that is `expected` it is worth to wait longer.
+    async fn reaches(&self, from: &Sandbox, to: IpAddr, expected: bool) -> bool;
 
     /// A line for everything in the kernel and the store that was not there at the beginning.
     async fn left(&self) -> Vec<String>;

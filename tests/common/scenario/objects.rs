@@ -16,7 +16,7 @@ use super::run::{Found, Run, told};
 use super::step::{Act, Find, Listing};
 
 /// How long the kernel may take for what a scenario does to it.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 impl<M: Machine> Run<'_, M> {
     pub(super) fn network(&self, name: &str) -> Result<Network> {

@@ -17,7 +17,7 @@ use super::step::{Act, Lifecycle, Step};
 use super::{How, Machine, Scenario};
 
 /// How long a step, or the clearing up, may take before it is called a hang.
-const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a run showed after each step.
 pub(crate) type Trace = Vec<(String, Vec<String>)>;
@@ -364,7 +364,7 @@ impl<M: Machine> Run<'_, M> {
             Act::Reaches { from, to, answered } => {
                 let sandbox = self.sandbox(from).map_err(told)?;
                 let to = self.address(to).await?;
-                let found = self.machine.reaches(&sandbox, to).await;
+                let found = self.machine.reaches(&sandbox, to, *answered).await;
                 if found != *answered {
                     return Err(format!("answered by {to}: expected {answered}, found {found}"));
                 }

@@ -53,7 +53,7 @@ impl Machine for SimMachine {
         self.kernel.reboot();
     }
 
-    async fn reaches(&self, from: &Sandbox, to: IpAddr) -> bool {
+    async fn reaches(&self, from: &Sandbox, to: IpAddr, _expected: bool) -> bool {
         from.netns().is_ok_and(|netns| self.kernel.can_reach(Netns::Named(netns), to).is_ok())
     }
 
