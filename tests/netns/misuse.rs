@@ -161,3 +161,32 @@ fn a_start_in_the_wrong_network_namespace_is_refused() {
         lab.assert_pristine().await;
     });
 }
+
+/// Files of a sandbox that cannot be used are refused by their path, before anything is made, and by a refresh.
+#[test]
+fn files_that_cannot_be_used_are_refused_by_their_path() {
+    in_lab(async |lab| {
+        let engine = lab.engine().await;
+        let controller = engine.controller();
+        let at = |name: &str| lab.dir.path().join(name);
+        std::fs::write(at("secret"), "root:x:0:0\n").unwrap();
+        std::os::unix::fs::symlink(at("secret"), at("hosts")).unwrap();
+        let linked = || SandboxSpec::new("c1").with(|settings| settings.hosts_path = Some(at("hosts")));
+        let missing =
+            || SandboxSpec::new("c1").with(|settings| settings.origin_hosts_path = Some(at("nowhere")));
+        for (spec, path) in [(linked(), at("hosts")), (missing(), at("nowhere"))] {
+            let error = controller.create_sandbox(spec).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidParameter, "{error}");
+            assert!(error.to_string().contains(&*path.to_string_lossy()), "{error}");
+        }
+        assert!(controller.sandboxes().is_empty());
+        let fine = SandboxSpec::new("c1").with(|settings| settings.hosts_path = Some(at("secret")));
+        let sandbox = controller.create_sandbox(fine).await.unwrap();
+        assert_eq!(sandbox.refresh(linked()).await.unwrap_err().kind(), ErrorKind::InvalidParameter);
+        let kept = sandbox.inspect().await.unwrap().settings.hosts_path;
+        assert_eq!(kept, Some(at("secret")), "a refused refresh changes nothing");
+        assert_eq!(std::fs::read_to_string(at("secret")).unwrap(), "root:x:0:0\n");
+        delete_everything(&engine).await;
+        lab.assert_pristine().await;
+    });
+}

@@ -1,9 +1,10 @@
 //! An engine that stops leaves everything standing, the next one takes it over, and neither touches what
 //! they did not make.
 
+use std::process::Command;
 use std::time::Duration;
 
-use netloom::kernel::{Kernel, LinkTag, Netns, Op};
+use netloom::kernel::{Kernel, LinkKind, LinkTag, Netns, Op};
 use netloom::{NetworkSpec, Repair, ShutdownMode};
 
 use crate::lab::{address, delete_everything, in_lab, joined, pings, soon};
@@ -268,6 +269,36 @@ fn a_reboot_frees_every_address() {
         assert!(network.endpoints().await.unwrap().is_empty(), "its endpoint died with it");
         let spec = netloom::EndpointSpec::new("next").address(was);
         network.create_endpoint(spec).await.expect("its address is free");
+        delete_everything(&engine).await;
+        lab.assert_pristine().await;
+    });
+}
+
+/// Who keeps a handle of an engine that has ended keeps no container's namespace alive.
+#[test]
+fn a_handle_of_an_ended_engine_holds_no_namespace() {
+    in_lab(async |lab| {
+        let engine = lab.engine().await;
+        let network = engine.controller().create_network(NetworkSpec::new("blue")).await.expect("a network");
+        let (_, sandbox) = joined(&engine, &network, "web").await;
+        let key = sandbox.key().expect("a path");
+        engine.shutdown(ShutdownMode::Graceful).await.expect("stopped");
+        let unmounted = Command::new("umount").arg(&key).status().expect("umount must be installed (mount)");
+        assert!(unmounted.success(), "its name is gone");
+        let kernel = &lab.kernel;
+        let ends = async || {
+            let links = kernel.links(Netns::Host, soon()).await.expect("listed");
+            !links.iter().any(|link| link.kind == LinkKind::Veth)
+        };
+        let gone = async {
+            while !ends().await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), gone).await.expect("the namespace dies with its name");
+        // The handle lives to here.
+        drop((engine, sandbox));
+        let engine = lab.next_engine().await;
         delete_everything(&engine).await;
         lab.assert_pristine().await;
     });

@@ -33,6 +33,7 @@ const LAYERS: &[(&str, Layer)] = &[
     ("netloom-model", Layer::Model),
     ("netloom-kernel", Layer::Domain(&[])),
     ("netloom-ipam", Layer::Domain(&[])),
+    ("netloom-dns", Layer::Domain(&[])),
     ("netloom-store", Layer::Domain(&[])),
     ("netloom-drivers", Layer::Domain(&["netloom-kernel"])),
     ("netloom-testkit", Layer::Simulation),

@@ -139,12 +139,15 @@ impl Handle<Drain> for ControllerActor {
     }
 }
 
+/// How long the end of an engine waits for sockets to be closed.
+const CLOSING: Duration = Duration::from_secs(1);
+
 impl Handle<Shutdown> for ControllerActor {
     fn handle(&mut self, op: OpCtx, message: Shutdown, reply: Reply<()>, cx: &mut Cx<'_, Self>) {
         let Shutdown { mode, patience, inside } = message;
         let (ledger, reaping) =
             (self.estate.services.tools.ledger.clone(), self.estate.services.reaping.clone());
-        let store = self.estate.services.store.clone();
+        let (store, kernel) = (self.estate.services.store.clone(), self.estate.services.kernel.clone());
         if mode == ShutdownMode::Immediate {
             ledger.cancel_all();
         }
@@ -163,6 +166,10 @@ impl Handle<Shutdown> for ControllerActor {
             }
             if let Err(error) = answered(&op, "the store", store.ask(&op, CloseStore).await) {
                 tracing::warn!(%error, "the store was not closed in good order");
+            }
+            // Who keeps a handle keeps the kernel; containers that end from now on must end all the same.
+            if let Err(error) = kernel.rest(op.renewed(CLOSING).deadline_std()).await {
+                tracing::warn!(%error, "sockets in namespaces stay open");
             }
             reply.send(());
         });

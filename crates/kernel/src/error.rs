@@ -104,6 +104,12 @@ impl KernelError {
         self.errno == libc::EEXIST
     }
 
+    /// Whether this kernel has no such thing at all.
+    #[must_use]
+    pub fn unsupported(&self) -> bool {
+        self.errno == libc::EOPNOTSUPP
+    }
+
     /// Whether the object is not there (any more).
     #[must_use]
     pub fn already_gone(&self) -> bool {

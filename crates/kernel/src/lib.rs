@@ -102,6 +102,12 @@ pub trait Kernel: Debug + Send + Sync + 'static {
     /// any more, be it for an error or because this is gone; one that is asked for later is closed at once.
     fn watch(&self) -> mpsc::Receiver<KernelEvent>;
 
+    /// Closes what is kept open inside of namespaces only to be quick: until then a namespace that loses its name lives
+    /// on. What is asked for later opens it again.
+    fn rest(&self, _deadline: Instant) -> KernelFuture<()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Counters since the start.
     fn stats(&self) -> KernelStats;
 }

@@ -1,10 +1,12 @@
 //! Making a sandbox: its namespace and its record, beside each other. A crash leaves either without the other, and
 //! the next start removes it.
 
+use futures::channel::oneshot;
 use netloom_actor_services::SagaWorld;
+use netloom_dns::io::check_files;
 use netloom_kernel::{Netns, Op};
 use netloom_model::record::SandboxRecord;
-use netloom_model::{Error, Result};
+use netloom_model::{Error, Result, SandboxSettings};
 use netloom_runtime::OpCtx;
 use netloom_store::{Change, Key, RecordKind, encode};
 
@@ -17,11 +19,35 @@ pub(super) fn record_of(record: &SandboxRecord) -> Result<Change> {
     Ok(Change::Put { key, value })
 }
 
+/// Whether the files that a spec names can be used. They are looked at on a thread of the kernel's, in whose host they
+/// are; a simulated kernel has no host with files.
+pub(super) async fn files_are_fine(world: &World, op: &OpCtx, settings: &SandboxSettings) -> Result<()> {
+    let SandboxSettings { hosts_path, origin_hosts_path, resolv_conf_path, origin_resolv_conf_path, .. } =
+        settings;
+    let named = [hosts_path, origin_hosts_path, resolv_conf_path, origin_resolv_conf_path];
+    if named.into_iter().all(Option::is_none) {
+        return Ok(());
+    }
+    let (settings, (sender, found)) = (settings.clone(), oneshot::channel());
+    let job = Box::new(move || {
+        // Nobody may wait for it any more.
+        let _ = sender.send(check_files(&settings));
+    });
+    match world.services.kernel.run_in(Netns::Host, job, op.deadline_std()).await {
+        Ok(()) => found.await.unwrap_or_else(|_| Err(Error::internal("the look at the files was lost"))),
+        Err(error) if error.unsupported() => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Makes the namespace, where it is its own, and commits the record. A disk takes about as long as the kernel.
 pub(crate) async fn establish(world: World, op: OpCtx, record: SandboxRecord) -> Result<()> {
     let object = format!("sandbox {} of container {:?}", record.id.short(), record.spec.container_id);
     let name = record.netns;
     let made = world.saga(&op, "create_sandbox", object, async |saga| {
+        if let Some(settings) = &record.spec.settings {
+            saga.step("look at its files", None, files_are_fine(&world, &op, settings)).await?;
+        }
         let commit = async { world.commit(&op, vec![record_of(&record)?]).await };
         let kept = Undone::Record(record.id);
         if !record.has_namespace() {

@@ -14,6 +14,7 @@ use netloom_model::{Error, JoinSpec, Result};
 use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;
 
+use super::establish::files_are_fine;
 use super::join::join;
 use super::leave::{LeavePlan, clear, detached};
 use super::undo::Place;
@@ -31,6 +32,11 @@ pub(crate) async fn refresh(
     mut inside: Box<Inside>,
     RefreshSandbox { spec, way_out }: RefreshSandbox,
 ) -> Changed {
+    if let Some(settings) = &spec.settings
+        && let Err(error) = files_are_fine(&world, &op, settings).await
+    {
+        return Changed { inside, result: Err(error) };
+    }
     let waiting = inside.waiting;
     let old = (inside.record.spec.clone(), inside.options.clone());
     let (left, mut result) =

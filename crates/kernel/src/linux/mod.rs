@@ -220,6 +220,13 @@ impl Kernel for LinuxKernel {
         answered(format!("run a job in {netns}"), allowance, queued, answer)
     }
 
+    fn rest(&self, deadline: Instant) -> KernelFuture<()> {
+        let allowance = Allowance::until(deadline);
+        let (reply, answer) = oneshot::channel();
+        let queued = self.executors.netns.submit(Task::Rest { allowance, reply }).is_ok();
+        answered("close sockets in namespaces".into(), allowance, queued, answer)
+    }
+
     fn netns_path(&self, netns: NetnsName) -> PathBuf {
         self.mounts.path(netns)
     }

@@ -48,6 +48,8 @@ pub(super) enum Task {
         allowance: Allowance,
         reply: oneshot::Sender<Result<String, Failure>>,
     },
+    /// The sockets are not needed for now.
+    Rest { allowance: Allowance, reply: oneshot::Sender<Result<(), Failure>> },
     /// A job inside a namespace.
     Run { netns: Netns, allowance: Allowance, job: NetnsJob, reply: oneshot::Sender<Result<(), Failure>> },
 }
@@ -100,6 +102,13 @@ impl Traveller {
             Task::ReadSetting { netns, key, allowance, reply } => {
                 let late = allowance.is_over().then_some(Failure::NotStarted);
                 let _ = reply.send(late.map_or_else(|| self.read_setting(netns, &key), Err));
+            }
+            Task::Rest { allowance, reply } => {
+                let late = allowance.is_over().then_some(Failure::NotStarted);
+                if late.is_none() {
+                    self.sockets.clear();
+                }
+                let _ = reply.send(late.map_or(Ok(()), Err));
             }
             Task::Run { netns, allowance, job, reply } => {
                 let late = allowance.is_over().then_some(Failure::NotStarted);
