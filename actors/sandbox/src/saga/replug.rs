@@ -126,11 +126,12 @@ async fn take_key_away(world: &World, op: &OpCtx, inside: &mut Box<Inside>, next
 
     let (left, result) = unplug(world, op, inside).await;
     result?;
-    world.finish(op, Undone::Netns(world.netns), Patience::Usual).await;
     inside.waiting = true;
     inside.record.keyed = false;
     inside.record.interfaces = 0;
+    // First: a recorded namespace that is not there is taken for one that a reboot has destroyed.
     world.commit(op, vec![record_of(&inside.record)?]).await?;
+    world.finish(op, Undone::Netns(world.netns), Patience::Usual).await;
     for member in left {
         let kept = JoinSandbox {
             endpoint: member.endpoint,

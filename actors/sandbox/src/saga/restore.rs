@@ -92,7 +92,9 @@ fn corrections(
             Some(Op::DeleteRoute { netns, route })
         });
         ops.extend(outdated);
-        if foreign {
+        if !links.values().any(|link| *link == route.link) {
+            tracing::info!(%netns, %route, "no route leads over an interface that is not there");
+        } else if foreign {
             tracing::info!(%netns, "the container has a default route of its own");
         } else {
             ops.push(Op::AddRoute { netns, route });
@@ -116,7 +118,11 @@ fn missing(
         })
     };
     let routes = members.iter().filter(|member| !member.reserved).flat_map(Member::static_routes);
-    routes.filter(|route| !is_there(route)).map(|route| Op::AddRoute { netns, route }).collect()
+    let leads = |route: &Route| links.values().any(|link| *link == route.link);
+    routes
+        .filter(|route| leads(route) && !is_there(route))
+        .map(|route| Op::AddRoute { netns, route })
+        .collect()
 }
 
 fn remade(world: &World, op: &Op) -> Option<Repair> {
