@@ -41,7 +41,7 @@ use crate::message::{
     AdoptSandbox, DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed,
     NetworkRestarted, Origin, RefreshSandbox, RenameSandbox, SetSandboxKey, Standing,
 };
-use crate::saga::{self, Everybody, Joined, World};
+use crate::saga::{self, Everybody, Joined, Turns, World};
 
 #[path = "commands.rs"]
 mod commands;
@@ -80,7 +80,14 @@ impl SandboxActor {
             NamespaceSpec::Host => Netns::Host,
             NamespaceSpec::Own | NamespaceSpec::External => Netns::Named(record.netns),
         };
-        let world = World::new(Everybody { services, networks, sandbox: record.id, netns });
+        let world = World::new(Everybody {
+            services,
+            networks,
+            sandbox: record.id,
+            netns,
+            names: Turns::default(),
+            keys: Turns::default(),
+        });
         Self {
             inside: Inside::new(record),
             phase: SandboxPhase::Creating,
