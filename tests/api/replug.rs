@@ -56,10 +56,10 @@ async fn a_key_can_be_told_again_whatever_could_not_be_undone_at_first() {
             world.kernel().plan(Fault::verb("add_address", 2, FaultKind::Refuse(12)));
             let disk = world.simulation.disk();
             if lose {
-                disk.lose_answer(nth)
+                disk.lose_answer(nth);
             } else {
-                disk.fail_commit(nth)
-            };
+                disk.fail_commit(nth);
+            }
             sandbox.set_key(SandboxKey::Pid(4711)).await.expect_err(&case);
             let seen = sandbox.inspect().await.expect("inspected");
             assert_eq!((seen.phase, seen.endpoints.len()), (SandboxPhase::Waiting, 2), "{case}");
@@ -173,4 +173,25 @@ async fn where_there_is_no_interface_there_are_no_counters() {
     bare.join(&host, JoinSpec::default()).await.expect("joined");
     assert!(host.statistics().await.expect("none").is_empty());
     assert_eq!(bare.statistics().await.expect_err("no interface").kind(), ErrorKind::Forbidden);
+}
+
+/// The order in which endpoints joined decides among those of one network, also after a restart.
+#[tokio::test]
+async fn a_refresh_after_a_restart_keeps_the_order() {
+    let world = World::new().await;
+    let (network, sandbox) = (world.network("blue").await, world.sandbox("c").await);
+    for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        let endpoint = network.create_endpoint(EndpointSpec::new(name)).await.expect("an endpoint");
+        endpoint.join(&sandbox, JoinSpec::default()).await.expect("joined");
+    }
+    let order = async |sandbox: &Sandbox| {
+        let seen = sandbox.inspect().await.expect("inspected");
+        seen.endpoints.into_iter().map(|inside| inside.endpoint).collect::<Vec<_>>()
+    };
+    let before = order(&sandbox).await;
+    drop((network, sandbox));
+    let world = world.kill_and_restart().await;
+    let sandbox = world.engine().controller().sandbox_by_container("c").expect("recorded");
+    sandbox.refresh(SandboxSpec::new("c")).await.expect("refreshed");
+    assert_eq!(order(&sandbox).await, before);
 }

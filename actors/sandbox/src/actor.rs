@@ -398,7 +398,9 @@ impl Handle<InspectSandbox> for SandboxActor {
 impl Handle<Finished> for SandboxActor {
     fn handle(&mut self, _: OpCtx, Finished(outcome): Finished, _: Reply<()>, cx: &mut Cx<'_, Self>) {
         match outcome {
-            Outcome::Established(members, result, reply) => {
+            Outcome::Established(mut members, result, reply) => {
+                // In the order in which they joined; records have none.
+                members.sort_by_key(Member::number);
                 // What is recorded is in it, also when it goes out of service because it cannot be put right.
                 self.inside.gateways = elect(&members);
                 self.inside.members = members;
