@@ -1,14 +1,18 @@
 //! Everything plugged in anew: a namespace that is told, told once more, and tried again; and what an attempt that
 //! failed has left to the janitor.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
 use netloom::drivers::done;
 use netloom::snapshot::{EndpointPhase, SandboxPhase};
 use netloom::testkit::{Fault, FaultKind};
 use netloom::{
-    Endpoint, EndpointSpec, EngineConfig, ErrorKind, JoinSpec, NetworkSpec, Sandbox, SandboxKey, SandboxSpec,
+    Endpoint, EndpointSpec, EngineConfig, Error, ErrorKind, JoinSpec, NetworkSpec, Sandbox, SandboxKey,
+    SandboxSpec,
 };
 
-use crate::scripted::{Scripted, scripted_network};
+use crate::scripted::{Asked, Scripted, scripted_network};
 use crate::support::{World, bounded, until};
 
 /// A sandbox that waits for its namespace, with endpoints of two networks, and two processes whose namespaces it
@@ -194,4 +198,37 @@ async fn a_refresh_after_a_restart_keeps_the_order() {
     let sandbox = world.engine().controller().sandbox_by_container("c").expect("recorded");
     sandbox.refresh(SandboxSpec::new("c")).await.expect("refreshed");
     assert_eq!(order(&sandbox).await, before);
+}
+
+#[tokio::test]
+async fn what_lost_the_way_in_is_not_given_it_back_for_an_earlier_handover() {
+    let (log, failures) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicU32::new(0)));
+    let (told, to_fail) = (log.clone(), failures.clone());
+    let driver = Scripted::new(move |asked| {
+        if let Asked::Program(_) | Asked::Revoke(_) = asked {
+            told.lock().expect("whole").push(asked);
+        }
+        let fails = |left: u32| left.checked_sub(1);
+        let broken = matches!(asked, Asked::Program(_))
+            && to_fail.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fails).is_ok();
+        if broken { Err(Error::internal("broken")) } else { done(()) }
+    });
+    let world = driver.world(EngineConfig::default()).await;
+    let network = scripted_network(&world, "n").await;
+    let sandbox = world.sandbox("c").await;
+    let mut endpoints = Vec::new();
+    for name in ["first", "second", "third"] {
+        endpoints.push(network.create_endpoint(EndpointSpec::new(name)).await.expect("an endpoint"));
+    }
+    for (endpoint, priority) in endpoints.iter().zip([10, 0]) {
+        endpoint.join(&sandbox, JoinSpec::priority(priority)).await.expect("joined");
+    }
+    // The second one cannot be given the way in, nor at the janitor's first try.
+    failures.store(2, Ordering::Relaxed);
+    endpoints[0].leave(&sandbox).await.expect("left");
+    until("the janitor's first try", async || failures.load(Ordering::Relaxed) == 0).await;
+    endpoints[2].join(&sandbox, JoinSpec::priority(5)).await.expect("joined");
+    leaks_are_cleared(&world).await;
+    let last = log.lock().expect("whole").last().copied();
+    assert_eq!(last, Some(Asked::Program(endpoints[2].id())), "only the third one has the way in");
 }

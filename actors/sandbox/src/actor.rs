@@ -87,6 +87,7 @@ impl SandboxActor {
             netns,
             names: Turns::default(),
             keys: Turns::default(),
+            providers: Turns::default(),
         });
         Self {
             inside: Inside::new(record),

@@ -48,6 +48,8 @@ pub(crate) struct Everybody {
     pub(crate) names: Turns,
     /// Operations that give it a namespace, or plug everything in again.
     pub(crate) keys: Turns,
+    /// Changes of the endpoint through which it is reached from outside.
+    pub(crate) providers: Turns,
 }
 
 /// What later operations of the same kind make out of date.
@@ -55,6 +57,7 @@ pub(crate) struct Everybody {
 pub(crate) enum Kind {
     Name,
     Key,
+    Provider,
 }
 
 /// The number of an operation among those of its kind.
@@ -68,12 +71,17 @@ pub(crate) struct Turns(Cell<u64>);
 impl Turns {
     fn begin(&self) -> Turn {
         self.0.set(self.0.get() + 1);
+        self.last()
+    }
+
+    /// The last one.
+    fn last(&self) -> Turn {
         Turn(self.0.get())
     }
 
     /// Whether a later one has begun.
     fn is_over(&self, turn: Turn) -> bool {
-        Turn(self.0.get()) != turn
+        self.last() != turn
     }
 }
 
@@ -102,6 +110,7 @@ impl World {
         match kind {
             Kind::Name => &self.names,
             Kind::Key => &self.keys,
+            Kind::Provider => &self.providers,
         }
     }
 

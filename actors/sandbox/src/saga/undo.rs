@@ -93,6 +93,11 @@ impl Undone {
         Self::Latest(Kind::Key, turn, Box::new(self))
     }
 
+    /// A step of changing the endpoint through which it is reached from outside.
+    pub(super) fn of_provider(self, turn: Turn) -> Self {
+        Self::Latest(Kind::Provider, turn, Box::new(self))
+    }
+
     /// A step of giving its endpoints a name.
     pub(super) fn of_name(self, turn: Turn) -> Self {
         Self::Latest(Kind::Name, turn, Box::new(self))
