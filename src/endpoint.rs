@@ -8,7 +8,7 @@ use netloom_actor_sandbox::{InspectSandbox, JoinSandbox, LeaveSandbox};
 use netloom_drivers::OperInfo;
 use netloom_kernel::LinkCounters;
 use netloom_model::record::WayOut;
-use netloom_model::snapshot::{EndpointSnapshot, SandboxEndpoint};
+use netloom_model::snapshot::{EndpointPhase, EndpointSnapshot, SandboxEndpoint};
 use netloom_model::{EndpointId, JoinSpec, NetworkId, Reason, Result};
 
 use crate::core::{Core, fresh};
@@ -77,13 +77,17 @@ impl Endpoint {
     /// What has passed its interface, as long as it is in a sandbox.
     ///
     /// # Errors
-    /// `Forbidden` when it is in none, `NotFound` after its deletion, or what the kernel says.
+    /// `Forbidden` when it is in none, has none, or waits for its sandbox's namespace; `NotFound` after its deletion,
+    /// or what the kernel says.
     pub async fn statistics(&self) -> Result<LinkCounters> {
         let seen = self.inspect().await?;
         let not_joined = Reason::NotJoined { endpoint: self.id, name: seen.name, sandbox: None };
         let (Some(sandbox), Some(ifname)) = (seen.sandbox, seen.ifname) else {
             return Err(not_joined.into());
         };
+        if seen.phase == EndpointPhase::Reserved {
+            return Err(not_joined.into());
+        }
         let counters = self.core.counters(sandbox, vec![ifname]).await?;
         // It may have left, or been taken away, in between.
         counters.into_iter().next().flatten().ok_or_else(|| not_joined.into())

@@ -11,7 +11,7 @@ use netloom_actor_sandbox::{
     InspectSandbox, RefreshSandbox, RenameSandbox, SandboxActor, SetSandboxKey, host_key,
 };
 use netloom_kernel::{LinkCounters, Netns};
-use netloom_model::snapshot::SandboxSnapshot;
+use netloom_model::snapshot::{SandboxPhase, SandboxSnapshot};
 use netloom_model::{Error, IfName, NetnsName, ObjectKind, Result, SandboxId, SandboxSpec};
 use netloom_runtime::Addr;
 
@@ -114,9 +114,8 @@ impl Sandbox {
     /// `InvalidParameter` for a malformed spec, which changes nothing. Otherwise why an endpoint could not leave,
     /// or could not join again: that one is out, and all others are in.
     pub async fn refresh(&self, spec: SandboxSpec) -> Result<()> {
-        // Who needs a way out has one already, or has just lost its own: nothing to be made in between.
-        let refresh = RefreshSandbox { spec: Box::new(spec), way_out: self.core.way_out() };
-        self.core.ask(self.addr()?, refresh).await
+        let spec = Box::new(spec);
+        self.core.ask_with_way_out(self, |way_out| RefreshSandbox { spec: spec.clone(), way_out }).await
     }
 
     /// Tells the namespace that somebody else has made, to a sandbox that was created for that: what has joined
@@ -124,7 +123,9 @@ impl Sandbox {
     ///
     /// # Errors
     /// `InvalidParameter` for a malformed key, `Forbidden` for a sandbox that was not created for that,
-    /// `Internal` when there is no such namespace. The sandbox waits then, with all that has joined.
+    /// `Internal` when there is no such namespace. The sandbox waits then, with all that has joined, or has the
+    /// namespace that it had. An endpoint that could not be plugged in again, nor its place be kept, is out, and the
+    /// error says why.
     pub async fn set_key(&self, key: SandboxKey) -> Result<()> {
         let (source, held) = key.resolve()?;
         let set = |way_out| SetSandboxKey { source: source.clone(), held: held.clone(), way_out };
@@ -146,6 +147,10 @@ impl Sandbox {
     /// `NotFound` after the sandbox's deletion, or what the kernel says.
     pub async fn statistics(&self) -> Result<BTreeMap<IfName, LinkCounters>> {
         let picture = self.inspect().await?;
+        if picture.phase == SandboxPhase::Waiting {
+            // Places are kept, and there is no interface yet.
+            return Ok(BTreeMap::new());
+        }
         let names: Vec<_> = picture.endpoints.iter().map(|endpoint| endpoint.ifname).collect();
         let counters = self.core.counters(self.id, names.clone()).await?;
         Ok(names.into_iter().zip(counters).filter_map(|(name, counters)| Some((name, counters?))).collect())

@@ -25,6 +25,7 @@ mod rebuild;
 mod reconcile;
 mod recovery;
 mod reload;
+mod replug;
 mod restart;
 #[path = "../common/scenario/mod.rs"]
 mod scenario;

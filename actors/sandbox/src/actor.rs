@@ -41,7 +41,7 @@ use crate::message::{
     AdoptSandbox, DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed,
     NetworkRestarted, Origin, RefreshSandbox, RenameSandbox, SetSandboxKey, Standing,
 };
-use crate::saga::{self, Everybody, Joined, World};
+use crate::saga::{self, Everybody, Joined, Turns, World};
 
 #[path = "commands.rs"]
 mod commands;
@@ -80,7 +80,15 @@ impl SandboxActor {
             NamespaceSpec::Host => Netns::Host,
             NamespaceSpec::Own | NamespaceSpec::External => Netns::Named(record.netns),
         };
-        let world = World::new(Everybody { services, networks, sandbox: record.id, netns });
+        let world = World::new(Everybody {
+            services,
+            networks,
+            sandbox: record.id,
+            netns,
+            names: Turns::default(),
+            keys: Turns::default(),
+            providers: Turns::default(),
+        });
         Self {
             inside: Inside::new(record),
             phase: SandboxPhase::Creating,
@@ -391,7 +399,9 @@ impl Handle<InspectSandbox> for SandboxActor {
 impl Handle<Finished> for SandboxActor {
     fn handle(&mut self, _: OpCtx, Finished(outcome): Finished, _: Reply<()>, cx: &mut Cx<'_, Self>) {
         match outcome {
-            Outcome::Established(members, result, reply) => {
+            Outcome::Established(mut members, result, reply) => {
+                // In the order in which they joined; records have none.
+                members.sort_by_key(Member::number);
                 // What is recorded is in it, also when it goes out of service because it cannot be put right.
                 self.inside.gateways = elect(&members);
                 self.inside.members = members;

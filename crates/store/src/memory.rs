@@ -28,6 +28,8 @@ struct State {
     owner: u64,
     commits: u64,
     fail_commit: Countdown,
+    /// How many more fail behind that one.
+    fail_further: u32,
     lose_answer: Countdown,
     fail_begin: Countdown,
     fail_end: Countdown,
@@ -64,7 +66,13 @@ impl MemoryDisk {
 
     /// Lets the `nth` commit from now fail with nothing written; 1 is the next one, 0 takes the fault back.
     pub fn fail_commit(&self, nth: u32) {
-        self.state().fail_commit = Countdown(nth);
+        self.fail_commits(nth, 1);
+    }
+
+    /// Lets so many commits fail in a row with nothing written, from the `nth` from now on.
+    pub fn fail_commits(&self, nth: u32, times: u32) {
+        let mut state = self.state();
+        (state.fail_commit, state.fail_further) = (Countdown(nth), times.saturating_sub(1));
     }
 
     /// Lets the `nth` commit from now be written and answered with `CommitUncertain`.
@@ -85,10 +93,19 @@ impl MemoryDisk {
     /// Takes back every fault that has not struck.
     pub fn clear_faults(&self) {
         let mut state = self.state();
+        state.fail_further = 0;
         let State { fail_commit, lose_answer, fail_begin, fail_end, .. } = &mut *state;
         for fault in [fail_commit, lose_answer, fail_begin, fail_end] {
             *fault = Countdown::default();
         }
+    }
+
+    /// Whether no fault is to strike any more.
+    #[must_use]
+    pub fn is_faultless(&self) -> bool {
+        let state = self.state();
+        let State { fail_commit, lose_answer, fail_begin, fail_end, .. } = &*state;
+        [fail_commit, lose_answer, fail_begin, fail_end].iter().all(|fault| fault.0 == 0)
     }
 
     /// Every record, in the order of the keys.
@@ -143,6 +160,10 @@ impl Store for MemoryStore {
     fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         let mut state = self.owned()?;
         if state.fail_commit.strikes() {
+            if state.fail_further > 0 {
+                state.fail_further -= 1;
+                state.fail_commit = Countdown(1);
+            }
             return Err(StoreError::Database { action: "commit", message: "injected fault".into() });
         }
         for change in changes {

@@ -236,15 +236,16 @@ async fn hand_over(
     if old == new {
         return Ok(());
     }
+    let turn = world.providers.begin();
     let network_of =
         |id| after.members.iter().find(|member| Some(member.endpoint) == id).map(|member| member.network);
     if let (Some(endpoint), Some(network)) = (old, network_of(old)) {
-        let undo = Undone::LostConnectivity(network, endpoint, after.options.clone());
+        let undo = Undone::LostConnectivity(network, endpoint, after.options.clone()).of_provider(turn);
         let revoke = world.ask_network(op, network, RevokeEndpoint(endpoint, world.sandbox));
         saga.step("revoke the old way out", undo, revoke).await?;
     }
     if let (Some(endpoint), Some(network)) = (new, network_of(new)) {
-        let undo = Undone::Connectivity(network, endpoint);
+        let undo = Undone::Connectivity(network, endpoint).of_provider(turn);
         let options = after.options.clone();
         let program = world.ask_network(op, network, ProgramEndpoint(endpoint, world.sandbox, options));
         saga.step("program the new way out", undo, async { program.await.map_err(forgotten) }).await?;

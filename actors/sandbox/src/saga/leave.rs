@@ -111,12 +111,13 @@ pub(super) async fn clear(world: &World, op: &OpCtx, plan: LeavePlan) {
     let provider = before.provider();
     let Some(old) = leaving.iter().find(|member| Some(member.endpoint) == provider) else { return };
     entry.step("hand the way out over");
+    let turn = world.providers.begin();
     let revoke = RevokeEndpoint(old.endpoint, world.sandbox);
     // An endpoint that has left has lost it in any case.
     let _ = world.ask_network(&op, old.network, revoke).await;
     let next = rest.iter().find(|member| Some(member.endpoint) == after.provider());
     if let Some(next) = next {
-        let gained = Undone::LostConnectivity(next.network, next.endpoint, options);
+        let gained = Undone::LostConnectivity(next.network, next.endpoint, options).of_provider(turn);
         world.finish(&op, gained, Patience::Usual).await;
     }
 }

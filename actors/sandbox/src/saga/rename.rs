@@ -15,6 +15,7 @@ use crate::member::Member;
 pub(crate) async fn rename(world: World, op: OpCtx, members: Vec<Member>, name: String) -> Result<()> {
     let sandbox = world.sandbox;
     let object = fmt::from_fn(move |f| write!(f, "sandbox {}", sandbox.short()));
+    let turn = world.names.begin();
     let renamed = world.saga(&op, "rename_sandbox", object, async |saga| {
         for Member { network, endpoint, .. } in
             members.iter().filter(|member| member.way_out != WayOut::Provided)
@@ -24,7 +25,7 @@ pub(crate) async fn rename(world: World, op: OpCtx, members: Vec<Member>, name: 
             let old = saga.step("look at its name", None, inspect).await?.name;
             let rename = RenameEndpoint { endpoint, name: name.clone() };
             let rename = world.ask_network(&op, network, rename);
-            saga.step("rename", Undone::Name(network, endpoint, old), rename).await?;
+            saga.step("rename", Undone::Name(network, endpoint, old).of_name(turn), rename).await?;
         }
         Ok(())
     });

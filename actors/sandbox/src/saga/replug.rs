@@ -9,7 +9,7 @@ use netloom_actor_network::{AttachEndpoint, CommitAttachment};
 use netloom_actor_services::SagaWorld;
 use netloom_drivers::SandboxOptions;
 use netloom_kernel::{Netns, Op};
-use netloom_model::record::WayOut;
+use netloom_model::record::{SandboxRecord, WayOut};
 use netloom_model::{Error, JoinSpec, Result};
 use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;
@@ -18,7 +18,7 @@ use super::establish::files_are_fine;
 use super::join::join;
 use super::leave::{LeavePlan, clear, detached};
 use super::undo::Place;
-use super::{Undone, World, record_of};
+use super::{Undone, World, record_of, way_out};
 use crate::gateway::elect;
 use crate::inside::{Changed, Inside};
 use crate::member::Member;
@@ -37,6 +37,10 @@ pub(crate) async fn refresh(
     {
         return Changed { inside, result: Err(error) };
     }
+    if let Err(error) = way_out::is_there(&inside, &way_out) {
+        return Changed { inside, result: Err(error) };
+    }
+    world.keys.begin();
     let waiting = inside.waiting;
     let old = (inside.record.spec.clone(), inside.options.clone());
     let (left, mut result) =
@@ -69,10 +73,14 @@ pub(crate) async fn set_key(
     mut inside: Box<Inside>,
     SetSandboxKey { source, held, way_out }: SetSandboxKey,
 ) -> Changed {
-    if !inside.waiting
-        && let Err(error) = take_key_away(&world, &op, &mut inside, &source).await
-    {
-        return Changed { inside, result: Err(error) };
+    if !inside.waiting {
+        let away = async {
+            way_out::is_there(&inside, &way_out)?;
+            take_key_away(&world, &op, &mut inside, &source, &way_out).await
+        };
+        if let Err(error) = away.await {
+            return Changed { inside, result: Err(error) };
+        }
     }
     let adopted = adopt(&world, &op, &inside, source, &way_out).await;
     drop(held);
@@ -90,18 +98,20 @@ async fn adopt(
     source: PathBuf,
     way_out: &WayOutOffer,
 ) -> Result<Box<Inside>> {
+    // Also what was left to the janitor of the namespace before is none of this one's.
+    let turn = world.keys.begin();
     let name = before.record.netns;
     let sandbox = world.sandbox;
     let object = fmt::from_fn(move |f| write!(f, "sandbox {}", sandbox.short()));
     let adopted = world.saga(op, "set_sandbox_key", object, async |saga| {
         let mut inside = Box::new(before.clone());
         let adopt = world.execute(op, vec![Op::AdoptNetns { name, source }]);
-        saga.step("adopt the namespace", Undone::Netns(Netns::Named(name)), adopt).await?;
+        saga.step("adopt the namespace", Undone::Netns(Netns::Named(name)).of_key(turn), adopt).await?;
         inside.waiting = false;
         // None has been used in this namespace.
         inside.record.interfaces = 0;
         for member in &before.members {
-            let undo = Undone::Place(Box::new(place(before, member)));
+            let undo = Undone::Place(Box::new(place(before, member))).of_key(turn);
             let joined = join(world.clone(), op.clone(), inside.clone(), again(member, way_out));
             // A failed one has lost its place, so that has to be kept again also then.
             let joined = saga.step("plug in", undo, async { joined.await.map_err(Error::uncertain) });
@@ -110,39 +120,48 @@ async fn adopt(
         // Last: a crash before it leaves a sandbox that waits, and links that belong to nobody.
         inside.record.keyed = true;
         let record = record_of(&inside.record)?;
-        let back = Undone::Unkeyed(Box::new(before.record.clone()));
+        let back = Undone::Unkeyed(Box::new(before.record.clone())).of_key(turn);
         saga.step("commit", back, world.commit(op, vec![record])).await?;
         Ok(inside)
     });
     adopted.await
 }
 
-/// Unplugs everything from the namespace that a sandbox has, keeps the places, and lets the namespace go.
-async fn take_key_away(world: &World, op: &OpCtx, inside: &mut Box<Inside>, next: &Path) -> Result<()> {
+/// Unplugs everything from the namespace that a sandbox has, keeps the places, and lets the namespace go. When an
+/// endpoint cannot leave, or the record cannot be written, the sandbox has its namespace still, and all are in it.
+async fn take_key_away(
+    world: &World,
+    op: &OpCtx,
+    inside: &mut Box<Inside>,
+    next: &Path,
+    way_out: &WayOutOffer,
+) -> Result<()> {
+    let turn = world.keys.begin();
     // Whether the next one can be had at all is seen before anything is given up.
     let trial = format!("k-{}", inside.record.netns).parse()?;
     world.execute(op, vec![Op::AdoptNetns { name: trial, source: next.to_owned() }]).await?;
-    world.finish(op, Undone::Netns(Netns::Named(trial)), Patience::Usual).await;
+    world.finish(op, Undone::Netns(Netns::Named(trial)).of_key(turn), Patience::Usual).await;
 
-    let (left, result) = unplug(world, op, inside).await;
-    result?;
-    inside.waiting = true;
-    inside.record.keyed = false;
-    inside.record.interfaces = 0;
-    // First: a recorded namespace that is not there is taken for one that a reboot has destroyed.
-    world.commit(op, vec![record_of(&inside.record)?]).await?;
-    world.finish(op, Undone::Netns(world.netns), Patience::Usual).await;
-    for member in left {
-        let kept = JoinSandbox {
-            endpoint: member.endpoint,
-            network: member.network,
-            spec: JoinSpec { priority: member.priority },
-            // Not looked at while the sandbox waits.
-            way_out: WayOutOffer::Missing { network: "".into() },
+    let (left, mut result) = unplug(world, op, inside).await;
+    let waiting = SandboxRecord { keyed: false, interfaces: 0, ..inside.record.clone() };
+    if result.is_ok() {
+        // Before the namespace goes: a record that names one which is gone is that of a sandbox which is gone.
+        result = match record_of(&waiting) {
+            Ok(change) => world.commit(op, vec![change]).await,
+            Err(error) => Err(error),
         };
-        *inside = join(world.clone(), op.clone(), inside.clone(), kept).await?.inside;
     }
-    Ok(())
+    if result.is_ok() {
+        (inside.record, inside.waiting) = (waiting, true);
+        world.finish(op, Undone::Netns(world.netns).of_key(turn), Patience::Usual).await;
+    }
+    for member in &left {
+        match join(world.clone(), op.clone(), inside.clone(), again(member, way_out)).await {
+            Ok(joined) => *inside = joined.inside,
+            Err(error) => result = result.and(Err(error)),
+        }
+    }
+    result
 }
 
 /// Has every endpoint leave, and deletes the one that was the way out. Those that have left are told, in order;
@@ -193,6 +212,11 @@ impl Place {
         let (netns, as_way_out) = (None, false);
         let attach = AttachEndpoint { endpoint, sandbox, join, netns, index, priority, as_way_out, options };
         world.ask_network(op, network, attach).await?;
-        world.ask_network(op, network, CommitAttachment { endpoint, join, beside: None }).await
+        let kept = world.ask_network(op, network, CommitAttachment { endpoint, join, beside: None }).await;
+        if kept.is_err() {
+            // One that is half-way would be in the way of the next try.
+            world.finish(op, Undone::Attachment(network, endpoint, join), Patience::Usual).await;
+        }
+        kept
     }
 }

@@ -54,6 +54,7 @@ pub(crate) async fn restore(
 /// Has the endpoint that provides the way out be reached from outside once more.
 pub(crate) async fn program_again(world: World, op: OpCtx, provider: Member, options: Arc<SandboxOptions>) {
     let again = Undone::LostConnectivity(provider.network, provider.endpoint, options);
+    let again = again.of_provider(world.providers.last());
     world.finish(&op, again, Patience::Usual).await;
 }
 

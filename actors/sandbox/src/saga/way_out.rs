@@ -7,7 +7,7 @@
 
 use netloom_actor_network::CreateEndpoint;
 use netloom_actor_services::SagaWorld;
-use netloom_model::record::WAY_OUT_LABEL;
+use netloom_model::record::{WAY_OUT_LABEL, WayOut};
 use netloom_model::{EndpointSpec, Names, Reason, Result};
 use netloom_runtime::saga::Patience;
 use netloom_runtime::{OpCtx, Saga};
@@ -24,6 +24,18 @@ use crate::message::WayOutOffer;
 
 /// How much of a container's identifier is in the name of its endpoint, as in libnetwork.
 const NAMED: usize = 12;
+
+/// Whether the way out is there, should the endpoints of a sandbox need it at any moment while they are plugged in
+/// one after another.
+pub(super) fn is_there(inside: &Inside, offer: &WayOutOffer) -> Result<()> {
+    let WayOutOffer::Missing { network } = offer else { return Ok(()) };
+    let own: Vec<_> =
+        inside.members.iter().filter(|member| member.way_out != WayOut::Provided).cloned().collect();
+    if (1..=own.len()).any(|count| lacks_way_out(&own[..count])) {
+        return Err(Reason::NoWayOut { sandbox: inside.holder(), network: network.to_string() }.into());
+    }
+    Ok(())
+}
 
 /// Plugs the way out in.
 pub(super) async fn attach(
