@@ -77,13 +77,15 @@ impl Endpoint {
     /// What has passed its interface, as long as it is in a sandbox.
     ///
     /// # Errors
-    /// `Forbidden` when it is in none, has none, or waits for its sandbox's namespace; `NotFound` after its deletion,
-    /// or what the kernel says.
+    /// `Forbidden` when it is in none or waits for its sandbox's namespace; `NotFound` after its deletion,
+    /// `NotImplemented` when it has no interface, or what the kernel says.
     pub async fn statistics(&self) -> Result<LinkCounters> {
         let seen = self.inspect().await?;
+        let by = format!("endpoint {:?}, which has no interface", seen.name);
         let not_joined = Reason::NotJoined { endpoint: self.id, name: seen.name, sandbox: None };
-        let (Some(sandbox), Some(ifname)) = (seen.sandbox, seen.ifname) else {
-            return Err(not_joined.into());
+        let Some(sandbox) = seen.sandbox else { return Err(not_joined.into()) };
+        let Some(ifname) = seen.ifname else {
+            return Err(Reason::NotImplemented { what: "statistics", by }.into());
         };
         if seen.phase == EndpointPhase::Reserved {
             return Err(not_joined.into());

@@ -9,7 +9,7 @@ use netloom::snapshot::{EndpointPhase, SandboxPhase};
 use netloom::testkit::{Fault, FaultKind};
 use netloom::{
     Endpoint, EndpointSpec, EngineConfig, Error, ErrorKind, JoinSpec, NetworkSpec, Sandbox, SandboxKey,
-    SandboxSpec,
+    SandboxSpec, Victim,
 };
 
 use crate::scripted::{Asked, Scripted, scripted_network};
@@ -114,25 +114,32 @@ async fn a_second_key_that_fails_leaves_a_sandbox_in_order() {
 
 #[tokio::test]
 async fn a_name_that_was_given_is_not_taken_back_for_an_earlier_attempt() {
-    let world = World::new().await;
-    let sandbox = world.sandbox("c").await;
-    let mut networks = Vec::new();
-    for name in ["blue", "red"] {
-        let network = world.network(name).await;
-        let endpoint = network.create_endpoint(EndpointSpec::new("old")).await.expect("an endpoint");
-        endpoint.join(&sandbox, JoinSpec::default()).await.expect("joined");
-        networks.push(network);
-    }
-    networks[1].create_endpoint(EndpointSpec::new("taken")).await.expect("an endpoint");
-    // The first one is renamed; its old name cannot be written, nor at the janitor's first try.
-    world.simulation.disk().fail_commits(2, 2);
-    let error = sandbox.rename("taken").await.expect_err("taken on the second one");
-    assert!(error.to_string().contains("could not undo"), "{error}");
-    until("the janitor's first try", async || world.simulation.disk().is_faultless()).await;
-    sandbox.rename("new").await.expect("renamed");
-    leaks_are_cleared(&world).await;
-    for network in &networks {
-        network.endpoint_by_name("new").await.expect("its new name");
+    for died in [false, true] {
+        let world = World::new().await;
+        let sandbox = world.sandbox("c").await;
+        let mut networks = Vec::new();
+        for name in ["blue", "red"] {
+            let network = world.network(name).await;
+            let endpoint = network.create_endpoint(EndpointSpec::new("old")).await.expect("an endpoint");
+            endpoint.join(&sandbox, JoinSpec::default()).await.expect("joined");
+            networks.push(network);
+        }
+        networks[1].create_endpoint(EndpointSpec::new("taken")).await.expect("an endpoint");
+        // The first one is renamed; its old name cannot be written, nor at the janitor's first try.
+        world.simulation.disk().fail_commits(2, 2);
+        let error = sandbox.rename("taken").await.expect_err("taken on the second one");
+        assert!(error.to_string().contains("could not undo"), "{error}");
+        until("the janitor's first try", async || world.simulation.disk().is_faultless()).await;
+        if died {
+            // What is left to undo is in the hands of the actor before.
+            world.simulation.crash_actor(Victim::Sandbox(sandbox.id())).await.expect("told");
+            until("it is started again", async || sandbox.inspect().await.is_ok()).await;
+        }
+        sandbox.rename("new").await.expect("renamed");
+        leaks_are_cleared(&world).await;
+        for network in &networks {
+            network.endpoint_by_name("new").await.expect("its new name");
+        }
     }
 }
 
@@ -176,7 +183,8 @@ async fn where_there_is_no_interface_there_are_no_counters() {
     let bare = network.create_endpoint(EndpointSpec::new("bare")).await.expect("an endpoint");
     bare.join(&host, JoinSpec::default()).await.expect("joined");
     assert!(host.statistics().await.expect("none").is_empty());
-    assert_eq!(bare.statistics().await.expect_err("no interface").kind(), ErrorKind::Forbidden);
+    assert_eq!(bare.inspect().await.expect("inspected").ifname, None);
+    assert_eq!(bare.statistics().await.expect_err("no interface").kind(), ErrorKind::NotImplemented);
 }
 
 /// The order in which endpoints joined decides among those of one network, also after a restart.

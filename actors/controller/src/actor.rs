@@ -35,7 +35,7 @@
 
 use netloom_actor_driver::DriverActor;
 use netloom_actor_network::{Leaving, NetworkActor, NetworkDeps, NetworkEvent};
-use netloom_actor_sandbox::{SandboxActor, SandboxDeps};
+use netloom_actor_sandbox::{SandboxActor, SandboxDeps, Turns};
 use netloom_actor_services::ipam::IpamActor;
 use netloom_actor_services::panicked;
 use netloom_actor_services::store::StoreActor;
@@ -165,9 +165,10 @@ impl ControllerActor {
         )
     }
 
-    fn sandbox_actor(&self, record: SandboxRecord) -> SandboxActor {
+    fn sandbox_actor(&self, record: SandboxRecord, turns: Turns) -> SandboxActor {
         let networks = self.estate.directory.reader().networks;
-        SandboxActor::new(record, SandboxDeps { services: self.estate.services.clone(), networks })
+        let services = self.estate.services.clone();
+        SandboxActor::new(record, SandboxDeps { services, networks, turns })
     }
 }
 

@@ -6,7 +6,7 @@ use std::hash::Hash;
 
 use netloom_actor_driver::DriverActor;
 use netloom_actor_network::{Leaving, NetworkActor};
-use netloom_actor_sandbox::SandboxActor;
+use netloom_actor_sandbox::{SandboxActor, Turns};
 use netloom_drivers::{Capability, Registration};
 use netloom_model::{Holder, NetworkId, ObjectKind, SandboxId};
 use netloom_runtime::{Actor, Addr, Port, RestartBudget, TaskGroup};
@@ -60,6 +60,8 @@ pub(crate) struct SandboxChild {
     pub(crate) born: Option<u64>,
     /// Whether its container does not live: it is released, or could not be.
     pub(crate) dead: bool,
+    /// What has begun in it.
+    pub(crate) turns: Turns,
     pub(crate) running: Running<SandboxActor>,
 }
 

@@ -23,6 +23,8 @@ async fn release(
     id: SandboxId,
     addr: Addr<SandboxActor>,
 ) -> Result<Vec<EndpointId>> {
+    // Nothing joins it any more: that would be neither in the picture nor deleted.
+    addr.tell(&op, MarkFailed("its container does not live".into()));
     let picture = answered(&op, "the sandbox", addr.ask(&op, InspectSandbox).await.map(Ok))?;
     let evictions = picture.endpoints.iter().map(|inside| {
         let (op, networks) = (&op, &networks);

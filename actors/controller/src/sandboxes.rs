@@ -30,7 +30,8 @@ impl ControllerActor {
             let holder = netloom_model::Holder::new(ObjectKind::Sandbox, id, &child.container_id);
             return Err(Reason::IdTaken { id: id.to_string(), holder }.into());
         }
-        let actor = self.sandbox_actor(record);
+        let turns = Turns::default();
+        let actor = self.sandbox_actor(record, turns.clone());
         let running = self.start(actor, Child::Sandbox(id));
         let addr = running.addr.clone();
         let child = SandboxChild {
@@ -39,6 +40,7 @@ impl ControllerActor {
             state,
             born: None,
             dead: false,
+            turns,
             running,
         };
         self.estate.sandboxes.insert(id, &container_id, child);

@@ -211,12 +211,12 @@ impl ControllerActor {
         let Some(record) = reread.record else {
             return self.forget_sandbox(op, id);
         };
-        let within_budget = match self.estate.sandboxes.get_mut(id) {
+        let (within_budget, turns) = match self.estate.sandboxes.get_mut(id) {
             Some(child) if child.running.addr.is_alive() => return self.publish_sandbox(op, id),
-            Some(child) => child.running.budget.take(Instant::now()),
+            Some(child) => (child.running.budget.take(Instant::now()), child.turns.clone()),
             None => return,
         };
-        let actor = self.sandbox_actor(record);
+        let actor = self.sandbox_actor(record, turns);
         let running = self.start(actor, child.clone());
         let addr = running.addr.clone();
         if let Some(entry) = self.estate.sandboxes.get_mut(id) {

@@ -49,7 +49,7 @@ impl Endpoint {
             ipv4: record.ipv4,
             ipv6: record.ipv6,
             sandbox: attachment.map(|attachment| attachment.sandbox),
-            ifname: attachment.map(|attachment| attachment.ifname),
+            ifname: attachment.filter(|_| record.prefix.is_some()).map(|attachment| attachment.ifname),
             gateway: attachment.and_then(|attachment| attachment.gateway),
             gateway6: attachment.and_then(|attachment| attachment.gateway6),
             routes: attachment.map(|attachment| attachment.routes.clone()).unwrap_or_default(),

@@ -41,7 +41,8 @@ use crate::message::{
     AdoptSandbox, DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed,
     NetworkRestarted, Origin, RefreshSandbox, RenameSandbox, SetSandboxKey, Standing,
 };
-use crate::saga::{self, Everybody, Joined, Turns, World};
+use crate::saga::{self, Everybody, Joined, World};
+use crate::turns::Turns;
 
 #[path = "commands.rs"]
 mod commands;
@@ -56,6 +57,8 @@ pub struct SandboxDeps {
     pub services: Services,
     /// Where networks are found.
     pub networks: Networks,
+    /// What has begun in it, in the hands of earlier actors too.
+    pub turns: Turns,
 }
 
 /// The actor of one sandbox.
@@ -74,21 +77,13 @@ impl SandboxActor {
     /// An actor for a sandbox that [`Establish`] will bring into service.
     #[must_use]
     pub fn new(record: SandboxRecord, deps: SandboxDeps) -> Self {
-        let SandboxDeps { services, networks } = deps;
+        let SandboxDeps { services, networks, turns } = deps;
         let gate = Gate::new(services.operations_per_object.get());
         let netns = match record.spec.namespace {
             NamespaceSpec::Host => Netns::Host,
             NamespaceSpec::Own | NamespaceSpec::External => Netns::Named(record.netns),
         };
-        let world = World::new(Everybody {
-            services,
-            networks,
-            sandbox: record.id,
-            netns,
-            names: Turns::default(),
-            keys: Turns::default(),
-            providers: Turns::default(),
-        });
+        let world = World::new(Everybody { services, networks, sandbox: record.id, netns, turns });
         Self {
             inside: Inside::new(record),
             phase: SandboxPhase::Creating,

@@ -8,6 +8,7 @@ mod inside;
 mod member;
 mod message;
 mod saga;
+mod turns;
 
 pub use actor::{SandboxActor, SandboxDeps};
 pub use desired::{DesireSandbox, SandboxDesire};
@@ -18,3 +19,4 @@ pub use message::{
     AdoptSandbox, DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed,
     NetworkRestarted, Origin, RefreshSandbox, RenameSandbox, SetSandboxKey, Standing, WayOutOffer,
 };
+pub use turns::Turns;

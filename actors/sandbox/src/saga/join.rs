@@ -16,6 +16,7 @@ use crate::gateway::{elect, lacks_way_out};
 use crate::inside::Inside;
 use crate::member::Member;
 use crate::message::JoinSandbox;
+use crate::turns::Kind;
 
 /// What came of a join.
 #[derive(Debug)]
@@ -236,16 +237,16 @@ async fn hand_over(
     if old == new {
         return Ok(());
     }
-    let turn = world.providers.begin();
+    let turn = world.turns.begin(Kind::Provider);
     let network_of =
         |id| after.members.iter().find(|member| Some(member.endpoint) == id).map(|member| member.network);
     if let (Some(endpoint), Some(network)) = (old, network_of(old)) {
-        let undo = Undone::LostConnectivity(network, endpoint, after.options.clone()).of_provider(turn);
+        let undo = Undone::LostConnectivity(network, endpoint, after.options.clone()).unless_later(turn);
         let revoke = world.ask_network(op, network, RevokeEndpoint(endpoint, world.sandbox));
         saga.step("revoke the old way out", undo, revoke).await?;
     }
     if let (Some(endpoint), Some(network)) = (new, network_of(new)) {
-        let undo = Undone::Connectivity(network, endpoint).of_provider(turn);
+        let undo = Undone::Connectivity(network, endpoint).unless_later(turn);
         let options = after.options.clone();
         let program = world.ask_network(op, network, ProgramEndpoint(endpoint, world.sandbox, options));
         saga.step("program the new way out", undo, async { program.await.map_err(forgotten) }).await?;

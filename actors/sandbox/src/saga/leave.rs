@@ -19,6 +19,7 @@ use crate::gateway::{Gateways, elect, lacks_way_out};
 use crate::inside::{Changed, Inside};
 use crate::member::Member;
 use crate::message::LeaveSandbox;
+use crate::turns::Kind;
 
 /// What a sandbox has before endpoints leave it.
 #[derive(Clone, Debug)]
@@ -111,13 +112,13 @@ pub(super) async fn clear(world: &World, op: &OpCtx, plan: LeavePlan) {
     let provider = before.provider();
     let Some(old) = leaving.iter().find(|member| Some(member.endpoint) == provider) else { return };
     entry.step("hand the way out over");
-    let turn = world.providers.begin();
+    let turn = world.turns.begin(Kind::Provider);
     let revoke = RevokeEndpoint(old.endpoint, world.sandbox);
     // An endpoint that has left has lost it in any case.
     let _ = world.ask_network(&op, old.network, revoke).await;
     let next = rest.iter().find(|member| Some(member.endpoint) == after.provider());
     if let Some(next) = next {
-        let gained = Undone::LostConnectivity(next.network, next.endpoint, options).of_provider(turn);
+        let gained = Undone::LostConnectivity(next.network, next.endpoint, options).unless_later(turn);
         world.finish(&op, gained, Patience::Usual).await;
     }
 }

@@ -12,7 +12,6 @@ mod restore;
 mod undo;
 mod way_out;
 
-use std::cell::Cell;
 use std::fmt;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -22,6 +21,8 @@ use netloom_actor_services::{SagaWorld, Services, answered};
 use netloom_kernel::{Netns, Op};
 use netloom_model::{Error, NetworkId, ObjectKind, Result, SandboxId};
 use netloom_runtime::{Handle, Message, OpCtx};
+
+use crate::turns::Turns;
 
 pub(crate) use adopt::adopt;
 pub(crate) use delete::delete;
@@ -44,45 +45,8 @@ pub(crate) struct Everybody {
     pub(crate) networks: Networks,
     pub(crate) sandbox: SandboxId,
     pub(crate) netns: Netns,
-    /// Operations that give its endpoints a name.
-    pub(crate) names: Turns,
-    /// Operations that give it a namespace, or plug everything in again.
-    pub(crate) keys: Turns,
-    /// Changes of the endpoint through which it is reached from outside.
-    pub(crate) providers: Turns,
-}
-
-/// What later operations of the same kind make out of date.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Kind {
-    Name,
-    Key,
-    Provider,
-}
-
-/// The number of an operation among those of its kind.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Turn(u64);
-
-/// How many operations of a kind have begun.
-#[derive(Debug, Default)]
-pub(crate) struct Turns(Cell<u64>);
-
-impl Turns {
-    fn begin(&self) -> Turn {
-        self.0.set(self.0.get() + 1);
-        self.last()
-    }
-
-    /// The last one.
-    fn last(&self) -> Turn {
-        Turn(self.0.get())
-    }
-
-    /// Whether a later one has begun.
-    fn is_over(&self, turn: Turn) -> bool {
-        self.last() != turn
-    }
+    /// What has begun in it so far.
+    pub(crate) turns: Turns,
 }
 
 impl Deref for World {
@@ -104,14 +68,6 @@ impl SagaWorld for World {
 impl World {
     pub(crate) fn new(everybody: Everybody) -> Self {
         Self(Rc::new(everybody))
-    }
-
-    fn turns(&self, kind: Kind) -> &Turns {
-        match kind {
-            Kind::Name => &self.names,
-            Kind::Key => &self.keys,
-            Kind::Provider => &self.providers,
-        }
     }
 
     /// Asks a network, looked up when this is polled: it may have been restarted since the last time.

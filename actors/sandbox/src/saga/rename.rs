@@ -10,12 +10,13 @@ use netloom_runtime::OpCtx;
 
 use super::{Undone, World};
 use crate::member::Member;
+use crate::turns::Kind;
 
 /// Renames all of them or none. The way out keeps its name, which nobody looks up.
 pub(crate) async fn rename(world: World, op: OpCtx, members: Vec<Member>, name: String) -> Result<()> {
     let sandbox = world.sandbox;
     let object = fmt::from_fn(move |f| write!(f, "sandbox {}", sandbox.short()));
-    let turn = world.names.begin();
+    let turn = world.turns.begin(Kind::Name);
     let renamed = world.saga(&op, "rename_sandbox", object, async |saga| {
         for Member { network, endpoint, .. } in
             members.iter().filter(|member| member.way_out != WayOut::Provided)
@@ -25,7 +26,7 @@ pub(crate) async fn rename(world: World, op: OpCtx, members: Vec<Member>, name: 
             let old = saga.step("look at its name", None, inspect).await?.name;
             let rename = RenameEndpoint { endpoint, name: name.clone() };
             let rename = world.ask_network(&op, network, rename);
-            saga.step("rename", Undone::Name(network, endpoint, old).of_name(turn), rename).await?;
+            saga.step("rename", Undone::Name(network, endpoint, old).unless_later(turn), rename).await?;
         }
         Ok(())
     });

@@ -23,6 +23,7 @@ use crate::gateway::elect;
 use crate::inside::{Changed, Inside};
 use crate::member::Member;
 use crate::message::{JoinSandbox, RefreshSandbox, SetSandboxKey, WayOutOffer};
+use crate::turns::Kind;
 
 /// Has a sandbox begin anew under another spec. An endpoint that cannot be plugged in again stays out, and the
 /// answer says why; all others are in.
@@ -40,7 +41,7 @@ pub(crate) async fn refresh(
     if let Err(error) = way_out::is_there(&inside, &way_out) {
         return Changed { inside, result: Err(error) };
     }
-    world.keys.begin();
+    world.turns.begin(Kind::Key);
     let waiting = inside.waiting;
     let old = (inside.record.spec.clone(), inside.options.clone());
     let (left, mut result) =
@@ -99,19 +100,19 @@ async fn adopt(
     way_out: &WayOutOffer,
 ) -> Result<Box<Inside>> {
     // Also what was left to the janitor of the namespace before is none of this one's.
-    let turn = world.keys.begin();
+    let turn = world.turns.begin(Kind::Key);
     let name = before.record.netns;
     let sandbox = world.sandbox;
     let object = fmt::from_fn(move |f| write!(f, "sandbox {}", sandbox.short()));
     let adopted = world.saga(op, "set_sandbox_key", object, async |saga| {
         let mut inside = Box::new(before.clone());
         let adopt = world.execute(op, vec![Op::AdoptNetns { name, source }]);
-        saga.step("adopt the namespace", Undone::Netns(Netns::Named(name)).of_key(turn), adopt).await?;
+        saga.step("adopt the namespace", Undone::Netns(Netns::Named(name)).unless_later(turn), adopt).await?;
         inside.waiting = false;
         // None has been used in this namespace.
         inside.record.interfaces = 0;
         for member in &before.members {
-            let undo = Undone::Place(Box::new(place(before, member))).of_key(turn);
+            let undo = Undone::Place(Box::new(place(before, member))).unless_later(turn);
             let joined = join(world.clone(), op.clone(), inside.clone(), again(member, way_out));
             // A failed one has lost its place, so that has to be kept again also then.
             let joined = saga.step("plug in", undo, async { joined.await.map_err(Error::uncertain) });
@@ -120,7 +121,7 @@ async fn adopt(
         // Last: a crash before it leaves a sandbox that waits, and links that belong to nobody.
         inside.record.keyed = true;
         let record = record_of(&inside.record)?;
-        let back = Undone::Unkeyed(Box::new(before.record.clone())).of_key(turn);
+        let back = Undone::Unkeyed(Box::new(before.record.clone())).unless_later(turn);
         saga.step("commit", back, world.commit(op, vec![record])).await?;
         Ok(inside)
     });
@@ -136,11 +137,11 @@ async fn take_key_away(
     next: &Path,
     way_out: &WayOutOffer,
 ) -> Result<()> {
-    let turn = world.keys.begin();
+    let turn = world.turns.begin(Kind::Key);
     // Whether the next one can be had at all is seen before anything is given up.
     let trial = format!("k-{}", inside.record.netns).parse()?;
     world.execute(op, vec![Op::AdoptNetns { name: trial, source: next.to_owned() }]).await?;
-    world.finish(op, Undone::Netns(Netns::Named(trial)).of_key(turn), Patience::Usual).await;
+    world.finish(op, Undone::Netns(Netns::Named(trial)).unless_later(turn), Patience::Usual).await;
 
     let (left, mut result) = unplug(world, op, inside).await;
     let waiting = SandboxRecord { keyed: false, interfaces: 0, ..inside.record.clone() };
@@ -153,7 +154,7 @@ async fn take_key_away(
     }
     if result.is_ok() {
         (inside.record, inside.waiting) = (waiting, true);
-        world.finish(op, Undone::Netns(world.netns).of_key(turn), Patience::Usual).await;
+        world.finish(op, Undone::Netns(world.netns).unless_later(turn), Patience::Usual).await;
     }
     for member in &left {
         match join(world.clone(), op.clone(), inside.clone(), again(member, way_out)).await {

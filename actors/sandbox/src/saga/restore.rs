@@ -16,6 +16,7 @@ use netloom_runtime::saga::Patience;
 use super::{Undone, World};
 use crate::gateway::{Gateways, elect};
 use crate::member::Member;
+use crate::turns::Kind;
 
 /// Compares the default routes inside with those that the endpoints call for, corrects them, and tells the
 /// driver of the endpoint that provides them once more: it may have been restarted and know nothing.
@@ -54,7 +55,7 @@ pub(crate) async fn restore(
 /// Has the endpoint that provides the way out be reached from outside once more.
 pub(crate) async fn program_again(world: World, op: OpCtx, provider: Member, options: Arc<SandboxOptions>) {
     let again = Undone::LostConnectivity(provider.network, provider.endpoint, options);
-    let again = again.of_provider(world.providers.last());
+    let again = again.unless_later(world.turns.last(Kind::Provider));
     world.finish(&op, again, Patience::Usual).await;
 }
 

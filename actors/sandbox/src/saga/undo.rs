@@ -17,7 +17,8 @@ use netloom_model::{Certainty, EndpointId, Error, ErrorKind, JoinId, NetworkId, 
 use netloom_runtime::{OpCtx, Panicked, Undo};
 use netloom_store::{Change, Key, RecordKind};
 
-use super::{Kind, Turn, World, record_of};
+use super::{World, record_of};
+use crate::turns::Turn;
 
 /// One step, to be taken back.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,7 +47,7 @@ pub(crate) enum Undone {
     Unkeyed(Box<SandboxRecord>),
     /// A step that is out of date as soon as a later operation of its kind has begun, which does not look at what the
     /// janitor has not managed yet.
-    Latest(Kind, Turn, Box<Undone>),
+    Latest(Turn, Box<Undone>),
 }
 
 /// The place of an endpoint in a sandbox that waits for its namespace.
@@ -82,25 +83,15 @@ impl fmt::Display for Undone {
             Self::Name(_, id, name) => write!(f, "name {name:?} of endpoint {}", id.short()),
             Self::Place(place) => write!(f, "place of endpoint {}", place.endpoint.short()),
             Self::Unkeyed(record) => write!(f, "record of sandbox {}", record.id.short()),
-            Self::Latest(_, _, step) => step.fmt(f),
+            Self::Latest(_, step) => step.fmt(f),
         }
     }
 }
 
 impl Undone {
-    /// A step of giving the sandbox a namespace.
-    pub(super) fn of_key(self, turn: Turn) -> Self {
-        Self::Latest(Kind::Key, turn, Box::new(self))
-    }
-
-    /// A step of changing the endpoint through which it is reached from outside.
-    pub(super) fn of_provider(self, turn: Turn) -> Self {
-        Self::Latest(Kind::Provider, turn, Box::new(self))
-    }
-
-    /// A step of giving its endpoints a name.
-    pub(super) fn of_name(self, turn: Turn) -> Self {
-        Self::Latest(Kind::Name, turn, Box::new(self))
+    /// A step that is out of date as soon as a later operation of its kind has begun.
+    pub(super) fn unless_later(self, turn: Turn) -> Self {
+        Self::Latest(turn, Box::new(self))
     }
 
     async fn take_back(self, world: World, op: OpCtx) -> Result<()> {
@@ -143,8 +134,8 @@ impl Undone {
                 gone_is_fine(place.keep(&world, &op).await)
             }
             Self::Unkeyed(record) => world.commit(&op, vec![record_of(&record)?]).await,
-            Self::Latest(kind, turn, _) if world.turns(kind).is_over(turn) => Ok(()),
-            Self::Latest(_, _, step) => step.undo(&world, &op).await,
+            Self::Latest(turn, _) if world.turns.is_over(turn) => Ok(()),
+            Self::Latest(_, step) => step.undo(&world, &op).await,
         }
     }
 }

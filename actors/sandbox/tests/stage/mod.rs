@@ -15,7 +15,7 @@ use netloom_actor_network::{
     NetworkDeps, NetworkEntry, Origin as NetworkOrigin,
 };
 use netloom_actor_sandbox::{
-    Establish, InspectSandbox, JoinSandbox, LeaveSandbox, Member, Origin, SandboxActor, SandboxDeps,
+    Establish, InspectSandbox, JoinSandbox, LeaveSandbox, Member, Origin, SandboxActor, SandboxDeps, Turns,
     WayOutOffer,
 };
 use netloom_actor_services::ipam::IpamActor;
@@ -184,7 +184,8 @@ impl Stage {
         let id = SandboxId::from_uuids(Uuid::new_v4(), Uuid::new_v4());
         let netns = id.short().parse().expect("a name");
         let record = SandboxRecord::new(id, netns, SandboxSpec::new("c1"));
-        let deps = SandboxDeps { services: services.clone(), networks: networks.reader() };
+        let deps =
+            SandboxDeps { services: services.clone(), networks: networks.reader(), turns: Turns::default() };
         let (sandbox, _) = spawn(SandboxActor::new(record.clone(), deps), |_| {});
         let netns = Netns::Named(netns);
         let stage = Self { sandbox, netns, kernel, disk, services, hangs, record, told, driver, networks };
@@ -301,7 +302,11 @@ impl Stage {
 
     /// The same with so much time for coming into service.
     pub(crate) async fn restart_within(&mut self, allowed: Duration) -> Result<Vec<Repair>> {
-        let deps = SandboxDeps { services: self.services.clone(), networks: self.networks.reader() };
+        let deps = SandboxDeps {
+            services: self.services.clone(),
+            networks: self.networks.reader(),
+            turns: Turns::default(),
+        };
         let records = self.disk.records();
         let of = |kind| records.iter().filter(move |(key, _)| key.kind == kind).map(|(_, value)| value);
         let record = of(RecordKind::Sandbox).next().expect("its record");
