@@ -26,6 +26,8 @@ mod reconcile;
 mod recovery;
 mod reload;
 mod restart;
+#[path = "../common/routed.rs"]
+mod routed;
 #[path = "../common/scenario/mod.rs"]
 mod scenario;
 mod scenarios;

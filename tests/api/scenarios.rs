@@ -2,7 +2,9 @@
 //! is found.
 
 use crate::scenario::step::VERBS;
-use crate::scenario::{Machine, Scenario, SimMachine, chosen, conclude, load, parse, play};
+use crate::scenario::{
+    Machine, Scenario, SimMachine, TOPICS, chosen, conclude, covers, load, parse, play,
+};
 
 #[tokio::test]
 async fn every_scenario_ends_as_written() {
@@ -182,8 +184,19 @@ impl Machine for Untidy {
         self.0.kernel()
     }
 
-    async fn start(&mut self, config: &netloom::EngineConfig) -> netloom::Result<netloom::Engine> {
-        self.0.start(config).await
+    async fn start(
+        &mut self,
+        builder: impl Fn() -> netloom::EngineBuilder,
+    ) -> netloom::Result<netloom::Engine> {
+        self.0.start(builder).await
+    }
+
+    async fn make_namespace(&mut self, name: &str) -> std::path::PathBuf {
+        self.0.make_namespace(name).await
+    }
+
+    async fn end_namespace(&mut self, name: &str) -> Vec<String> {
+        self.0.end_namespace(name).await
     }
 
     async fn kill(&mut self, engine: netloom::Engine) {
@@ -261,5 +274,18 @@ fn every_verb_is_in_a_scenario() {
         );
     }
     assert!(all.iter().all(|scenario| scenario.covers.iter().all(|row| !row.trim().is_empty())));
-    assert!(all.len() >= 40, "{} scenarios", all.len());
+    assert!(all.len() >= 100, "{} scenarios", all.len());
+}
+
+/// Nothing of what is to be covered is without a scenario.
+#[test]
+fn every_topic_is_covered_by_a_scenario() {
+    let all = load();
+    let open: Vec<_> =
+        TOPICS.iter().filter(|topic| !all.iter().any(|scenario| covers(scenario, topic))).collect();
+    assert!(open.is_empty(), "no scenario covers {open:?}");
+    let named = scenario("{ drain = true }").expect("it can be read");
+    let named = |entry: &str| Scenario { covers: vec![entry.to_owned()], ..named.clone() };
+    assert!(covers(&named("pains R1"), "pains R1") && covers(&named("pains R1: the store"), "pains R1"));
+    assert!(!covers(&named("pains R10"), "pains R1") && !covers(&named("R1"), "pains R1"));
 }
