@@ -32,6 +32,10 @@ impl Machine for RealMachine {
         &self.lab.kernel
     }
 
+    fn look_anew(&mut self) {
+        self.lab.look_anew();
+    }
+
     async fn start(&mut self, builder: impl Fn() -> EngineBuilder) -> Result<Engine> {
         let patience = soon();
         loop {

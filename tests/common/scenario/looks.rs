@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use netloom::kernel::{AddressView, Kernel, LinkView, Netns, RouteView};
 use netloom::snapshot::{
-    EndpointPhase, EndpointSnapshot, EngineSnapshot, IpamSnapshot, NetworkPhase, NetworkSnapshot, SandboxPhase,
-    SandboxSnapshot,
+    EndpointPhase, EndpointSnapshot, EngineSnapshot, IpamSnapshot, NetworkPhase, NetworkSnapshot,
+    SandboxPhase, SandboxSnapshot,
 };
-use netloom::{NamespaceSpec, Names, Ports, SandboxSettings, StaticRoute};
+use netloom::{Names, NamespaceSpec, Ports, SandboxSettings, StaticRoute};
 use serde::Deserialize;
 
 use super::expect::Differences;

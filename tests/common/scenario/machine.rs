@@ -37,6 +37,9 @@ pub(crate) trait Machine {
     /// What is in the kernel, through a handle of the test's own.
     fn kernel(&self) -> &dyn Kernel;
 
+    /// Forgets what it has open in namespaces: one may be another now under the same name.
+    fn look_anew(&mut self);
+
     /// Starts an engine on what an earlier one left. `builder` prepares one that lacks its place only.
     async fn start(&mut self, builder: impl Fn() -> EngineBuilder) -> Result<Engine>;
 

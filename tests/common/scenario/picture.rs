@@ -74,7 +74,9 @@ fn learn(seen: &EngineSnapshot, names: &mut Names) {
     for network in &seen.networks {
         names.learn(&network.name, &network.id.to_string());
         for endpoint in &network.endpoints {
-            names.learn(&format!("{}/{}", network.name, endpoint.name), &endpoint.id.to_string());
+            // Its name may have a sandbox's identifier in it.
+            let path = names.without_ids(&format!("{}/{}", network.name, endpoint.name));
+            names.learn(&path, &endpoint.id.to_string());
         }
     }
 }

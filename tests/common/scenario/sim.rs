@@ -34,6 +34,8 @@ impl Machine for SimMachine {
         &self.kernel
     }
 
+    fn look_anew(&mut self) {}
+
     async fn start(&mut self, builder: impl Fn() -> EngineBuilder) -> Result<Engine> {
         let kernel = Arc::new(self.kernel.clone());
         self.used = Arc::downgrade(&kernel);

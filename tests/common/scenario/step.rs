@@ -41,29 +41,68 @@ pub(crate) struct Expected {
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
     CreateNetwork(NetworkSpec),
-    DeleteNetwork { name: String, force: bool },
-    CreateEndpoint { path: String, network: String, spec: EndpointSpec },
-    DeleteEndpoint { path: String, force: bool },
+    DeleteNetwork {
+        name: String,
+        force: bool,
+    },
+    CreateEndpoint {
+        path: String,
+        network: String,
+        spec: EndpointSpec,
+    },
+    DeleteEndpoint {
+        path: String,
+        force: bool,
+    },
     CreateSandbox(SandboxSpec),
-    DeleteSandbox { container: String, force: bool },
+    DeleteSandbox {
+        container: String,
+        force: bool,
+    },
     DestroySandbox(String),
-    RenameSandbox { container: String, name: String },
+    RenameSandbox {
+        container: String,
+        name: String,
+    },
     Refresh(SandboxSpec),
-    SetKey { container: String, key: Key },
-    Join { endpoint: String, sandbox: String, spec: JoinSpec },
-    Leave { endpoint: String, sandbox: String },
-    Find { what: Find, is: Option<String> },
-    List { what: Listing, are: Vec<String> },
+    SetKey {
+        container: String,
+        key: Key,
+    },
+    Join {
+        endpoint: String,
+        sandbox: String,
+        spec: JoinSpec,
+    },
+    Leave {
+        endpoint: String,
+        sandbox: String,
+    },
+    Find {
+        what: Find,
+        is: Option<String>,
+    },
+    List {
+        what: Listing,
+        are: Vec<String>,
+    },
     InspectNetwork(String, NetworkLook),
     InspectEndpoint(String, EndpointLook),
     InspectSandbox(String, SandboxLook),
     InspectEngine(EngineLook),
     Inside(String, InsideLook),
     OnHost(HostLook),
-    Statistics { container: String, interfaces: Vec<String> },
+    Statistics {
+        container: String,
+        interfaces: Vec<String>,
+    },
     EndpointStatistics(String),
     DriverInfo(String, InfoLook),
-    Reaches { from: String, to: String, answered: bool },
+    Reaches {
+        from: String,
+        to: String,
+        answered: bool,
+    },
     Drain,
     /// The keys of the configuration that are to change.
     Reload(Table),
@@ -71,7 +110,11 @@ pub(crate) enum Act {
     Configuration(Table),
     /// Keeps this moment under a name.
     Mark(String),
-    Reconcile { live: Vec<String>, since: Option<String>, look: ReconcileLook },
+    Reconcile {
+        live: Vec<String>,
+        since: Option<String>,
+        look: ReconcileLook,
+    },
     /// A part of each difference, in their order.
     Differs(Vec<String>),
     StrayBridge(String),
@@ -80,11 +123,20 @@ pub(crate) enum Act {
     LoseBridge(String),
     LoseNamespace(String),
     LoseLink(String),
-    ForeignBridge { name: String, addresses: Vec<IpNet> },
-    ForeignInterface { name: String, sandbox: String },
+    ForeignBridge {
+        name: String,
+        addresses: Vec<IpNet>,
+    },
+    ForeignInterface {
+        name: String,
+        sandbox: String,
+    },
     ForeignNamespace(String),
     EndForeignNamespace(String),
-    Together { branches: Vec<Vec<Step>>, outcomes: Option<Vec<(String, usize)>> },
+    Together {
+        branches: Vec<Vec<Step>>,
+        outcomes: Option<Vec<(String, usize)>>,
+    },
     Repeat(Vec<Step>),
 }
 
@@ -136,10 +188,7 @@ pub(crate) enum Lifecycle {
     /// Ends the engine and starts the next one.
     Restart { how: How, live: Option<Vec<String>> },
     /// How many repairs of each kind the last start had to make. Those of the kinds `besides` are chance.
-    Repairs {
-        counts: Vec<(String, usize)>,
-        besides: Vec<String>,
-    },
+    Repairs { counts: Vec<(String, usize)>, besides: Vec<String> },
 }
 
 /// Every verb.
@@ -232,7 +281,16 @@ impl Step {
         }
         let saves = args.take("saves")?;
         let act = Act::parse(&verb, subject, args)?;
-        if judged && matches!(act, Act::Together { .. } | Act::Repeat(_) | Act::OnHost(_) | Act::Inside(..) | Act::Configuration(_)) {
+        if judged
+            && matches!(
+                act,
+                Act::Together { .. }
+                    | Act::Repeat(_)
+                    | Act::OnHost(_)
+                    | Act::Inside(..)
+                    | Act::Configuration(_)
+            )
+        {
             return Err("this has no error of its own: what is expected belongs to its parts".into());
         }
         Ok(Self { text, act, expected, saves })
@@ -351,8 +409,7 @@ impl Act {
             }
             "restart" => {
                 let live = args.take("live")?;
-                let how = args.subject_of(subject)?;
-                Ok(Self::Lifecycle(Lifecycle::Restart { how, live }))
+                args.subject_of(subject).map(|how| Self::Lifecycle(Lifecycle::Restart { how, live }))
             }
             "reload" => args.configuration(subject).map(Self::Reload),
             "configuration" => args.configuration(subject).map(Self::Configuration),

@@ -118,7 +118,9 @@ impl<M: Machine> Run<'_, M> {
                 Ok(())
             }
             Act::Mark(name) => {
-                self.marks.borrow_mut().insert(name.clone(), engine.mark());
+                let mark = engine.mark();
+                self.names.borrow_mut().save(name, mark.engine.to_string());
+                self.marks.borrow_mut().insert(name.clone(), mark);
                 Ok(())
             }
             Act::Reconcile { live, since, look } => {

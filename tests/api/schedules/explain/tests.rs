@@ -12,6 +12,7 @@ fn state(networks: &[(u8, Id)], endpoints: &[(Id, Placed)], sandboxes: &[(u8, Id
         networks: networks.iter().copied().collect(),
         endpoints: endpoints.iter().copied().collect(),
         sandboxes: sandboxes.iter().copied().collect(),
+        ..State::default()
     }
 }
 
