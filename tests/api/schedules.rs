@@ -92,7 +92,7 @@ impl Plan {
     }
 
     fn circumstances(&self) -> Circumstances {
-        Circumstances { faults: self.hangs || self.faults.random.is_some() }
+        Circumstances { faults: self.hangs || self.faults.random.is_some(), restarted: self.shuts_down }
     }
 }
 

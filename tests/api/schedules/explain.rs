@@ -16,6 +16,8 @@ use super::history::{Action, Answer, Id, Record};
 pub(super) struct Circumstances {
     /// The kernel refuses, loses or holds up operations.
     pub(super) faults: bool,
+    /// The end is that of the next engine, which begins with the configuration of its own start.
+    pub(super) restarted: bool,
 }
 
 /// Finds such an order.
@@ -50,7 +52,13 @@ pub(super) fn explain(records: &[Record], last: &State, around: Circumstances) -
         let lane = if record.answer.is_open() { usize::MAX - number } else { record.caller };
         lanes.entry(lane).or_default().push(step);
     }
-    let search = Search { lanes: lanes.into_values().collect(), last, made, seen: HashSet::new() };
+    let search = Search {
+        lanes: lanes.into_values().collect(),
+        last,
+        restarted: around.restarted,
+        made,
+        seen: HashSet::new(),
+    };
     search.run()
 }
 
@@ -234,6 +242,7 @@ struct Search<'a> {
     /// Steps of a lane come in their order.
     lanes: Vec<Vec<Step>>,
     last: &'a State,
+    restarted: bool,
     made: HashSet<Id>,
     /// Where the search was before, without success.
     seen: HashSet<(Vec<u8>, State)>,
@@ -254,7 +263,8 @@ impl Search<'_> {
         let next = |lane: usize| self.lanes[lane].get(usize::from(places[lane]));
         let mut waiting = (0..self.lanes.len()).filter_map(|lane| Some((lane, next(lane)?))).peekable();
         if waiting.peek().is_none() {
-            return state == self.last;
+            let default = if self.restarted { self.last.default } else { state.default };
+            return State { default, ..state.clone() } == *self.last;
         }
         let waiting: Vec<_> = waiting.collect();
         // Whoever was answered before another one asked comes first.
