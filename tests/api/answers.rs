@@ -81,6 +81,23 @@ async fn a_driver_that_cannot_be_made_is_named() {
     assert!(error.to_string().contains("other") && error.to_string().contains(Scripted::KIND), "{error}");
 }
 
+/// libnetwork's test of its registry: a type is registered once, and under a name.
+#[tokio::test]
+async fn a_driver_is_registered_once_and_under_a_name() {
+    let scripted = || Registration::new(Scripted::KIND, || Scripted::new(|_| done(())));
+    let twice = Engine::simulation().driver(scripted()).driver(scripted()).start().await;
+    let built_in = Registration::new("bridge", netloom::drivers::bridge::Bridge::default);
+    let built_in = Engine::simulation().driver(built_in).start().await;
+    for (outcome, kind) in [(twice, Scripted::KIND), (built_in, "bridge")] {
+        let error = outcome.expect_err("there is one of this type");
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        assert!(error.to_string().contains(kind), "{error}");
+    }
+    let blank = Registration::new(" ", || Scripted::new(|_| done(())));
+    let error = Engine::simulation().driver(blank).start().await.expect_err("it has no name");
+    assert_eq!(error.kind(), ErrorKind::InvalidParameter, "{error}");
+}
+
 /// A panic in the driver's own decision kills its actor; who asked is told whose.
 #[tokio::test]
 async fn a_driver_that_panics_is_named() {

@@ -27,6 +27,8 @@ mod recovery;
 mod reload;
 mod replug;
 mod restart;
+#[path = "../common/routed.rs"]
+mod routed;
 #[path = "../common/scenario/mod.rs"]
 mod scenario;
 mod scenarios;

@@ -2,7 +2,7 @@
 //! is found.
 
 use crate::scenario::step::VERBS;
-use crate::scenario::{Machine, Scenario, SimMachine, chosen, conclude, load, parse, play};
+use crate::scenario::{Machine, Scenario, SimMachine, TOPICS, chosen, conclude, covers, load, parse, play};
 
 #[tokio::test]
 async fn every_scenario_ends_as_written() {
@@ -107,6 +107,45 @@ const WRONG: &[(&str, &str)] = &[
         r#"{ driver_info = "blue/web", info = { "com.docker.network.endpoint.macaddress" = "03" } }"#,
         "macaddress: expected",
     ),
+    (r#"{ inspect_network = "blue", persist = false }"#, "persist: expected"),
+    (r#"{ inspect_endpoint = "blue/web", name = "db" }"#, "name: expected"),
+    (r#"{ inspect_endpoint = "blue/web", gateway = "none" }"#, "gateway: expected"),
+    (r#"{ inspect_endpoint = "blue/web", gateway6 = "none" }"#, "gateway6: expected"),
+    (r#"{ inspect_endpoint = "blue/web", routes = ["10.9.0.0/24"] }"#, "routes: expected"),
+    (r#"{ inspect_endpoint = "blue/web", options = { a = "b" } }"#, "options: expected"),
+    (r#"{ inspect_endpoint = "blue/web", labels = { a = "b" } }"#, "labels: expected"),
+    (
+        r#"{ inspect_endpoint = "blue/web", ports = { exposed = [{ protocol = "tcp", port = 80 }], map = [] } }"#,
+        "ports: expected",
+    ),
+    (r#"{ inspect_endpoint = "blue/web", names = { anonymous = true } }"#, "names: expected"),
+    (r#"{ inspect_sandbox = "c1", hostname = "a" }"#, "hostname: expected"),
+    (r#"{ inspect_sandbox = "c1", namespace = "host" }"#, "namespace: expected"),
+    (r#"{ inspect_sandbox = "c1", settings = { ingress = true } }"#, "settings: expected"),
+    (r#"{ inspect_sandbox = "c1", failure = "the namespace" }"#, "failure: expected"),
+    (r#"{ inspect_engine = { ipam_stores = [] } }"#, "ipam_stores: expected"),
+    (r#"{ ipam_drivers = ["default", "dhcp"] }"#, "listed: expected"),
+    (r#"{ find_default_network = true }"#, "expected success, found NotFound"),
+    // The engine as a whole.
+    (r#"{ configuration = { debug = true } }"#, "debug: expected"),
+    (r#"{ configuration = { limits = { operations = 7 } } }"#, "limits: expected"),
+    (r#"{ reload = { instance = "other" } }"#, "expected success, found Forbidden"),
+    (r#"{ reconcile = ["c1", "c2"], released = ["c3"] }"#, "released: expected [\"c3\"], found []"),
+    (r#"{ reconcile = ["c1", "c2"], removed = ["link a"] }"#, "removed: expected"),
+    (r#"{ reconcile = ["c1", "c2"], left = ["a link"] }"#, "left: expected"),
+    (r#"{ reconcile = ["c1", "c2", "ghost"] }"#, "unknown: expected []"),
+    (r#"{ reconcile = ["c1"] }"#, "released: expected [], found [\"c2\"]"),
+    (r#"{ reconcile = [], since = "never" }"#, "there is no mark \"never\""),
+    (r#"{ differs = ["a link"] }"#, "differs: expected [\"a link\"], found []"),
+    (r#"{ rename_sandbox = "c1", name = "db" }"#, "expected success, found Conflict"),
+    (r#"{ refresh = "c1", hostname = "a b" }"#, "expected success, found InvalidParameter"),
+    (r#"{ set_key = "c1", path = "/a" }"#, "expected success, found Forbidden"),
+    (r#"{ set_key = "c1", namespace = "nobody" }"#, "nobody made a namespace \"nobody\""),
+    (r#"{ end_foreign_namespace = "nobody" }"#, "nobody made a namespace \"nobody\""),
+    (
+        r#"{ delete_network = "blue", force = true, fails = "forbidden" }"#,
+        "expected Forbidden, found success",
+    ),
     // The kernel.
     (r#"{ inside = "c1", interfaces = {} }"#, "interfaces: expected [], found [\"eth0\"]"),
     (r#"{ inside = "c1", interfaces = { eth0 = {}, eth1 = {} } }"#, "interfaces: expected"),
@@ -172,6 +211,9 @@ async fn what_is_left_at_the_end_is_found() {
     let failure = play(&mut machine, &scenario).await.0.expect_err("something is left");
     assert_eq!(failure.step, None);
     assert!(failure.to_string().contains("left: a crumb"), "{failure}");
+    let scenario = self::scenario("{ foreign_namespace = \"p1\" },").expect("it can be read");
+    let failure = play(&mut Untidy(SimMachine::new()), &scenario).await.0.expect_err("something is left");
+    assert!(failure.to_string().contains("left in the namespace of p1: eth7"), "{failure}");
 }
 
 /// A machine on which something is always left.
@@ -182,8 +224,24 @@ impl Machine for Untidy {
         self.0.kernel()
     }
 
-    async fn start(&mut self, config: &netloom::EngineConfig) -> netloom::Result<netloom::Engine> {
-        self.0.start(config).await
+    fn look_anew(&mut self) {
+        self.0.look_anew();
+    }
+
+    async fn start(
+        &mut self,
+        builder: impl Fn() -> netloom::EngineBuilder,
+    ) -> netloom::Result<netloom::Engine> {
+        self.0.start(builder).await
+    }
+
+    async fn make_namespace(&mut self, name: &str) -> std::path::PathBuf {
+        self.0.make_namespace(name).await
+    }
+
+    async fn end_namespace(&mut self, name: &str) -> Vec<String> {
+        assert!(self.0.end_namespace(name).await.is_empty());
+        vec!["eth7".to_owned()]
     }
 
     async fn kill(&mut self, engine: netloom::Engine) {
@@ -228,6 +286,17 @@ fn what_is_not_understood_is_an_error_with_its_place() {
         (r#"{ restart = "gently" }"#, "gently"),
         (r#"{ together = [{ restart = "kill" }] }"#, "done alone"),
         (r#"{ repeat = [{ create_network = "a", x = 1 }] }"#, "x"),
+        (r#"{ set_key = "c" }"#, "either namespace or path"),
+        (r#"{ set_key = "c", namespace = "p", path = "/a" }"#, "either namespace or path"),
+        (r#"{ reload = { limit = 1 } }"#, "limit"),
+        (r#"{ configuration = { debug = 1 } }"#, "debug"),
+        (r#"{ configuration = {}, fails = "forbidden" }"#, "no error of its own"),
+        (r#"{ reconcile = [], freed = ["c"] }"#, "freed"),
+        (r#"{ restart = "kill", alive = ["c"] }"#, "unknown key \"alive\""),
+        (r#"{ start = true, live = "c" }"#, "live"),
+        (r#"{ create_sandbox = "c", namespace = "mine" }"#, "mine"),
+        (r#"{ create_sandbox = "c", settings = { dns_serch = [] } }"#, "dns_serch"),
+        (r#"{ together = [{ foreign_namespace = "p" }] }"#, "done alone"),
     ] {
         let error = scenario(step).expect_err(step);
         assert!(error.contains(told), "{step} must say {told:?}: {error}");
@@ -242,6 +311,7 @@ fn what_is_not_understood_is_an_error_with_its_place() {
             "[[scenario]]\nname = \"a\"\ncovers = [\"b\"]\nsteps = []\nconfig = { instance = \"A\" }",
             "instance",
         ),
+        ("[[scenario]]\nname = \"a\"\ncovers = [\"b\"]\nsteps = []\ndrivers = [\"warp\"]", "warp"),
         ("[[scenarios]]", "scenarios"),
     ] {
         let error = parse("a file", text).expect_err(text);
@@ -261,5 +331,18 @@ fn every_verb_is_in_a_scenario() {
         );
     }
     assert!(all.iter().all(|scenario| scenario.covers.iter().all(|row| !row.trim().is_empty())));
-    assert!(all.len() >= 40, "{} scenarios", all.len());
+    assert!(all.len() >= 100, "{} scenarios", all.len());
+}
+
+/// Nothing of what is to be covered is without a scenario.
+#[test]
+fn every_topic_is_covered_by_a_scenario() {
+    let all = load();
+    let open: Vec<_> =
+        TOPICS.iter().filter(|topic| !all.iter().any(|scenario| covers(scenario, topic))).collect();
+    assert!(open.is_empty(), "no scenario covers {open:?}");
+    let named = scenario("{ drain = true }").expect("it can be read");
+    let named = |entry: &str| Scenario { covers: vec![entry.to_owned()], ..named.clone() };
+    assert!(covers(&named("pains R1"), "pains R1") && covers(&named("pains R1: the store"), "pains R1"));
+    assert!(!covers(&named("pains R10"), "pains R1") && !covers(&named("R1"), "pains R1"));
 }

@@ -92,7 +92,7 @@ impl Plan {
     }
 
     fn circumstances(&self) -> Circumstances {
-        Circumstances { faults: self.hangs || self.faults.random.is_some() }
+        Circumstances { faults: self.hangs || self.faults.random.is_some(), restarted: self.shuts_down }
     }
 }
 
@@ -215,7 +215,8 @@ impl Ground {
         if !seen.operations.is_empty() {
             return Err(format!("still under way: {:?}", seen.operations));
         }
-        let last = state_of(&seen, history)?;
+        let mut last = state_of(&seen, history)?;
+        last.default = engine.config().default_network.as_deref().map(number_of);
         let (records, shown) = {
             let history = history.lock();
             let shown = Shown { interleaving: history.interleaving(), changes: history.changes() };
@@ -225,13 +226,19 @@ impl Ground {
         for record in &records {
             let forced = matches!(
                 record.action,
-                Action::DeleteEndpoint { force: true, .. } | Action::DeleteSandbox { force: true, .. }
+                Action::DeleteEndpoint { force: true, .. }
+                    | Action::DeleteSandbox { force: true, .. }
+                    | Action::DeleteNetwork { force: true, .. }
             );
             let took = record.at.1.saturating_sub(record.at.0);
             if forced && u128::from(took) >= STUCK.as_millis() && record.at.1 != u64::MAX {
                 return Err(format!("force waited for what is stuck: {record:?}"));
             }
         }
+        // The next schedule begins without a default network.
+        let mut config = engine.controller().config();
+        config.default_network = None;
+        engine.controller().reload(config).await.map_err(|error| told("reloading", error))?;
         delete_everything(engine).await.map_err(|error| told("deleting everything", error))?;
         engine.drain().await.map_err(|error| told("draining at the end", error))?;
         let mut left = self.kernel.leftovers(&self.before);

@@ -1,22 +1,28 @@
 //! A driver that makes its links outside of the sandboxes and leaves it to them to move them in, as many
 //! drivers written for libnetwork do. Shared by the tests on both kernels.
 
+use std::collections::HashMap;
+
 use netloom::drivers::{
     Begun, Capability, CreateEndpoint, CreateNetwork, Driver, DriverCx, EndpointCreated, Interface, Join,
     Joined, Leave, Left, NetworkCreated, Registration, Scope, done,
 };
 use netloom::kernel::{LinkTag, Netns, Op, execute_all};
-use netloom::{EndpointId, IfName, JoinId, NetworkId, Result};
+use netloom::{EndpointId, IfName, JoinId, MacAddr, NetworkId, Result};
 
 /// The driver's type.
 pub(crate) const KIND: &str = "outside";
 
 /// See the module.
-struct Outside;
+#[derive(Default)]
+struct Outside {
+    /// That of each endpoint, made from its address as the bridge driver does.
+    macs: HashMap<EndpointId, MacAddr>,
+}
 
 /// The driver as it is registered.
 pub(crate) fn registration() -> Registration {
-    Registration::new(KIND, || Outside)
+    Registration::new(KIND, Outside::default)
 }
 
 /// The host's end of a pair, and the end that moves.
@@ -48,18 +54,22 @@ impl Driver for Outside {
         done(())
     }
 
-    fn create_endpoint(&mut self, _: &DriverCx, _: CreateEndpoint) -> Begun<EndpointCreated> {
-        done(EndpointCreated { interface_prefix: Some("eth".into()), ..EndpointCreated::default() })
+    fn create_endpoint(&mut self, _: &DriverCx, request: CreateEndpoint) -> Begun<EndpointCreated> {
+        let chosen = request.mac.or(request.ipv4.map(|net| MacAddr::from_ipv4(net.addr())));
+        self.macs.extend(chosen.map(|mac| (request.endpoint, mac)));
+        let (mac, interface_prefix) = (chosen, Some("eth".into()));
+        done(EndpointCreated { mac, interface_prefix, ..EndpointCreated::default() })
     }
 
-    fn delete_endpoint(&mut self, _: &DriverCx, _: NetworkId, _: EndpointId) -> Begun<()> {
+    fn delete_endpoint(&mut self, _: &DriverCx, _: NetworkId, endpoint: EndpointId) -> Begun<()> {
+        self.macs.remove(&endpoint);
         done(())
     }
 
     fn join(&mut self, cx: &DriverCx, request: Join) -> Begun<Joined> {
         let (host, peer) = names(request.endpoint, request.join)?;
         let tag = LinkTag::new(&cx.instance, "endpoint", request.endpoint);
-        let (netns, mac, mtu) = (Netns::Host, None, None);
+        let (netns, mac, mtu) = (Netns::Host, self.macs.get(&request.endpoint).copied(), None);
         let create = Op::CreateVeth { host, peer, netns, master: None, mac, mtu, tag };
         let (kernel, deadline) = (cx.kernel.clone(), cx.deadline);
         Ok(Box::pin(async move {

@@ -1,46 +1,19 @@
 //! The socket on which a container's namespace is handed over, with a process of the test's for the container.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use futures::future::join_all;
 use netloom::kernel::{Kernel, Netns};
 use netloom::{EndpointSpec, Engine, JoinSpec, Network, NetworkSpec, Sandbox, SandboxSpec, ShutdownMode};
 
+use crate::container::Container;
 use crate::lab::{Lab, address, delete_everything, in_lab, joined, pings, soon};
-
-/// A process in a network namespace of its own.
-struct Container(Child);
-
-impl Container {
-    fn start() -> Self {
-        let mut process = Command::new("unshare")
-            .args(["--net", "--", "sh", "-c", "echo there; read line"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("unshare must be installed (package util-linux)");
-        let mut there = [0; 6];
-        process.stdout.as_mut().expect("a pipe").read_exact(&mut there).expect("it is there");
-        Self(process)
-    }
-
-    fn netns(&self) -> PathBuf {
-        format!("/proc/{}/ns/net", self.0.id()).into()
-    }
-
-    fn end(mut self) {
-        drop(self.0.stdin.take());
-        self.0.wait().expect("it ends");
-    }
-}
 
 /// The engine's socket.
 fn socket(lab: &Lab) -> PathBuf {
@@ -98,21 +71,10 @@ fn a_containers_namespace_is_handed_over_and_plugged_in() {
         let other = other.endpoint_by_name("other").await.expect("restored");
         assert!(pings(&sandbox, address(&other).await, Duration::from_secs(10)).await, "its traffic flows");
         delete_everything(&engine).await;
-        let links = File::open(container.netns()).map(|held| links_in(&held)).expect("the container lives");
-        assert_eq!(links, ["lo"], "nothing of ours is left in it");
+        assert_eq!(container.links(), ["lo"], "nothing of ours is left in it");
         container.end();
         lab.assert_pristine().await;
     });
-}
-
-/// The names of the links in a namespace.
-fn links_in(netns: &File) -> Vec<String> {
-    let path = format!("/proc/{}/fd/{}", std::process::id(), netns.as_raw_fd());
-    let output = Command::new("nsenter").arg(format!("--net={path}")).args(["ip", "-o", "link"]).output();
-    let output = output.expect("nsenter and ip must be installed (packages util-linux, iproute2)");
-    assert!(output.status.success(), "{output:?}");
-    let text = String::from_utf8(output.stdout).expect("text");
-    text.lines().filter_map(|line| Some(line.split(": ").nth(1)?.split('@').next()?.to_owned())).collect()
 }
 
 #[test]

@@ -90,6 +90,12 @@ impl Lab {
         lab
     }
 
+    /// Opens the kernel again: a handle keeps its sockets in the namespaces it has looked into.
+    pub(crate) fn look_anew(&mut self) {
+        let config = LinuxConfig { run_dir: self.run_dir() };
+        self.kernel = LinuxKernel::start(config).expect("the kernel opens");
+    }
+
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
     }

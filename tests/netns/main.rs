@@ -2,6 +2,7 @@
 
 mod churn;
 mod conformance;
+mod container;
 mod cut;
 mod external_key;
 mod host;
@@ -12,6 +13,8 @@ mod misuse;
 #[path = "../common/outside.rs"]
 mod outside;
 mod packets;
+#[path = "../common/routed.rs"]
+mod routed;
 #[path = "../common/scenario/mod.rs"]
 mod scenario;
 mod scenarios;

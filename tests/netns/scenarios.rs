@@ -1,13 +1,16 @@
 //! Every scenario of `tests/scenarios` over the real kernel and over the simulated one: both end as written, and
 //! show the same after each step.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use netloom::kernel::{Kernel, Netns, Op};
-use netloom::{Engine, EngineConfig, ErrorKind, Result, Sandbox};
+use netloom::{Engine, EngineBuilder, ErrorKind, Result, Sandbox};
 
+use crate::container::Container;
 use crate::lab::{Lab, as_root, machine, pings, soon};
 use crate::scenario::{Failure, Machine, Scenario, SimMachine, Trace, chosen, conclude, play};
 
@@ -20,6 +23,8 @@ const AT_ONCE: usize = 4;
 /// A machine that is a lab.
 struct RealMachine {
     lab: Lab,
+    /// Processes with namespaces of their own.
+    containers: BTreeMap<String, Container>,
 }
 
 impl Machine for RealMachine {
@@ -27,12 +32,15 @@ impl Machine for RealMachine {
         &self.lab.kernel
     }
 
-    async fn start(&mut self, config: &EngineConfig) -> Result<Engine> {
-        let (data_dir, run_dir) = (self.lab.data_dir(), self.lab.run_dir());
-        let config = EngineConfig { data_dir, run_dir, ..config.clone() };
+    fn look_anew(&mut self) {
+        self.lab.look_anew();
+    }
+
+    async fn start(&mut self, builder: impl Fn() -> EngineBuilder) -> Result<Engine> {
         let patience = soon();
         loop {
-            match Engine::builder().config(config.clone()).start().await {
+            let builder = builder().data_dir(self.lab.data_dir()).run_dir(self.lab.run_dir());
+            match builder.start().await {
                 // The thread of one that was killed may live a moment longer, and holds its place.
                 Err(error) if error.kind() == ErrorKind::Conflict && Instant::now() < patience => {
                     tokio::time::sleep(Duration::from_millis(2)).await;
@@ -61,6 +69,20 @@ impl Machine for RealMachine {
         }
     }
 
+    async fn make_namespace(&mut self, name: &str) -> PathBuf {
+        let container = Container::start();
+        let path = container.netns();
+        self.containers.insert(name.to_owned(), container);
+        path
+    }
+
+    async fn end_namespace(&mut self, name: &str) -> Vec<String> {
+        let container = self.containers.remove(name).expect("it was made");
+        let links = container.links();
+        container.end();
+        links.into_iter().filter(|link| link != "lo").collect()
+    }
+
     async fn reaches(&self, from: &Sandbox, to: IpAddr, expected: bool) -> bool {
         let patience = if expected { soon().saturating_duration_since(Instant::now()) } else { ANSWER };
         pings(from, to, patience).await
@@ -78,7 +100,7 @@ fn play_on_both(scenario: &Scenario) -> Ends {
     let played = scenario.clone();
     let run = machine(move |lab| async move {
         let simulated = play(&mut SimMachine::new(), &played).await;
-        let real = play(&mut RealMachine { lab }, &played).await;
+        let real = play(&mut RealMachine { lab, containers: BTreeMap::new() }, &played).await;
         (simulated, real)
     });
     let ((simulated, on_simulated), (real, on_real)) = run.unwrap_or_else(|panic| {

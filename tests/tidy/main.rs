@@ -7,6 +7,7 @@
 mod code;
 mod dependencies;
 mod documents;
+mod held;
 mod messages;
 mod source;
 mod tree;

@@ -1,35 +1,23 @@
 //! Is there an order in which the operations could have been carried out one after the other, each between its
 //! question and its answer, so that all answers are right and the end is what is seen?
 
+mod meaning;
+
 use std::collections::{BTreeMap, HashSet};
 
 use netloom::ErrorKind;
 
+pub(super) use self::meaning::{Placed, State};
+use self::meaning::{carry_out, given_up, look_up, partly, refusals};
 use super::history::{Action, Answer, Id, Record};
-
-/// What there is.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
-pub(super) struct State {
-    /// By name.
-    pub(super) networks: BTreeMap<u8, Id>,
-    pub(super) endpoints: BTreeMap<Id, Placed>,
-    /// By container.
-    pub(super) sandboxes: BTreeMap<u8, Id>,
-}
-
-/// An endpoint: its network, its name, and the sandbox it is in.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Placed {
-    pub(super) network: Id,
-    pub(super) name: u8,
-    pub(super) sandbox: Option<Id>,
-}
 
 /// What may happen beside what callers do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Circumstances {
     /// The kernel refuses, loses or holds up operations.
     pub(super) faults: bool,
+    /// The end is that of the next engine, which begins with the configuration of its own start.
+    pub(super) restarted: bool,
 }
 
 /// Finds such an order.
@@ -58,12 +46,19 @@ pub(super) fn explain(records: &[Record], last: &State, around: Circumstances) -
             gone_is_done: gone_is_done(record, records),
             sees_half_made: sees_half_made(record, records, &made),
             misses_half_gone: misses_half_gone(record, records),
+            meets_renaming: meets_renaming(record, records),
         };
         // What is open may take effect whenever it likes, also behind later questions of its caller.
         let lane = if record.answer.is_open() { usize::MAX - number } else { record.caller };
         lanes.entry(lane).or_default().push(step);
     }
-    let search = Search { lanes: lanes.into_values().collect(), last, made, seen: HashSet::new() };
+    let search = Search {
+        lanes: lanes.into_values().collect(),
+        last,
+        restarted: around.restarted,
+        made,
+        seen: HashSet::new(),
+    };
     search.run()
 }
 
@@ -79,6 +74,8 @@ struct Step {
     sees_half_made: bool,
     /// Whether it may have missed something that was being deleted then, and could be asked still.
     misses_half_gone: bool,
+    /// Whether what it looked for may have had either name then.
+    meets_renaming: bool,
 }
 
 /// An endpoint is listed while it is made, in that phase; its making may fail yet.
@@ -96,16 +93,31 @@ fn misses_half_gone(record: &Record, records: &[Record]) -> bool {
     let going =
         |other: &Record| matches!(other.action, Action::DeleteNetwork { .. }) && overlap(record, other);
     let missed = record.answer == Answer::Found(None);
-    missed && matches!(record.action, Action::FindNetwork { .. }) && records.iter().any(going)
+    let by_name = matches!(record.action, Action::FindNetwork { .. } | Action::FindDefault);
+    missed && by_name && records.iter().any(going)
+}
+
+/// A sandbox's endpoints are renamed one by one, and back again if one cannot be.
+fn meets_renaming(record: &Record, records: &[Record]) -> bool {
+    let renames = |other: &Record| matches!(other.action, Action::Rename { .. }) && overlap(record, other);
+    let looks = matches!((record.action, record.answer), (Action::FindEndpoint { .. }, Answer::Found(_)));
+    looks && records.iter().any(renames)
 }
 
 /// Force that meets another deletion of the same endpoint is content when that one comes first.
 fn gone_is_done(record: &Record, records: &[Record]) -> bool {
-    let Action::DeleteEndpoint { endpoint: wanted, force: true, .. } = record.action else { return false };
-    let other = |other: &Record| {
-        let same = matches!(other.action, Action::DeleteEndpoint { endpoint, .. } if endpoint == wanted);
-        same && overlap(record, other)
+    let same = |other: &Record| match (record.action, other.action) {
+        (
+            Action::DeleteEndpoint { endpoint: wanted, force: true, .. },
+            Action::DeleteEndpoint { endpoint, .. },
+        ) => endpoint == wanted,
+        (
+            Action::DeleteEndpoint { network: of, force: true, .. },
+            Action::DeleteNetwork { network, force: true },
+        ) => network == of,
+        _ => false,
     };
+    let other = |other: &Record| same(other) && overlap(record, other);
     record.answer == Answer::Done && records.iter().any(other)
 }
 
@@ -150,6 +162,26 @@ enum Key {
 }
 
 fn related(one: &Record, other: &Record, records: &[Record]) -> bool {
+    // These are about endpoints that they do not name.
+    let sweeps = |record: &Record| {
+        matches!(
+            record.action,
+            Action::Rename { .. } | Action::Refresh { .. } | Action::DeleteNetwork { force: true, .. }
+        )
+    };
+    let has_endpoint = |record: &Record| {
+        let one = matches!(
+            record.action,
+            Action::CreateEndpoint { .. }
+                | Action::DeleteEndpoint { .. }
+                | Action::Join { .. }
+                | Action::Leave { .. }
+        );
+        one || sweeps(record)
+    };
+    if (sweeps(one) && has_endpoint(other)) || (sweeps(other) && has_endpoint(one)) {
+        return true;
+    }
     let others = keys(other, records);
     keys(one, records).iter().any(|key| others.contains(key))
 }
@@ -177,7 +209,7 @@ fn keys(record: &Record, records: &[Record]) -> Vec<Key> {
     };
     match record.action {
         Action::CreateNetwork { name } => keys.push(Key::NetworkName(name)),
-        Action::DeleteNetwork { network: id } | Action::CreateEndpoint { network: id, .. } => {
+        Action::DeleteNetwork { network: id, .. } | Action::CreateEndpoint { network: id, .. } => {
             network(&mut keys, id);
         }
         Action::DeleteEndpoint { network: id, endpoint, .. } => {
@@ -185,7 +217,9 @@ fn keys(record: &Record, records: &[Record]) -> Vec<Key> {
             keys.push(Key::Endpoint(endpoint));
         }
         Action::CreateSandbox { name } => keys.push(Key::SandboxName(name)),
-        Action::DeleteSandbox { sandbox: id, .. } => sandbox(&mut keys, id),
+        Action::DeleteSandbox { sandbox: id, .. }
+        | Action::Rename { sandbox: id, .. }
+        | Action::Refresh { sandbox: id } => sandbox(&mut keys, id),
         Action::Join { network: of, endpoint, sandbox: to }
         | Action::Leave { network: of, endpoint, sandbox: to } => {
             network(&mut keys, of);
@@ -195,6 +229,8 @@ fn keys(record: &Record, records: &[Record]) -> Vec<Key> {
         Action::FindNetwork { .. }
         | Action::FindEndpoint { .. }
         | Action::FindSandbox { .. }
+        | Action::FindDefault
+        | Action::Reload { .. }
         | Action::Locate { .. }
         | Action::Inspect
         | Action::Shutdown => {}
@@ -206,6 +242,7 @@ struct Search<'a> {
     /// Steps of a lane come in their order.
     lanes: Vec<Vec<Step>>,
     last: &'a State,
+    restarted: bool,
     made: HashSet<Id>,
     /// Where the search was before, without success.
     seen: HashSet<(Vec<u8>, State)>,
@@ -226,7 +263,8 @@ impl Search<'_> {
         let next = |lane: usize| self.lanes[lane].get(usize::from(places[lane]));
         let mut waiting = (0..self.lanes.len()).filter_map(|lane| Some((lane, next(lane)?))).peekable();
         if waiting.peek().is_none() {
-            return state == self.last;
+            let default = if self.restarted { self.last.default } else { state.default };
+            return State { default, ..state.clone() } == *self.last;
         }
         let waiting: Vec<_> = waiting.collect();
         // Whoever was answered before another one asked comes first.
@@ -264,17 +302,17 @@ impl Search<'_> {
             },
             Answer::Made(id) => carry_out(action, Some(id), state).into_iter().collect(),
             Answer::Found(found) => {
-                let half = step.sees_half_made || step.misses_half_gone;
+                let half = step.sees_half_made || step.misses_half_gone || step.meets_renaming;
                 let right = half || look_up(action, state) == Some(found);
                 right.then(|| state.clone()).into_iter().collect()
             }
             Answer::Refused(kind) => {
                 let right = step.refusal_is_free || refusals(action, state).contains(&kind);
-                right.then(|| state.clone()).into_iter().collect()
+                right.then(|| given_up(action, state)).into_iter().collect()
             }
             Answer::Unsure(_) | Answer::None => {
                 let id = self.unheard(action);
-                [Some(state.clone()), carry_out(action, id, state)].into_iter().flatten().collect()
+                [Some(given_up(action, state)), carry_out(action, id, state)].into_iter().flatten().collect()
             }
         }
     }
@@ -295,133 +333,6 @@ impl Search<'_> {
         }
         .or(Some(usize::MAX))
     }
-}
-
-fn has_network(state: &State, network: Id) -> bool {
-    state.networks.values().any(|id| *id == network)
-}
-
-fn has_sandbox(state: &State, sandbox: Id) -> bool {
-    state.sandboxes.values().any(|id| *id == sandbox)
-}
-
-fn find_endpoint(state: &State, network: Id, name: u8) -> Option<Id> {
-    let found = state.endpoints.iter().find(|(_, placed)| placed.network == network && placed.name == name);
-    found.map(|(id, _)| *id)
-}
-
-/// The right answer of a look-up; `None` when it is refused, or not a look-up.
-fn look_up(action: Action, state: &State) -> Option<Option<Id>> {
-    match action {
-        Action::FindNetwork { name } => Some(state.networks.get(&name).copied()),
-        Action::FindSandbox { name } => Some(state.sandboxes.get(&name).copied()),
-        Action::FindEndpoint { network, name } => {
-            has_network(state, network).then(|| find_endpoint(state, network, name))
-        }
-        Action::Locate { endpoint, .. } => state.endpoints.get(&endpoint).map(|placed| placed.sandbox),
-        _ => None,
-    }
-}
-
-/// The kinds of error with which an operation is refused in this state.
-fn refusals(action: Action, state: &State) -> Vec<ErrorKind> {
-    use ErrorKind::{Conflict, Forbidden, NotFound};
-    let missing = |network: Id| !has_network(state, network);
-    let of = |endpoint: &Id| state.endpoints.get(endpoint);
-    match action {
-        Action::CreateNetwork { name } if state.networks.contains_key(&name) => vec![Conflict],
-        Action::CreateSandbox { name } if state.sandboxes.contains_key(&name) => vec![Conflict],
-        Action::DeleteNetwork { network }
-        | Action::CreateEndpoint { network, .. }
-        | Action::FindEndpoint { network, .. }
-        | Action::Join { network, .. }
-        | Action::Leave { network, .. }
-            if missing(network) =>
-        {
-            vec![NotFound]
-        }
-        Action::DeleteNetwork { network }
-            if state.endpoints.values().any(|placed| placed.network == network) =>
-        {
-            vec![Forbidden]
-        }
-        Action::CreateEndpoint { network, name } if find_endpoint(state, network, name).is_some() => {
-            vec![Conflict]
-        }
-        Action::DeleteSandbox { sandbox, .. }
-        | Action::Join { sandbox, .. }
-        | Action::Leave { sandbox, .. }
-            if !has_sandbox(state, sandbox) =>
-        {
-            vec![NotFound]
-        }
-        Action::DeleteEndpoint { endpoint, .. } | Action::Locate { endpoint, .. }
-            if of(&endpoint).is_none() =>
-        {
-            vec![NotFound]
-        }
-        Action::DeleteEndpoint { endpoint, force: false, .. }
-            if of(&endpoint).is_some_and(|placed| placed.sandbox.is_some()) =>
-        {
-            vec![Forbidden]
-        }
-        Action::Join { endpoint, .. } => match of(&endpoint) {
-            None => vec![NotFound],
-            Some(placed) if placed.sandbox.is_some() => vec![Forbidden],
-            Some(_) => Vec::new(),
-        },
-        // The sandbox knows that it is not inside, its network that it is not there.
-        Action::Leave { endpoint, sandbox, .. } => match of(&endpoint) {
-            None => vec![NotFound, Forbidden],
-            Some(placed) if placed.sandbox != Some(sandbox) => vec![Forbidden],
-            Some(_) => Vec::new(),
-        },
-        _ => Vec::new(),
-    }
-}
-
-/// What there is after an operation succeeded; `None` when it cannot.
-fn carry_out(action: Action, made: Option<Id>, state: &State) -> Option<State> {
-    if !refusals(action, state).is_empty() {
-        return None;
-    }
-    let mut next = state.clone();
-    match action {
-        Action::CreateNetwork { name } => drop(next.networks.insert(name, made?)),
-        Action::DeleteNetwork { network } => next.networks.retain(|_, id| *id != network),
-        Action::CreateEndpoint { network, name } => {
-            next.endpoints.insert(made?, Placed { network, name, sandbox: None });
-        }
-        Action::DeleteEndpoint { endpoint, .. } => drop(next.endpoints.remove(&endpoint)),
-        Action::CreateSandbox { name } => drop(next.sandboxes.insert(name, made?)),
-        Action::DeleteSandbox { sandbox, .. } => {
-            next.sandboxes.retain(|_, id| *id != sandbox);
-            for placed in next.endpoints.values_mut().filter(|placed| placed.sandbox == Some(sandbox)) {
-                placed.sandbox = None;
-            }
-        }
-        Action::Join { endpoint, sandbox, .. } => next.endpoints.get_mut(&endpoint)?.sandbox = Some(sandbox),
-        Action::Leave { endpoint, .. } => next.endpoints.get_mut(&endpoint)?.sandbox = None,
-        _ => return None,
-    }
-    Some(next)
-}
-
-/// What there may be while an operation is under way that does several things: a sandbox's endpoints leave one by one,
-/// and one that is deleted with force leaves first.
-fn partly(action: Action, state: &State) -> Vec<State> {
-    let leaves = |placed: &Placed, id: Id| match action {
-        Action::DeleteSandbox { sandbox, .. } => placed.sandbox == Some(sandbox),
-        Action::DeleteEndpoint { endpoint, force: true, .. } => id == endpoint && placed.sandbox.is_some(),
-        _ => false,
-    };
-    let leaving = state.endpoints.iter().filter(|(id, placed)| leaves(placed, **id));
-    let after = leaving.map(|(id, placed)| {
-        let mut next = state.clone();
-        next.endpoints.insert(*id, Placed { sandbox: None, ..*placed });
-        next
-    });
-    after.collect()
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub(super) enum Action {
     },
     DeleteNetwork {
         network: Id,
+        force: bool,
     },
     CreateEndpoint {
         network: Id,
@@ -33,6 +34,19 @@ pub(super) enum Action {
     DeleteSandbox {
         sandbox: Id,
         force: bool,
+    },
+    /// Gives all endpoints of a sandbox this name.
+    Rename {
+        sandbox: Id,
+        name: u8,
+    },
+    /// Has all endpoints of a sandbox leave and join again.
+    Refresh {
+        sandbox: Id,
+    },
+    /// Makes this network the default one, or none.
+    Reload {
+        default: Option<u8>,
     },
     Join {
         network: Id,
@@ -54,6 +68,7 @@ pub(super) enum Action {
     FindSandbox {
         name: u8,
     },
+    FindDefault,
     /// In which sandbox an endpoint is.
     Locate {
         network: Id,
@@ -72,6 +87,7 @@ impl Action {
             Self::FindNetwork { .. }
                 | Self::FindEndpoint { .. }
                 | Self::FindSandbox { .. }
+                | Self::FindDefault
                 | Self::Locate { .. }
                 | Self::Inspect
                 | Self::Shutdown

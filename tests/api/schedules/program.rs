@@ -19,16 +19,42 @@ const SANDBOXES: u64 = 2;
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Wish {
     CreateNetwork(u8),
-    DeleteNetwork(u8),
+    DeleteNetwork {
+        name: u8,
+        force: bool,
+    },
     CreateEndpoint(u8, u8),
-    DeleteEndpoint { of: (u8, u8), force: bool },
+    DeleteEndpoint {
+        of: (u8, u8),
+        force: bool,
+    },
     CreateSandbox(u8),
-    DeleteSandbox { name: u8, force: bool },
-    Join { of: (u8, u8), sandbox: u8, priority: i32 },
-    Leave { of: (u8, u8), sandbox: u8 },
-    Find { of: (u8, u8), sandbox: u8 },
+    DeleteSandbox {
+        name: u8,
+        force: bool,
+    },
+    Join {
+        of: (u8, u8),
+        sandbox: u8,
+        priority: i32,
+    },
+    Leave {
+        of: (u8, u8),
+        sandbox: u8,
+    },
+    Find {
+        of: (u8, u8),
+        sandbox: u8,
+    },
     Inspect,
-    // A reload of the configuration goes here as soon as the controller takes one.
+    Rename {
+        sandbox: u8,
+        name: u8,
+    },
+    Refresh(u8),
+    /// Another default network, or none.
+    Reload(Option<u8>),
+    FindDefault,
     Shutdown(ShutdownMode),
 }
 
@@ -36,11 +62,11 @@ impl Wish {
     pub(super) fn draw(random: &mut Random) -> Self {
         let mut below = |bound| u8::try_from(random.below(bound)).expect("small");
         let (verb, network, endpoint, sandbox) =
-            (below(20), below(NETWORKS), below(ENDPOINTS), below(SANDBOXES));
+            (below(28), below(NETWORKS), below(ENDPOINTS), below(SANDBOXES));
         let of = (network, endpoint);
         match verb {
             0 => Self::CreateNetwork(network),
-            1 => Self::DeleteNetwork(network),
+            1 => Self::DeleteNetwork { name: network, force: false },
             2..=4 => Self::CreateEndpoint(network, endpoint),
             5 => Self::DeleteEndpoint { of, force: false },
             6 => Self::DeleteEndpoint { of, force: true },
@@ -50,7 +76,13 @@ impl Wish {
             11..=14 => Self::Join { of, sandbox, priority: i32::from(below(3)) },
             15 | 16 => Self::Leave { of, sandbox },
             17 | 18 => Self::Find { of, sandbox },
-            _ => Self::Inspect,
+            19 => Self::Inspect,
+            20 => Self::DeleteNetwork { name: network, force: true },
+            21 | 22 => Self::Rename { sandbox, name: endpoint },
+            23 | 24 => Self::Refresh(sandbox),
+            25 => Self::Reload((endpoint == 0).then_some(network)),
+            26 => Self::FindDefault,
+            _ => Self::Join { of, sandbox, priority: 0 },
         }
     }
 
@@ -201,10 +233,32 @@ impl Caller {
                 let network = self.note(Action::CreateNetwork { name }, work, made).await?;
                 self.networks.insert(name, network);
             }
-            Wish::DeleteNetwork(name) => {
-                let network = self.network(name).await?;
-                let action = Action::DeleteNetwork { network: self.id(&network.id()) };
-                self.note(action, network.delete(), done).await?;
+            Wish::DeleteNetwork { name, force } => {
+                let handle = self.network(name).await?;
+                let action = Action::DeleteNetwork { network: self.id(&handle.id()), force };
+                let work =
+                    async { if force { handle.delete_with_force().await } else { handle.delete().await } };
+                self.note(action, work, done).await?;
+            }
+            Wish::Rename { sandbox, name } => {
+                let handle = self.sandbox(sandbox).await?;
+                let action = Action::Rename { sandbox: self.id(&handle.id()), name };
+                self.note(action, handle.rename(endpoint_name(name)), done).await?;
+            }
+            Wish::Refresh(name) => {
+                let handle = self.sandbox(name).await?;
+                let spec = SandboxSpec::new(container_name(name)).hostname("again");
+                self.note(Action::Refresh { sandbox: self.id(&handle.id()) }, handle.refresh(spec), done)
+                    .await?;
+            }
+            Wish::Reload(default) => {
+                let mut config = controller.config();
+                config.default_network = default.map(network_name);
+                self.note(Action::Reload { default }, controller.reload(config), done).await?;
+            }
+            Wish::FindDefault => {
+                let found = async { controller.default_network() };
+                self.look_up(Action::FindDefault, found, |network| network.id().to_string()).await?;
             }
             Wish::CreateEndpoint(of, name) => {
                 let network = self.network(of).await?;
@@ -284,7 +338,8 @@ impl Caller {
 fn is_missing(error: &Error, action: Action) -> bool {
     let of_network =
         matches!(error.reason(), netloom::Reason::NotFound { object: netloom::ObjectKind::Network, .. });
-    error.kind() == ErrorKind::NotFound && (matches!(action, Action::FindNetwork { .. }) || !of_network)
+    error.kind() == ErrorKind::NotFound
+        && (matches!(action, Action::FindNetwork { .. } | Action::FindDefault) || !of_network)
 }
 
 /// Ends when it is polled again.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use netloom::EngineConfig;
+use netloom::drivers::Registration;
 use serde::Deserialize;
 
 use super::step::Step;
@@ -16,6 +17,8 @@ pub(crate) struct Scenario {
     /// The rows of the inventory of libnetwork's behaviour, the complaints and the documents that it is about.
     pub(crate) covers: Vec<String>,
     pub(crate) config: EngineConfig,
+    /// Drivers beside the built-in ones.
+    pub(crate) drivers: Vec<Registration>,
     pub(crate) steps: Vec<Step>,
 }
 
@@ -32,6 +35,9 @@ struct Raw {
     covers: Vec<String>,
     #[serde(default)]
     config: EngineConfig,
+    /// The types of drivers of an embedder's that are registered too.
+    #[serde(default)]
+    drivers: Vec<String>,
     steps: Vec<toml::Table>,
 }
 
@@ -60,7 +66,7 @@ pub(crate) fn load() -> Vec<Scenario> {
 pub(crate) fn parse(file: &str, text: &str) -> Result<Vec<Scenario>, String> {
     let raw: File = toml::from_str(text).map_err(|error| format!("{file}: {error}"))?;
     let scenarios = raw.scenario.into_iter().map(|raw| {
-        let Raw { name, covers, mut config, steps } = raw;
+        let Raw { name, covers, mut config, drivers, steps } = raw;
         let place = |error: String| format!("{file} {name:?}, {error}");
         if covers.is_empty() {
             return Err(place("it covers nothing: say what it is for".into()));
@@ -68,11 +74,17 @@ pub(crate) fn parse(file: &str, text: &str) -> Result<Vec<Scenario>, String> {
         config.validate().map_err(|error| place(format!("config: {error}")))?;
         // What the host's resolver says must not decide about anything.
         config.name_server_files.clear();
+        let drivers = drivers.iter().map(|kind| match kind.as_str() {
+            crate::outside::KIND => Ok(crate::outside::registration()),
+            crate::routed::KIND => Ok(crate::routed::registration()),
+            other => Err(place(format!("there is no driver {other:?} for tests"))),
+        });
+        let drivers = drivers.collect::<Result<_, _>>()?;
         let steps = steps.into_iter().enumerate().map(|(number, table)| {
             Step::parse(table).map_err(|error| place(format!("step {}: {error}", number + 1)))
         });
         let steps = steps.collect::<Result<Vec<_>, _>>()?;
-        Ok(Scenario { file: file.to_owned(), name, covers, config, steps })
+        Ok(Scenario { file: file.to_owned(), name, covers, config, drivers, steps })
     });
     scenarios.collect()
 }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use netloom::kernel::{AddressView, Kernel, LinkView, Netns, RouteView};
 use netloom::snapshot::{
-    EndpointPhase, EndpointSnapshot, EngineSnapshot, NetworkPhase, NetworkSnapshot, SandboxPhase,
-    SandboxSnapshot,
+    EndpointPhase, EndpointSnapshot, EngineSnapshot, IpamSnapshot, NetworkPhase, NetworkSnapshot,
+    SandboxPhase, SandboxSnapshot,
 };
+use netloom::{Names, NamespaceSpec, Ports, SandboxSettings, StaticRoute};
 use serde::Deserialize;
 
 use super::expect::Differences;
@@ -33,6 +34,7 @@ pub(crate) struct NetworkLook {
     gateways: Option<Vec<String>>,
     /// By name.
     endpoints: Option<Vec<String>>,
+    persist: Option<bool>,
 }
 
 impl NetworkLook {
@@ -56,6 +58,7 @@ impl NetworkLook {
         differences.check("gateways", self.gateways.as_ref(), &gateways);
         let endpoints = found.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
         differences.check("endpoints", self.endpoints.as_ref(), &endpoints);
+        differences.check("persist", self.persist.as_ref(), &found.persist);
     }
 }
 
@@ -74,6 +77,16 @@ pub(crate) struct EndpointLook {
     pub(crate) sandbox: Option<String>,
     /// The interface's name, or `none`.
     interface: Option<String>,
+    name: Option<String>,
+    /// Of IPv4, or `none`.
+    gateway: Option<String>,
+    gateway6: Option<String>,
+    /// What its driver wants: `10.9.0.0/24`, or `10.9.0.0/24 10.1.0.9` with a next hop.
+    routes: Option<Vec<String>>,
+    options: Option<BTreeMap<String, String>>,
+    labels: Option<BTreeMap<String, String>>,
+    ports: Option<Ports>,
+    names: Option<Names>,
 }
 
 impl EndpointLook {
@@ -93,6 +106,18 @@ impl EndpointLook {
         differences.check_prefix("mac", self.mac.as_ref(), &mac);
         differences.check_text("sandbox", self.sandbox.as_ref(), container);
         differences.check_text("interface", self.interface.as_ref(), found.ifname);
+        differences.check("name", self.name.as_ref(), &found.name);
+        differences.check_text("gateway", self.gateway.as_ref(), found.gateway);
+        differences.check_text("gateway6", self.gateway6.as_ref(), found.gateway6);
+        let route = |route: &StaticRoute| {
+            let via = route.via.map(|via| format!(" {via}")).unwrap_or_default();
+            format!("{}{via}", route.destination)
+        };
+        differences.check("routes", self.routes.as_ref(), &found.routes.iter().map(route).collect());
+        differences.check("options", self.options.as_ref(), &found.options);
+        differences.check("labels", self.labels.as_ref(), &found.labels);
+        differences.check("ports", self.ports.as_ref(), &found.ports);
+        differences.check("names", self.names.as_ref(), &found.names);
     }
 }
 
@@ -108,6 +133,12 @@ pub(crate) struct SandboxLook {
     gateway: Option<String>,
     gateway6: Option<String>,
     labels: Option<BTreeMap<String, String>>,
+    hostname: Option<String>,
+    namespace: Option<NamespaceSpec>,
+    /// All of them: what is not named must be as it is by default.
+    settings: Option<SandboxSettings>,
+    /// A part of the reason why it is out of service.
+    failure: Option<String>,
 }
 
 impl SandboxLook {
@@ -125,6 +156,15 @@ impl SandboxLook {
         differences.check_text("gateway", self.gateway.as_ref(), found.gateway);
         differences.check_text("gateway6", self.gateway6.as_ref(), found.gateway6);
         differences.check("labels", self.labels.as_ref(), &found.labels);
+        differences.check("hostname", self.hostname.as_ref(), &found.hostname);
+        differences.check("namespace", self.namespace.as_ref(), &found.namespace);
+        differences.check("settings", self.settings.as_ref(), &found.settings);
+        let failure = found.failure.as_deref().unwrap_or("none");
+        if let Some(expected) = &self.failure
+            && !failure.contains(expected.as_str())
+        {
+            differences.add("failure", expected, failure);
+        }
     }
 }
 
@@ -138,6 +178,8 @@ pub(crate) struct EngineLook {
     /// How many operations are under way.
     operations: Option<usize>,
     leaks: Option<Vec<String>>,
+    /// The cluster's store that each IPAM driver was told of: `etcd a:1`, or `none`.
+    ipam_stores: Option<Vec<String>>,
 }
 
 impl EngineLook {
@@ -148,6 +190,12 @@ impl EngineLook {
         differences.check("sandboxes", self.sandboxes.as_ref(), &found.sandboxes.len());
         differences.check("operations", self.operations.as_ref(), &found.operations.len());
         differences.check("leaks", self.leaks.as_ref(), &found.leaks);
+        let store = |ipam: &IpamSnapshot| match &ipam.cluster_store {
+            Some(store) => format!("{} {}", store.provider, store.address),
+            None => "none".to_owned(),
+        };
+        let stores = found.ipam.iter().map(store).collect();
+        differences.check("ipam_stores", self.ipam_stores.as_ref(), &stores);
     }
 }
 

@@ -1,9 +1,10 @@
 //! The machine under an engine: the simulated one or the real one.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use netloom::kernel::Kernel;
-use netloom::{Engine, EngineConfig, Result, Sandbox, ShutdownMode};
+use netloom::{Engine, EngineBuilder, Result, Sandbox, ShutdownMode};
 use serde::Deserialize;
 
 /// How an engine ends before the next one starts.
@@ -36,11 +37,20 @@ pub(crate) trait Machine {
     /// What is in the kernel, through a handle of the test's own.
     fn kernel(&self) -> &dyn Kernel;
 
-    /// Starts an engine on what an earlier one left.
-    async fn start(&mut self, config: &EngineConfig) -> Result<Engine>;
+    /// Forgets what it has open in namespaces: one may be another now under the same name.
+    fn look_anew(&mut self);
+
+    /// Starts an engine on what an earlier one left. `builder` prepares one that lacks its place only.
+    async fn start(&mut self, builder: impl Fn() -> EngineBuilder) -> Result<Engine>;
 
     /// Ends an engine at once. It is the last handle.
     async fn kill(&mut self, engine: Engine);
+
+    /// Makes a namespace of somebody else's, as a container's process has one, and says where it is found.
+    async fn make_namespace(&mut self, name: &str) -> PathBuf;
+
+    /// Takes it away, and says which links are in it that it did not have at first.
+    async fn end_namespace(&mut self, name: &str) -> Vec<String>;
 
     /// Takes away what a reboot does. No engine runs.
     async fn reboot(&mut self);

@@ -26,6 +26,11 @@
 //!   remedy. Without either the step must succeed.
 //! - `$name` stands for an identifier: one that a step saved with `saves`, or that of the latest object of this name.
 //!   In `says` it is the short one.
+//! - `drivers = ["routed"]` beside `steps` registers drivers of an embedder's: those of `tests/common`.
+//! - `foreign_namespace = "p1"` makes a namespace as a container's process has one, for `set_key = "c1", namespace =
+//!   "p1"`; at the end only its loopback may be in it.
+//! - `reload = { … }` and `configuration = { … }` are about the keys they name; all others stay.
+//! - `live = […]` of a `start` or `restart`, and the value of `reconcile`, are containers, or sandboxes by `$container`.
 //! - `together = […]` runs branches at once, each a step or a list of steps; `repeat = […]` runs steps one after the
 //!   other. Both take `times`, and `#` stands for the copy's number then. `outcomes` counts how the branches end.
 //! - At the end everything is deleted, and nothing of ours may be left in kernel and store, nor come back with the next
@@ -33,6 +38,8 @@
 //!
 //! All verbs are in [`step`]. Unknown keys are errors. `NETLOOM_SCENARIO=<part of a name>` runs some scenarios only.
 
+mod args;
+mod coverage;
 mod expect;
 mod file;
 mod looks;
@@ -43,7 +50,10 @@ mod picture;
 mod run;
 mod sim;
 pub(crate) mod step;
+mod whole;
 
+#[allow(unused_imports, reason = "what is covered is tested over the simulated kernel only")]
+pub(crate) use coverage::{TOPICS, covers};
 #[allow(unused_imports, reason = "the runner is tested over the simulated kernel only")]
 pub(crate) use file::{Scenario, load, parse};
 pub(crate) use machine::{How, Machine};
@@ -74,6 +84,13 @@ pub(crate) fn conclude(kernels: &[&str], rows: &[(Scenario, Vec<Result<(), Failu
             format!("{cell:width$}", width = kernel.len())
         });
         println!("{:width$} | {}", scenario.name, cells.collect::<Vec<_>>().join(" | "));
+    }
+    println!("--- covered by scenarios");
+    for topic in TOPICS {
+        let covering = rows.iter().filter(|(scenario, _)| covers(scenario, topic));
+        let (good, bad): (Vec<_>, Vec<_>) = covering.partition(|(_, ends)| ends.iter().all(Result::is_ok));
+        let fail = if bad.is_empty() { String::new() } else { format!(", {} of them fail", bad.len()) };
+        println!("{topic:width$} | {}{fail}", good.len() + bad.len());
     }
     let steps: usize = rows.iter().map(|(scenario, _)| scenario.steps.len()).sum();
     println!("{} scenarios, {steps} steps, on {}", rows.len(), kernels.join(" and "));

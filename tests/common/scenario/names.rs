@@ -41,6 +41,13 @@ impl Names {
         self.ids.insert(name.to_owned(), id);
     }
 
+    /// Keeps the identifier of an object that no step made, unless it is known.
+    pub(crate) fn learn(&mut self, name: &str, id: &str) {
+        if !self.ids.values().any(|known| known == id) {
+            self.ids.insert(name.to_owned(), id.to_owned());
+        }
+    }
+
     /// Forgets the handles: their engine has ended.
     pub(crate) fn forget_handles(&mut self) {
         self.networks.clear();

@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use netloom::kernel::{Netns, Op, execute_all};
-use netloom::snapshot::SandboxEndpoint;
-use netloom::{Endpoint, Engine, Network, Result, Sandbox, ShutdownMode};
+use netloom::snapshot::{NetworkSnapshot, SandboxEndpoint};
+use netloom::{Endpoint, Engine, NamespaceSpec, Network, Result, Sandbox, ShutdownMode};
 
 use super::Machine;
 use super::expect::Differences;
@@ -17,6 +17,9 @@ use super::step::{Act, Find, Listing};
 
 /// How long the kernel may take for what a scenario does to it.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Drivers whose networks cannot be deleted.
+const PERMANENT: [&str; 2] = ["host", "null"];
 
 impl<M: Machine> Run<'_, M> {
     pub(super) fn network(&self, name: &str) -> Result<Network> {
@@ -44,6 +47,16 @@ impl<M: Machine> Run<'_, M> {
     pub(super) fn netns(&self, container: &str) -> Found<Netns> {
         let sandbox = self.sandbox(container).map_err(told)?;
         sandbox.netns().map(Netns::Named).map_err(told)
+    }
+
+    /// Where a sandbox is: in its own namespace, or in the host's.
+    pub(super) async fn place(&self, container: &str) -> Found<Netns> {
+        let seen = match self.sandbox(container) {
+            Ok(sandbox) => sandbox.inspect().await.map_err(told)?,
+            // A look into what is left of one that is gone.
+            Err(_) => return self.netns(container),
+        };
+        if seen.namespace == NamespaceSpec::Host { Ok(Netns::Host) } else { self.netns(container) }
     }
 
     /// An address, or that of an endpoint.
@@ -118,6 +131,7 @@ impl<M: Machine> Run<'_, M> {
         Ok(match what {
             Find::NetworkByName(name) => network(controller.network_by_name(name)),
             Find::NetworkById(id) => network(resolved(id)?.parse().and_then(|id| controller.network(id))),
+            Find::DefaultNetwork => network(controller.default_network()),
             Find::EndpointByName { network, name } => match self.network(network) {
                 Ok(network) => endpoint(network.endpoint_by_name(name).await),
                 Err(error) => Err(error),
@@ -159,6 +173,7 @@ impl<M: Machine> Run<'_, M> {
                 network.walk_endpoints(|endpoint| visit(endpoint.name(), *walk)).await?;
             }
             Listing::Drivers => names = controller.drivers().await?,
+            Listing::IpamDrivers => names = controller.ipam_drivers().await?,
         }
         Ok(names)
     }
@@ -250,18 +265,23 @@ impl<M: Machine> Run<'_, M> {
     /// Deletes everything, and checks that nothing of ours is left: neither now nor with the next engine.
     pub(super) async fn clear_up(&mut self) -> Found<()> {
         if !self.running {
-            self.start().await?;
+            self.start(None).await?;
         }
         let engine = self.engine()?.clone();
         let controller = engine.controller();
         for sandbox in controller.sandboxes() {
             sandbox.delete().await.map_err(told)?;
         }
+        let mut permanent = Vec::new();
         for network in controller.networks() {
             for endpoint in network.endpoints().await.map_err(told)? {
                 endpoint.delete().await.map_err(told)?;
             }
-            network.delete().await.map_err(told)?;
+            let seen = network.inspect().await.map_err(told)?;
+            match network.delete().await {
+                Err(_) if PERMANENT.contains(&seen.driver.as_str()) => permanent.push(seen.id),
+                outcome => outcome.map_err(told)?,
+            }
         }
         engine.drain().await.map_err(told)?;
         let seen = engine.inspect().await.map_err(told)?;
@@ -274,17 +294,20 @@ impl<M: Machine> Run<'_, M> {
         self.execute(deletions).await.map_err(|why| format!("what is not ours is gone: {why}"))?;
         // What others had in a sandbox goes with its namespace, when Linux gets round to it.
         self.let_go().await?;
+        self.end_outside().await?;
         self.wait_for_links(self.links_before).await?;
-        let left = self.machine.left().await;
+        let mut left = self.machine.left().await;
+        left.retain(|line| !permanent.iter().any(|id| line.contains(&id.to_string())));
         if !left.is_empty() {
             return Err(format!("left: {}", left.join("; ")));
         }
         engine.shutdown(ShutdownMode::Graceful).await.map_err(told)?;
         drop((engine, controller));
-        self.start().await?;
+        self.start(None).await?;
         let engine = self.engine()?;
         let seen = engine.inspect().await.map_err(told)?;
-        let comes_back = !seen.networks.is_empty() || !seen.sandboxes.is_empty();
+        let is_known = |network: &NetworkSnapshot| permanent.contains(&network.id);
+        let comes_back = !seen.networks.iter().all(is_known) || !seen.sandboxes.is_empty();
         if comes_back || !engine.repairs().is_empty() {
             return Err(format!("the next engine has {seen:?} and repaired {:?}", engine.repairs()));
         }

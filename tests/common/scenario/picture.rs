@@ -3,6 +3,7 @@
 
 use netloom::Engine;
 use netloom::kernel::{Kernel, LinkKind, Netns};
+use netloom::snapshot::EngineSnapshot;
 
 use super::looks::Namespace;
 use super::names::Names;
@@ -35,6 +36,7 @@ pub(crate) async fn picture(
     }
     let Some(engine) = engine else { return Ok(finished(lines, &names.borrow(), detail)) };
     let seen = engine.inspect().await.map_err(|error| error.to_string())?;
+    learn(&seen, &mut names.borrow_mut());
     for network in &seen.networks {
         let pools: Vec<_> = network.v4.iter().chain(&network.v6).collect();
         lines.push(format!("network {} {:?} {pools:?}", network.name, network.phase));
@@ -65,6 +67,18 @@ pub(crate) async fn picture(
         lines.extend(inside.routes().into_iter().map(|route| format!("inside {of}: {route}")));
     }
     Ok(finished(lines, &names.borrow(), detail))
+}
+
+/// Gives names to what the engine made by itself.
+fn learn(seen: &EngineSnapshot, names: &mut Names) {
+    for network in &seen.networks {
+        names.learn(&network.name, &network.id.to_string());
+        for endpoint in &network.endpoints {
+            // Its name may have a sandbox's identifier in it.
+            let path = names.without_ids(&format!("{}/{}", network.name, endpoint.name));
+            names.learn(&path, &endpoint.id.to_string());
+        }
+    }
 }
 
 fn finished(mut lines: Vec<String>, names: &Names, detail: Detail) -> Vec<String> {

@@ -3,17 +3,20 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::future::{LocalBoxFuture, join_all};
+use netloom::drivers::Registration;
 use netloom::kernel::{LinkTag, Netns, Op};
-use netloom::{Engine, EngineConfig, Error, MacAddr, Result};
+use netloom::{Engine, EngineBuilder, EngineConfig, Error, MacAddr, Mark, Result};
 
 use super::expect::{Differences, word};
 use super::looks::Namespace;
 use super::names::Names;
 use super::picture::{Detail, picture};
 use super::step::{Act, Lifecycle, Step};
+use super::whole::live_list;
 use super::{How, Machine, Scenario};
 
 /// How long a step, or the clearing up, may take before it is called a hang.
@@ -52,11 +55,14 @@ pub(crate) async fn play<M: Machine>(
     let mut run = Run {
         machine,
         config: scenario.config.clone(),
+        drivers: scenario.drivers.clone(),
         engine: None,
         running: false,
         names: RefCell::default(),
         links_before: 0,
         foreign: Vec::new(),
+        outside: BTreeMap::new(),
+        marks: RefCell::default(),
         detail: Cell::new(Detail::Full),
         trace: Vec::new(),
     };
@@ -67,6 +73,7 @@ pub(crate) async fn play<M: Machine>(
 pub(super) struct Run<'a, M> {
     pub(super) machine: &'a mut M,
     config: EngineConfig,
+    drivers: Vec<Registration>,
     /// The present engine, or the one that was stopped.
     pub(super) engine: Option<Engine>,
     pub(super) running: bool,
@@ -75,6 +82,10 @@ pub(super) struct Run<'a, M> {
     pub(super) links_before: usize,
     /// Links that are not ours, to be taken away at the end.
     pub(super) foreign: Vec<String>,
+    /// Namespaces of others by name, and where they are found.
+    pub(super) outside: BTreeMap<String, PathBuf>,
+    /// Moments that the scenario kept.
+    pub(super) marks: RefCell<BTreeMap<String, Mark>>,
     pub(super) detail: Cell<Detail>,
     trace: Trace,
 }
@@ -84,10 +95,13 @@ impl<M: Machine> Run<'_, M> {
         let last = |why| Failure { step: None, text: String::new(), why };
         self.links_before =
             Namespace::of(self.machine.kernel(), Netns::Host).await.map_err(last)?.links.len();
-        self.start().await.map_err(last)?;
+        self.start(None).await.map_err(last)?;
         for (number, step) in scenario.steps.iter().enumerate() {
             let failed = |why| Failure { step: Some(number + 1), text: step.text.clone(), why };
             let seen = in_time(self.top(step)).await.map_err(failed)?;
+            if matches!(step.act, Act::SetKey { .. }) {
+                self.machine.look_anew();
+            }
             self.settle().await.map_err(failed)?;
             let engine = self.engine.as_ref().filter(|_| self.running);
             let picture = picture(engine, self.machine.kernel(), &self.names, self.detail.get()).await;
@@ -96,11 +110,22 @@ impl<M: Machine> Run<'_, M> {
         in_time(self.clear_up()).await.map_err(last)
     }
 
-    pub(super) async fn start(&mut self) -> Found<()> {
+    /// Starts an engine, with what lives if anybody says.
+    pub(super) async fn start(&mut self, live: Option<&Vec<String>>) -> Found<()> {
         self.engine = None;
         self.names.borrow_mut().forget_handles();
-        self.engine =
-            Some(self.machine.start(&self.config).await.map_err(|error| format!("start: {error}"))?);
+        let live = live.map(|live| live_list(&self.names.borrow(), live)).transpose()?;
+        let (config, drivers) = (&self.config, &self.drivers);
+        let builder = || {
+            let builder = Engine::builder().config(config.clone());
+            let builder = drivers.iter().cloned().fold(builder, EngineBuilder::driver);
+            match &live {
+                Some(live) => builder.live_sandboxes(live.iter().cloned()),
+                None => builder,
+            }
+        };
+        let started = self.machine.start(builder).await;
+        self.engine = Some(started.map_err(|error| format!("start: {error}"))?);
         self.running = true;
         Ok(())
     }
@@ -140,6 +165,17 @@ impl<M: Machine> Run<'_, M> {
                 self.execute(vec![Op::CreateVeth { host, peer, netns, master, mac, mtu, tag }]).await?;
                 Ok("ok".to_owned())
             }
+            Act::ForeignNamespace(name) => {
+                let path = self.machine.make_namespace(name).await;
+                self.outside.insert(name.clone(), path);
+                Ok("ok".to_owned())
+            }
+            Act::EndForeignNamespace(name) => {
+                self.outside.remove(name).ok_or_else(|| format!("nobody made a namespace {name:?}"))?;
+                // What is in it is the business of whoever still has it.
+                self.machine.end_namespace(name).await;
+                Ok("ok".to_owned())
+            }
             _ => self.step(step).await,
         }
     }
@@ -152,8 +188,8 @@ impl<M: Machine> Run<'_, M> {
                 self.running = false;
                 Ok(())
             }
-            Lifecycle::Start => self.start().await,
-            Lifecycle::Restart(how) => {
+            Lifecycle::Start { live } => self.start(live.as_ref()).await,
+            Lifecycle::Restart { how, live } => {
                 self.names.borrow_mut().forget_handles();
                 let engine = self.engine.take().ok_or(stopped)?;
                 match how.mode() {
@@ -163,14 +199,14 @@ impl<M: Machine> Run<'_, M> {
                 if *how == How::Reboot {
                     self.machine.reboot().await;
                 }
-                self.start().await
+                self.start(live.as_ref()).await
             }
             Lifecycle::Repairs { counts: expected, besides } => {
                 let mut found = BTreeMap::<String, usize>::new();
                 let repairs = self.engine()?.repairs();
                 for repair in repairs {
                     let text = format!("{repair:?}");
-                    let word = text.split([' ', '{']).next().unwrap_or_default();
+                    let word = text.split([' ', '{', '(']).next().unwrap_or_default();
                     *found.entry(word.to_owned()).or_default() += 1;
                 }
                 let found: Vec<_> = found.into_iter().filter(|(word, _)| !besides.contains(word)).collect();
@@ -211,7 +247,7 @@ impl<M: Machine> Run<'_, M> {
             let names = self.names.borrow();
             let seen = match &outcome {
                 Ok(()) => "ok".to_owned(),
-                Err(error) => names.without_ids(&format!("{error:?}")),
+                Err(error) => without_numbers(&names.without_ids(&format!("{error:?}"))),
             };
             step.expected.judge(outcome, &names)?;
             Ok(seen)
@@ -275,7 +311,8 @@ impl<M: Machine> Run<'_, M> {
                 save(network.id().to_string());
                 self.names.borrow_mut().add_network(network);
             }),
-            Act::DeleteNetwork(name) => match self.network(name) {
+            Act::DeleteNetwork { name, force } => match self.network(name) {
+                Ok(network) if *force => network.delete_with_force().await,
                 Ok(network) => network.delete().await,
                 Err(error) => Err(error),
             },
@@ -351,7 +388,7 @@ impl<M: Machine> Run<'_, M> {
             | Act::InspectEngine(_)
             | Act::DriverInfo(..) => return self.inspect(engine, &step.act, &save).await,
             Act::Inside(container, look) => {
-                let netns = self.netns(container)?;
+                let netns = self.place(container).await?;
                 let mut differences = Differences::default();
                 look.compare(&Namespace::of(self.machine.kernel(), netns).await?, &mut differences);
                 differences.into_result()?;
@@ -390,11 +427,27 @@ impl<M: Machine> Run<'_, M> {
             Act::Lifecycle(_)
             | Act::ForeignBridge { .. }
             | Act::ForeignInterface { .. }
+            | Act::ForeignNamespace(_)
+            | Act::EndForeignNamespace(_)
             | Act::Together { .. }
             | Act::Repeat(_) => unreachable!("carried out before"),
+            other => return self.act_on_whole(engine, other).await,
         };
         Ok(answer)
     }
+}
+
+/// A text without the names of error numbers, which only one of the kernels adds: ` (ENOENT)`.
+fn without_numbers(text: &str) -> String {
+    let mut parts = text.split(" (E");
+    let mut whole = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(')') {
+            Some((name, rest)) if name.bytes().all(|b| b.is_ascii_uppercase()) => whole.push_str(rest),
+            _ => whole.extend([" (E", part]),
+        }
+    }
+    whole
 }
 
 /// An error that no step expects.

@@ -1,12 +1,13 @@
 //! The simulated machine.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use netloom::kernel::{Kernel, Netns};
 use netloom::testkit::{SimKernel, SimSnapshot};
-use netloom::{Engine, EngineConfig, Result, Sandbox};
+use netloom::{Engine, EngineBuilder, Result, Sandbox};
 use netloom_store::MemoryDisk;
 
 use super::Machine;
@@ -33,11 +34,26 @@ impl Machine for SimMachine {
         &self.kernel
     }
 
-    async fn start(&mut self, config: &EngineConfig) -> Result<Engine> {
+    fn look_anew(&mut self) {}
+
+    async fn start(&mut self, builder: impl Fn() -> EngineBuilder) -> Result<Engine> {
         let kernel = Arc::new(self.kernel.clone());
         self.used = Arc::downgrade(&kernel);
-        let builder = Engine::builder().config(config.clone()).kernel(kernel);
-        builder.store(Box::new(self.disk.open())).start().await
+        builder().kernel(kernel).store(Box::new(self.disk.open())).start().await
+    }
+
+    async fn make_namespace(&mut self, name: &str) -> PathBuf {
+        let path = held(name);
+        self.kernel.external_netns(&path).expect("nothing is there");
+        path
+    }
+
+    async fn end_namespace(&mut self, name: &str) -> Vec<String> {
+        // While it is there whatever an engine left in it shows.
+        let left = self.kernel.leftovers(&self.before);
+        self.kernel.drop_external(held(name)).expect("it is there");
+        let inside = format!("of the namespace at {}", held(name).display());
+        left.into_iter().filter(|line| line.contains(&inside)).collect()
     }
 
     async fn kill(&mut self, engine: Engine) {
@@ -63,4 +79,9 @@ impl Machine for SimMachine {
         left.extend(self.disk.intents().iter().map(|intent| format!("intent: {intent:?}")));
         left
     }
+}
+
+/// Where a process has its namespace.
+fn held(name: &str) -> PathBuf {
+    format!("/proc/{name}/ns/net").into()
 }

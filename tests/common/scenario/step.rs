@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use netloom::{EndpointSpec, ErrorKind, IpamPoolSpec, JoinSpec, NetworkSpec, SandboxSpec, ShutdownMode};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use netloom::{EndpointSpec, ErrorKind, JoinSpec, NetworkSpec, SandboxSpec, ShutdownMode};
 use toml::{Table, Value};
 
 use super::How;
+use super::args::{Args, Mode, OneOrMany, split};
 use super::looks::{EndpointLook, EngineLook, HostLook, InfoLook, InsideLook, NetworkLook, SandboxLook};
+use super::whole::ReconcileLook;
 
 /// Something that is done, and what must come of it.
 #[derive(Clone, Debug)]
@@ -41,35 +41,111 @@ pub(crate) struct Expected {
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
     CreateNetwork(NetworkSpec),
-    DeleteNetwork(String),
-    CreateEndpoint { path: String, network: String, spec: EndpointSpec },
-    DeleteEndpoint { path: String, force: bool },
+    DeleteNetwork {
+        name: String,
+        force: bool,
+    },
+    CreateEndpoint {
+        path: String,
+        network: String,
+        spec: EndpointSpec,
+    },
+    DeleteEndpoint {
+        path: String,
+        force: bool,
+    },
     CreateSandbox(SandboxSpec),
-    DeleteSandbox { container: String, force: bool },
+    DeleteSandbox {
+        container: String,
+        force: bool,
+    },
     DestroySandbox(String),
-    Join { endpoint: String, sandbox: String, spec: JoinSpec },
-    Leave { endpoint: String, sandbox: String },
-    Find { what: Find, is: Option<String> },
-    List { what: Listing, are: Vec<String> },
+    RenameSandbox {
+        container: String,
+        name: String,
+    },
+    Refresh(SandboxSpec),
+    SetKey {
+        container: String,
+        key: Key,
+    },
+    Join {
+        endpoint: String,
+        sandbox: String,
+        spec: JoinSpec,
+    },
+    Leave {
+        endpoint: String,
+        sandbox: String,
+    },
+    Find {
+        what: Find,
+        is: Option<String>,
+    },
+    List {
+        what: Listing,
+        are: Vec<String>,
+    },
     InspectNetwork(String, NetworkLook),
     InspectEndpoint(String, EndpointLook),
     InspectSandbox(String, SandboxLook),
     InspectEngine(EngineLook),
     Inside(String, InsideLook),
     OnHost(HostLook),
-    Statistics { container: String, interfaces: Vec<String> },
+    Statistics {
+        container: String,
+        interfaces: Vec<String>,
+    },
     EndpointStatistics(String),
     DriverInfo(String, InfoLook),
-    Reaches { from: String, to: String, answered: bool },
+    Reaches {
+        from: String,
+        to: String,
+        answered: bool,
+    },
     Drain,
+    /// The keys of the configuration that are to change.
+    Reload(Table),
+    /// The keys of the configuration in force that are looked at.
+    Configuration(Table),
+    /// Keeps this moment under a name.
+    Mark(String),
+    Reconcile {
+        live: Vec<String>,
+        since: Option<String>,
+        look: ReconcileLook,
+    },
+    /// A part of each difference, in their order.
+    Differs(Vec<String>),
+    StrayBridge(String),
+    StrayNamespace(String),
     Lifecycle(Lifecycle),
     LoseBridge(String),
     LoseNamespace(String),
     LoseLink(String),
-    ForeignBridge { name: String, addresses: Vec<IpNet> },
-    ForeignInterface { name: String, sandbox: String },
-    Together { branches: Vec<Vec<Step>>, outcomes: Option<Vec<(String, usize)>> },
+    ForeignBridge {
+        name: String,
+        addresses: Vec<IpNet>,
+    },
+    ForeignInterface {
+        name: String,
+        sandbox: String,
+    },
+    ForeignNamespace(String),
+    EndForeignNamespace(String),
+    Together {
+        branches: Vec<Vec<Step>>,
+        outcomes: Option<Vec<(String, usize)>>,
+    },
     Repeat(Vec<Step>),
+}
+
+/// How a namespace is named to a sandbox.
+#[derive(Clone, Debug)]
+pub(crate) enum Key {
+    /// One that the scenario made outside.
+    Foreign(String),
+    Path(String),
 }
 
 /// A look-up.
@@ -77,6 +153,7 @@ pub(crate) enum Act {
 pub(crate) enum Find {
     NetworkByName(String),
     NetworkById(String),
+    DefaultNetwork,
     EndpointByName {
         network: String,
         name: String,
@@ -98,6 +175,7 @@ pub(crate) enum Listing {
     Sandboxes { walk: Option<usize> },
     Endpoints { network: String, walk: Option<usize> },
     Drivers,
+    IpamDrivers,
 }
 
 /// What is done with the engine as a whole. Never together with anything else.
@@ -105,14 +183,12 @@ pub(crate) enum Listing {
 pub(crate) enum Lifecycle {
     /// Stops the engine; handles stay in use.
     Stop(ShutdownMode),
-    Start,
+    /// With what lives, if anybody says.
+    Start { live: Option<Vec<String>> },
     /// Ends the engine and starts the next one.
-    Restart(How),
+    Restart { how: How, live: Option<Vec<String>> },
     /// How many repairs of each kind the last start had to make. Those of the kinds `besides` are chance.
-    Repairs {
-        counts: Vec<(String, usize)>,
-        besides: Vec<String>,
-    },
+    Repairs { counts: Vec<(String, usize)>, besides: Vec<String> },
 }
 
 /// Every verb.
@@ -124,10 +200,14 @@ pub(crate) const VERBS: &[&str] = &[
     "create_sandbox",
     "delete_sandbox",
     "destroy_sandbox",
+    "rename_sandbox",
+    "refresh",
+    "set_key",
     "join",
     "leave",
     "find_network",
     "find_network_id",
+    "find_default_network",
     "find_endpoint",
     "find_endpoint_id",
     "find_sandbox",
@@ -137,6 +217,7 @@ pub(crate) const VERBS: &[&str] = &[
     "sandboxes",
     "endpoints",
     "drivers",
+    "ipam_drivers",
     "walk_networks",
     "walk_sandboxes",
     "walk_endpoints",
@@ -151,6 +232,13 @@ pub(crate) const VERBS: &[&str] = &[
     "driver_info",
     "reaches",
     "drain",
+    "reload",
+    "configuration",
+    "mark",
+    "reconcile",
+    "differs",
+    "stray_bridge",
+    "stray_namespace",
     "stop",
     "start",
     "restart",
@@ -160,6 +248,8 @@ pub(crate) const VERBS: &[&str] = &[
     "lose_link",
     "foreign_bridge",
     "foreign_interface",
+    "foreign_namespace",
+    "end_foreign_namespace",
     "together",
     "repeat",
 ];
@@ -191,7 +281,16 @@ impl Step {
         }
         let saves = args.take("saves")?;
         let act = Act::parse(&verb, subject, args)?;
-        if judged && matches!(act, Act::Together { .. } | Act::Repeat(_) | Act::OnHost(_) | Act::Inside(..)) {
+        if judged
+            && matches!(
+                act,
+                Act::Together { .. }
+                    | Act::Repeat(_)
+                    | Act::OnHost(_)
+                    | Act::Inside(..)
+                    | Act::Configuration(_)
+            )
+        {
             return Err("this has no error of its own: what is expected belongs to its parts".into());
         }
         Ok(Self { text, act, expected, saves })
@@ -205,7 +304,10 @@ impl Act {
         let sees = |args: &mut Args| args.need("sees");
         match verb {
             "create_network" => args.network_spec(text()?).map(Self::CreateNetwork),
-            "delete_network" => args.ends(Self::DeleteNetwork(text()?)),
+            "delete_network" => {
+                let force = args.take("force")?.unwrap_or_default();
+                args.ends(Self::DeleteNetwork { name: text()?, force })
+            }
             "create_endpoint" => {
                 let path = text()?;
                 let (network, name) = split(&path)?;
@@ -221,6 +323,20 @@ impl Act {
                 args.ends(Self::DeleteSandbox { container: text()?, force })
             }
             "destroy_sandbox" => args.ends(Self::DestroySandbox(text()?)),
+            "rename_sandbox" => {
+                let name = args.need("name")?;
+                args.ends(Self::RenameSandbox { container: text()?, name })
+            }
+            "refresh" => Ok(Self::Refresh(args.with("container_id", text()?)?)),
+            "set_key" => {
+                let (foreign, path) = (args.take("namespace")?, args.take("path")?);
+                let key = match (foreign, path) {
+                    (Some(name), None) => Key::Foreign(name),
+                    (None, Some(path)) => Key::Path(path),
+                    _ => return Err("either namespace or path is given".into()),
+                };
+                args.ends(Self::SetKey { container: text()?, key })
+            }
             "join" => {
                 let sandbox = args.need("sandbox")?;
                 Ok(Self::Join { endpoint: text()?, sandbox, spec: args.rest()? })
@@ -231,6 +347,12 @@ impl Act {
             }
             "find_network" => args.find(Find::NetworkByName(text()?)),
             "find_network_id" => args.find(Find::NetworkById(text()?)),
+            "find_default_network" => {
+                if subject.as_bool() != Some(true) {
+                    return Err("this verb has the value true".into());
+                }
+                args.find(Find::DefaultNetwork)
+            }
             "find_endpoint" => {
                 let (network, name) = split(&text()?)?;
                 args.find(Find::EndpointByName { network, name })
@@ -245,6 +367,7 @@ impl Act {
             "networks" => args.list(Listing::Networks { walk: None }, subject),
             "sandboxes" => args.list(Listing::Sandboxes { walk: None }, subject),
             "drivers" => args.list(Listing::Drivers, subject),
+            "ipam_drivers" => args.list(Listing::IpamDrivers, subject),
             "endpoints" => {
                 let (network, are) = (text()?, args.need("are")?);
                 args.ends(Self::List { what: Listing::Endpoints { network, walk: None }, are })
@@ -280,8 +403,25 @@ impl Act {
             }
             "drain" => args.ends_true(&subject, Self::Drain),
             "stop" => args.subject_of(subject).map(|Mode(mode)| Self::Lifecycle(Lifecycle::Stop(mode))),
-            "start" => args.ends_true(&subject, Self::Lifecycle(Lifecycle::Start)),
-            "restart" => args.subject_of(subject).map(|how| Self::Lifecycle(Lifecycle::Restart(how))),
+            "start" => {
+                let live = args.take("live")?;
+                args.ends_true(&subject, Self::Lifecycle(Lifecycle::Start { live }))
+            }
+            "restart" => {
+                let live = args.take("live")?;
+                args.subject_of(subject).map(|how| Self::Lifecycle(Lifecycle::Restart { how, live }))
+            }
+            "reload" => args.configuration(subject).map(Self::Reload),
+            "configuration" => args.configuration(subject).map(Self::Configuration),
+            "mark" => args.ends(Self::Mark(text()?)),
+            "reconcile" => {
+                let since = args.take("since")?;
+                let live = subject.try_into().map_err(|error: toml::de::Error| error.to_string())?;
+                Ok(Self::Reconcile { live, since, look: args.rest()? })
+            }
+            "differs" => args.subject_of(subject).map(Self::Differs),
+            "stray_bridge" => args.ends(Self::StrayBridge(text()?)),
+            "stray_namespace" => args.ends(Self::StrayNamespace(text()?)),
             "repairs" => {
                 let besides = args.take("besides")?.unwrap_or_default();
                 let counts: BTreeMap<_, _> = args.subject_of(subject)?;
@@ -299,6 +439,8 @@ impl Act {
                 let sandbox = args.need("sandbox")?;
                 args.ends(Self::ForeignInterface { name: text()?, sandbox })
             }
+            "foreign_namespace" => args.ends(Self::ForeignNamespace(text()?)),
+            "end_foreign_namespace" => args.ends(Self::EndForeignNamespace(text()?)),
             "together" => {
                 let outcomes: Option<BTreeMap<String, usize>> = args.take("outcomes")?;
                 let branches = args.copies(subject)?;
@@ -311,154 +453,16 @@ impl Act {
     }
 
     /// Whether several callers may do this at once.
-    fn can_be_shared(&self) -> bool {
+    pub(super) fn can_be_shared(&self) -> bool {
         match self {
-            Self::Lifecycle(_) | Self::ForeignBridge { .. } | Self::ForeignInterface { .. } => false,
+            Self::Lifecycle(_)
+            | Self::ForeignBridge { .. }
+            | Self::ForeignInterface { .. }
+            | Self::ForeignNamespace(_)
+            | Self::EndForeignNamespace(_) => false,
             Self::Repeat(steps) => steps.iter().all(|step| step.act.can_be_shared()),
             Self::Together { branches, .. } => branches.iter().flatten().all(|step| step.act.can_be_shared()),
             _ => true,
         }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany<T> {
-    One(T),
-    Many(Vec<T>),
-}
-
-impl<T> OneOrMany<T> {
-    fn into_vec(self) -> Vec<T> {
-        match self {
-            Self::One(one) => vec![one],
-            Self::Many(many) => many,
-        }
-    }
-}
-
-/// A mode of shutting down, as it is written.
-struct Mode(ShutdownMode);
-
-impl<'de> Deserialize<'de> for Mode {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match String::deserialize(deserializer)?.as_str() {
-            "graceful" => Ok(Self(ShutdownMode::Graceful)),
-            "immediate" => Ok(Self(ShutdownMode::Immediate)),
-            other => Err(serde::de::Error::custom(format!("{other:?} is neither graceful nor immediate"))),
-        }
-    }
-}
-
-/// `network/name`.
-fn split(path: &str) -> Result<(String, String), String> {
-    let parts = path.split_once('/').ok_or_else(|| format!("{path:?} is not network/endpoint"))?;
-    Ok((parts.0.to_owned(), parts.1.to_owned()))
-}
-
-/// The arguments of a step that were not looked at yet.
-struct Args(Table);
-
-impl Args {
-    fn take<T: DeserializeOwned>(&mut self, key: &str) -> Result<Option<T>, String> {
-        let value = self.0.remove(key).map(Value::try_into).transpose();
-        value.map_err(|error| format!("{key}: {error}"))
-    }
-
-    fn need<T: DeserializeOwned>(&mut self, key: &str) -> Result<T, String> {
-        self.take(key)?.ok_or_else(|| format!("{key} is missing"))
-    }
-
-    /// All that is left.
-    fn rest<T: DeserializeOwned>(self) -> Result<T, String> {
-        Value::Table(self.0).try_into().map_err(|error| error.to_string())
-    }
-
-    /// All that is left, and one more.
-    fn with<T: DeserializeOwned>(mut self, key: &str, value: String) -> Result<T, String> {
-        if self.0.insert(key.to_owned(), value.into()).is_some() {
-            return Err(format!("{key} is given twice"));
-        }
-        self.rest()
-    }
-
-    /// Nothing may be left.
-    fn ends(self, act: Act) -> Result<Act, String> {
-        match self.0.keys().next() {
-            None => Ok(act),
-            Some(key) => Err(format!("unknown key {key:?}")),
-        }
-    }
-
-    fn ends_true(self, subject: &Value, act: Act) -> Result<Act, String> {
-        if subject.as_bool() != Some(true) {
-            return Err("this verb has the value true".into());
-        }
-        self.ends(act)
-    }
-
-    /// Nothing may be left, and the verb's value is all there is.
-    fn subject_of<T: DeserializeOwned>(self, subject: Value) -> Result<T, String> {
-        self.ends(Act::Drain)?;
-        subject.try_into().map_err(|error| error.to_string())
-    }
-
-    fn find(mut self, what: Find) -> Result<Act, String> {
-        let is = self.take("is")?;
-        self.ends(Act::Find { what, is })
-    }
-
-    fn list(self, what: Listing, subject: Value) -> Result<Act, String> {
-        let are = self.subject_of(subject)?;
-        Ok(Act::List { what, are })
-    }
-
-    /// The fields of a spec; `subnet` and `subnets` are short for pools that are nothing but a subnet.
-    fn network_spec(mut self, name: String) -> Result<NetworkSpec, String> {
-        let subnets: Option<OneOrMany<IpNet>> = match self.take("subnet")? {
-            Some(one) => Some(OneOrMany::One(one)),
-            None => self.take("subnets")?,
-        };
-        let pools: Vec<IpamPoolSpec> = self.take("pools")?.unwrap_or_default();
-        let mut spec: NetworkSpec = self.with("name", name)?;
-        for subnet in subnets.map(OneOrMany::into_vec).unwrap_or_default() {
-            spec = spec.subnet(subnet);
-        }
-        Ok(pools.into_iter().fold(spec, NetworkSpec::pool))
-    }
-
-    /// Branches of steps, `times` over.
-    fn copies(mut self, subject: Value) -> Result<Vec<Vec<Step>>, String> {
-        let times: Option<usize> = self.take("times")?;
-        let branches: Vec<OneOrMany<Table>> = self.subject_of(subject)?;
-        let branches: Vec<Vec<Table>> = branches.into_iter().map(OneOrMany::into_vec).collect();
-        let mut copies = Vec::new();
-        for number in 0..times.unwrap_or(1) {
-            for branch in &branches {
-                let steps = branch.iter().map(|table| {
-                    let mut value = Value::Table(table.clone());
-                    if times.is_some() {
-                        number_in(&mut value, number);
-                    }
-                    let step = Step::parse(value.try_into().map_err(|error| error.to_string())?)?;
-                    if !step.act.can_be_shared() {
-                        return Err(format!("{}: this is done alone", step.text));
-                    }
-                    Ok(step)
-                });
-                copies.push(steps.collect::<Result<Vec<_>, String>>()?);
-            }
-        }
-        Ok(copies)
-    }
-}
-
-/// Puts a number for each `#`.
-fn number_in(value: &mut Value, number: usize) {
-    match value {
-        Value::String(text) => *text = text.replace('#', &number.to_string()),
-        Value::Array(values) => values.iter_mut().for_each(|value| number_in(value, number)),
-        Value::Table(table) => table.iter_mut().for_each(|(_, value)| number_in(value, number)),
-        _ => {}
     }
 }

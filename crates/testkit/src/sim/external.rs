@@ -82,7 +82,7 @@ impl World {
             return Err(Refusal::new(EEXIST));
         }
         match self.at_path(source).ok_or(Refusal::new(ENOENT))? {
-            External::Netns(HOST) => Err(Refusal::saying(EBUSY, "It is the namespace of the host itself")),
+            External::Netns(HOST) => Err(Refusal::saying(EBUSY, "it is the namespace of the host itself")),
             External::Netns(ns) => {
                 self.mount(ns, name);
                 Ok(())

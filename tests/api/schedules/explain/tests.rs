@@ -12,6 +12,7 @@ fn state(networks: &[(u8, Id)], endpoints: &[(Id, Placed)], sandboxes: &[(u8, Id
         networks: networks.iter().copied().collect(),
         endpoints: endpoints.iter().copied().collect(),
         sandboxes: sandboxes.iter().copied().collect(),
+        ..State::default()
     }
 }
 
@@ -120,7 +121,7 @@ fn what_is_seen_while_it_is_made_may_come_to_nothing() {
     let failed = Answer::Refused(ErrorKind::Internal);
     records.push(record(1, create, failed, 10, 13));
     records.push(record(2, find, Answer::Found(Some(9)), 11, 12));
-    let faults = Circumstances { faults: true };
+    let faults = Circumstances { faults: true, ..Circumstances::default() };
     assert!(explain(&records, &last, faults).is_ok());
     (records[5].begun, records[5].ended) = (14, 15);
     assert!(explain(&records, &last, faults).is_err(), "it has come to nothing");
@@ -144,7 +145,93 @@ fn errors_need_a_reason() {
     for kind in [ErrorKind::Internal, ErrorKind::Timeout, ErrorKind::Unavailable, ErrorKind::Busy] {
         assert!(!explained(&[record(1, NETWORK, Answer::Refused(kind), 1, 2)], &last), "{kind:?}");
     }
-    let faults = Circumstances { faults: true };
+    let faults = Circumstances { faults: true, ..Circumstances::default() };
     let records = [record(1, NETWORK, Answer::Refused(ErrorKind::Internal), 1, 2)];
     assert!(explain(&records, &last, faults).is_ok());
+}
+
+/// Two endpoints of one sandbox, on two networks.
+fn furnished() -> (Vec<Record>, State) {
+    let made = |action, id, at| record(0, action, Answer::Made(id), at, at + 1);
+    let join = |network, endpoint, at| {
+        record(0, Action::Join { network, endpoint, sandbox: 4 }, Answer::Done, at, at + 1)
+    };
+    let records = vec![
+        made(NETWORK, 0, 1),
+        made(Action::CreateNetwork { name: 1 }, 1, 3),
+        made(Action::CreateEndpoint { network: 0, name: 0 }, 2, 5),
+        made(Action::CreateEndpoint { network: 1, name: 0 }, 3, 7),
+        made(Action::CreateSandbox { name: 0 }, 4, 9),
+        join(0, 2, 11),
+        join(1, 3, 13),
+    ];
+    let placed = |network| Placed { network, name: 0, sandbox: Some(4) };
+    let last = state(&[(0, 0), (1, 1)], &[(2, placed(0)), (3, placed(1))], &[(0, 4)]);
+    (records, last)
+}
+
+/// The same after one more question, and whether that is explained when `change` is all that came of it.
+fn comes_of(action: Action, answer: Answer, change: impl FnOnce(&mut State)) -> bool {
+    let (mut records, mut last) = furnished();
+    records.push(record(1, action, answer, 20, 30));
+    change(&mut last);
+    explained(&records, &last)
+}
+
+#[test]
+fn a_sandbox_is_renamed_on_all_its_networks_or_on_none() {
+    let rename = Action::Rename { sandbox: 4, name: 1 };
+    let all = |state: &mut State| state.endpoints.values_mut().for_each(|placed| placed.name = 1);
+    let one = |state: &mut State| state.endpoints.get_mut(&2).expect("there").name = 1;
+    assert!(comes_of(rename, Answer::Done, all));
+    assert!(!comes_of(rename, Answer::Done, one) && !comes_of(rename, Answer::Done, |_| {}));
+    assert!(!comes_of(rename, CONFLICT, |_| {}), "nobody has the name");
+}
+
+#[test]
+fn a_refreshed_sandbox_has_its_endpoints_again() {
+    let refresh = Action::Refresh { sandbox: 4 };
+    let out = |state: &mut State| state.endpoints.get_mut(&2).expect("there").sandbox = None;
+    assert!(comes_of(refresh, Answer::Done, |_| {}));
+    assert!(!comes_of(refresh, Answer::Done, out));
+    // While it lasts they are out one by one.
+    let (mut records, last) = furnished();
+    let seen = |found, begun| {
+        let locate = Action::Locate { network: 0, endpoint: 2 };
+        record(2, locate, Answer::Found(found), begun, begun + 1)
+    };
+    records.push(record(1, refresh, Answer::Done, 20, 40));
+    records.extend([seen(Some(4), 21), seen(None, 23), seen(Some(4), 25)]);
+    assert!(explained(&records, &last));
+    records.push(seen(None, 41));
+    assert!(!explained(&records, &last), "not when it is over");
+}
+
+#[test]
+fn a_network_goes_by_force_with_all_that_is_on_it() {
+    let delete = |force| Action::DeleteNetwork { network: 0, force };
+    let gone = |state: &mut State| {
+        state.networks.remove(&0);
+        state.endpoints.remove(&2);
+    };
+    assert!(comes_of(delete(true), Answer::Done, gone));
+    assert!(!comes_of(delete(true), Answer::Done, |_| {}) && !comes_of(delete(true), FORBIDDEN, |_| {}));
+    assert!(!comes_of(delete(false), Answer::Done, gone) && comes_of(delete(false), FORBIDDEN, |_| {}));
+    let half = |state: &mut State| state.networks.retain(|_, id| *id != 0);
+    assert!(!comes_of(delete(true), Answer::Done, half), "no endpoint stays behind");
+}
+
+#[test]
+fn what_was_reloaded_last_holds() {
+    let reload = |default, begun, ended| {
+        record(usize::from(default), Action::Reload { default: Some(default) }, Answer::Done, begun, ended)
+    };
+    let with = |default| State { default, ..State::default() };
+    let one_by_one = [reload(0, 1, 2), reload(1, 3, 4)];
+    assert!(explained(&one_by_one, &with(Some(1))));
+    assert!(!explained(&one_by_one, &with(Some(0))) && !explained(&one_by_one, &with(None)));
+    let at_once = [reload(0, 1, 4), reload(1, 2, 3)];
+    assert!(explained(&at_once, &with(Some(0))) && explained(&at_once, &with(Some(1))));
+    let restarted = Circumstances { restarted: true, ..Circumstances::default() };
+    assert!(explain(&one_by_one, &with(None), restarted).is_ok(), "the next engine has its own");
 }
