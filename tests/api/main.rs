@@ -18,6 +18,8 @@ mod model;
 mod mortal;
 mod naming;
 mod options;
+#[path = "../common/outless.rs"]
+mod outless;
 #[path = "../common/outside.rs"]
 mod outside;
 mod overtaken;
@@ -34,4 +36,5 @@ mod scripted;
 mod start_faults;
 mod supervision;
 mod support;
+mod way_out;
 mod wreck;

@@ -295,11 +295,15 @@ impl SandboxActor {
     }
 }
 
-/// Whether the endpoint's network refused a join before anything was done, so that nobody saw an interface.
+/// Whether the endpoint's network refused a join before anything was done, so that nobody saw an interface. One that
+/// needs a way out whose network is not there yet comes again in a moment, and begins where this one did.
 fn was_refused(error: &Error) -> bool {
     let at_once = matches!(
         error.reason(),
-        Reason::EndpointInUse { .. } | Reason::NotFound { .. } | Reason::WrongPhase { .. }
+        Reason::EndpointInUse { .. }
+            | Reason::NotFound { .. }
+            | Reason::WrongPhase { .. }
+            | Reason::NoWayOut { .. }
     );
     at_once && error.certainty() == Certainty::Aborted
 }
