@@ -136,6 +136,11 @@ impl World {
 
     /// Waits until nothing runs and everything that is listed is true.
     pub(crate) async fn settles(&self) {
+        self.settled().await.unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// The same, and says what is in the way of it.
+    pub(crate) async fn settled(&self) -> Result<(), String> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             // The controller may have died a moment ago.
@@ -145,10 +150,11 @@ impl World {
                 matches!(&busy, Ok((operations, leaks, 0)) if operations.is_empty() && leaks.is_empty());
             let truth = check_truth(self.engine(), self.kernel()).await;
             if quiet && truth.is_ok() {
-                return;
+                return Ok(());
             }
-            let late = tokio::time::Instant::now() > deadline;
-            assert!(!late, "it does not settle: {truth:?}; {busy:?}");
+            if tokio::time::Instant::now() > deadline {
+                return Err(format!("it does not settle: {truth:?}; {busy:?}"));
+            }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }

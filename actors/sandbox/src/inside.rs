@@ -41,6 +41,11 @@ impl Inside {
         Self { record, options, members: Vec::new(), gateways: Gateways::default(), waiting }
     }
 
+    /// The same with these endpoints.
+    pub(crate) fn with(self, members: Vec<Member>) -> Self {
+        Self { gateways: elect(&members), members, ..self }
+    }
+
     /// What errors name it.
     pub(crate) fn holder(&self) -> Holder {
         Holder::new(ObjectKind::Sandbox, self.record.id, &self.record.spec.container_id)

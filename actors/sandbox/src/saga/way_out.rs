@@ -96,8 +96,8 @@ pub(super) async fn drop_if_needless(world: &World, op: &OpCtx, inside: &mut Ins
     let Some(way_out) = inside.way_out().cloned() else { return };
     let (network, endpoint) = (way_out.network, way_out.endpoint);
     if let Err(error) = detached(world, op, &way_out).await {
-        tracing::warn!(%error, "a way out that nobody needs cannot be taken away");
-        return;
+        // The sandbox has done with it all the same: it is nobody's way out, and goes when it can be had to.
+        tracing::warn!(%error, "a way out that nobody needs cannot be taken away yet");
     }
     let plan = LeavePlan::of(inside, |member| member.endpoint == endpoint);
     clear(world, op, plan).await;
