@@ -114,9 +114,10 @@ impl Sandbox {
     /// `InvalidParameter` for a malformed spec, which changes nothing. Otherwise why an endpoint could not leave,
     /// or could not join again: that one is out, and all others are in.
     pub async fn refresh(&self, spec: SandboxSpec) -> Result<()> {
-        // Who needs a way out has one already, or has just lost its own: nothing to be made in between.
-        let refresh = RefreshSandbox { spec: Box::new(spec), way_out: self.core.way_out() };
-        self.core.ask(self.addr()?, refresh).await
+        // Asked again when the network for a way out has to be made first, it does the same once more.
+        let spec = Box::new(spec);
+        let refresh = |way_out| RefreshSandbox { spec: spec.clone(), way_out };
+        self.core.ask_with_way_out(self, refresh).await
     }
 
     /// Tells the namespace that somebody else has made, to a sandbox that was created for that: what has joined

@@ -335,12 +335,20 @@ fn needs_its_way_out(
     let (provided, own): (Vec<_>, Vec<_>) =
         sandbox.endpoints.iter().partition(|inside| inside.way_out == WayOut::Provided);
     let asks = |inside: &&netloom::snapshot::SandboxEndpoint| inside.way_out == WayOut::Wanted;
-    let leads_out = |inside: &netloom::snapshot::SandboxEndpoint| {
-        endpoints.iter().find(|endpoint| endpoint.id == inside.endpoint).is_some_and(|endpoint| {
-            let is_default = |route: &netloom::StaticRoute| route.destination.to_string() == "0.0.0.0/0";
-            endpoint.gateway.is_some() || endpoint.routes.iter().any(is_default)
-        })
+    let of = |inside: &netloom::snapshot::SandboxEndpoint| {
+        endpoints.iter().find(|endpoint| endpoint.id == inside.endpoint)
     };
+    let offers_gateway = |inside: &_| of(inside).is_some_and(|endpoint| endpoint.gateway.is_some());
+    let leads_out = |inside: &netloom::snapshot::SandboxEndpoint| {
+        let is_default = |route: &netloom::StaticRoute| route.destination.to_string() == "0.0.0.0/0";
+        offers_gateway(inside) || of(inside).is_some_and(|endpoint| endpoint.routes.iter().any(is_default))
+    };
+    if sandbox.gateway.is_none()
+        && sandbox.namespace != netloom::NamespaceSpec::Host
+        && sandbox.endpoints.iter().any(offers_gateway)
+    {
+        return Err(format!("{} uses none of the gateways it is offered", sandbox.container_id));
+    }
     let mut asking = own.into_iter().filter(asks).peekable();
     let needed = asking.peek().is_some() && !asking.any(leads_out);
     if provided.len() > usize::from(needed) {

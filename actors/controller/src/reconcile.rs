@@ -8,9 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use netloom_actor_sandbox::Member;
 use netloom_drivers::{Driver, KernelSurvey};
 use netloom_kernel::{LinkTag, LinkView};
-use netloom_model::record::{
-    AttachmentRecord, EndpointRecord, NetworkRecord, SandboxRecord, WAY_OUT_LABEL, WayOut,
-};
+use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord, WAY_OUT_LABEL, WayOut};
 use netloom_model::{EndpointId, IfName, LiveList, NetnsName, NetworkId, OpId, Repair, SandboxId, Verdict};
 use netloom_store::{Change, Intent, Key, RecordKind, StoreError, decode, encode};
 use rustc_hash::FxBuildHasher;
@@ -296,14 +294,7 @@ impl Plan {
             let way_out = attachment.way_out == WayOut::Provided;
             if waits && !attachment.reserved && !way_out {
                 // Its link is one that no record knows, and goes.
-                let kept = AttachmentRecord {
-                    link: None,
-                    gateway: None,
-                    gateway6: None,
-                    routes: Vec::new(),
-                    reserved: true,
-                    ..attachment.clone()
-                };
+                let kept = attachment.clone().kept();
                 let record = EndpointRecord { attachment: Some(kept), ..endpoint.clone() };
                 self.put_endpoint(record);
                 self.repairs.push(Repair::EndpointWaits { endpoint: id });

@@ -21,6 +21,7 @@
 //! Operations on one sandbox run one after another, as libnetwork's do (`joinLeaveStart`): each decides
 //! about the default route by what is plugged in.
 
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use netloom_actor_network::Networks;
@@ -80,7 +81,14 @@ impl SandboxActor {
             NamespaceSpec::Host => Netns::Host,
             NamespaceSpec::Own | NamespaceSpec::External => Netns::Named(record.netns),
         };
-        let world = World::new(Everybody { services, networks, sandbox: record.id, netns });
+        let world = World::new(Everybody {
+            services,
+            networks,
+            sandbox: record.id,
+            netns,
+            places: RefCell::default(),
+            keys: Cell::default(),
+        });
         Self {
             inside: Inside::new(record),
             phase: SandboxPhase::Creating,

@@ -6,7 +6,7 @@ use netloom_drivers::SandboxOptions;
 use netloom_model::record::{SandboxRecord, WayOut};
 use netloom_model::{EndpointId, Holder, ObjectKind, Result};
 
-use crate::gateway::{Gateways, elect};
+use crate::gateway::{Gateways, elect, lacks_way_out};
 use crate::member::Member;
 
 /// A sandbox with what is plugged into it.
@@ -49,6 +49,11 @@ impl Inside {
     /// What errors name it.
     pub(crate) fn holder(&self) -> Holder {
         Holder::new(ObjectKind::Sandbox, self.record.id, &self.record.spec.container_id)
+    }
+
+    /// Whether it needs a way out that is not there.
+    pub(crate) fn lacks_way_out(&self) -> bool {
+        !self.waiting && self.way_out().is_none() && lacks_way_out(&self.members)
     }
 
     /// Takes endpoints out of the list, and elects the gateways anew.

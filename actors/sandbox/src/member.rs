@@ -102,6 +102,12 @@ impl Member {
         })
     }
 
+    /// The same with nothing but its place: what its link brought is gone.
+    pub(crate) fn kept(mut self) -> Self {
+        self.lose_gateway();
+        Self { routes: Vec::new(), reserved: true, ..self }
+    }
+
     /// It cannot be the way out any more.
     pub(crate) fn lose_gateway(&mut self) {
         (self.gateway, self.gateway6) = (None, None);

@@ -12,14 +12,16 @@ mod restore;
 mod undo;
 mod way_out;
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use netloom_actor_network::{NetworkActor, Networks};
+use netloom_actor_network::{DetachEndpoint, NetworkActor, Networks};
 use netloom_actor_services::{SagaWorld, Services, answered};
 use netloom_kernel::{Netns, Op};
-use netloom_model::{Error, NetworkId, ObjectKind, Result, SandboxId};
+use netloom_model::{EndpointId, Error, JoinId, NetworkId, ObjectKind, Result, SandboxId};
 use netloom_runtime::{Handle, Message, OpCtx};
 
 pub(crate) use adopt::adopt;
@@ -43,6 +45,10 @@ pub(crate) struct Everybody {
     pub(crate) networks: Networks,
     pub(crate) sandbox: SandboxId,
     pub(crate) netns: Netns,
+    /// The place that is to be kept for each endpoint, should it not be plugged in.
+    pub(crate) places: RefCell<BTreeMap<EndpointId, JoinId>>,
+    /// How many times a namespace was told.
+    pub(crate) keys: Cell<u32>,
 }
 
 impl Deref for World {
@@ -64,6 +70,10 @@ impl SagaWorld for World {
 impl World {
     pub(crate) fn new(everybody: Everybody) -> Self {
         Self(Rc::new(everybody))
+    }
+
+    fn detach(&self, endpoint: EndpointId, keeps_place: bool) -> DetachEndpoint {
+        DetachEndpoint { endpoint, sandbox: self.sandbox, keeps_place }
     }
 
     /// Asks a network, looked up when this is polled: it may have been restarted since the last time.

@@ -15,10 +15,9 @@ use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;
 
 use super::join::join;
-use super::leave::{LeavePlan, clear, detached};
+use super::leave::{LeavePlan, clear, unplugged};
 use super::undo::Place;
-use super::{Undone, World, record_of};
-use crate::gateway::elect;
+use super::{Undone, World, record_of, way_out};
 use crate::inside::{Changed, Inside};
 use crate::member::Member;
 use crate::message::{JoinSandbox, RefreshSandbox, SetSandboxKey, WayOutOffer};
@@ -34,7 +33,7 @@ pub(crate) async fn refresh(
     let waiting = inside.waiting;
     let old = (inside.record.spec.clone(), inside.options.clone());
     let (left, mut result) =
-        if waiting { (Vec::new(), Ok(())) } else { unplug(&world, &op, &mut inside).await };
+        if waiting { (Vec::new(), Ok(())) } else { unplug(&world, &op, &mut inside, false).await };
     if result.is_ok() {
         inside.options = Arc::new(SandboxOptions::from(&*spec));
         inside.record.spec = *spec;
@@ -46,13 +45,8 @@ pub(crate) async fn refresh(
             (inside.record.spec, inside.options) = old;
         }
     }
-    for member in &left {
-        match join(world.clone(), op.clone(), inside.clone(), again(member, &way_out)).await {
-            Ok(joined) => inside = joined.inside,
-            Err(error) => result = result.and(Err(error)),
-        }
-    }
-    Changed { inside, result }
+    let back = come_back(&world, &op, &mut inside, &left, &way_out).await;
+    Changed { inside, result: result.and(back) }
 }
 
 /// Gives a sandbox the namespace that somebody else has made, and plugs in what waits for it. When that fails
@@ -63,8 +57,9 @@ pub(crate) async fn set_key(
     mut inside: Box<Inside>,
     SetSandboxKey { source, held, way_out }: SetSandboxKey,
 ) -> Changed {
+    world.keys.set(world.keys.get().wrapping_add(1));
     if !inside.waiting
-        && let Err(error) = take_key_away(&world, &op, &mut inside, &source).await
+        && let Err(error) = take_key_away(&world, &op, &mut inside, &source, &way_out).await
     {
         return Changed { inside, result: Err(error) };
     }
@@ -95,55 +90,81 @@ async fn adopt(
         // None has been used in this namespace.
         inside.record.interfaces = 0;
         for member in &before.members {
-            let undo = Undone::Place(Box::new(place(before, member)));
-            let joined = join(world.clone(), op.clone(), inside.clone(), again(member, way_out));
+            let undo = Undone::Place(Box::new(place(world, before, member)));
+            let joined = join(world.clone(), op.clone(), inside.clone(), again(member));
             // A failed one has lost its place, so that has to be kept again also then.
             let joined = saga.step("plug in", undo, async { joined.await.map_err(Error::uncertain) });
             inside = joined.await?.inside;
         }
+        if inside.lacks_way_out() {
+            // Its own saga takes it back when it fails itself.
+            let undo = match way_out {
+                WayOutOffer::Offered { network, endpoint } => Some(Undone::WayOut(*network, *endpoint)),
+                WayOutOffer::Missing { .. } => None,
+            };
+            saga.step("make a way out", undo, way_out::add(world, op, &mut inside, way_out)).await?;
+        }
         // Last: a crash before it leaves a sandbox that waits, and links that belong to nobody.
         inside.record.keyed = true;
         let record = record_of(&inside.record)?;
-        let back = Undone::Unkeyed(Box::new(before.record.clone()));
+        let back = Undone::Key(Box::new(before.record.clone()), world.keys.get());
         saga.step("commit", back, world.commit(op, vec![record])).await?;
         Ok(inside)
     });
     adopted.await
 }
 
-/// Unplugs everything from the namespace that a sandbox has, keeps the places, and lets the namespace go.
-async fn take_key_away(world: &World, op: &OpCtx, inside: &mut Box<Inside>, next: &Path) -> Result<()> {
+/// Unplugs everything from the namespace that a sandbox has, keeps the places, and lets the namespace go. When that
+/// fails everything is plugged in again.
+async fn take_key_away(
+    world: &World,
+    op: &OpCtx,
+    inside: &mut Box<Inside>,
+    next: &Path,
+    way_out: &WayOutOffer,
+) -> Result<()> {
     // Whether the next one can be had at all is seen before anything is given up.
     let trial = format!("k-{}", inside.record.netns).parse()?;
-    world.execute(op, vec![Op::AdoptNetns { name: trial, source: next.to_owned() }]).await?;
+    let found = world.execute(op, vec![Op::AdoptNetns { name: trial, source: next.to_owned() }]).await;
     world.finish(op, Undone::Netns(Netns::Named(trial)), Patience::Usual).await;
+    found?;
 
-    let (left, result) = unplug(world, op, inside).await;
-    result?;
+    // A crash from here on leaves a sandbox that waits, with everything in it.
+    inside.record.keyed = false;
+    let committed = world.commit(op, vec![record_of(&inside.record)?]).await;
+    let (left, result) = match committed {
+        Ok(()) => unplug(world, op, inside, true).await,
+        Err(error) => (Vec::new(), Err(error)),
+    };
+    if let Err(error) = result {
+        inside.record.keyed = true;
+        if let Err(why) = come_back(world, op, inside, &left, way_out).await {
+            tracing::warn!(error = %why, "an endpoint that was to move to another namespace is out of its sandbox");
+        }
+        let keyed = Undone::Key(Box::new(inside.record.clone()), world.keys.get());
+        world.finish(op, keyed, Patience::Usual).await;
+        return Err(error);
+    }
     world.finish(op, Undone::Netns(world.netns), Patience::Usual).await;
     inside.waiting = true;
-    inside.record.keyed = false;
-    inside.record.interfaces = 0;
-    world.commit(op, vec![record_of(&inside.record)?]).await?;
-    for member in left {
-        let kept = JoinSandbox {
-            endpoint: member.endpoint,
-            network: member.network,
-            spec: JoinSpec { priority: member.priority },
-            // Not looked at while the sandbox waits.
-            way_out: WayOutOffer::Missing { network: "".into() },
-        };
-        *inside = join(world.clone(), op.clone(), inside.clone(), kept).await?.inside;
-    }
+    inside.members = left.into_iter().map(Member::kept).collect();
     Ok(())
 }
 
 /// Has every endpoint leave, and deletes the one that was the way out. Those that have left are told, in order;
 /// who cannot leave stays, in order.
-async fn unplug(world: &World, op: &OpCtx, inside: &mut Inside) -> (Vec<Member>, Result<()>) {
+async fn unplug(
+    world: &World,
+    op: &OpCtx,
+    inside: &mut Inside,
+    keeps_places: bool,
+) -> (Vec<Member>, Result<()>) {
     let (mut left, mut result) = (Vec::new(), Ok(()));
     for member in inside.members.clone() {
-        let outcome = detached(world, op, &member).await;
+        if member.way_out == WayOut::Provided {
+            continue;
+        }
+        let outcome = unplugged(world, op, &member, keeps_places).await;
         if outcome.is_ok() {
             left.push(member);
         }
@@ -151,26 +172,44 @@ async fn unplug(world: &World, op: &OpCtx, inside: &mut Inside) -> (Vec<Member>,
     }
     let gone: Vec<_> = left.iter().map(|member| member.endpoint).collect();
     clear(world, op, LeavePlan::of(inside, |member| gone.contains(&member.endpoint))).await;
-    inside.members.retain(|member| !gone.contains(&member.endpoint));
-    inside.gateways = elect(&inside.members);
-    for way_out in left.extract_if(.., |member| member.way_out == WayOut::Provided) {
-        let gone = Undone::WayOut(way_out.network, way_out.endpoint);
-        world.finish(op, gone, Patience::Usual).await;
-    }
+    inside.forget(&gone);
+    way_out::drop_if_needless(world, op, inside).await;
     (left, result)
 }
 
-/// The join that brings an endpoint back.
-fn again(member: &Member, way_out: &WayOutOffer) -> JoinSandbox {
+/// Plugs endpoints in again that have left. One that cannot be stays out.
+async fn come_back(
+    world: &World,
+    op: &OpCtx,
+    inside: &mut Box<Inside>,
+    left: &[Member],
+    way_out: &WayOutOffer,
+) -> Result<()> {
+    let mut result = Ok(());
+    for member in left {
+        match join(world.clone(), op.clone(), inside.clone(), again(member)).await {
+            Ok(joined) => *inside = joined.inside,
+            Err(error) => result = result.and(Err(error)),
+        }
+    }
+    let settled = way_out::settle(world, op, inside, way_out).await;
+    result.and(settled)
+}
+
+/// The join that brings an endpoint back. Whether a way out is needed shows when all are back.
+fn again(member: &Member) -> JoinSandbox {
     let spec = JoinSpec { priority: member.priority };
-    JoinSandbox { endpoint: member.endpoint, network: member.network, spec, way_out: way_out.clone() }
+    JoinSandbox { endpoint: member.endpoint, network: member.network, spec, way_out: None }
 }
 
 /// The place that is kept for an endpoint.
-fn place(inside: &Inside, member: &Member) -> Place {
+fn place(world: &World, inside: &Inside, member: &Member) -> Place {
+    let number = world.services.joins.next();
+    world.places.borrow_mut().insert(member.endpoint, number);
     Place {
         network: member.network,
         endpoint: member.endpoint,
+        number,
         index: member.number(),
         priority: member.priority,
         options: inside.options.clone(),
@@ -178,9 +217,14 @@ fn place(inside: &Inside, member: &Member) -> Place {
 }
 
 impl Place {
+    /// Whether this is the place that is to be kept, and no later one.
+    pub(super) fn is_wanted(&self, world: &World) -> bool {
+        world.places.borrow().get(&self.endpoint) == Some(&self.number)
+    }
+
     /// Has the place kept again for an endpoint that was plugged in.
     pub(super) async fn keep(self, world: &World, op: &OpCtx) -> Result<()> {
-        let Self { network, endpoint, index, priority, options } = self;
+        let Self { network, endpoint, index, priority, options, number: _ } = self;
         let join = world.services.joins.next();
         let sandbox = world.sandbox;
         let (netns, as_way_out) = (None, false);
