@@ -35,6 +35,7 @@ mod scenarios;
 mod schedules;
 mod scripted;
 mod start_faults;
+mod static_routes;
 mod supervision;
 mod support;
 mod sweep;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use netloom_drivers::SandboxOptions;
 use netloom_model::record::{SandboxRecord, WayOut};
-use netloom_model::{EndpointId, Holder, ObjectKind, Result};
+use netloom_model::{EndpointId, Holder, NamespaceSpec, ObjectKind, Result};
 
 use crate::gateway::{Gateways, elect, lacks_way_out};
 use crate::member::Member;
@@ -42,7 +42,10 @@ impl Inside {
     }
 
     /// The same with these endpoints.
-    pub(crate) fn with(self, members: Vec<Member>) -> Self {
+    pub(crate) fn with(self, mut members: Vec<Member>) -> Self {
+        if self.record.spec.namespace == NamespaceSpec::Host {
+            members = members.into_iter().map(Member::on_host).collect();
+        }
         Self { gateways: elect(&members), members, ..self }
     }
 

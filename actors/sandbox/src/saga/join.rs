@@ -161,9 +161,7 @@ pub(super) async fn attach(
     let mut member = Member::attached(endpoint, network, priority, &attachment);
     member.reserved = waiting;
     if world.netns == Netns::Host {
-        // The host's own way out is none of ours.
-        (member.gateway, member.gateway6) = (None, None);
-        member.routes.clear();
+        member = member.on_host();
     }
     // What brings no interface takes no number from those that do.
     if waiting || attachment.interface != Interface::None {
