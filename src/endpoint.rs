@@ -104,7 +104,7 @@ impl Endpoint {
     pub async fn join(&self, sandbox: &Sandbox, spec: JoinSpec) -> Result<SandboxEndpoint> {
         Network::addr(&self.core, self.network)?;
         let (endpoint, network) = (self.id, self.network);
-        let join = |way_out| JoinSandbox { endpoint, network, spec, way_out };
+        let join = |way_out| JoinSandbox { endpoint, network, spec, way_out: Some(way_out) };
         self.core.ask_with_way_out(sandbox, join).await
     }
 

@@ -223,3 +223,48 @@ async fn the_rest_is_compared_when_a_network_is_out_of_service() {
     world.kernel().foreign_op(&Op::SetLink { netns, name: name("eth0"), up: false }).unwrap();
     assert!(told(&world).await[0].starts_with(&format!("link eth0 of {netns} is down")));
 }
+
+/// Who may reach whom on a bridge is a matter of its ports: one that is not isolated any more is told of, and isolated
+/// again by the next start; one that is isolated and should not be is told of too.
+#[tokio::test]
+async fn the_isolation_of_ports_is_compared_and_put_back() {
+    let mut world = World::new().await;
+    for (n, icc) in [true, false].into_iter().enumerate() {
+        let spec = NetworkSpec::new(format!("n{n}"))
+            .option("com.docker.network.bridge.name", format!("bridge{n}"))
+            .option("com.docker.network.bridge.enable_icc", icc.to_string());
+        let network = world.engine().controller().create_network(spec).await.unwrap();
+        world.joined(&network, "one").await;
+    }
+    assert_eq!(told(&world).await, Vec::<String>::new());
+    let kernel = world.kernel().clone();
+    let links =
+        netloom::kernel::Kernel::links(&kernel, Netns::Host, std::time::Instant::now()).await.unwrap();
+    let port_of = |bridge: &str| {
+        let bridge = links.iter().find(|link| link.name.as_str() == bridge).unwrap().index;
+        links.iter().find(|link| link.master == Some(bridge)).unwrap().name
+    };
+    let (open, closed) = (port_of("bridge0"), port_of("bridge1"));
+    // Who leaves a bridge and comes back is not isolated.
+    for master in [None, Some(name("bridge1"))] {
+        kernel.foreign_op(&Op::SetMaster { name: closed, master }).unwrap();
+    }
+    kernel.foreign_op(&Op::IsolatePort { name: open }).unwrap();
+    let found = told(&world).await;
+    assert_eq!(found.len(), 2, "{found:?}");
+    let of = |port: IfName, text: &str| {
+        let start = format!("link {port} of the host is {text} for endpoint");
+        assert!(found.iter().any(|line| line.starts_with(&start)), "{start} in {found:?}");
+    };
+    of(closed, "not isolated, and should be isolated");
+    of(open, "isolated, and should be not isolated");
+
+    world = world.kill_and_restart().await;
+    let remade = format!("isolation of port {closed} of bridge bridge1");
+    let told_of = |repair: &netloom::Repair| matches!(repair, netloom::Repair::KernelObjectRemade { object } if *object == remade);
+    assert!(world.engine().repairs().iter().any(told_of), "{:?}", world.engine().repairs());
+    let found = told(&world).await;
+    assert!(found.len() == 1 && found[0].starts_with(&format!("link {open} ")), "{found:?}");
+    world.delete_everything().await;
+    world.assert_pristine().await;
+}

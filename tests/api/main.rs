@@ -7,6 +7,7 @@ mod concurrency;
 mod diff;
 mod double_faults;
 mod embedding;
+mod external;
 mod faults;
 mod force;
 mod gateway;
@@ -18,6 +19,8 @@ mod model;
 mod mortal;
 mod naming;
 mod options;
+#[path = "../common/outless.rs"]
+mod outless;
 #[path = "../common/outside.rs"]
 mod outside;
 mod overtaken;
@@ -35,6 +38,10 @@ mod scenarios;
 mod schedules;
 mod scripted;
 mod start_faults;
+mod static_routes;
 mod supervision;
 mod support;
+mod sweep;
+mod way_out;
+mod way_out_faults;
 mod wreck;

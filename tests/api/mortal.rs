@@ -44,6 +44,11 @@ impl Death {
         Self::at(i64::MAX)
     }
 
+    /// From now on it comes at the n-th moment.
+    pub(crate) fn comes_at(&self, moment: i64) {
+        self.0.left.store(moment, Ordering::SeqCst);
+    }
+
     /// Waits for it.
     pub(crate) async fn wait(&self) {
         self.0.died.notified().await;

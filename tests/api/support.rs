@@ -5,8 +5,9 @@ use std::time::Duration;
 use netloom::testkit::{SimKernel, SimSnapshot};
 use netloom::{
     Endpoint, EndpointSpec, Engine, EngineConfig, JoinSpec, Network, NetworkSpec, Sandbox, SandboxSpec,
-    Simulation,
+    Simulation, WayOut,
 };
+use netloom_model::record::WAY_OUT_LABEL;
 
 /// How long anything may take before a test calls it a hang.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -135,6 +136,11 @@ impl World {
 
     /// Waits until nothing runs and everything that is listed is true.
     pub(crate) async fn settles(&self) {
+        self.settled().await.unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// The same, and says what is in the way of it.
+    pub(crate) async fn settled(&self) -> Result<(), String> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             // The controller may have died a moment ago.
@@ -144,10 +150,11 @@ impl World {
                 matches!(&busy, Ok((operations, leaks, 0)) if operations.is_empty() && leaks.is_empty());
             let truth = check_truth(self.engine(), self.kernel()).await;
             if quiet && truth.is_ok() {
-                return;
+                return Ok(());
             }
-            let late = tokio::time::Instant::now() > deadline;
-            assert!(!late, "it does not settle: {truth:?}; {busy:?}");
+            if tokio::time::Instant::now() > deadline {
+                return Err(format!("it does not settle: {truth:?}; {busy:?}"));
+            }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -197,6 +204,7 @@ pub(crate) async fn check_truth(engine: &Engine, kernel: &SimKernel) -> Result<(
 /// Checks that objects and their parts agree with each other, nothing is half-way, and every joined endpoint that
 /// has a gateway reaches it.
 pub(crate) async fn check_lists(engine: &Engine, kernel: &SimKernel) -> Result<(), String> {
+    use netloom::NamespaceSpec;
     use netloom::snapshot::{EndpointPhase, NetworkPhase, SandboxPhase};
     let picture = engine.inspect().await.map_err(|error| error.to_string())?;
     let controller = engine.controller();
@@ -211,15 +219,39 @@ pub(crate) async fn check_lists(engine: &Engine, kernel: &SimKernel) -> Result<(
         }
         for endpoint in &network.endpoints {
             let name = format!("endpoint {} of network {}", endpoint.name, network.name);
-            if !matches!(endpoint.phase, EndpointPhase::Idle | EndpointPhase::Joined) {
-                return Err(format!("{name} is {:?}", endpoint.phase));
-            }
-            let Some(id) = endpoint.sandbox else { continue };
+            let Some(id) = endpoint.sandbox else {
+                if endpoint.phase != EndpointPhase::Idle {
+                    return Err(format!("{name} is {:?} and in no sandbox", endpoint.phase));
+                }
+                if endpoint.labels.contains_key(WAY_OUT_LABEL) {
+                    return Err(format!("{name} was a way out, and is in no sandbox"));
+                }
+                continue;
+            };
             joined += 1;
             let sandbox = picture.sandboxes.iter().find(|sandbox| sandbox.id == id);
             let sandbox = sandbox.ok_or_else(|| format!("{name} is in a sandbox that is not listed"))?;
             if !sandbox.endpoints.iter().any(|inside| inside.endpoint == endpoint.id) {
                 return Err(format!("{name} says it is in {}, which does not know it", sandbox.container_id));
+            }
+            let due = match sandbox.phase {
+                SandboxPhase::Waiting => EndpointPhase::Reserved,
+                _ => EndpointPhase::Joined,
+            };
+            if endpoint.phase != due {
+                return Err(format!(
+                    "{name} is {:?} in a sandbox that is {:?}",
+                    endpoint.phase, sandbox.phase
+                ));
+            }
+            if due == EndpointPhase::Reserved {
+                if endpoint.gateway.is_some() || !endpoint.routes.is_empty() {
+                    return Err(format!("{name} is not plugged in and brings something: {endpoint:?}"));
+                }
+                continue;
+            }
+            if sandbox.namespace == NamespaceSpec::Host {
+                continue;
             }
             let netns = controller.sandbox(id).and_then(|sandbox| sandbox.netns());
             let netns = netloom::kernel::Netns::Named(netns.map_err(|error| error.to_string())?);
@@ -230,17 +262,28 @@ pub(crate) async fn check_lists(engine: &Engine, kernel: &SimKernel) -> Result<(
             }
         }
     }
+    let endpoints: Vec<_> = picture.networks.iter().flat_map(|network| &network.endpoints).collect();
     for sandbox in &picture.sandboxes {
-        let way_out = default_routes(engine, kernel, sandbox).await?;
+        let waits = sandbox.phase == SandboxPhase::Waiting && sandbox.namespace == NamespaceSpec::External;
+        if sandbox.phase != SandboxPhase::Ready && !waits {
+            return Err(format!("sandbox {} is {:?}", sandbox.container_id, sandbox.phase));
+        }
+        let way_out = match sandbox.namespace {
+            // The host has its own, which is none of ours.
+            NamespaceSpec::Host => [None, None],
+            NamespaceSpec::External if waits => {
+                is_not_mounted(engine, kernel, sandbox).await?;
+                [None, None]
+            }
+            NamespaceSpec::Own | NamespaceSpec::External => default_routes(engine, kernel, sandbox).await?,
+        };
         if way_out != [sandbox.gateway, sandbox.gateway6] {
             return Err(format!(
                 "{} has the way out {way_out:?}, and says {sandbox:?}",
                 sandbox.container_id
             ));
         }
-        if sandbox.phase != SandboxPhase::Ready {
-            return Err(format!("sandbox {} is {:?}", sandbox.container_id, sandbox.phase));
-        }
+        needs_its_way_out(sandbox, &endpoints)?;
         joined = joined
             .checked_sub(sandbox.endpoints.len())
             .ok_or("a sandbox lists an endpoint that is not in it")?;
@@ -266,4 +309,51 @@ async fn default_routes(
         default.and_then(|route| route.via)
     };
     Ok([of(true), of(false)])
+}
+
+/// Checks that a sandbox that waits for its namespace has none.
+async fn is_not_mounted(
+    engine: &Engine,
+    kernel: &SimKernel,
+    sandbox: &netloom::snapshot::SandboxSnapshot,
+) -> Result<(), String> {
+    let netns = engine.controller().sandbox(sandbox.id).and_then(|sandbox| sandbox.netns());
+    let netns = netns.map_err(|error| error.to_string())?;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let mounted = netloom::kernel::Kernel::namespaces(kernel, deadline).await;
+    if mounted.map_err(|error| error.to_string())?.contains(&netns) {
+        return Err(format!("{} waits for its namespace, and {netns} is mounted", sandbox.container_id));
+    }
+    Ok(())
+}
+
+/// Checks that a sandbox has an endpoint as its way out only where one of its own asks for one and none leads out.
+fn needs_its_way_out(
+    sandbox: &netloom::snapshot::SandboxSnapshot,
+    endpoints: &[&netloom::snapshot::EndpointSnapshot],
+) -> Result<(), String> {
+    let (provided, own): (Vec<_>, Vec<_>) =
+        sandbox.endpoints.iter().partition(|inside| inside.way_out == WayOut::Provided);
+    let asks = |inside: &&netloom::snapshot::SandboxEndpoint| inside.way_out == WayOut::Wanted;
+    let of = |inside: &netloom::snapshot::SandboxEndpoint| {
+        endpoints.iter().find(|endpoint| endpoint.id == inside.endpoint)
+    };
+    let offers_gateway = |inside: &_| of(inside).is_some_and(|endpoint| endpoint.gateway.is_some());
+    let leads_out = |inside: &netloom::snapshot::SandboxEndpoint| {
+        let is_default = |route: &netloom::StaticRoute| route.destination.to_string() == "0.0.0.0/0";
+        offers_gateway(inside) || of(inside).is_some_and(|endpoint| endpoint.routes.iter().any(is_default))
+    };
+    if sandbox.gateway.is_none()
+        && sandbox.namespace != netloom::NamespaceSpec::Host
+        && sandbox.endpoints.iter().any(offers_gateway)
+    {
+        return Err(format!("{} uses none of the gateways it is offered", sandbox.container_id));
+    }
+    let mut asking = own.into_iter().filter(asks).peekable();
+    let needed = asking.peek().is_some() && !asking.any(leads_out);
+    if provided.len() > usize::from(needed) {
+        let name = &sandbox.container_id;
+        return Err(format!("{name} has a way out that nobody needs: {:?}", sandbox.endpoints));
+    }
+    Ok(())
 }

@@ -199,6 +199,7 @@ fn differs(state: &LinkState, link: &LinkView, index: &Index<'_>) -> Option<What
     let port = |master: Option<&IfName>| {
         master.map_or_else(|| "no port of a bridge".to_owned(), |bridge| format!("a port of {bridge}"))
     };
+    let isolated = |isolated: bool| if isolated { "isolated".to_owned() } else { "not isolated".to_owned() };
     let alias = |alias| named("alias", alias);
     let pairs = [
         state.up.filter(|wanted| *wanted != link.up).map(|wanted| (up(wanted), up(link.up))),
@@ -211,6 +212,10 @@ fn differs(state: &LinkState, link: &LinkView, index: &Index<'_>) -> Option<What
             .master
             .filter(|wanted| master != Some(wanted))
             .map(|wanted| (port(Some(&wanted)), port(master))),
+        state
+            .isolated
+            .filter(|wanted| *wanted != link.isolated)
+            .map(|wanted| (isolated(wanted), isolated(link.isolated))),
         state
             .tag
             .as_ref()

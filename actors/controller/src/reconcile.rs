@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use netloom_actor_sandbox::Member;
 use netloom_drivers::{Driver, KernelSurvey};
 use netloom_kernel::{LinkTag, LinkView};
-use netloom_model::record::{AttachmentRecord, EndpointRecord, NetworkRecord, SandboxRecord, WAY_OUT_LABEL};
+use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord, WAY_OUT_LABEL, WayOut};
 use netloom_model::{EndpointId, IfName, LiveList, NetnsName, NetworkId, OpId, Repair, SandboxId, Verdict};
 use netloom_store::{Change, Intent, Key, RecordKind, StoreError, decode, encode};
 use rustc_hash::FxBuildHasher;
@@ -291,22 +291,18 @@ impl Plan {
                 continue;
             }
             let waits = self.records.sandboxes.get(&attachment.sandbox).is_some_and(SandboxRecord::waits);
-            if waits && !attachment.reserved {
+            let way_out = attachment.way_out == WayOut::Provided;
+            if waits && !attachment.reserved && !way_out {
                 // Its link is one that no record knows, and goes.
-                let kept = AttachmentRecord {
-                    link: None,
-                    gateway: None,
-                    gateway6: None,
-                    routes: Vec::new(),
-                    reserved: true,
-                    ..attachment.clone()
-                };
+                let kept = attachment.clone().kept();
                 let record = EndpointRecord { attachment: Some(kept), ..endpoint.clone() };
                 self.put_endpoint(record);
                 self.repairs.push(Repair::EndpointWaits { endpoint: id });
                 continue;
             }
-            let why = if !self.records.sandboxes.contains_key(&attachment.sandbox) {
+            let why = if waits && way_out {
+                "its sandbox waits for its namespace, and needs no way out".to_owned()
+            } else if !self.records.sandboxes.contains_key(&attachment.sandbox) {
                 format!("its sandbox {} does not exist", attachment.sandbox.short())
             } else if let Some(link) = attachment.link.filter(|link| !links.contains_key(link)) {
                 format!("its link {link} is gone")

@@ -253,7 +253,7 @@ impl Pending {
             Self::CreateEndpoint(command, _) => Scope::One(command.endpoint),
             Self::DeleteEndpoint(DeleteEndpoint(id), _)
             | Self::Evict(EvictEndpoint(id), _)
-            | Self::Detach(DetachEndpoint(id, _), _)
+            | Self::Detach(DetachEndpoint { endpoint: id, .. }, _)
             | Self::Program(ProgramEndpoint(id, ..), _) => Scope::One(*id),
             Self::Rename(command, _) => Scope::One(command.endpoint),
             Self::Attach(command, _) => Scope::One(command.endpoint),
@@ -361,6 +361,7 @@ enum Outcome {
     },
     Detached {
         endpoint: EndpointId,
+        keeps_place: bool,
         result: Result<Facts>,
         reply: Reply<Result<()>>,
     },

@@ -271,14 +271,14 @@ impl NetworkActor {
         reply: Reply<Result<()>>,
         cx: &mut Cx<'_, Self>,
     ) -> Started {
-        let DetachEndpoint(endpoint, sandbox) = command;
+        let DetachEndpoint { endpoint, sandbox, keeps_place } = command;
         let here = self.endpoints.in_sandbox(endpoint, sandbox, EndpointCommand::Detach).map(|_| ());
         let reply = checked(here, reply)?;
         let (entry, reply) =
             self.begin(op, endpoint, EndpointCommand::Detach, EndpointPhase::Leaving, reply)?;
         let record = entry.record.clone();
-        let work = saga::detach(self.world.clone(), op.clone(), record);
-        let outcome = move |result| Outcome::Detached { endpoint, result, reply };
+        let work = saga::detach(self.world.clone(), op.clone(), record, keeps_place);
+        let outcome = move |result| Outcome::Detached { endpoint, keeps_place, result, reply };
         self.run(op, Scope::One(endpoint), work, outcome, cx);
         Ok(())
     }

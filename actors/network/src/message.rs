@@ -122,7 +122,14 @@ pub struct AbandonAttachment {
 /// Take an endpoint out of its sandbox. Answers when it is cut off and its record says so; the kernel may
 /// still be busy with its link.
 #[derive(Clone, Copy, Debug)]
-pub struct DetachEndpoint(pub EndpointId, pub SandboxId);
+pub struct DetachEndpoint {
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// The sandbox that it is in.
+    pub sandbox: SandboxId,
+    /// Whether its place there is kept for it: the sandbox waits for another namespace.
+    pub keeps_place: bool,
+}
 
 /// Let an endpoint be reached from outside: it provides the way out of this sandbox, which tells this.
 #[derive(Clone, Debug)]

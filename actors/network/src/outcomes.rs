@@ -41,13 +41,20 @@ impl Handle<Finished> for NetworkActor {
             Outcome::Abandoned { endpoint, result, reply } => {
                 reply.send(result.map(|facts| self.detached(endpoint, facts)));
             }
-            Outcome::Detached { endpoint, result, reply } => {
-                if result.is_err()
+            Outcome::Detached { endpoint, keeps_place, result, reply } => {
+                let left = result.is_ok();
+                if (!left || keeps_place)
                     && let Ok(entry) = self.endpoints.get_mut(endpoint)
                 {
+                    if left {
+                        entry.record.attachment = entry.record.attachment.take().map(AttachmentRecord::kept);
+                        entry.outward = None;
+                    }
                     entry.phase = Endpoint::phase_of(&entry.record);
+                    reply.send(result.map(drop));
+                } else {
+                    reply.send(result.map(|facts| self.detached(endpoint, facts)));
                 }
-                reply.send(result.map(|facts| self.detached(endpoint, facts)));
             }
             Outcome::Programmed { endpoint, options, result, reply } => {
                 if result.is_ok()

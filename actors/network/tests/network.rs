@@ -467,7 +467,7 @@ fn an_address_stays_taken_until_the_kernel_has_let_go_of_its_link() {
         stage.ask(attach).await.expect("attached");
         let beside = Change::Delete { key: Key::new(RecordKind::Sandbox, "nothing") };
         stage.ask(CommitAttachment { endpoint, join, beside: Some(beside) }).await.expect("joined");
-        stage.ask(DetachEndpoint(endpoint, sandbox)).await.expect("left at once");
+        stage.ask(DetachEndpoint { endpoint, sandbox, keeps_place: false }).await.expect("left at once");
         stage.ask(DeleteEndpoint(endpoint)).await.expect("deleted at once");
         let error = stage.create("next").await.expect_err("its link may still answer");
         assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");

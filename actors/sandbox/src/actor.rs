@@ -219,9 +219,13 @@ impl SandboxActor {
                 run(op, work, |result| Outcome::Established(Vec::new(), result, reply), cx);
             }
             Pending::Establish(Origin::Recorded(members), reply) => {
-                let Inside { record, options, .. } = self.inside.clone();
-                let work = saga::restore(world, op.clone(), members.clone(), record, options);
-                run(op, work, |result| Outcome::Established(members, result, reply), cx);
+                let work =
+                    saga::restore(world, op.clone(), Box::new(self.inside.clone().with(members.clone())));
+                let outcome = |result: Result<_>| match result {
+                    Ok((members, repairs)) => Outcome::Established(members, Ok(repairs), reply),
+                    Err(error) => Outcome::Established(members, Err(error), reply),
+                };
+                run(op, work, outcome, cx);
             }
             Pending::Establish(Origin::Dead(members), reply) => {
                 let nothing = std::future::ready(Ok(Vec::new()));
@@ -298,11 +302,15 @@ impl SandboxActor {
     }
 }
 
-/// Whether the endpoint's network refused a join before anything was done, so that nobody saw an interface.
+/// Whether the endpoint's network refused a join before anything was done, so that nobody saw an interface. One that
+/// needs a way out whose network is not there yet comes again in a moment, and begins where this one did.
 fn was_refused(error: &Error) -> bool {
     let at_once = matches!(
         error.reason(),
-        Reason::EndpointInUse { .. } | Reason::NotFound { .. } | Reason::WrongPhase { .. }
+        Reason::EndpointInUse { .. }
+            | Reason::NotFound { .. }
+            | Reason::WrongPhase { .. }
+            | Reason::NoWayOut { .. }
     );
     at_once && error.certainty() == Certainty::Aborted
 }

@@ -40,15 +40,18 @@ pub fn lacks_way_out(members: &[Member]) -> bool {
     asking.peek().is_some() && !asking.any(Member::leads_out)
 }
 
-/// Elects: the way out of a sandbox whose others have none comes last; then the higher priority wins, then the
+/// Elects: the way out of a sandbox whose others have none stands only while it is needed, because another one may lead
+/// out by a route of its driver's; then the higher priority wins, then the
 /// network's name that comes first, then who joined first. Parity: moby `sandbox.go` `epHeap.Less` and
 /// `getGatewayEndpoint`; there the walk over a binary
 /// heap's array may miss the best one behind an endpoint without gateway, here it cannot.
 #[must_use]
 pub fn elect(members: &[Member]) -> Gateways {
+    let needed = lacks_way_out(members);
     let best = |gateway: fn(&Member) -> Option<IpAddr>| {
         members
             .iter()
+            .filter(|member| needed || member.way_out != WayOut::Provided)
             .filter_map(|member| gateway(member).map(|address| (member, address)))
             .min_by(|(a, _), (b, _)| a.rank().cmp(&b.rank()))
             .map(|(member, address)| {
@@ -138,7 +141,9 @@ mod tests {
         assert!(!lacks_way_out(std::slice::from_ref(&internal)), "who asks for none needs none");
         assert!(lacks_way_out(&[plain.clone(), internal]));
         assert!(!lacks_way_out(&[plain.clone(), with.clone()]));
-        assert!(!lacks_way_out(&[plain.clone(), routed]), "a default route is a way out");
+        assert!(!lacks_way_out(&[plain.clone(), routed.clone()]), "a default route is a way out");
+        assert_eq!(elect(&[plain.clone(), routed, provided.clone()]).v4, None, "and excludes another one");
+        assert!(elect(&[plain.clone(), provided.clone()]).v4.is_some());
         assert!(lacks_way_out(&[plain, provided.clone()]), "it is needed as long as it is the only one");
         let elected = elect(&[Member { priority: 9, ..provided }, with]).v4.map(|gateway| gateway.ifname);
         assert_eq!(elected.map(|name| name.to_string()).as_deref(), Some("eth2"), "it comes last");

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use netloom_drivers::SandboxOptions;
 use netloom_model::record::{SandboxRecord, WayOut};
-use netloom_model::{EndpointId, Holder, ObjectKind, Result};
+use netloom_model::{EndpointId, Holder, NamespaceSpec, ObjectKind, Result};
 
-use crate::gateway::{Gateways, elect};
+use crate::gateway::{Gateways, elect, lacks_way_out};
 use crate::member::Member;
 
 /// A sandbox with what is plugged into it.
@@ -41,9 +41,22 @@ impl Inside {
         Self { record, options, members: Vec::new(), gateways: Gateways::default(), waiting }
     }
 
+    /// The same with these endpoints.
+    pub(crate) fn with(self, mut members: Vec<Member>) -> Self {
+        if self.record.spec.namespace == NamespaceSpec::Host {
+            members = members.into_iter().map(Member::on_host).collect();
+        }
+        Self { gateways: elect(&members), members, ..self }
+    }
+
     /// What errors name it.
     pub(crate) fn holder(&self) -> Holder {
         Holder::new(ObjectKind::Sandbox, self.record.id, &self.record.spec.container_id)
+    }
+
+    /// Whether it needs a way out that is not there.
+    pub(crate) fn lacks_way_out(&self) -> bool {
+        !self.waiting && self.way_out().is_none() && lacks_way_out(&self.members)
     }
 
     /// Takes endpoints out of the list, and elects the gateways anew.

@@ -102,6 +102,18 @@ impl Member {
         })
     }
 
+    /// The same with nothing but its place: what its link brought is gone.
+    pub(crate) fn kept(mut self) -> Self {
+        self.lose_gateway();
+        Self { routes: Vec::new(), reserved: true, ..self }
+    }
+
+    /// The same in the host's own namespace, whose way out is none of ours.
+    pub(crate) fn on_host(mut self) -> Self {
+        self.lose_gateway();
+        Self { routes: Vec::new(), way_out: WayOut::Unwanted, ..self }
+    }
+
     /// It cannot be the way out any more.
     pub(crate) fn lose_gateway(&mut self) {
         (self.gateway, self.gateway6) = (None, None);

@@ -60,8 +60,8 @@ pub struct JoinSandbox {
     pub network: NetworkId,
     /// How it joins.
     pub spec: JoinSpec,
-    /// What is there for a way out.
-    pub way_out: WayOutOffer,
+    /// What is there for a way out; `None` to go on without one.
+    pub way_out: Option<WayOutOffer>,
 }
 
 /// Unplug an endpoint.

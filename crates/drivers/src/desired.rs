@@ -92,6 +92,8 @@ pub struct LinkState {
     pub mac: Option<MacAddr>,
     /// The bridge that it is a port of.
     pub master: Option<IfName>,
+    /// Whether it is a port that does not reach others of its kind.
+    pub isolated: Option<bool>,
     /// The mark it carries.
     pub tag: Option<LinkTag>,
     /// Whether the addresses that are desired of it are all that it should have, link-local ones apart.
@@ -107,6 +109,7 @@ impl LinkState {
             mtu: self.mtu.or(other.mtu),
             mac: self.mac.or(other.mac),
             master: self.master.or(other.master),
+            isolated: self.isolated.or(other.isolated),
             tag: self.tag.or(other.tag),
             exclusive: self.exclusive || other.exclusive,
         }

@@ -142,6 +142,14 @@ pub struct AttachmentRecord {
     pub reserved: bool,
 }
 
+impl AttachmentRecord {
+    /// The same place, kept while nothing is plugged in: what the link brought is gone.
+    #[must_use]
+    pub fn kept(self) -> Self {
+        Self { link: None, gateway: None, gateway6: None, routes: Vec::new(), reserved: true, ..self }
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
 fn is_false(flag: &bool) -> bool {
     !flag

@@ -129,11 +129,12 @@ fn only_what_differs_of_a_link_is_told() {
     let (state, _) = wanted.get_mut(&eth0).expect("it is wanted");
     (state.mac, state.master) = (Some(MacAddr([2, 0, 0, 0, 0, 2])), Some(name("br0")));
     state.tag = Some(netloom_kernel::LinkTag::new("i", "endpoint", "e"));
+    state.isolated = Some(true);
     let found = compare(&wanted, |_| true, &seen);
     let what = What::Different {
-        desired: "with hardware address 02:00:00:00:00:02, a port of br0, with alias netloom/i/endpoint/e"
+        desired: "with hardware address 02:00:00:00:00:02, a port of br0, isolated, with alias netloom/i/endpoint/e"
             .into(),
-        found: "with hardware address 02:00:00:00:00:01, no port of a bridge, without alias".into(),
+        found: "with hardware address 02:00:00:00:00:01, no port of a bridge, not isolated, without alias".into(),
     };
     assert_eq!(found, [Difference { object: eth0, what, owner: owner() }]);
 }

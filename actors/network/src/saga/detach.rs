@@ -9,7 +9,7 @@ use futures::FutureExt;
 use netloom_actor_services::Dying;
 use netloom_actor_services::SagaWorld;
 use netloom_kernel::Op;
-use netloom_model::record::EndpointRecord;
+use netloom_model::record::{AttachmentRecord, EndpointRecord};
 use netloom_model::{EndpointId, JoinId, Result};
 use netloom_runtime::saga::Patience;
 use netloom_runtime::{Cause, OpCtx};
@@ -18,9 +18,14 @@ use super::create_endpoint::put;
 use super::{Facts, Undone, World};
 use crate::event::NetworkEvent;
 
-/// Commits the record without its attachment, then cuts the link off. There is no way back behind the
-/// commit: what fails is retried behind the caller's back, as a visible leak.
-pub(crate) async fn detach(world: World, op: OpCtx, mut record: EndpointRecord) -> Result<Facts> {
+/// Commits the record without its attachment, or with the place that is kept, then cuts the link off. There is no way
+/// back behind the commit: what fails is retried behind the caller's back, as a visible leak.
+pub(crate) async fn detach(
+    world: World,
+    op: OpCtx,
+    mut record: EndpointRecord,
+    keeps_place: bool,
+) -> Result<Facts> {
     let endpoint = record.id;
     let entry = world.services.tools.ledger.enter(
         &op,
@@ -29,6 +34,7 @@ pub(crate) async fn detach(world: World, op: OpCtx, mut record: EndpointRecord) 
     );
     entry.step("commit");
     let attachment = record.attachment.take();
+    record.attachment = attachment.clone().filter(|_| keeps_place).map(AttachmentRecord::kept);
     world.commit(&op, vec![put(&record)?]).await?;
     let Some(attachment) = attachment else { return Ok(Facts::new()) };
     let event =

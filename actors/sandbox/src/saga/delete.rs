@@ -11,7 +11,7 @@ use netloom_runtime::saga::Patience;
 use netloom_store::{Change, Key, RecordKind};
 
 use super::leave::{LeavePlan, clear, detached};
-use super::{Undone, World};
+use super::{Undone, World, way_out};
 use crate::inside::{Changed, Inside};
 use crate::member::Member;
 
@@ -45,6 +45,7 @@ pub(crate) async fn delete(world: World, op: OpCtx, mut inside: Box<Inside>, for
     inside.forget(&gone);
     forget_way_out(&world, &op, &left).await;
     if result.is_err() {
+        way_out::drop_if_needless(&world, &op, &mut inside).await;
         return Changed { inside, result };
     }
     for member in &stuck {

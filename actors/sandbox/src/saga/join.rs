@@ -12,7 +12,7 @@ use netloom_runtime::{OpCtx, Saga};
 use netloom_store::Change;
 
 use super::{Undone, World, port, record_of, way_out};
-use crate::gateway::{elect, lacks_way_out};
+use crate::gateway::elect;
 use crate::inside::Inside;
 use crate::member::Member;
 use crate::message::JoinSandbox;
@@ -67,8 +67,10 @@ async fn try_join(world: &World, op: &OpCtx, before: &Inside, command: &JoinSand
         inside.members.retain(|member| member.endpoint != endpoint);
         let plug = Plug { network, endpoint, priority: spec.priority, as_way_out: false };
         let mut newcomers = vec![attach(saga, world, op, &mut inside, plug).await?];
-        if !inside.waiting && inside.way_out().is_none() && lacks_way_out(&inside.members) {
-            newcomers.push(way_out::attach(saga, world, op, &mut inside, &command.way_out).await?);
+        if let Some(offer) = &command.way_out
+            && inside.lacks_way_out()
+        {
+            newcomers.push(way_out::attach(saga, world, op, &mut inside, offer).await?);
         }
         inside.gateways = elect(&inside.members);
         for newcomer in &newcomers {
@@ -160,9 +162,7 @@ pub(super) async fn attach(
     let mut member = Member::attached(endpoint, network, priority, &attachment);
     member.reserved = waiting;
     if world.netns == Netns::Host {
-        // The host's own way out is none of ours.
-        (member.gateway, member.gateway6) = (None, None);
-        member.routes.clear();
+        member = member.on_host();
     }
     // What brings no interface takes no number from those that do.
     if waiting || attachment.interface != Interface::None {
@@ -226,7 +226,7 @@ async fn move_in(
 }
 
 /// Takes the way in from outside away from the old provider and gives it to the new one.
-async fn hand_over(
+pub(super) async fn hand_over(
     saga: &mut Saga<Undone>,
     world: &World,
     op: &OpCtx,

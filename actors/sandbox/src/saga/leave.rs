@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netloom_actor_network::{DetachEndpoint, InspectEndpoint, RevokeEndpoint};
+use netloom_actor_network::{InspectEndpoint, RevokeEndpoint};
 use netloom_actor_services::SagaWorld;
 use netloom_drivers::SandboxOptions;
 use netloom_model::record::WayOut;
@@ -129,7 +129,13 @@ const RESTART_PAUSE: Duration = Duration::from_millis(10);
 /// Has the network cut an endpoint off. One that the network no longer knows, or knows elsewhere, is out
 /// already.
 pub(super) async fn detached(world: &World, op: &OpCtx, member: &Member) -> Result<()> {
-    let detach = DetachEndpoint(member.endpoint, world.sandbox);
+    world.turns.drop_place(member.endpoint);
+    unplugged(world, op, member, false).await
+}
+
+/// The same, and its place may be kept for it.
+pub(super) async fn unplugged(world: &World, op: &OpCtx, member: &Member, keeps_place: bool) -> Result<()> {
+    let detach = world.detach(member.endpoint, keeps_place);
     let mut outcome = world.ask_network(op, member.network, detach).await;
     // A network that died on the way may have carried it out. Its next incarnation knows: without its word
     // the two would have different pictures.

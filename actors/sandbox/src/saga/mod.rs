@@ -16,10 +16,10 @@ use std::fmt;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use netloom_actor_network::{NetworkActor, Networks};
+use netloom_actor_network::{DetachEndpoint, NetworkActor, Networks};
 use netloom_actor_services::{SagaWorld, Services, answered};
 use netloom_kernel::{Netns, Op};
-use netloom_model::{Error, NetworkId, ObjectKind, Result, SandboxId};
+use netloom_model::{EndpointId, Error, NetworkId, ObjectKind, Result, SandboxId};
 use netloom_runtime::{Handle, Message, OpCtx};
 
 use crate::turns::Turns;
@@ -68,6 +68,10 @@ impl SagaWorld for World {
 impl World {
     pub(crate) fn new(everybody: Everybody) -> Self {
         Self(Rc::new(everybody))
+    }
+
+    fn detach(&self, endpoint: EndpointId, keeps_place: bool) -> DetachEndpoint {
+        DetachEndpoint { endpoint, sandbox: self.sandbox, keeps_place }
     }
 
     /// Asks a network, looked up when this is polled: it may have been restarted since the last time.

@@ -9,17 +9,16 @@ use netloom_actor_network::{AttachEndpoint, CommitAttachment};
 use netloom_actor_services::SagaWorld;
 use netloom_drivers::SandboxOptions;
 use netloom_kernel::{Netns, Op};
-use netloom_model::record::{SandboxRecord, WayOut};
+use netloom_model::record::WayOut;
 use netloom_model::{Error, JoinSpec, Result};
 use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;
 
 use super::establish::files_are_fine;
 use super::join::join;
-use super::leave::{LeavePlan, clear, detached};
+use super::leave::{LeavePlan, clear, unplugged};
 use super::undo::Place;
 use super::{Undone, World, record_of, way_out};
-use crate::gateway::elect;
 use crate::inside::{Changed, Inside};
 use crate::member::Member;
 use crate::message::{JoinSandbox, RefreshSandbox, SetSandboxKey, WayOutOffer};
@@ -45,7 +44,7 @@ pub(crate) async fn refresh(
     let waiting = inside.waiting;
     let old = (inside.record.spec.clone(), inside.options.clone());
     let (left, mut result) =
-        if waiting { (Vec::new(), Ok(())) } else { unplug(&world, &op, &mut inside).await };
+        if waiting { (Vec::new(), Ok(())) } else { unplug(&world, &op, &mut inside, false).await };
     if result.is_ok() {
         inside.options = Arc::new(SandboxOptions::from(&*spec));
         inside.record.spec = *spec;
@@ -57,13 +56,8 @@ pub(crate) async fn refresh(
             (inside.record.spec, inside.options) = old;
         }
     }
-    for member in &left {
-        match join(world.clone(), op.clone(), inside.clone(), again(member, &way_out)).await {
-            Ok(joined) => inside = joined.inside,
-            Err(error) => result = result.and(Err(error)),
-        }
-    }
-    Changed { inside, result }
+    let back = come_back(&world, &op, &mut inside, &left, &way_out).await;
+    Changed { inside, result: result.and(back) }
 }
 
 /// Gives a sandbox the namespace that somebody else has made, and plugs in what waits for it. When that fails
@@ -99,37 +93,48 @@ async fn adopt(
     source: PathBuf,
     way_out: &WayOutOffer,
 ) -> Result<Box<Inside>> {
-    // Also what was left to the janitor of the namespace before is none of this one's.
-    let turn = world.turns.begin(Kind::Key);
     let name = before.record.netns;
     let sandbox = world.sandbox;
+    // What is left of the namespace before, which had the same name, must not hit this one.
+    let turn = world.turns.begin(Kind::Key);
     let object = fmt::from_fn(move |f| write!(f, "sandbox {}", sandbox.short()));
     let adopted = world.saga(op, "set_sandbox_key", object, async |saga| {
         let mut inside = Box::new(before.clone());
-        let adopt = world.execute(op, vec![Op::AdoptNetns { name, source }]);
+        // Also when it is refused: what is left of the namespace before, which is out of date now, must not stay.
+        let adopt = async {
+            world.execute(op, vec![Op::AdoptNetns { name, source }]).await.map_err(Error::uncertain)
+        };
         saga.step("adopt the namespace", Undone::Netns(Netns::Named(name)).unless_later(turn), adopt).await?;
         inside.waiting = false;
         // None has been used in this namespace.
         inside.record.interfaces = 0;
         for member in &before.members {
-            let undo = Undone::Place(Box::new(place(before, member))).unless_later(turn);
-            let joined = join(world.clone(), op.clone(), inside.clone(), again(member, way_out));
+            let undo = Undone::Place(Box::new(place(world, before, member))).unless_later(turn);
+            let joined = join(world.clone(), op.clone(), inside.clone(), again(member));
             // A failed one has lost its place, so that has to be kept again also then.
             let joined = saga.step("plug in", undo, async { joined.await.map_err(Error::uncertain) });
             inside = joined.await?.inside;
         }
+        if inside.lacks_way_out() {
+            // Its own saga takes it back when it fails itself.
+            let undo = match way_out {
+                WayOutOffer::Offered { network, endpoint } => Some(Undone::WayOut(*network, *endpoint)),
+                WayOutOffer::Missing { .. } => None,
+            };
+            saga.step("make a way out", undo, way_out::add(world, op, &mut inside, way_out)).await?;
+        }
         // Last: a crash before it leaves a sandbox that waits, and links that belong to nobody.
         inside.record.keyed = true;
         let record = record_of(&inside.record)?;
-        let back = Undone::Unkeyed(Box::new(before.record.clone())).unless_later(turn);
+        let back = Undone::Key(Box::new(before.record.clone())).unless_later(turn);
         saga.step("commit", back, world.commit(op, vec![record])).await?;
         Ok(inside)
     });
     adopted.await
 }
 
-/// Unplugs everything from the namespace that a sandbox has, keeps the places, and lets the namespace go. When an
-/// endpoint cannot leave, or the record cannot be written, the sandbox has its namespace still, and all are in it.
+/// Unplugs everything from the namespace that a sandbox has, keeps the places, and lets the namespace go. When that
+/// fails everything is plugged in again.
 async fn take_key_away(
     world: &World,
     op: &OpCtx,
@@ -140,37 +145,48 @@ async fn take_key_away(
     let turn = world.turns.begin(Kind::Key);
     // Whether the next one can be had at all is seen before anything is given up.
     let trial = format!("k-{}", inside.record.netns).parse()?;
-    world.execute(op, vec![Op::AdoptNetns { name: trial, source: next.to_owned() }]).await?;
-    world.finish(op, Undone::Netns(Netns::Named(trial)).unless_later(turn), Patience::Usual).await;
+    // One of an earlier attempt may be there still.
+    world.remove(op, vec![Op::DeleteNetns { name: trial }]).await?;
+    let found = world.execute(op, vec![Op::AdoptNetns { name: trial, source: next.to_owned() }]).await;
+    world.finish(op, Undone::Netns(Netns::Named(trial)), Patience::Usual).await;
+    found?;
 
-    let (left, mut result) = unplug(world, op, inside).await;
-    let waiting = SandboxRecord { keyed: false, interfaces: 0, ..inside.record.clone() };
-    if result.is_ok() {
-        // Before the namespace goes: a record that names one which is gone is that of a sandbox which is gone.
-        result = match record_of(&waiting) {
-            Ok(change) => world.commit(op, vec![change]).await,
-            Err(error) => Err(error),
-        };
-    }
-    if result.is_ok() {
-        (inside.record, inside.waiting) = (waiting, true);
-        world.finish(op, Undone::Netns(world.netns).unless_later(turn), Patience::Usual).await;
-    }
-    for member in &left {
-        match join(world.clone(), op.clone(), inside.clone(), again(member, way_out)).await {
-            Ok(joined) => *inside = joined.inside,
-            Err(error) => result = result.and(Err(error)),
+    // A crash from here on leaves a sandbox that waits, with everything in it.
+    inside.record.keyed = false;
+    let committed = world.commit(op, vec![record_of(&inside.record)?]).await;
+    let (left, result) = match committed {
+        Ok(()) => unplug(world, op, inside, true).await,
+        Err(error) => (Vec::new(), Err(error)),
+    };
+    if let Err(error) = result {
+        inside.record.keyed = true;
+        if let Err(why) = come_back(world, op, inside, &left, way_out).await {
+            tracing::warn!(error = %why, "an endpoint that was to move to another namespace is out of its sandbox");
         }
+        let keyed = Undone::Key(Box::new(inside.record.clone())).unless_later(turn);
+        world.finish(op, keyed, Patience::Usual).await;
+        return Err(error);
     }
-    result
+    world.finish(op, Undone::Netns(world.netns).unless_later(turn), Patience::Usual).await;
+    inside.waiting = true;
+    inside.members = left.into_iter().map(Member::kept).collect();
+    Ok(())
 }
 
 /// Has every endpoint leave, and deletes the one that was the way out. Those that have left are told, in order;
 /// who cannot leave stays, in order.
-async fn unplug(world: &World, op: &OpCtx, inside: &mut Inside) -> (Vec<Member>, Result<()>) {
+async fn unplug(
+    world: &World,
+    op: &OpCtx,
+    inside: &mut Inside,
+    keeps_places: bool,
+) -> (Vec<Member>, Result<()>) {
     let (mut left, mut result) = (Vec::new(), Ok(()));
     for member in inside.members.clone() {
-        let outcome = detached(world, op, &member).await;
+        if member.way_out == WayOut::Provided {
+            continue;
+        }
+        let outcome = unplugged(world, op, &member, keeps_places).await;
         if outcome.is_ok() {
             left.push(member);
         }
@@ -178,26 +194,44 @@ async fn unplug(world: &World, op: &OpCtx, inside: &mut Inside) -> (Vec<Member>,
     }
     let gone: Vec<_> = left.iter().map(|member| member.endpoint).collect();
     clear(world, op, LeavePlan::of(inside, |member| gone.contains(&member.endpoint))).await;
-    inside.members.retain(|member| !gone.contains(&member.endpoint));
-    inside.gateways = elect(&inside.members);
-    for way_out in left.extract_if(.., |member| member.way_out == WayOut::Provided) {
-        let gone = Undone::WayOut(way_out.network, way_out.endpoint);
-        world.finish(op, gone, Patience::Usual).await;
-    }
+    inside.forget(&gone);
+    way_out::drop_if_needless(world, op, inside).await;
     (left, result)
 }
 
-/// The join that brings an endpoint back.
-fn again(member: &Member, way_out: &WayOutOffer) -> JoinSandbox {
+/// Plugs endpoints in again that have left. One that cannot be stays out.
+async fn come_back(
+    world: &World,
+    op: &OpCtx,
+    inside: &mut Box<Inside>,
+    left: &[Member],
+    way_out: &WayOutOffer,
+) -> Result<()> {
+    let mut result = Ok(());
+    for member in left {
+        match join(world.clone(), op.clone(), inside.clone(), again(member)).await {
+            Ok(joined) => *inside = joined.inside,
+            Err(error) => result = result.and(Err(error)),
+        }
+    }
+    let settled = way_out::settle(world, op, inside, way_out).await;
+    result.and(settled)
+}
+
+/// The join that brings an endpoint back. Whether a way out is needed shows when all are back.
+fn again(member: &Member) -> JoinSandbox {
     let spec = JoinSpec { priority: member.priority };
-    JoinSandbox { endpoint: member.endpoint, network: member.network, spec, way_out: way_out.clone() }
+    JoinSandbox { endpoint: member.endpoint, network: member.network, spec, way_out: None }
 }
 
 /// The place that is kept for an endpoint.
-fn place(inside: &Inside, member: &Member) -> Place {
+fn place(world: &World, inside: &Inside, member: &Member) -> Place {
+    let number = world.services.joins.next();
+    world.turns.keep_place(member.endpoint, number);
     Place {
         network: member.network,
         endpoint: member.endpoint,
+        number,
         index: member.number(),
         priority: member.priority,
         options: inside.options.clone(),
@@ -205,9 +239,14 @@ fn place(inside: &Inside, member: &Member) -> Place {
 }
 
 impl Place {
+    /// Whether this is the place that is to be kept, and no later one.
+    pub(super) fn is_wanted(&self, world: &World) -> bool {
+        world.turns.keeps_place(self.endpoint, self.number)
+    }
+
     /// Has the place kept again for an endpoint that was plugged in.
     pub(super) async fn keep(self, world: &World, op: &OpCtx) -> Result<()> {
-        let Self { network, endpoint, index, priority, options } = self;
+        let Self { network, endpoint, index, priority, options, number: _ } = self;
         let join = world.services.joins.next();
         let sandbox = world.sandbox;
         let (netns, as_way_out) = (None, false);

@@ -8,26 +8,35 @@ use std::sync::Arc;
 use netloom_actor_services::SagaWorld;
 use netloom_drivers::SandboxOptions;
 use netloom_kernel::{LinkKind, LinkView, Netns, Op, Route, RouteView};
-use netloom_model::record::SandboxRecord;
 use netloom_model::{IfName, Repair, Result};
 use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;
 
-use super::{Undone, World};
-use crate::gateway::{Gateways, elect};
+use super::{Undone, World, way_out};
+use crate::gateway::Gateways;
+use crate::inside::Inside;
 use crate::member::Member;
 use crate::turns::Kind;
 
-/// Compares the default routes inside with those that the endpoints call for, corrects them, and tells the
+/// Takes the way out away that is not needed any more, should that have been cut short; then
+/// compares the default routes inside with those that the endpoints call for, corrects them, and tells the
 /// driver of the endpoint that provides them once more: it may have been restarted and know nothing.
 pub(crate) async fn restore(
     world: World,
     op: OpCtx,
-    members: Vec<Member>,
-    record: SandboxRecord,
-    options: Arc<SandboxOptions>,
-) -> Result<Vec<Repair>> {
-    let wanted = elect(&members);
+    mut inside: Box<Inside>,
+) -> Result<(Vec<Member>, Vec<Repair>)> {
+    let way_out = inside.way_out().map(|member| member.endpoint);
+    way_out::drop_if_needless(&world, &op, &mut inside).await;
+    let released = way_out.filter(|_| inside.way_out().is_none());
+    let mut repairs: Vec<_> =
+        released.map(|endpoint| Repair::WayOutReleased { endpoint }).into_iter().collect();
+    repairs.extend(put_right(world, op, &inside).await?);
+    Ok((inside.members, repairs))
+}
+
+async fn put_right(world: World, op: OpCtx, inside: &Inside) -> Result<Vec<Repair>> {
+    let Inside { record, options, members, gateways: wanted, .. } = inside;
     let provider = members.iter().find(|member| Some(member.endpoint) == wanted.provider());
     let routed = members.iter().any(|member| !member.reserved && !member.routes.is_empty());
     if record.waits() || world.netns == Netns::Host || (provider.is_none() && !routed) {
@@ -42,12 +51,12 @@ pub(crate) async fn restore(
     let links: HashMap<_, _> =
         found.iter().filter(|link| own(link)).map(|link| (link.index, link.name)).collect();
     let present = world.services.kernel.routes(world.netns, deadline).await?;
-    let mut ops = corrections(&world, wanted, &present, &links);
-    ops.extend(missing(&world, &members, &present, &links));
+    let mut ops = corrections(&world, *wanted, &present, &links);
+    ops.extend(missing(&world, members, &present, &links));
     let repairs = ops.iter().filter_map(|op| remade(&world, op)).collect();
     world.finish(&op, Undone::Plumbing(ops), Patience::Usual).await;
     if let Some(provider) = provider {
-        program_again(world, op, provider.clone(), options).await;
+        program_again(world, op, provider.clone(), options.clone()).await;
     }
     Ok(repairs)
 }

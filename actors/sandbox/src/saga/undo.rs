@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use netloom_actor_network::{
-    AbandonAttachment, DeleteEndpoint, DetachEndpoint, ProgramEndpoint, RenameEndpoint, RevokeEndpoint,
+    AbandonAttachment, DeleteEndpoint, ProgramEndpoint, RenameEndpoint, RevokeEndpoint,
 };
 use netloom_actor_services::SagaWorld;
 use netloom_actor_services::{interrupted, panicked};
@@ -43,8 +43,8 @@ pub(crate) enum Undone {
     Name(NetworkId, EndpointId, String),
     /// An endpoint that waited for its sandbox's namespace.
     Place(Box<Place>),
-    /// A record that says that the sandbox's namespace is there, with the one before.
-    Unkeyed(Box<SandboxRecord>),
+    /// A record that says otherwise whether the sandbox's namespace is there than the one before, which is given.
+    Key(Box<SandboxRecord>),
     /// A step that is out of date as soon as a later operation of its kind has begun, which does not look at what the
     /// janitor has not managed yet.
     Latest(Turn, Box<Undone>),
@@ -55,6 +55,8 @@ pub(crate) enum Undone {
 pub(crate) struct Place {
     pub(super) network: NetworkId,
     pub(super) endpoint: EndpointId,
+    /// This place, unlike those that were kept for it before.
+    pub(super) number: JoinId,
     /// The number of its interface.
     pub(super) index: u32,
     pub(super) priority: i32,
@@ -82,7 +84,7 @@ impl fmt::Display for Undone {
             Self::WayOut(_, id) => write!(f, "endpoint {} that was a way out", id.short()),
             Self::Name(_, id, name) => write!(f, "name {name:?} of endpoint {}", id.short()),
             Self::Place(place) => write!(f, "place of endpoint {}", place.endpoint.short()),
-            Self::Unkeyed(record) => write!(f, "record of sandbox {}", record.id.short()),
+            Self::Key(record) => write!(f, "record of sandbox {}", record.id.short()),
             Self::Latest(_, step) => step.fmt(f),
         }
     }
@@ -107,7 +109,7 @@ impl Undone {
                 gone_is_fine(world.ask_network(&op, network, abandon).await)
             }
             Self::Membership(network, endpoint) => {
-                let detach = DetachEndpoint(endpoint, world.sandbox);
+                let detach = world.detach(endpoint, false);
                 not_there_is_fine(world.ask_network(&op, network, detach).await)
             }
             Self::Plumbing(ops) => world.remove(&op, ops).await,
@@ -120,7 +122,7 @@ impl Undone {
                 not_there_is_fine(world.ask_network(&op, network, program).await)
             }
             Self::WayOut(network, endpoint) => {
-                let detach = DetachEndpoint(endpoint, world.sandbox);
+                let detach = world.detach(endpoint, false);
                 not_there_is_fine(world.ask_network(&op, network, detach).await)?;
                 gone_is_fine(world.ask_network(&op, network, DeleteEndpoint(endpoint)).await)
             }
@@ -128,12 +130,18 @@ impl Undone {
                 let rename = RenameEndpoint { endpoint, name };
                 gone_is_fine(world.ask_network(&op, network, rename).await)
             }
+            // It has left meanwhile, or a later attempt to plug it in keeps it now.
+            Self::Place(place) if !place.is_wanted(&world) => Ok(()),
             Self::Place(place) => {
-                let detach = DetachEndpoint(place.endpoint, world.sandbox);
-                not_there_is_fine(world.ask_network(&op, place.network, detach).await)?;
-                gone_is_fine(place.keep(&world, &op).await)
+                let detach = world.detach(place.endpoint, true);
+                match world.ask_network(&op, place.network, detach).await {
+                    Err(error) if matches!(error.reason(), Reason::NotJoined { .. }) => {
+                        gone_is_fine(place.keep(&world, &op).await)
+                    }
+                    outcome => gone_is_fine(outcome),
+                }
             }
-            Self::Unkeyed(record) => world.commit(&op, vec![record_of(&record)?]).await,
+            Self::Key(record) => world.commit(&op, vec![record_of(&record)?]).await,
             Self::Latest(turn, _) if world.turns.is_over(turn) => Ok(()),
             Self::Latest(_, step) => step.undo(&world, &op).await,
         }

@@ -15,10 +15,10 @@ use netloom_runtime::{OpCtx, Saga};
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::join::{Newcomer, Plug, attach as plug, is_name_taken, set_up};
+use super::join::{Newcomer, Plug, attach as plug, hand_over, is_name_taken, set_up};
 use super::leave::{LeavePlan, clear, detached};
 use super::{Undone, World, port};
-use crate::gateway::lacks_way_out;
+use crate::gateway::{elect, lacks_way_out};
 use crate::inside::Inside;
 use crate::message::WayOutOffer;
 
@@ -72,7 +72,7 @@ pub(super) async fn attach(
     plug(saga, world, op, inside, Plug { network, endpoint, priority: 0, as_way_out: true }).await
 }
 
-/// Plugs a way out in beside endpoints that are about to lose theirs.
+/// Plugs a way out in beside endpoints that have lost theirs, or are about to.
 pub(super) async fn add(world: &World, op: &OpCtx, inside: &mut Inside, offer: &WayOutOffer) -> Result<()> {
     let sandbox = world.sandbox;
     loop {
@@ -81,9 +81,12 @@ pub(super) async fn add(world: &World, op: &OpCtx, inside: &mut Inside, offer: &
         let added = world.saga(op, "make_way_out", object, async |saga| {
             let mut inside = before.clone();
             let newcomers = [attach(saga, world, op, &mut inside, offer).await?];
-            // It comes last in the election, so no route changes yet.
+            // It comes last in the election, so this changes nothing as long as another one leads out.
+            inside.gateways = elect(&inside.members);
             let ops = set_up(world, &newcomers, before, &inside)?;
-            saga.step("set it up inside", None, world.execute(op, ops)).await?;
+            let back = inside.gateways.change(before.gateways, world.netns);
+            saga.step("set it up inside", Undone::Plumbing(back), world.execute(op, ops)).await?;
+            hand_over(saga, world, op, before, &inside).await?;
             let [newcomer] = &newcomers;
             saga.step("commit", None, newcomer.commit(world, op, &inside.record)).await?;
             port::opened(world, op, &newcomer.interface).await;
@@ -100,6 +103,20 @@ pub(super) async fn add(world: &World, op: &OpCtx, inside: &mut Inside, offer: &
     }
 }
 
+/// Sees to it that there is a way out if one is needed, and none if not.
+pub(super) async fn settle(
+    world: &World,
+    op: &OpCtx,
+    inside: &mut Inside,
+    offer: &WayOutOffer,
+) -> Result<()> {
+    if inside.lacks_way_out() {
+        return add(world, op, inside, offer).await;
+    }
+    drop_if_needless(world, op, inside).await;
+    Ok(())
+}
+
 /// Takes the way out away that no endpoint needs any more. What fails is retried behind the caller's back.
 pub(super) async fn drop_if_needless(world: &World, op: &OpCtx, inside: &mut Inside) {
     if inside.waiting || lacks_way_out(&inside.members) {
@@ -108,8 +125,8 @@ pub(super) async fn drop_if_needless(world: &World, op: &OpCtx, inside: &mut Ins
     let Some(way_out) = inside.way_out().cloned() else { return };
     let (network, endpoint) = (way_out.network, way_out.endpoint);
     if let Err(error) = detached(world, op, &way_out).await {
-        tracing::warn!(%error, "a way out that nobody needs cannot be taken away");
-        return;
+        // The sandbox has done with it all the same: it is nobody's way out, and goes when it can be had to.
+        tracing::warn!(%error, "a way out that nobody needs cannot be taken away yet");
     }
     let plan = LeavePlan::of(inside, |member| member.endpoint == endpoint);
     clear(world, op, plan).await;

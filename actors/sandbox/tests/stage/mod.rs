@@ -123,7 +123,7 @@ pub(crate) struct End {
 impl End {
     pub(crate) fn join(self, priority: i32) -> JoinSandbox {
         let (endpoint, network) = (self.endpoint, self.network);
-        let way_out = WayOutOffer::Missing { network: "out".into() };
+        let way_out = Some(WayOutOffer::Missing { network: "out".into() });
         JoinSandbox { endpoint, network, spec: JoinSpec::priority(priority), way_out }
     }
 

@@ -37,6 +37,7 @@ fn ends(cx: &DriverCx, network: &Network, place: Place) -> Vec<DesiredObject> {
         up: Some(true),
         mtu,
         master: Some(network.config.bridge),
+        isolated: Some(!network.config.icc),
         tag: Some(LinkTag::new(&cx.instance, "endpoint", id)),
         ..LinkState::default()
     };

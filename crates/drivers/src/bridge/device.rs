@@ -237,18 +237,21 @@ pub(super) async fn cut(cx: &DriverCx, name: IfName, tag: LinkTag) -> Result<Lef
 }
 
 /// Makes a link a port of its bridge again if it is none: a bridge that was removed has lost its ports, and
-/// its successor does not get them by itself. Tells what had to be done.
+/// its successor does not get them by itself. One that should be isolated and is not becomes it. Tells what had to be
+/// done.
 pub(super) async fn put_back(cx: &DriverCx, link: IfName, config: &BridgeConfig) -> Result<Option<String>> {
     let bridge = config.bridge;
     let found = cx.kernel.find_links(Netns::Host, vec![bridge, link], cx.deadline).await?;
     let [Some(device), Some(port)] = found.as_slice() else { return Ok(None) };
+    let isolate = (!config.icc).then_some(Op::IsolatePort { name: link });
     if port.master == Some(device.index) {
-        return Ok(None);
+        let Some(isolate) = isolate.filter(|_| !port.isolated) else { return Ok(None) };
+        execute_all(&*cx.kernel, vec![isolate], cx.deadline).await?;
+        return Ok(Some(format!("isolation of port {link} of bridge {bridge}")));
     }
     let master = Op::SetMaster { name: link, master: Some(bridge) };
     let up = Op::SetLink { netns: Netns::Host, name: link, up: true };
     // Isolated before it is up: not a packet passes in between.
-    let isolate = (!config.icc).then_some(Op::IsolatePort { name: link });
     let ops = std::iter::once(master).chain(isolate).chain([up]).collect();
     execute_all(&*cx.kernel, ops, cx.deadline).await?;
     Ok(Some(format!("port {link} of bridge {bridge}")))

@@ -136,11 +136,7 @@ impl Bridge {
         Ok(EndpointCreated { mac: Some(mac), interface_prefix: Some(prefix), ..Default::default() })
     }
 
-    fn plan_join(
-        &mut self,
-        cx: &DriverCx,
-        request: &Join,
-    ) -> Result<(Vec<Op>, Arc<BridgeConfig>, Gone, Joined)> {
+    fn plan_join(&mut self, cx: &DriverCx, request: &Join) -> Result<(Op, Arc<BridgeConfig>, Gone, Joined)> {
         let network = self.network(request.network)?;
         let endpoint = network
             .endpoints
@@ -167,7 +163,6 @@ impl Bridge {
             mtu: config.mtu,
             tag: LinkTag::new(&cx.instance, "endpoint", request.endpoint),
         };
-        let isolate = (!config.icc).then_some(Op::IsolatePort { name: link });
         let outward = !config.internal;
         let joined = Joined {
             interface: Interface::InPlace { link: Some(link) },
@@ -175,7 +170,7 @@ impl Bridge {
             gateway6: config.gateway6.filter(|_| outward),
             ..Joined::default()
         };
-        Ok((std::iter::once(create).chain(isolate).collect(), config.clone(), refused, joined))
+        Ok((create, config.clone(), refused, joined))
     }
 
     /// The join of an endpoint, and whether the kernel refused its link.
@@ -304,17 +299,25 @@ impl Driver for Bridge {
     }
 
     fn join(&mut self, cx: &DriverCx, request: Join) -> Begun<Joined> {
-        let (ops, config, refused, joined) = self.plan_join(cx, &request)?;
+        let (create, config, refused, joined) = self.plan_join(cx, &request)?;
         let (kernel, deadline) = (cx.kernel.clone(), cx.deadline);
         let ifname = request.ifname;
         Ok(async move {
-            let made = execute_all(&*kernel, ops, deadline).await;
-            made.map(|()| joined).map_err(|error| {
+            execute_all(&*kernel, vec![create], deadline).await.map_err(|error| {
                 if error.certainty == Certainty::Aborted {
                     let _ = refused.set(());
                 }
                 device::refusal(error, ifname, &config)
-            })
+            })?;
+            if !config.icc
+                && let Interface::InPlace { link: Some(name) } = joined.interface
+            {
+                // Not in the same send: where the name was taken, that port is somebody else's.
+                let isolated = execute_all(&*kernel, vec![Op::IsolatePort { name }], deadline).await;
+                // The link is there, so it has to be taken back.
+                isolated.map_err(|error| Error::from(error).uncertain())?;
+            }
+            Ok(joined)
         }
         .boxed())
     }
