@@ -123,9 +123,9 @@ impl Sandbox {
     ///
     /// # Errors
     /// `InvalidParameter` for a malformed key, `Forbidden` for a sandbox that was not created for that,
-    /// `Internal` when there is no such namespace. The sandbox waits then, with all that has joined, or has the
-    /// namespace that it had. An endpoint that could not be plugged in again, nor its place be kept, is out, and the
-    /// error says why.
+    /// `Internal` when there is no such namespace. The sandbox waits then, with all that has joined, or is in the
+    /// namespace that it had: when the other one is none, or when an endpoint cannot leave. An endpoint that could not
+    /// be plugged in again, nor its place be kept, is out, and the error says why.
     pub async fn set_key(&self, key: SandboxKey) -> Result<()> {
         let (source, held) = key.resolve()?;
         let set = |way_out| SetSandboxKey { source: source.clone(), held: held.clone(), way_out };

@@ -6,10 +6,13 @@ use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use netloom::kernel::{Kernel, Netns};
+use netloom::testkit::probe::EchoSocket;
 use netloom::{EndpointSpec, Engine, JoinSpec, Network, NetworkSpec, Sandbox, SandboxSpec, ShutdownMode};
 
 use crate::container::Container;
@@ -106,6 +109,58 @@ fn what_cannot_be_handed_over_is_refused_and_can_be_tried_again() {
         assert!(sandbox.inspect().await.expect("inspected").gateway.is_some());
         delete_everything(&engine).await;
         container.end();
+        lab.assert_pristine().await;
+    });
+}
+
+/// A sandbox moves from the namespace of one container to that of another one, while its neighbours talk to each
+/// other without a break. Both namespaces live on when the sandbox is gone.
+#[test]
+fn keys_are_told_while_traffic_flows_to_a_neighbour() {
+    in_lab(async |lab| {
+        let engine = lab.engine().await;
+        let network = engine.controller().create_network(NetworkSpec::new("blue")).await.expect("a network");
+        let (other, _) = joined(&engine, &network, "other").await;
+        let (_, talker) = joined(&engine, &network, "talker").await;
+        let to = address(&other).await;
+        assert!(pings(&talker, to, Duration::from_secs(10)).await, "the addresses are known");
+        let socket = talker.run(move || EchoSocket::open(to)).await.expect("it runs").expect("a socket");
+        let over = Arc::new(AtomicBool::new(false));
+        let ended = over.clone();
+        let talk = tokio::task::spawn_blocking(move || {
+            let mut lost = Vec::new();
+            let mut sequence = 0;
+            while !ended.load(Ordering::SeqCst) {
+                sequence += 1;
+                if socket.ping(9, sequence, 32, Instant::now() + Duration::from_secs(2)).is_err() {
+                    lost.push(sequence);
+                }
+            }
+            (sequence, lost)
+        });
+
+        let (endpoint, sandbox) = waiting(&engine, &network, "c1").await;
+        let own = address(&endpoint).await;
+        let containers = [Container::start(), Container::start()];
+        for (n, container) in containers.iter().enumerate() {
+            let key = netloom::SandboxKey::Path(container.netns());
+            sandbox.set_key(key).await.expect("told");
+            assert!(pings(&talker, own, Duration::from_secs(10)).await, "it is reached in namespace {n}");
+            assert!(pings(&sandbox, to, Duration::from_secs(10)).await);
+            let links = containers.each_ref().map(Container::links);
+            assert!(links[n].iter().any(|link| link == "eth0"), "{links:?}");
+            assert_eq!(links[1 - n], ["lo"], "nothing is left in the other one");
+        }
+        over.store(true, Ordering::SeqCst);
+        let (asked, lost) = talk.await.expect("it ends");
+        assert!(lost.is_empty() && asked > 10, "lost of {asked}: {lost:?}");
+        sandbox.delete().await.expect("deleted");
+        engine.drain().await.expect("drained");
+        for container in &containers {
+            assert_eq!(container.links(), ["lo"]);
+        }
+        delete_everything(&engine).await;
+        containers.into_iter().for_each(Container::end);
         lab.assert_pristine().await;
     });
 }

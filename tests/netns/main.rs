@@ -10,6 +10,9 @@ mod kill;
 mod lab;
 mod live;
 mod misuse;
+#[expect(dead_code, reason = "what drivers are told is looked at over the simulated kernel")]
+#[path = "../common/outless.rs"]
+mod outless;
 #[path = "../common/outside.rs"]
 mod outside;
 mod packets;
@@ -20,3 +23,4 @@ mod scenario;
 mod scenarios;
 mod takeover;
 mod together;
+mod way_out;

@@ -44,7 +44,8 @@ pub enum WayOutOffer {
         /// The identifier of the endpoint there, should one be made.
         endpoint: EndpointId,
     },
-    /// It is not: a request that needs it is refused, having changed nothing, with `NoWayOut`.
+    /// It is not: a request that needs it fails with `NoWayOut`. A join or a leave has changed nothing then, and any
+    /// request can be made again.
     Missing {
         /// Its name.
         network: Arc<str>,

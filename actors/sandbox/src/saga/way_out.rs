@@ -2,8 +2,8 @@
 //! (libnetwork's `docker_gwbridge`).
 //!
 //! Only the controller makes networks, and no sandbox asks upward. So whoever asks a sandbox names that network
-//! along with a request. Where it is needed and missing, the request is refused before anything is changed, and
-//! comes again when the controller has made the network.
+//! along with a request. Where it is needed and missing, which may show only when a driver has made its link, the
+//! request is taken back, and comes again when the controller has made the network.
 
 use netloom_actor_network::CreateEndpoint;
 use netloom_actor_services::SagaWorld;
