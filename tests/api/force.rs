@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use netloom::testkit::{Fault, FaultKind};
-use netloom::{Endpoint, EndpointSpec, ErrorKind, JoinSpec, Sandbox};
+use netloom::{Endpoint, EndpointSpec, ErrorKind, JoinSpec, Sandbox, SandboxSpec};
 
 use crate::support::{World, bounded, until};
 
@@ -124,4 +124,52 @@ async fn force_ends_what_a_leave_still_clears_up() {
     // Half of the time that clearing up is given when nobody has overtaken it.
     assert!(began.elapsed() < SOON / 2, "{:?}", began.elapsed());
     ends_clean(world).await;
+}
+
+/// A network deleted by force takes its endpoints along wherever they are: idle, plugged in, waiting for a namespace, or
+/// hanging in the kernel. Their sandboxes stand, and know it.
+#[tokio::test]
+async fn a_network_deleted_by_force_takes_all_its_endpoints_along() {
+    let world = World::new().await;
+    world.kernel().external_netns("/proc/4711/ns/net").unwrap();
+    let controller = world.engine().controller();
+    let (blue, red) = (world.network("blue").await, world.network("red").await);
+    blue.create_endpoint(EndpointSpec::new("idle")).await.unwrap();
+    let (_, sandbox) = world.joined(&blue, "in").await;
+    let other = red.create_endpoint(EndpointSpec::new("other")).await.unwrap();
+    other.join(&sandbox, JoinSpec::default()).await.unwrap();
+    let waits = controller.create_sandbox(SandboxSpec::new("waits").external_key()).await.unwrap();
+    for network in [&blue, &red] {
+        let endpoint = network.create_endpoint(EndpointSpec::new("waits")).await.unwrap();
+        endpoint.join(&waits, JoinSpec::default()).await.unwrap();
+    }
+    let hangs = blue.create_endpoint(EndpointSpec::new("hangs")).await.unwrap();
+    let stuck = world.sandbox("stuck").await;
+    world.kernel().plan(Fault::verb("create_veth", 1, FaultKind::Hang));
+    let joining = tokio::spawn({
+        let (hangs, stuck) = (hangs.clone(), stuck.clone());
+        async move { hangs.join(&stuck, JoinSpec::default()).await }
+    });
+    until("it hangs", async || world.kernel().hanging() > 0).await;
+    let asked = Instant::now();
+    bounded("the deletion", blue.delete_with_force()).await.expect("deleted");
+    assert!(asked.elapsed() < SOON, "it waited for what hangs: {:?}", asked.elapsed());
+    bounded("the join", joining).await.unwrap().expect_err("its endpoint is gone");
+    world.kernel().release();
+    world.settles().await;
+    assert_eq!(blue.inspect().await.unwrap_err().kind(), ErrorKind::NotFound);
+    let left = async |sandbox: &Sandbox| {
+        sandbox.inspect().await.unwrap().endpoints.iter().map(|inside| inside.network).collect::<Vec<_>>()
+    };
+    assert_eq!(left(&sandbox).await, [red.id()]);
+    assert!(sandbox.inspect().await.unwrap().gateway.is_some(), "the other one leads out now");
+    assert_eq!((left(&waits).await, left(&stuck).await), (vec![red.id()], vec![]));
+    waits.set_key(netloom::SandboxKey::Path("/proc/4711/ns/net".into())).await.unwrap();
+    world.settles().await;
+    let world = world.kill_and_restart().await;
+    world.settles().await;
+    world.delete_everything().await;
+    bounded("draining", world.engine().drain()).await.unwrap();
+    world.kernel().drop_external("/proc/4711/ns/net").unwrap();
+    world.assert_pristine().await;
 }

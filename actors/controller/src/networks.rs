@@ -73,6 +73,12 @@ impl ControllerActor {
         Ok(())
     }
 
+    /// Whether a network is one of those that are not deleted while they are in service.
+    fn stays(&self, id: NetworkId) -> bool {
+        let driver = self.estate.networks.get(id).and_then(|child| self.estate.drivers.get(&child.driver));
+        driver.is_some_and(|driver| driver.capability.permanent)
+    }
+
     /// Makes a network known; tells of it when nobody was told before.
     pub(super) fn publish_network(&mut self, op: &OpCtx, id: NetworkId) {
         let estate = &mut *self.estate;
@@ -241,20 +247,26 @@ impl Handle<DeleteNetwork> for ControllerActor {
         };
         let own = op.clone();
         let evict = force.map(|spare| self.evictor(spare));
+        // One that stays keeps its endpoints. Of others they go first: the deletion waits for what is under way on them.
+        let mut goes = !self.stays(id);
         let work = async move {
             loop {
+                if let Some(evict) = evict.as_ref().filter(|_| goes) {
+                    let listed = addr.outcome(&own, ListEndpoints).await.map(Ok);
+                    let endpoints = answered(&own, "the network", listed)?;
+                    let evicted = endpoints.iter().map(|endpoint| evict(own.clone(), id, endpoint.id));
+                    join_all(evicted).await.into_iter().try_for_each(|outcome| match outcome {
+                        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+                        _ => Ok(()),
+                    })?;
+                }
                 let outcome = answered(&own, "the network", addr.outcome(&own, DeleteInNetwork).await);
                 let Err(error) = outcome else { return Ok(()) };
-                let active = matches!(error.reason(), Reason::ActiveEndpoints { .. });
-                let Some(evict) = evict.as_ref().filter(|_| active) else { return Err(error) };
                 // As often as others make new ones meanwhile, until the deadline.
-                let listed = addr.outcome(&own, ListEndpoints).await.map(Ok);
-                let endpoints = answered(&own, "the network", listed)?;
-                let evicted = endpoints.iter().map(|endpoint| evict(own.clone(), id, endpoint.id));
-                join_all(evicted).await.into_iter().try_for_each(|outcome| match outcome {
-                    Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-                    _ => Ok(()),
-                })?;
+                goes = matches!(error.reason(), Reason::ActiveEndpoints { .. });
+                if evict.is_none() || !goes {
+                    return Err(error);
+                }
             }
         };
         self.run(&op, work, move |result| Outcome::NetworkDeleted(id, result, reply), cx);
