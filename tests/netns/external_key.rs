@@ -129,14 +129,14 @@ fn keys_are_told_while_traffic_flows_to_a_neighbour() {
         let ended = over.clone();
         let talk = tokio::task::spawn_blocking(move || {
             let mut lost = Vec::new();
-            let mut sequence = 0;
+            let (mut asked, mut sequence) = (0_u64, 0_u16);
             while !ended.load(Ordering::SeqCst) {
-                sequence += 1;
+                (asked, sequence) = (asked + 1, sequence.wrapping_add(1));
                 if socket.ping(9, sequence, 32, Instant::now() + Duration::from_secs(2)).is_err() {
-                    lost.push(sequence);
+                    lost.push(asked);
                 }
             }
-            (sequence, lost)
+            (asked, lost)
         });
 
         let (endpoint, sandbox) = waiting(&engine, &network, "c1").await;

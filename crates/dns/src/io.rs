@@ -10,8 +10,9 @@ use netloom_model::{Error, Result, SandboxSettings};
 /// Whether the files that a caller named for a sandbox can be used: those to be written are regular files that can be,
 /// or will be made in a directory that is there; those to be read are there and can be.
 ///
-/// None is a symbolic link: whoever may put a link there could have the engine write to any file of the host's. The
-/// directories above are the caller's business.
+/// None that is written is a symbolic link: whoever may put a link there could have the engine write to any file of the
+/// host's. The directories above are the caller's business, and so is where a file to be read really lies: the host's
+/// resolv.conf often is a link.
 ///
 /// # Errors
 /// `InvalidParameter`, naming the setting and the path.
@@ -50,7 +51,13 @@ fn check_written(field: &str, path: &Path) -> Result<()> {
 }
 
 fn check_read(field: &str, path: &Path) -> Result<()> {
-    match open(path, OpenOptions::new().read(true)) {
+    let found = fs::canonicalize(path);
+    let opened = match &found {
+        Ok(file) => open(file, OpenOptions::new().read(true)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(Unusable::Missing),
+        Err(error) => Err(Unusable::For(error.to_string())),
+    };
+    match opened {
         Ok(()) => Ok(()),
         Err(Unusable::Missing) => Err(Error::invalid(field, path.display(), "there is no such file")),
         Err(Unusable::For(why)) => Err(Error::invalid(field, path.display(), why)),
@@ -134,13 +141,15 @@ mod tests {
         symlink(at("nowhere"), at("dangling")).expect("linked");
         fs::create_dir(at("directory")).expect("made");
         let _socket = UnixListener::bind(at("socket")).expect("bound");
-        for (name, why) in [
-            ("link", "symbolic link"),
-            ("dangling", "symbolic link"),
-            ("directory", "no regular file"),
-            ("socket", "no regular file"),
-            ("file/below", "directory"),
-        ] {
+        for (name, why) in [("link", "symbolic link"), ("dangling", "symbolic link")] {
+            let error = written(at(name)).expect_err(name).to_string();
+            assert!(error.contains("hosts_path") && error.contains(why), "{error}");
+        }
+        read(at("link")).expect("followed, because nothing is written");
+        assert!(read(at("dangling")).expect_err("dangling").to_string().contains("no such file"));
+        for (name, why) in
+            [("directory", "no regular file"), ("socket", "no regular file"), ("file/below", "directory")]
+        {
             for (outcome, field) in
                 [(written(at(name)), "hosts_path"), (read(at(name)), "origin_resolv_conf_path")]
             {
