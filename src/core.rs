@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use netloom_actor_controller::{ControllerActor, Directory, EventHub, ProvideWayOut};
-use netloom_actor_sandbox::{SandboxActor, WayOutOffer};
+use netloom_actor_sandbox::{OfferedWayOut, SandboxActor, WayOutOffer};
 use netloom_kernel::{Kernel, LinkCounters, Netns};
 use netloom_model::{
     ControllerId, EndpointId, EngineConfig, Error, IfName, NetworkId, OpId, Reason, Repair, Result, SandboxId,
@@ -116,7 +116,8 @@ impl Core {
         match self.directory.network_names.get(name) {
             Some(network) => {
                 let (a, b) = fresh();
-                WayOutOffer::Offered { network: *network, endpoint: EndpointId::from_uuids(a, b) }
+                let endpoint = EndpointId::from_uuids(a, b);
+                WayOutOffer::Offered(Box::new(OfferedWayOut { network: *network, endpoint }))
             }
             None => WayOutOffer::Missing { network: name.as_str().into() },
         }

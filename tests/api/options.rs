@@ -152,7 +152,7 @@ async fn every_option_reaches_the_driver_and_outlives_the_engine() {
     };
     assert_eq!((&before.0.names, &before.0.ports, &before.0.options), (&names, &ports, &options));
     assert_eq!(before.1.hostname, "web.example");
-    assert_eq!(Some(before.1.settings.clone()), full_sandbox().settings.map(|settings| *settings));
+    assert_eq!(before.1.settings, full_sandbox().settings);
     assert_eq!(before.1.namespace, NamespaceSpec::Own);
 
     let world = world.kill_and_restart().await;

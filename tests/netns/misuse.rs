@@ -183,7 +183,7 @@ fn files_that_cannot_be_used_are_refused_by_their_path() {
         let fine = SandboxSpec::new("c1").with(|settings| settings.hosts_path = Some(at("secret")));
         let sandbox = controller.create_sandbox(fine).await.unwrap();
         assert_eq!(sandbox.refresh(linked()).await.unwrap_err().kind(), ErrorKind::InvalidParameter);
-        let kept = sandbox.inspect().await.unwrap().settings.hosts_path;
+        let kept = sandbox.inspect().await.unwrap().settings.unwrap().hosts_path;
         assert_eq!(kept, Some(at("secret")), "a refused refresh changes nothing");
         assert_eq!(std::fs::read_to_string(at("secret")).unwrap(), "root:x:0:0\n");
         delete_everything(&engine).await;

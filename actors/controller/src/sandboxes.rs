@@ -4,7 +4,8 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use netloom_actor_network::{EvictEndpoint, InspectEndpoint, Networks};
 use netloom_actor_sandbox::{
-    DeleteSandbox as DeleteInSandbox, Establish, LeaveSandbox, Origin, SandboxEntry, Standing, WayOutOffer,
+    DeleteSandbox as DeleteInSandbox, Establish, LeaveSandbox, OfferedWayOut, Origin, SandboxEntry, Standing,
+    WayOutOffer,
 };
 use netloom_actor_services::answered;
 use netloom_model::{EndpointId, ErrorKind, NamespaceSpec};
@@ -277,7 +278,7 @@ impl ControllerActor {
                 // Another one for each, from its first characters on.
                 let own = Uuid::from_u128(spare.as_u128() ^ (u128::from(joins.next().0) << 96));
                 let endpoint = EndpointId::from_uuids(own, spare);
-                WayOutOffer::Offered { network: *network, endpoint }
+                WayOutOffer::Offered(Box::new(OfferedWayOut { network: *network, endpoint }))
             });
             async move {
                 // Known before, since whoever evicts it may die before it answers.

@@ -77,6 +77,8 @@ pub struct NetworkDeps {
 /// The actor of one network.
 #[derive(Debug)]
 pub struct NetworkActor {
+    /// Its name, which sandboxes keep too.
+    name: Arc<str>,
     pub(crate) record: NetworkRecord,
     pub(crate) phase: NetworkPhase,
     failure: Option<String>,
@@ -97,6 +99,7 @@ impl NetworkActor {
         let world = World::new(Everybody { services, driver, network, capability, events });
         Self {
             gate: Gate::new(limit),
+            name: record.spec.name.as_str().into(),
             record,
             phase: NetworkPhase::Creating,
             failure: None,

@@ -80,7 +80,7 @@ pub struct AttachEndpoint {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Attachment {
     /// The network's name, which breaks ties in the gateway election.
-    pub network_name: String,
+    pub network_name: Arc<str>,
     /// How the interface got there.
     pub interface: Interface,
     /// Its name.

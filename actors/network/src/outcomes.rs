@@ -170,7 +170,7 @@ impl NetworkActor {
         kept: Option<AttachmentRecord>,
         result: Result<Joined>,
     ) -> Result<Attachment> {
-        let network_name = self.record.spec.name.clone();
+        let network_name = self.name.clone();
         let joined = match result {
             Ok(joined) if self.world.capability.provides_gateway => joined,
             Ok(joined) => Joined { gateway: None, gateway6: None, ..joined },

@@ -140,7 +140,7 @@ impl SandboxActor {
             },
             namespace,
             hostname,
-            settings: settings.map(|settings| *settings).unwrap_or_default(),
+            settings,
             endpoints: members.into_iter().map(shown).collect(),
             gateway: gateways.v4.map(|gateway| gateway.address),
             gateway6: gateways.v6.map(|gateway| gateway.address),

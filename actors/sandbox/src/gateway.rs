@@ -99,7 +99,7 @@ mod tests {
         Member {
             endpoint: format!("{n:064x}").parse().expect("an id"),
             network: network.parse().expect("an id"),
-            network_name: network.to_owned(),
+            network_name: network.into(),
             ifname: format!("eth{n}").parse().expect("a name"),
             priority,
             ipv4: None,

@@ -17,6 +17,7 @@ pub use gateway::{Gateways, elect, lacks_way_out};
 pub use member::Member;
 pub use message::{
     AdoptSandbox, DeleteSandbox, Establish, InspectSandbox, JoinSandbox, LeaveSandbox, MarkFailed,
-    NetworkRestarted, Origin, RefreshSandbox, RenameSandbox, SetSandboxKey, Standing, WayOutOffer,
+    NetworkRestarted, OfferedWayOut, Origin, RefreshSandbox, RenameSandbox, SetSandboxKey, Standing,
+    WayOutOffer,
 };
 pub use turns::Turns;

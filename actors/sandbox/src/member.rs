@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netloom_actor_network::Attachment;
@@ -18,7 +19,7 @@ pub struct Member {
     /// Its network.
     pub network: NetworkId,
     /// The network's name, which breaks ties in the gateway election.
-    pub network_name: String,
+    pub network_name: Arc<str>,
     /// The interface's name.
     pub ifname: IfName,
     /// The priority in the gateway election.
@@ -73,7 +74,7 @@ impl Member {
         Some(Self {
             endpoint: record.id,
             network: record.network,
-            network_name: network_name.to_owned(),
+            network_name: network_name.into(),
             ifname: attachment.ifname,
             priority: attachment.priority,
             ipv4: record.ipv4,

@@ -37,19 +37,23 @@ pub struct Standing {
 /// The network that is the way out of sandboxes whose endpoints have none.
 #[derive(Clone, Debug)]
 pub enum WayOutOffer {
-    /// It is there.
-    Offered {
-        /// The network.
-        network: NetworkId,
-        /// The identifier of the endpoint there, should one be made.
-        endpoint: EndpointId,
-    },
+    /// It is there. Boxed, because it is large, and few engines have one.
+    Offered(Box<OfferedWayOut>),
     /// It is not: a request that needs it fails with `NoWayOut`. A join or a leave has changed nothing then, and any
     /// request can be made again.
     Missing {
         /// Its name.
         network: Arc<str>,
     },
+}
+
+/// A network that is there.
+#[derive(Clone, Copy, Debug)]
+pub struct OfferedWayOut {
+    /// The network.
+    pub network: NetworkId,
+    /// The identifier of the endpoint there, should one be made.
+    pub endpoint: EndpointId,
 }
 
 /// Plug an endpoint in.

@@ -153,7 +153,7 @@ pub struct SandboxSnapshot {
     /// The container's host name; empty for none.
     pub hostname: String,
     /// What few sandboxes have.
-    pub settings: SandboxSettings,
+    pub settings: Option<Box<SandboxSettings>>,
     /// The endpoints in it, best gateway first.
     pub endpoints: Vec<SandboxEndpoint>,
     /// The IPv4 default gateway it uses.

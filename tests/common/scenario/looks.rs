@@ -158,7 +158,8 @@ impl SandboxLook {
         differences.check("labels", self.labels.as_ref(), &found.labels);
         differences.check("hostname", self.hostname.as_ref(), &found.hostname);
         differences.check("namespace", self.namespace.as_ref(), &found.namespace);
-        differences.check("settings", self.settings.as_ref(), &found.settings);
+        let settings = found.settings.as_deref().cloned().unwrap_or_default();
+        differences.check("settings", self.settings.as_ref(), &settings);
         let failure = found.failure.as_deref().unwrap_or("none");
         if let Some(expected) = &self.failure
             && !failure.contains(expected.as_str())

@@ -162,7 +162,7 @@ fn what_agrees_is_left_alone() {
     assert_eq!((record.id, endpoints.len()), (network_id(1), 3));
     let (_, members) = plan.records.sandbox(sandbox_id(1)).expect("kept");
     assert_eq!(members.len(), 2, "the idle one is in no sandbox");
-    assert!(members.iter().all(|member| member.network_name == "network 1"));
+    assert!(members.iter().all(|member| &*member.network_name == "network 1"));
 }
 
 #[test]

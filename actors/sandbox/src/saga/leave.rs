@@ -52,7 +52,8 @@ pub(crate) async fn leave(
     mut inside: Box<Inside>,
     LeaveSandbox { endpoint, network, way_out }: LeaveSandbox,
 ) -> Changed {
-    let plan = LeavePlan::of(&inside, |member| member.endpoint == endpoint);
+    let leaves = |member: &Member| member.endpoint == endpoint;
+    let mut plan = LeavePlan::of(&inside, leaves);
     let Some(leaving) = plan.leaving.first() else {
         let result = Err(not_here(&world, &op, endpoint, network).await);
         return Changed { inside, result };
@@ -61,14 +62,15 @@ pub(crate) async fn leave(
         && leaving.way_out != WayOut::Provided
         && inside.way_out().is_none()
         && lacks_way_out(&plan.rest);
-    if let Some(offer) = way_out.filter(|_| strands)
-        && let Err(error) = way_out::add(&world, &op, &mut inside, &offer).await
-    {
-        return Changed { inside, result: Err(error) };
+    let leaving = leaving.clone();
+    if let Some(offer) = way_out.filter(|_| strands) {
+        if let Err(error) = way_out::add(&world, &op, &mut inside, &offer).await {
+            return Changed { inside, result: Err(error) };
+        }
+        plan = LeavePlan::of(&inside, leaves);
     }
-    let result = detached_one(&world, &op, leaving).await;
+    let result = detached_one(&world, &op, &leaving).await;
     if result.is_ok() {
-        let plan = LeavePlan::of(&inside, |member| member.endpoint == endpoint);
         clear(&world, &op, plan).await;
         inside.forget(&[endpoint]);
     }

@@ -118,7 +118,7 @@ async fn adopt(
         if inside.lacks_way_out() {
             // Its own saga takes it back when it fails itself.
             let undo = match way_out {
-                WayOutOffer::Offered { network, endpoint } => Some(Undone::WayOut(*network, *endpoint)),
+                WayOutOffer::Offered(offered) => Some(Undone::WayOut(offered.network, offered.endpoint)),
                 WayOutOffer::Missing { .. } => None,
             };
             saga.step("make a way out", undo, way_out::add(world, op, &mut inside, way_out)).await?;

@@ -46,7 +46,7 @@ pub(super) async fn attach(
     offer: &WayOutOffer,
 ) -> Result<Newcomer> {
     let (network, endpoint) = match offer {
-        WayOutOffer::Offered { network, endpoint } => (*network, *endpoint),
+        WayOutOffer::Offered(offered) => (offered.network, offered.endpoint),
         WayOutOffer::Missing { network } => {
             let (sandbox, network) = (inside.holder(), network.to_string());
             return Err(Reason::NoWayOut { sandbox, network }.into());
