@@ -130,9 +130,8 @@ impl Member {
 
     /// The number of its interface.
     pub(crate) fn number(&self) -> u32 {
-        let name = self.ifname.as_str();
-        let prefix = name.trim_end_matches(|c: char| c.is_ascii_digit());
-        name.strip_prefix(prefix).and_then(|digits| digits.parse().ok()).unwrap_or(u32::MAX)
+        let (_, digits) = self.ifname.numbered();
+        digits.parse().unwrap_or(u32::MAX)
     }
 
     /// Its addresses with their prefix lengths.

@@ -89,6 +89,15 @@ kernel_name!(
     "a namespace name is 1 to 64 characters of A-Z a-z 0-9 _ . -"
 );
 
+impl IfName {
+    /// What stands before the digits at its end, and those digits: `eth` and `0` of `eth0`.
+    #[must_use]
+    pub fn numbered(&self) -> (&str, &str) {
+        let name = self.as_str();
+        name.split_at(name.trim_end_matches(|c: char| c.is_ascii_digit()).len())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +110,15 @@ mod tests {
         }
         for bad in ["", "..", "a/b", "a b", &"n".repeat(65)] {
             assert!(bad.parse::<NetnsName>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_split_before_the_digits_at_its_end() {
+        for (name, parts) in
+            [("eth0", ("eth", "0")), ("wan1-12", ("wan1-", "12")), ("lo", ("lo", "")), ("42", ("", "42"))]
+        {
+            assert_eq!(name.parse::<IfName>().expect("fits").numbered(), parts);
         }
     }
 }

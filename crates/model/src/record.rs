@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{EndpointId, JoinId, NetworkId, SandboxId};
 use crate::ifname::{IfName, NetnsName};
 use crate::mac::MacAddr;
-use crate::spec::{EndpointSpec, Names, NamespaceSpec, NetworkSpec, Ports, SandboxSpec};
+use crate::spec::{EndpointSpec, Names, NamespaceSpec, NetworkSpec, Ports, SandboxSpec, is_false};
 
 /// One pool of a network as it was allocated (libnetwork's `IpamInfo`).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -148,11 +148,6 @@ impl AttachmentRecord {
     pub fn kept(self) -> Self {
         Self { link: None, gateway: None, gateway6: None, routes: Vec::new(), reserved: true, ..self }
     }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
-fn is_false(flag: &bool) -> bool {
-    !flag
 }
 
 /// What an endpoint has to do with its sandbox's way out.

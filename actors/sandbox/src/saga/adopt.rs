@@ -1,12 +1,12 @@
 //! Giving a dead sandbox that could not be released to a new container.
 
-use netloom_actor_services::SagaWorld;
 use netloom_kernel::{Netns, Op};
 use netloom_model::Result;
 use netloom_model::record::SandboxRecord;
 use netloom_runtime::OpCtx;
 
-use super::{World, record_of};
+use super::World;
+use super::establish::keep;
 
 /// Makes the namespace anew, without anything of the dead container's in it, and commits the record. Nothing is undone:
 /// what fails half-way is as dead as before, and this begins from its beginning when it is asked for again.
@@ -21,6 +21,6 @@ pub(crate) async fn adopt(world: World, op: OpCtx, record: SandboxRecord) -> Res
         }
     }
     entry.step("commit");
-    world.commit(&op, vec![record_of(&record)?]).await?;
+    keep(&world, &op, &record).await?;
     Ok(record)
 }

@@ -19,6 +19,11 @@ pub(super) fn record_of(record: &SandboxRecord) -> Result<Change> {
     Ok(Change::Put { key, value })
 }
 
+/// Commits what a sandbox is.
+pub(super) async fn keep(world: &World, op: &OpCtx, record: &SandboxRecord) -> Result<()> {
+    world.commit(op, vec![record_of(record)?]).await
+}
+
 /// Whether the files that a spec names can be used. They are looked at on a thread of the kernel's, in whose host they
 /// are; a simulated kernel has no host with files.
 pub(super) async fn files_are_fine(world: &World, op: &OpCtx, settings: &SandboxSettings) -> Result<()> {
@@ -48,7 +53,7 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: SandboxRecord) ->
         if let Some(settings) = &record.spec.settings {
             saga.step("look at its files", None, files_are_fine(&world, &op, settings)).await?;
         }
-        let commit = async { world.commit(&op, vec![record_of(&record)?]).await };
+        let commit = keep(&world, &op, &record);
         let kept = Undone::Record(record.id);
         if !record.has_namespace() {
             return saga.step("commit", kept, commit).await;

@@ -14,11 +14,11 @@ use netloom_model::{Error, JoinSpec, Result};
 use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;
 
-use super::establish::files_are_fine;
+use super::establish::{files_are_fine, keep};
 use super::join::join;
 use super::leave::{LeavePlan, clear, unplugged};
 use super::undo::Place;
-use super::{Undone, World, record_of, way_out};
+use super::{Undone, World, way_out};
 use crate::inside::{Changed, Inside};
 use crate::member::Member;
 use crate::message::{JoinSandbox, RefreshSandbox, SetSandboxKey, WayOutOffer};
@@ -48,10 +48,7 @@ pub(crate) async fn refresh(
     if result.is_ok() {
         inside.options = Arc::new(SandboxOptions::from(&*spec));
         inside.record.spec = *spec;
-        result = match record_of(&inside.record) {
-            Ok(change) => world.commit(&op, vec![change]).await,
-            Err(error) => Err(error),
-        };
+        result = keep(&world, &op, &inside.record).await;
         if result.is_err() {
             (inside.record.spec, inside.options) = old;
         }
@@ -125,9 +122,8 @@ async fn adopt(
         }
         // Last: a crash before it leaves a sandbox that waits, and links that belong to nobody.
         inside.record.keyed = true;
-        let record = record_of(&inside.record)?;
         let back = Undone::Key(Box::new(before.record.clone())).unless_later(turn);
-        saga.step("commit", back, world.commit(op, vec![record])).await?;
+        saga.step("commit", back, keep(world, op, &inside.record)).await?;
         Ok(inside)
     });
     adopted.await
@@ -153,8 +149,7 @@ async fn take_key_away(
 
     // A crash from here on leaves a sandbox that waits, with everything in it.
     inside.record.keyed = false;
-    let committed = world.commit(op, vec![record_of(&inside.record)?]).await;
-    let (left, result) = match committed {
+    let (left, result) = match keep(world, op, &inside.record).await {
         Ok(()) => unplug(world, op, inside, true).await,
         Err(error) => (Vec::new(), Err(error)),
     };

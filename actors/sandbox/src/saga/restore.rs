@@ -71,10 +71,9 @@ pub(crate) async fn program_again(world: World, op: OpCtx, provider: Member, opt
 /// Whether a link looks like that of an endpoint which has left, and which the kernel has not let go of yet: an
 /// end of a pair, with a number that has been given.
 fn was_ours(link: &LinkView, interfaces: u32) -> bool {
-    let name = link.name.as_str();
-    let prefix = name.trim_end_matches(|c: char| c.is_ascii_digit());
-    let number = name.strip_prefix(prefix).and_then(|digits| digits.parse::<u32>().ok());
-    link.kind == LinkKind::Veth && !prefix.is_empty() && number.is_some_and(|number| number < interfaces)
+    let (prefix, digits) = link.name.numbered();
+    let given = digits.parse::<u32>().is_ok_and(|number| number < interfaces);
+    link.kind == LinkKind::Veth && !prefix.is_empty() && given
 }
 
 /// What makes the default routes right. One that leaves by a link of nobody here is the container's own

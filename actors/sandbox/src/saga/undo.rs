@@ -17,7 +17,8 @@ use netloom_model::{Certainty, EndpointId, Error, ErrorKind, JoinId, NetworkId, 
 use netloom_runtime::{OpCtx, Panicked, Undo};
 use netloom_store::{Change, Key, RecordKind};
 
-use super::{World, record_of};
+use super::World;
+use super::establish::keep;
 use crate::turns::Turn;
 
 /// One step, to be taken back.
@@ -141,7 +142,7 @@ impl Undone {
                     outcome => gone_is_fine(outcome),
                 }
             }
-            Self::Key(record) => world.commit(&op, vec![record_of(&record)?]).await,
+            Self::Key(record) => keep(&world, &op, &record).await,
             Self::Latest(turn, _) if world.turns.is_over(turn) => Ok(()),
             Self::Latest(_, step) => step.undo(&world, &op).await,
         }

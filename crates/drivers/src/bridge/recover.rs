@@ -149,9 +149,8 @@ fn endpoint(
 
 /// What stands before an interface's number, if its name is of that form.
 fn prefix_of(interface: IfName) -> Option<String> {
-    let prefix = interface.as_str().trim_end_matches(|c: char| c.is_ascii_digit());
-    let numbered = prefix.len() < interface.as_str().len();
-    interface_prefix(prefix).ok().filter(|_| numbered).map(|prefix| prefix.to_string())
+    let (prefix, number) = interface.numbered();
+    interface_prefix(prefix).ok().filter(|_| !number.is_empty()).map(|prefix| prefix.to_string())
 }
 
 /// What all interfaces of a network are called before their number. A container may have renamed some.
