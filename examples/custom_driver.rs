@@ -106,6 +106,7 @@ impl Driver for PointToPoint {
         Capability {
             scope: Scope::Local,
             needs_ipam: true,
+            shares_pools: false,
             provides_gateway: true,
             adopts: &[],
             permanent: false,

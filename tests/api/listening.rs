@@ -47,6 +47,7 @@ impl Driver for Listening {
         Capability {
             scope: Scope::Global,
             needs_ipam: true,
+            shares_pools: false,
             provides_gateway: false,
             adopts: &[],
             permanent: false,

@@ -48,6 +48,7 @@ impl Driver for Listener {
         Capability {
             scope: Scope::Local,
             needs_ipam: true,
+            shares_pools: false,
             provides_gateway: true,
             adopts: &[],
             permanent: false,

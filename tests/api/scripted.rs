@@ -47,6 +47,7 @@ impl Scripted {
             capability: Capability {
                 scope: Scope::Local,
                 needs_ipam: true,
+                shares_pools: false,
                 provides_gateway: true,
                 adopts: &[],
                 permanent: false,

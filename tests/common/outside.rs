@@ -40,6 +40,7 @@ impl Driver for Outside {
         Capability {
             scope: Scope::Local,
             needs_ipam: true,
+            shares_pools: false,
             provides_gateway: false,
             adopts: &[],
             permanent: false,

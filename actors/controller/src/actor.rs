@@ -143,6 +143,7 @@ impl ControllerActor {
         let capability = Capability {
             scope: Scope::Local,
             needs_ipam: true,
+            shares_pools: false,
             provides_gateway: false,
             adopts: &[],
             permanent: false,

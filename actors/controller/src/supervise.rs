@@ -313,12 +313,12 @@ impl ControllerActor {
         let work = async move {
             let records = read_records(&services).await?;
             let mut refused = Vec::new();
-            for id in with_pools {
+            for (id, shares) in with_pools {
                 let Some((network, mut endpoints)) = records.network(id) else { continue };
                 // Addresses of deleted endpoints whose links the kernel has not let go of are not free either.
                 let kept = services.quarantine.kept(id);
                 endpoints.extend(kept.iter().cloned());
-                let restored = addr.ask(&own, RestorePools { network, endpoints }).await;
+                let restored = addr.ask(&own, RestorePools { network, shares, endpoints }).await;
                 if let Err(error) = answered(&own, "ipam", restored) {
                     refused.push((id, error));
                     continue;
@@ -332,12 +332,15 @@ impl ControllerActor {
         self.run(op, work, Outcome::IpamRestarted, cx);
     }
 
-    /// Those networks whose drivers leave addresses to IPAM.
-    fn networks_with_pools(&self) -> Vec<NetworkId> {
-        let drivers = &self.estate.drivers;
-        let needs = |kind: &str| drivers.get(kind).is_none_or(|driver| driver.capability.needs_ipam);
-        let networks = self.estate.networks.iter();
-        networks.filter(|(_, network)| needs(&network.driver)).map(|(id, _)| *id).collect()
+    /// Those networks whose drivers leave addresses to IPAM, and whether they share their pools.
+    fn networks_with_pools(&self) -> Vec<(NetworkId, bool)> {
+        let capability = |kind: &str| self.estate.drivers.get(kind).map(|driver| driver.capability);
+        let networks = self.estate.networks.iter().filter_map(|(id, network)| {
+            let capability = capability(&network.driver);
+            let needs = capability.is_none_or(|capability| capability.needs_ipam);
+            needs.then(|| (*id, capability.is_some_and(|capability| capability.shares_pools)))
+        });
+        networks.collect()
     }
 
     pub(super) fn ipam_restarted(&mut self, op: &OpCtx, result: Result<RefilledIpam>) {

@@ -70,6 +70,7 @@ impl Driver for Script {
         Capability {
             scope: Scope::Local,
             needs_ipam: true,
+            shares_pools: false,
             provides_gateway: true,
             adopts: &[],
             permanent: false,

@@ -66,6 +66,7 @@ impl Driver for Bare {
         Capability {
             scope: Scope::Local,
             needs_ipam: false,
+            shares_pools: false,
             provides_gateway: false,
             adopts: &[],
             permanent: true,

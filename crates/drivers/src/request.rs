@@ -17,6 +17,10 @@ pub struct Capability {
     pub scope: Scope,
     /// Whether its networks need address pools. `host` and `null` networks have none.
     pub needs_ipam: bool,
+    /// Whether several networks, this driver's or others', can lie in one subnet and lease from its addresses together,
+    /// as macvlan and ipvlan networks of different parents do. The subnet may be one that the host has an address of.
+    /// The subnet of a bridge is its own: the host routes it there.
+    pub shares_pools: bool,
     /// Whether its endpoints can be the way out of a sandbox; `host` and `null` never are. A gateway that a join
     /// of another driver tells is not used.
     pub provides_gateway: bool,

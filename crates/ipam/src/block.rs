@@ -3,24 +3,18 @@
 use ipnet::IpNet;
 use netloom_model::config::DefaultPool;
 
-use crate::host::{HostNet, HostNets};
+use crate::host::HostNets;
+use crate::request::SkippedPool;
 use crate::runs::RunSet;
 use crate::span::{Family, Span};
-
-/// A pool that an automatic choice passed over because the host uses it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SkippedPool {
-    /// The pool.
-    pub pool: IpNet,
-    /// What it overlaps.
-    pub host: HostNet,
-}
 
 /// A block and its occupied pools, as runs of pool numbers: a block of thousands of pools in use is one run.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Block {
     family: Family,
     span: Span,
+    /// Its own prefix length.
+    base: u8,
     /// The prefix length of each pool.
     size: u8,
     /// The number of the last pool. A block of more than 2^64 pools is used up to that.
@@ -36,11 +30,29 @@ impl Block {
         let last_pool = if bits >= 64 { u64::MAX } else { (1 << bits) - 1 };
         let valid = default.size <= family.bits();
         let span = Span::of(&default.base);
-        valid.then_some(Self { family, span, size: default.size, last_pool, occupied: RunSet::default() })
+        let (base, size) = (default.base.prefix_len(), default.size);
+        valid.then_some(Self { family, span, base, size, last_pool, occupied: RunSet::default() })
     }
 
     pub(crate) fn family(&self) -> Family {
         self.family
+    }
+
+    /// The same block cut into pools of another prefix length, nothing of it in use; `None` if it is smaller than
+    /// one of them.
+    pub(crate) fn cut(&self, size: u8) -> Option<Self> {
+        let base = self.family.net(self.span.first, self.base)?;
+        Self::new(&DefaultPool { base, size })
+    }
+
+    /// The same block with nothing in use.
+    pub(crate) fn emptied(&self) -> Self {
+        Self { occupied: RunSet::default(), ..self.clone() }
+    }
+
+    /// Whether this is the same block, cut in the same way.
+    pub(crate) fn same_cut(&self, other: &Self) -> bool {
+        (self.family, self.span, self.size) == (other.family, other.span, other.size)
     }
 
     /// How many pools it has.
@@ -120,7 +132,7 @@ impl Block {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{Choice, HostUse};
+    use crate::host::{HostNet, HostUse};
 
     fn net(text: &str) -> IpNet {
         text.parse().expect("a subnet")
@@ -131,7 +143,7 @@ mod tests {
     }
 
     fn find(block: &Block, host: &[HostNet]) -> Option<IpNet> {
-        block.find(&mut HostNets::new(host, block.family(), Choice::Automatic), &mut Vec::new())
+        block.find(&mut HostNets::automatic(host, block.family()), &mut Vec::new())
     }
 
     #[test]
@@ -163,7 +175,7 @@ mod tests {
         let host = ["10.0.0.7/32", "10.0.0.0/22", "10.0.4.0/30", "10.0.6.0/24"];
         let host = host.map(|text| HostNet { net: net(text), used_as: HostUse::Route });
         let mut skipped = Vec::new();
-        let found = block.find(&mut HostNets::new(&host, Family::V4, Choice::Automatic), &mut skipped);
+        let found = block.find(&mut HostNets::automatic(&host, Family::V4), &mut skipped);
         assert_eq!(found, Some(net("10.0.5.0/24")));
         assert_eq!(skipped[0].pool, net("10.0.0.0/24"));
         assert!(skipped.len() <= 4, "{skipped:?}");

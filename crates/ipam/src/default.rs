@@ -1,29 +1,22 @@
-//! The default IPAM driver: all networks' pools in one address space.
+//! The default IPAM driver: all networks' pools in its address spaces.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netloom_model::config::DefaultPool;
 use netloom_model::record::PoolRecord;
-use netloom_model::{
-    EndpointId, Error, Holder, HostOverlap, IpamPoolSpec, IpamSpec, NetworkId, ObjectKind, PoolsConsidered,
-    Reason, Result,
-};
+use netloom_model::{EndpointId, Error, IpamPoolSpec, NetworkId, ObjectKind, Reason, Result};
 use rustc_hash::FxHashMap;
 
-use crate::block::SkippedPool;
-use crate::host::{Choice, HostNets};
+use crate::host::HostNets;
 use crate::network::Network;
-use crate::pool::{Pool, PoolUsage};
-use crate::request::{Granted, Lease, LeaseRequest, PoolsRequest};
+use crate::owner::Owner;
+use crate::pool::{Pool, PoolUsage, window};
+use crate::refusal::{check_family, check_request, pools_exhausted};
+use crate::request::{AddressSpace, Granted, Holding, Lease, LeaseRequest, PoolsRequest, SkippedPool};
 use crate::space::Space;
-use crate::span::Family;
-
-/// The name of the only address space, libnetwork's for networks of one host.
-pub const ADDRESS_SPACE: &str = "LocalDefault";
-
-/// How many networks an error text names that hold default pools.
-const SHOWN_HOLDERS: usize = 3;
+use crate::span::{Family, Span};
+use crate::subnet::{Subnet, Tenant};
 
 /// A pool that a network has in use.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,26 +31,36 @@ pub struct PoolHolding {
 
 /// Hands out pools to networks and addresses to endpoints.
 ///
-/// Every call either does all it was asked or changes nothing. Addresses go out in order and wrap around, so
-/// that a released one comes back last. Pools are the lowest free ones of the default blocks, in the order of
-/// the blocks.
+/// Every call either does all it was asked or changes nothing. Addresses go out in order and wrap around, and
+/// those released last are passed over as long as there are others, so that a released one comes back last.
+/// Pools are the lowest free ones of the default blocks, in the order of the blocks.
 #[derive(Clone, PartialEq, Debug)]
 pub struct DefaultIpam {
-    space: Space,
-    networks: FxHashMap<NetworkId, Network>,
+    local: Space,
+    /// Absent until there is a store that all hosts of the cluster use.
+    global: Option<Space>,
+    networks: FxHashMap<NetworkId, (AddressSpace, Network)>,
 }
 
 impl DefaultIpam {
-    /// An allocator without networks. A default pool that makes no sense is left out: the configuration has
-    /// its own check.
+    /// An allocator without networks, whose local address space has these default pools. One that makes no sense
+    /// is left out: the configuration has its own check.
     #[must_use]
     pub fn new(default_pools: &[DefaultPool]) -> Self {
-        Self { space: Space::new(default_pools), networks: FxHashMap::default() }
+        Self { local: Space::new(default_pools), global: None, networks: FxHashMap::default() }
     }
 
-    /// Replaces the default pools. Networks keep theirs.
+    /// Replaces the default pools of the local address space. Networks keep theirs.
     pub fn replace_default_pools(&mut self, default_pools: &[DefaultPool]) {
-        self.space.replace_blocks(default_pools);
+        self.local.replace_blocks(default_pools);
+    }
+
+    /// Opens the global address space, or replaces its default pools if it is open.
+    pub fn open_global(&mut self, default_pools: &[DefaultPool]) {
+        match &mut self.global {
+            Some(space) => space.replace_blocks(default_pools),
+            None => self.global = Some(Space::new(default_pools)),
+        }
     }
 
     /// Takes every pool of a network, with gateways and auxiliary addresses reserved. An empty list of IPv4
@@ -66,23 +69,25 @@ impl DefaultIpam {
     /// # Errors
     /// `PoolOverlap`, `PoolOverlapsHost` and `PoolsExhausted` for subnets; `AddressTaken` and
     /// `AddressUnusable` for reserved addresses; `AddressesExhausted` where no gateway can be chosen;
-    /// `IdTaken` if the network has pools already; `NotFound` for a foreign address space.
+    /// `IdTaken` if the network has pools already; `NotFound` for an address space of others, or for the global one
+    /// before it is open.
     pub fn request_pools(&mut self, request: &PoolsRequest<'_>) -> Result<Granted> {
         let PoolsRequest { network: id, spec, ipv6, .. } = *request;
-        if let Some(network) = self.networks.get(&id) {
+        if let Some((_, network)) = self.networks.get(&id) {
             return Err(Reason::IdTaken { id: id.to_string(), holder: network.holder() }.into());
         }
-        check(spec, ipv6)?;
+        let kind = check_request(spec, ipv6)?;
+        let space = self.space_mut(kind)?;
         let mut network = Network::new(id, request.name.clone());
         let mut skipped = Vec::new();
-        match self.take_all(request, &mut network, &mut skipped) {
+        match take_all(space, request, &mut network, &mut skipped) {
             Ok(()) => {
                 let (v4, v6) = (network.records(Family::V4), network.records(Family::V6));
-                self.networks.insert(id, network);
+                self.networks.insert(id, (kind, network));
                 Ok(Granted { v4, v6, skipped })
             }
             Err(error) => {
-                self.free_all(&network);
+                free_all(space, &network);
                 Err(error)
             }
         }
@@ -90,8 +95,10 @@ impl DefaultIpam {
 
     /// Frees all pools and addresses of a network, if it has any.
     pub fn release_pools(&mut self, network: NetworkId) {
-        if let Some(network) = self.networks.remove(&network) {
-            self.free_all(&network);
+        if let Some((kind, network)) = self.networks.remove(&network)
+            && let Ok(space) = self.space_mut(kind)
+        {
+            free_all(space, &network);
         }
     }
 
@@ -99,43 +106,45 @@ impl DefaultIpam {
     /// among them. Does nothing if the network has exactly these pools.
     ///
     /// # Errors
-    /// `PoolOverlap` if another network took one of them; `IdTaken` if the network has other pools; and
-    /// whatever makes a record invalid.
-    pub fn restore_pools(
-        &mut self,
-        network: NetworkId,
-        name: &str,
-        v4: &[PoolRecord],
-        v6: &[PoolRecord],
-    ) -> Result<()> {
-        if let Some(known) = self.networks.get(&network) {
+    /// `PoolOverlap` if another network took one of them; `IdTaken` if the network has other pools; `NotFound` as for
+    /// [`DefaultIpam::request_pools`]; and whatever makes a record invalid.
+    pub fn restore_pools(&mut self, restored: &RestoredPools<'_>) -> Result<()> {
+        let RestoredPools { network: id, name, address_space, shares, v4, v6 } = *restored;
+        if let Some((_, known)) = self.networks.get(&id) {
             return if known.has_pools(v4, v6) {
                 Ok(())
             } else {
-                Err(Reason::IdTaken { id: network.to_string(), holder: known.holder() }.into())
+                Err(Reason::IdTaken { id: id.to_string(), holder: known.holder() }.into())
             };
         }
-        let mut restored = Network::new(network, name.to_owned());
+        let kind = AddressSpace::named(address_space)?;
+        let space = self.space_mut(kind)?;
+        let mut network = Network::new(id, name.to_owned());
         for (family, records) in [(Family::V4, v4), (Family::V6, v6)] {
             for record in records {
-                if let Err(error) = self.restore_pool(&mut restored, family, record) {
-                    self.free_all(&restored);
+                let taken = check_family(&record.pool, family)
+                    .and_then(|()| take(space, &mut network, family, record, shares).map(drop));
+                if let Err(error) = taken {
+                    free_all(space, &network);
                     return Err(error);
                 }
             }
         }
-        self.networks.insert(network, restored);
+        self.networks.insert(id, (kind, network));
         Ok(())
     }
 
     /// Leases one address of each family the network has pools for. Pools are used in order, the next one only
-    /// when those before are exhausted. An owner that has a lease gets the same one again.
+    /// when those before are exhausted. An owner that has a lease gets the same one again; one whose name has a
+    /// reservation gets what is kept for it.
     ///
     /// # Errors
     /// `NotFound` for the network; `AddressTaken`, `AddressUnusable` and `AddressesExhausted`; `IdTaken` if the
-    /// owner has another lease than the one it wants; `WrongPhase` if its lease is in quarantine.
+    /// owner has another lease than the one it wants; `WrongPhase` if its lease is in quarantine; `Full` for more
+    /// than sixteen million endpoints.
     pub fn lease(&mut self, network: NetworkId, want: &LeaseRequest) -> Result<Lease> {
-        self.network_mut(network)?.lease(want)
+        let (space, network) = self.network_mut(network)?;
+        network.lease(space, want)
     }
 
     /// Takes recorded addresses again, at start-up. Does nothing if the owner has exactly these.
@@ -149,205 +158,284 @@ impl DefaultIpam {
         name: &str,
         lease: &Lease,
     ) -> Result<()> {
-        self.network_mut(network)?.restore(owner, name, lease)
+        let (space, network) = self.network_mut(network)?;
+        network.restore(space, owner, name, lease)
     }
 
-    /// Frees the addresses of an owner, in quarantine or not, if it has any.
+    /// Frees the addresses of an owner, in quarantine or not, if it has any. Those kept for its name stay reserved.
     pub fn release(&mut self, network: NetworkId, owner: EndpointId) {
-        if let Some(network) = self.networks.get_mut(&network) {
-            network.release(&owner);
+        if let Ok((space, network)) = self.network_mut(network) {
+            network.release(space, &owner);
         }
     }
 
     /// Keeps the addresses of a deleted owner from being handed out until they are released: the kernel may
     /// still answer for them.
     pub fn quarantine(&mut self, network: NetworkId, owner: EndpointId) {
-        if let Some(network) = self.networks.get_mut(&network) {
-            network.quarantine(&owner);
+        if let Ok((space, network)) = self.network_mut(network) {
+            network.quarantine(space, &owner);
         }
     }
+
+    /// Keeps addresses of a network for endpoints of a name, whether there is one or not: at most one of each
+    /// family. An endpoint of that name that has one keeps it. Does nothing if exactly these are kept.
+    ///
+    /// # Errors
+    /// `NotFound` for the network; `AddressTaken` if somebody else has one; `AddressUnusable`; `NameTaken` if others
+    /// are kept for the name.
+    pub fn reserve(&mut self, network: NetworkId, name: &str, addresses: &[IpAddr]) -> Result<()> {
+        let (space, network) = self.network_mut(network)?;
+        network.reserve(space, name, addresses)
+    }
+
+    /// Keeps nothing for a name any more; `false` when nothing was kept. An endpoint that has such an address keeps
+    /// it until it is released.
+    pub fn unreserve(&mut self, network: NetworkId, name: &str) -> bool {
+        self.network_mut(network).is_ok_and(|(space, network)| network.unreserve(space, name))
+    }
+
+    // === Queries ===
 
     /// How full each pool of a network is, IPv4 first.
     #[must_use]
     pub fn usage(&self, network: NetworkId) -> Option<Vec<PoolUsage>> {
-        self.networks.get(&network).map(Network::usage)
+        self.network(network).map(|(space, network)| network.usage(space))
     }
 
     /// Who holds an address of a network, in words; `None` if it is free or not an address of the network.
     #[must_use]
     pub fn holder(&self, network: NetworkId, address: IpAddr) -> Option<String> {
-        self.networks.get(&network)?.holder_of(address)
+        let (space, network) = self.network(network)?;
+        network.holder_of(space, address)
+    }
+
+    /// The addresses of a network's subnets that are not free, in order of pools and addresses: at most `limit` of
+    /// them, and how many more there are.
+    #[must_use]
+    pub fn holders(&self, network: NetworkId, limit: usize) -> Option<(Vec<Holding>, u64)> {
+        self.network(network).map(|(space, network)| network.holdings(space, limit))
     }
 
     /// The pools in use that overlap a subnet, such as a route that the host just learnt.
     #[must_use]
     pub fn overlapping(&self, net: IpNet) -> Vec<PoolHolding> {
-        let holding = |network: &Network, pool| PoolHolding {
-            pool,
-            network: network.id(),
-            name: network.name().to_owned(),
-        };
-        let in_use = self.space.overlapping(&net);
-        in_use.filter_map(|used| Some(holding(self.networks.get(&used.network)?, used.pool))).collect()
+        let spaces = std::iter::once(&self.local).chain(&self.global);
+        let subnets = spaces.flat_map(|space| space.overlapping(&net));
+        let holdings = subnets.flat_map(|subnet| {
+            subnet.tenants().map(|tenant| PoolHolding {
+                pool: subnet.net(),
+                network: tenant.network,
+                name: tenant.name.to_string(),
+            })
+        });
+        holdings.collect()
     }
 
-    fn network_mut(&mut self, id: NetworkId) -> Result<&mut Network> {
-        self.networks.get_mut(&id).ok_or_else(|| Error::not_found(ObjectKind::Network, id))
+    // === Images ===
+
+    pub(crate) fn networks_in(&self, space: AddressSpace) -> impl Iterator<Item = &Network> {
+        self.networks.values().filter(move |(kind, _)| *kind == space).map(|(_, network)| network)
     }
 
-    /// Takes pools into `network`; on an error it has those taken so far.
-    fn take_all(
+    pub(crate) fn subnets_in(&self, space: AddressSpace) -> impl Iterator<Item = &Subnet> {
+        self.space(space).into_iter().flat_map(Space::in_order)
+    }
+
+    pub(crate) fn subnet_mut(&mut self, space: AddressSpace, net: &IpNet) -> Option<&mut Subnet> {
+        self.space_mut(space).ok()?.exact_mut(net)
+    }
+
+    /// Whether a network lets others have pools in its subnets.
+    pub(crate) fn shares(&self, network: &Network) -> bool {
+        let Some((space, _)) = self.network(network.id()) else { return false };
+        let subnets = network.all_pools().map(|pool| space.subnet(pool.slot));
+        let mut tenants = subnets.flat_map(Subnet::tenants);
+        tenants.any(|tenant| tenant.network == network.id() && tenant.shares)
+    }
+
+    /// The same address spaces with nothing in use.
+    pub(crate) fn without_networks(&self) -> Self {
+        let empty = Space::emptied;
+        Self {
+            local: empty(&self.local),
+            global: self.global.as_ref().map(empty),
+            networks: FxHashMap::default(),
+        }
+    }
+
+    pub(crate) fn expect_owners(&mut self, network: NetworkId, owners: usize) {
+        if let Some((_, network)) = self.networks.get_mut(&network) {
+            network.owners.expect(owners);
+        }
+    }
+
+    /// Sets where each pool of a family begins to choose; `false` when one of them cannot begin there.
+    pub(crate) fn set_cursors(&mut self, network: NetworkId, family: Family, cursors: &[u64]) -> bool {
+        let Some((_, network)) = self.networks.get_mut(&network) else { return cursors.is_empty() };
+        let mut pools = network.pools_mut(family).iter_mut().zip(cursors);
+        pools.all(|(pool, cursor)| pool.set_cursor(*cursor))
+    }
+
+    pub(crate) fn load_owner(&mut self, network: NetworkId, owner: Owner) -> Result<()> {
+        let (space, network) = self.network_mut(network)?;
+        network.load(space, owner)
+    }
+
+    /// Makes a lease that was made before: the next addresses are the same then.
+    pub(crate) fn follow_lease(
         &mut self,
-        request: &PoolsRequest<'_>,
-        network: &mut Network,
-        skipped: &mut Vec<SkippedPool>,
+        network: NetworkId,
+        endpoint: EndpointId,
+        name: &str,
+        lease: &Lease,
     ) -> Result<()> {
-        let automatic = [IpamPoolSpec::default()];
-        let PoolsRequest { spec, ipv6, host, .. } = *request;
-        let v4 = if spec.v4.is_empty() { &automatic[..] } else { &spec.v4 };
-        let v6 = match (ipv6, spec.v6.is_empty()) {
-            (false, _) => &[],
-            (true, true) => &automatic[..],
-            (true, false) => &spec.v6,
-        };
-        for (family, specs) in [(Family::V4, v4), (Family::V6, v6)] {
-            let mut automatic = HostNets::new(host, family, Choice::Automatic);
-            let mut given = HostNets::new(host, family, Choice::Given);
-            for spec in specs {
-                let host = if spec.subnet.is_some() { &mut given } else { &mut automatic };
-                self.take_one(network, family, spec, host, skipped)?;
-            }
-        }
-        Ok(())
+        let (space, network) = self.network_mut(network)?;
+        network.follow(space, endpoint, name, lease)
     }
 
-    fn take_one(
-        &mut self,
-        network: &mut Network,
-        family: Family,
-        spec: &IpamPoolSpec,
-        host: &mut HostNets<'_>,
-        skipped: &mut Vec<SkippedPool>,
-    ) -> Result<()> {
-        let subnet = match spec.subnet {
-            Some(subnet) => {
-                check_family(&subnet, family)?;
-                // Our own networks come first: their bridges are among the host's subnets, and the network is
-                // the more useful name.
-                self.check_free(&subnet, network.id())?;
-                if let Some((_, other)) = host.conflict(&crate::span::Span::of(&subnet)) {
-                    let (other, what) = (other.net, other.used_as.name());
-                    return Err(Reason::PoolOverlapsHost { pool: subnet, other, what }.into());
-                }
-                subnet
-            }
-            None => {
-                let before = skipped.len();
-                let found = self.space.find(host, family, skipped);
-                found.ok_or_else(|| self.exhausted(family, network, skipped.get(before)))?
-            }
-        };
-        let mut pool = Pool::new(&PoolRecord {
-            pool: subnet,
-            range: spec.range,
-            gateway: spec.gateway,
-            auxiliary: spec.auxiliary.clone(),
-        })?;
-        if spec.gateway.is_none() {
-            pool.choose_gateway()?;
-        }
-        self.take(network, family, pool)
-    }
+    // === Helpers ===
 
-    /// Why there is no default pool to be had. `asking` has taken some already, but is not in the list yet.
-    fn exhausted(&self, family: Family, asking: &Network, skipped: Option<&SkippedPool>) -> Error {
-        let sizes: Vec<_> = self.space.default_pools(family).into_iter().collect();
-        let total = sizes.iter().fold(0u64, |sum, (_, pools)| sum.saturating_add(*pools));
-        let held = self.space.occupied(family);
-        let occupants = self.space.occupants(family);
-        let holder = |(id, _): &(NetworkId, u64)| match self.networks.get(id) {
-            Some(network) => network.holder(),
-            None => asking.holder(),
-        };
-        let considered = PoolsConsidered {
-            family: family.name(),
-            sizes,
-            held,
-            networks: occupants.len(),
-            holders: occupants.iter().take(SHOWN_HOLDERS).map(holder).collect(),
-            // There is no third reason.
-            of_host: total.saturating_sub(held),
-            example: skipped.map(|SkippedPool { pool, host }| HostOverlap {
-                pool: *pool,
-                other: host.net,
-                what: host.used_as.name(),
-            }),
-        };
-        Reason::PoolsExhausted(Box::new(considered)).into()
-    }
-
-    fn restore_pool(&mut self, network: &mut Network, family: Family, record: &PoolRecord) -> Result<()> {
-        check_family(&record.pool, family)?;
-        let pool = Pool::new(record)?;
-        self.take(network, family, pool)
-    }
-
-    /// The last step of taking a pool: nothing fails after it.
-    fn take(&mut self, network: &mut Network, family: Family, pool: Pool) -> Result<()> {
-        let subnet = pool.record().pool;
-        self.check_free(&subnet, network.id())?;
-        match self.space.take(subnet, network.id()) {
-            Ok(()) => {
-                network.push(family, pool);
-                Ok(())
-            }
-            Err(other) => Err(self.overlap(&subnet, &other.pool, other.network, network.id())),
+    fn space(&self, kind: AddressSpace) -> Option<&Space> {
+        match kind {
+            AddressSpace::Local => Some(&self.local),
+            AddressSpace::Global => self.global.as_ref(),
         }
     }
 
-    fn check_free(&self, subnet: &IpNet, network: NetworkId) -> Result<()> {
-        match self.space.overlapping(subnet).next() {
-            Some(other) => Err(self.overlap(subnet, &other.pool, other.network, network)),
-            None => Ok(()),
+    fn space_mut(&mut self, kind: AddressSpace) -> Result<&mut Space> {
+        match kind {
+            AddressSpace::Local => Ok(&mut self.local),
+            AddressSpace::Global => self.global.as_mut().ok_or_else(|| no_store(kind)),
         }
     }
 
-    fn overlap(&self, pool: &IpNet, other: &IpNet, holder: NetworkId, asking: NetworkId) -> Error {
-        let holder = if holder == asking {
-            "the same request".to_owned()
-        } else {
-            let known = self.networks.get(&holder).map(Network::holder);
-            known.unwrap_or_else(|| Holder::new(ObjectKind::Network, holder, "")).to_string()
+    fn network(&self, id: NetworkId) -> Option<(&Space, &Network)> {
+        let (kind, network) = self.networks.get(&id)?;
+        Some((self.space(*kind)?, network))
+    }
+
+    fn network_mut(&mut self, id: NetworkId) -> Result<(&mut Space, &mut Network)> {
+        let Self { local, global, networks } = self;
+        let (kind, network) =
+            networks.get_mut(&id).ok_or_else(|| Error::not_found(ObjectKind::Network, id))?;
+        let space = match kind {
+            AddressSpace::Local => local,
+            AddressSpace::Global => global.as_mut().ok_or_else(|| no_store(*kind))?,
         };
-        Reason::PoolOverlap { pool: *pool, other: *other, holder }.into()
-    }
-
-    fn free_all(&mut self, network: &Network) {
-        for subnet in network.subnets() {
-            self.space.free(subnet);
-        }
+        Ok((space, network))
     }
 }
 
-/// What the request's own check does not cover, and what must hold for the arithmetic to be right.
-fn check(spec: &IpamSpec, ipv6: bool) -> Result<()> {
-    let space = spec.address_space.as_str();
-    if !space.is_empty() && space != ADDRESS_SPACE {
-        return Err(Error::not_found(ObjectKind::AddressSpace, space));
-    }
-    if !ipv6 && !spec.v6.is_empty() {
-        return Err(Error::invalid("ipv6", ipv6, "an IPv6 pool is given but IPv6 is off"));
+/// Recorded pools of a network.
+#[derive(Clone, Copy, Debug)]
+pub struct RestoredPools<'a> {
+    /// The network.
+    pub network: NetworkId,
+    /// Its name, for error texts.
+    pub name: &'a str,
+    /// The address space they are in, as it was asked for.
+    pub address_space: &'a str,
+    /// As in the request.
+    pub shares: bool,
+    /// IPv4 pools.
+    pub v4: &'a [PoolRecord],
+    /// IPv6 pools.
+    pub v6: &'a [PoolRecord],
+}
+
+/// Takes pools into `network`; on an error it has those taken so far.
+fn take_all(
+    space: &mut Space,
+    request: &PoolsRequest<'_>,
+    network: &mut Network,
+    skipped: &mut Vec<SkippedPool>,
+) -> Result<()> {
+    let automatic = [IpamPoolSpec::default()];
+    let PoolsRequest { spec, ipv6, host, shares, .. } = *request;
+    let v4 = if spec.v4.is_empty() { &automatic[..] } else { &spec.v4 };
+    let v6 = match (ipv6, spec.v6.is_empty()) {
+        (false, _) => &[],
+        (true, true) => &automatic[..],
+        (true, false) => &spec.v6,
+    };
+    for (family, specs) in [(Family::V4, v4), (Family::V6, v6)] {
+        let mut choosing = HostNets::automatic(host, family);
+        let mut given = HostNets::given(host, family);
+        for spec in specs {
+            let host = if spec.names_subnet() { &mut given } else { &mut choosing };
+            let subnet = find_subnet(space, (network, family, shares), spec, host, skipped)?;
+            let record = PoolRecord {
+                pool: subnet,
+                range: spec.range,
+                gateway: spec.gateway,
+                auxiliary: spec.auxiliary.clone(),
+            };
+            let pool = take(space, network, family, &record, shares)?;
+            if spec.gateway.is_none() && !pool.0.choose_gateway(space.subnet_mut(pool.1)) {
+                return Err(network.exhausted(space, family));
+            }
+        }
     }
     Ok(())
 }
 
-fn check_family(subnet: &IpNet, family: Family) -> Result<()> {
-    if Family::of(subnet) != family {
-        let why = format!("an {} subnet is expected here", family.name());
-        return Err(Error::invalid("subnet", subnet, why));
+/// The subnet that was asked for, or the one to use where none was.
+fn find_subnet(
+    space: &mut Space,
+    (network, family, shares): (&Network, Family, bool),
+    spec: &IpamPoolSpec,
+    host: &mut HostNets<'_>,
+    skipped: &mut Vec<SkippedPool>,
+) -> Result<IpNet> {
+    let Some(subnet) = spec.subnet.filter(|_| spec.names_subnet()) else {
+        let before = skipped.len();
+        let size = spec.subnet.map(|size| size.prefix_len());
+        let found = space.find(host, family, size, skipped);
+        return found.ok_or_else(|| pools_exhausted(space, family, size, skipped.get(before)));
+    };
+    check_family(&subnet, family)?;
+    // Our own networks come first: their bridges are among the host's subnets, and the network is the more useful
+    // name.
+    space.check_free(&subnet, &tenant(network, shares))?;
+    // Networks that share a subnet lie beside the host in one that it has an address of.
+    if !shares && let Some((_, other)) = host.conflict(&Span::of(&subnet)) {
+        let (other, what) = (other.net, other.used_as.name());
+        return Err(Reason::PoolOverlapsHost { pool: subnet, other, what }.into());
     }
-    if subnet.addr() != subnet.network() || subnet.prefix_len() == 0 {
-        return Err(Error::invalid("subnet", subnet, "a subnet without host bits is needed"));
+    Ok(subnet)
+}
+
+/// Takes a pool into `network`, or changes nothing. Returns it and the place of its subnet.
+fn take<'a>(
+    space: &mut Space,
+    network: &'a mut Network,
+    family: Family,
+    record: &PoolRecord,
+    shares: bool,
+) -> Result<(&'a mut Pool, usize)> {
+    window(&record.pool, record.range.as_ref())?;
+    let (slot, number) = space.join(record.pool, tenant(network, shares))?;
+    match Pool::new(record, (slot, space.subnet_mut(slot)), number) {
+        Ok(pool) => Ok((network.push(family, pool), slot)),
+        Err(error) => {
+            space.leave(slot, number);
+            Err(error)
+        }
     }
-    Ok(())
+}
+
+fn free_all(space: &mut Space, network: &Network) {
+    for pool in network.all_pools() {
+        space.leave(pool.slot, pool.tenant());
+    }
+}
+
+fn tenant(network: &Network, shares: bool) -> Tenant {
+    Tenant { network: network.id(), name: network.name().into(), shares }
+}
+
+/// Parity: libnetwork's text for a space without a store.
+fn no_store(space: AddressSpace) -> Error {
+    let name = format!("{} (most likely the backing datastore is not configured)", space.name());
+    Error::not_found(ObjectKind::AddressSpace, name)
 }

@@ -38,7 +38,7 @@ impl HostUse {
 
 /// Who looks for a subnet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Choice {
+enum Choice {
     /// The allocator: it keeps off everything.
     Automatic,
     /// The caller, who may know better about a name server than a guess from its address does. Parity:
@@ -59,8 +59,14 @@ pub(crate) struct HostNets<'a> {
 }
 
 impl<'a> HostNets<'a> {
-    pub(crate) fn new(all: &'a [HostNet], family: Family, choice: Choice) -> Self {
-        Self { all, family, choice, sorted: None }
+    /// For a subnet that the allocator chooses.
+    pub(crate) fn automatic(all: &'a [HostNet], family: Family) -> Self {
+        Self { all, family, choice: Choice::Automatic, sorted: None }
+    }
+
+    /// For a subnet that the caller gave.
+    pub(crate) fn given(all: &'a [HostNet], family: Family) -> Self {
+        Self { all, family, choice: Choice::Given, sorted: None }
     }
 
     /// The subnets that count. The default route and its halves, which VPNs set, cover everything and say
@@ -117,20 +123,20 @@ mod tests {
             ["0.0.0.0/0", "128.0.0.0/1", "10.0.0.0/8", "10.1.0.0/16", "192.168.7.9/24", "fd00::/8", "::/1"];
         let route = |net: &&str| HostNet { net: net.parse().expect("a net"), used_as: HostUse::Route };
         let all: Vec<_> = nets.iter().map(route).collect();
-        let mut warm = HostNets::new(&all, Family::V4, Choice::Given);
+        let mut warm = HostNets::given(&all, Family::V4);
         assert!(warm.conflict(&Span::of(&all[2].net)).is_some());
         assert!(warm.sorted.is_some());
         for text in
             ["10.1.2.0/24", "11.0.0.0/8", "192.168.7.0/25", "192.168.0.0/16", "192.168.8.0/24", "9.0.0.0/8"]
         {
             let span = Span::of(&text.parse().expect("a net"));
-            let mut cold = HostNets::new(&all, Family::V4, Choice::Given);
+            let mut cold = HostNets::given(&all, Family::V4);
             let expected = text.starts_with("10.") || text.contains("168.7.") || text.contains("168.0.");
             assert_eq!(cold.conflict(&span).is_some(), expected, "{text}");
             assert_eq!(warm.conflict(&span).is_some(), expected, "{text}");
         }
         let six = Span::of(&"fd00:1::/64".parse().expect("a net"));
-        assert!(HostNets::new(&all, Family::V6, Choice::Given).conflict(&six).is_some());
+        assert!(HostNets::given(&all, Family::V6).conflict(&six).is_some());
     }
 
     #[test]
@@ -138,9 +144,10 @@ mod tests {
         let server = HostNet { net: "10.1.2.3/32".parse().expect("a net"), used_as: HostUse::NameServer };
         let route = HostNet { net: "10.2.0.0/16".parse().expect("a net"), used_as: HostUse::Route };
         let span = |text: &str| Span::of(&text.parse().expect("a net"));
-        for (choice, kept_off) in [(Choice::Automatic, true), (Choice::Given, false)] {
-            let all = [server, route];
-            let mut nets = HostNets::new(&all, Family::V4, choice);
+        let all = [server, route];
+        let automatic = HostNets::automatic(&all, Family::V4);
+        for (mut nets, kept_off) in [(automatic, true), (HostNets::given(&all, Family::V4), false)] {
+            let choice = nets.choice;
             for _ in ["cold", "warm"] {
                 assert_eq!(nets.conflict(&span("10.1.0.0/16")).is_some(), kept_off, "{choice:?}");
                 assert!(nets.conflict(&span("10.2.3.0/24")).is_some(), "{choice:?}");

@@ -7,27 +7,36 @@
 //!
 //! Three rules differ from libnetwork on purpose. Addresses are handed out one after another and a released
 //! one comes back last, because a neighbour's cache may still name its last owner. Point-to-point subnets
-//! (/31, /32, /127, /128) can be used in full. And a pool belongs to one network.
+//! (/31, /32, /127, /128) can be used in full. And a pool belongs to one network, unless the drivers of all
+//! networks that have it say that they can share it.
 
-mod bitmap;
+mod addresses;
 mod block;
+mod change;
+mod codec;
+mod cooling;
 mod default;
 mod host;
+mod image;
 pub mod io;
+mod load;
 mod network;
 mod owner;
 mod page;
 mod pool;
+mod refusal;
 mod request;
 mod resolv;
 mod runs;
 mod space;
 mod span;
 mod sparse;
+mod subnet;
 
-pub use bitmap::AddressSet;
-pub use block::SkippedPool;
-pub use default::{ADDRESS_SPACE, DefaultIpam, PoolHolding};
+pub use addresses::AddressMap;
+pub use change::Change;
+pub use default::{DefaultIpam, PoolHolding, RestoredPools};
 pub use host::{HostNet, HostUse};
+pub use image::{Contradiction, ImageError};
 pub use pool::PoolUsage;
-pub use request::{Granted, Lease, LeaseRequest, PoolsRequest};
+pub use request::{AddressSpace, Granted, Holding, Lease, LeaseRequest, PoolsRequest, SkippedPool};

@@ -4,32 +4,47 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netloom_model::record::PoolRecord;
-use netloom_model::{EndpointId, Error, Holder, NetworkId, ObjectKind, Reason, Result};
+use netloom_model::{AddressesConsidered, EndpointId, Error, Holder, NetworkId, ObjectKind, Reason, Result};
 
-use crate::owner::{Owner, OwnerIndex, Owners};
-use crate::pool::{Held, Pool, PoolUsage, taken};
-use crate::request::{Lease, LeaseRequest};
+use crate::owner::{Owner, OwnerId, Owners};
+use crate::pool::{Pool, PoolUsage};
+use crate::request::{Holding, Lease, LeaseRequest};
+use crate::space::Space;
 use crate::span::Family;
+use crate::subnet::{Free, Held, Offset, OwnerNo};
 
 /// How many pools an error text lists.
 const SHOWN_POOLS: usize = 8;
+/// How many endpoints an error text names.
+const SHOWN_HOLDERS: usize = 3;
 
-/// A network as the allocator knows it.
+/// A network as the allocator knows it. The space its pools lie in is handed to each call.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Network {
     id: NetworkId,
     name: String,
     v4: Vec<Pool>,
     v6: Vec<Pool>,
-    owners: Owners,
+    pub(crate) owners: Owners,
 }
 
-/// An address that is free, and where it is.
+/// An address that can be leased, and where it is.
 #[derive(Clone, Copy, Debug)]
 struct Choice {
     pool: usize,
     address: IpAddr,
-    automatic: bool,
+    from: From,
+}
+
+/// Why it can be leased.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum From {
+    /// It is the next one in order, which lies here.
+    Order(Offset),
+    /// It is free, and was asked for or nothing else is.
+    Free,
+    /// It is kept for an endpoint of this name, by this reservation.
+    Reservation(OwnerNo),
 }
 
 impl Network {
@@ -50,8 +65,11 @@ impl Network {
         Holder::new(ObjectKind::Network, self.id, self.name.as_str())
     }
 
-    pub(crate) fn push(&mut self, family: Family, pool: Pool) {
-        self.pools_mut(family).push(pool);
+    pub(crate) fn push(&mut self, family: Family, pool: Pool) -> &mut Pool {
+        let pools = self.pools_mut(family);
+        pools.push(pool);
+        let last = pools.len() - 1;
+        &mut pools[last]
     }
 
     pub(crate) fn pools(&self, family: Family) -> &[Pool] {
@@ -61,21 +79,24 @@ impl Network {
         }
     }
 
-    fn pools_mut(&mut self, family: Family) -> &mut Vec<Pool> {
+    pub(crate) fn pools_mut(&mut self, family: Family) -> &mut Vec<Pool> {
         match family {
             Family::V4 => &mut self.v4,
             Family::V6 => &mut self.v6,
         }
     }
 
-    fn pool_of_mut(&mut self, address: IpAddr) -> Option<&mut Pool> {
-        let family = Family::of(&IpNet::from(address));
-        self.pools_mut(family).iter_mut().find(|pool| pool.contains(address))
+    fn pool_of(&self, address: IpAddr) -> Option<&Pool> {
+        self.pools(family_of(address)).iter().find(|pool| pool.contains(address))
     }
 
-    /// Every subnet, IPv4 first.
-    pub(crate) fn subnets(&self) -> impl Iterator<Item = &IpNet> {
-        self.v4.iter().chain(&self.v6).map(|pool| &pool.record().pool)
+    fn pool_of_mut(&mut self, address: IpAddr) -> Option<&mut Pool> {
+        self.pools_mut(family_of(address)).iter_mut().find(|pool| pool.contains(address))
+    }
+
+    /// Every pool, IPv4 first.
+    pub(crate) fn all_pools(&self) -> impl Iterator<Item = &Pool> {
+        self.v4.iter().chain(&self.v6)
     }
 
     /// What the store keeps of the pools of a family.
@@ -89,144 +110,341 @@ impl Network {
         same(&self.v4, v4) && same(&self.v6, v6)
     }
 
+    // === Queries ===
+
     /// How full each pool is, IPv4 first.
-    pub(crate) fn usage(&self) -> Vec<PoolUsage> {
-        self.v4.iter().chain(&self.v6).map(Pool::usage).collect()
+    pub(crate) fn usage(&self, space: &Space) -> Vec<PoolUsage> {
+        self.all_pools().map(|pool| pool.usage(space.subnet(pool.slot))).collect()
     }
 
-    /// Who holds an address.
-    pub(crate) fn holder_of(&self, address: IpAddr) -> Option<String> {
-        let family = Family::of(&IpNet::from(address));
-        let pool = self.pools(family).iter().find(|pool| pool.contains(address))?;
-        Some(match pool.held(address)? {
-            Held::Never(_) => "its pool".into(),
-            Held::Gateway => "gateway".into(),
-            Held::Auxiliary(name) => format!("auxiliary {name}"),
-            Held::Owner(owner) => self.describe(owner),
-        })
+    /// Who holds an address, in words.
+    pub(crate) fn holder_of(&self, space: &Space, address: IpAddr) -> Option<String> {
+        let pool = self.pool_of(address)?;
+        let subnet = space.subnet(pool.slot);
+        Some(self.in_words(space, pool, address, subnet.held(subnet.offset(address)?)?))
     }
+
+    /// Every address that somebody holds, in order of pools and addresses, at most `limit` of them; and how many
+    /// more there are.
+    pub(crate) fn holdings(&self, space: &Space, limit: usize) -> (Vec<Holding>, u64) {
+        let mut shown = Vec::new();
+        let mut more = 0;
+        for pool in self.all_pools() {
+            let subnet = space.subnet(pool.slot);
+            for (offset, held) in subnet.holdings() {
+                if shown.len() == limit {
+                    more += 1;
+                    continue;
+                }
+                let address = subnet.address(offset);
+                shown.push(Holding { address, holder: self.in_words(space, pool, address, held) });
+            }
+        }
+        (shown, more)
+    }
+
+    fn in_words(&self, space: &Space, pool: &Pool, address: IpAddr, held: Held) -> String {
+        match held {
+            Held::Never(_) => "its pool".into(),
+            Held::By(tenant, owner) => {
+                let subnet = space.subnet(pool.slot);
+                pool.describe(subnet, address, (tenant, owner), |owner| self.describe(owner))
+            }
+        }
+    }
+
+    // === Leases ===
 
     /// Leases one address per family.
-    pub(crate) fn lease(&mut self, want: &LeaseRequest) -> Result<Lease> {
-        if let Some(owner) = self.owners.get(&want.owner) {
+    pub(crate) fn lease(&mut self, space: &mut Space, want: &LeaseRequest) -> Result<Lease> {
+        if let Some(owner) = self.owners.endpoint(&want.owner) {
             let differs = want.ipv4.is_some_and(|ip| owner.ipv4 != Some(ip))
                 || want.ipv6.is_some_and(|ip| owner.ipv6 != Some(ip));
             return self.existing(owner, differs);
         }
+        let kept = self.owners.reservation(&want.name);
+        let ipv4 = want.ipv4.or(kept.and_then(|kept| kept.ipv4)).map(IpAddr::V4);
+        let ipv6 = want.ipv6.or(kept.and_then(|kept| kept.ipv6)).map(IpAddr::V6);
         // Nothing changes before both families have their address.
-        let v4 = self.choose(Family::V4, want.ipv4.map(IpAddr::V4))?;
-        let v6 = self.choose(Family::V6, want.ipv6.map(IpAddr::V6))?;
-        let owner = self.add_owner(want.owner, &want.name, v4.map(|c| c.address), v6.map(|c| c.address));
+        let v4 = self.choose(space, Family::V4, ipv4, Some(&want.name))?;
+        let v6 = self.choose(space, Family::V6, ipv6, Some(&want.name))?;
+        self.add_lease(space, want.owner, &want.name, [v4, v6], Pool::move_cursor_behind)
+    }
+
+    /// Puts a recorded lease back. Which address was handed out last is not recorded: behind the highest one is
+    /// where addresses freed before the restart are reused last.
+    pub(crate) fn restore(
+        &mut self,
+        space: &mut Space,
+        id: EndpointId,
+        name: &str,
+        lease: &Lease,
+    ) -> Result<()> {
+        self.take_again(space, id, name, lease, |_, _| {})?;
+        for address in lease.addresses() {
+            if let Some(pool) = self.pool_of_mut(address)
+                && let Some(offset) = space.subnet(pool.slot).offset(address)
+            {
+                pool.move_cursor_at_least_behind(offset);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a lease that was made before: the next addresses are the same then.
+    pub(crate) fn follow(
+        &mut self,
+        space: &mut Space,
+        id: EndpointId,
+        name: &str,
+        lease: &Lease,
+    ) -> Result<()> {
+        self.take_again(space, id, name, lease, Pool::move_cursor_behind)
+    }
+
+    fn take_again(
+        &mut self,
+        space: &mut Space,
+        id: EndpointId,
+        name: &str,
+        lease: &Lease,
+        chosen: impl FnMut(&mut Pool, Offset),
+    ) -> Result<()> {
+        let (ipv4, ipv6) = (lease.ipv4.map(|net| net.addr()), lease.ipv6.map(|net| net.addr()));
+        if let Some(owner) = self.owners.endpoint(&id) {
+            return self.existing(owner, owner.ipv4 != ipv4 || owner.ipv6 != ipv6).map(drop);
+        }
+        let recorded = |family, address: Option<IpAddr>| {
+            // Whoever has an address that is kept for a name got it by that name, and may have another one now.
+            let chosen = address.map(|address| self.choose(space, family, Some(address), None));
+            chosen.transpose().map(Option::flatten)
+        };
+        let v4 = recorded(Family::V4, ipv4.map(IpAddr::V4))?;
+        let v6 = recorded(Family::V6, ipv6.map(IpAddr::V6))?;
+        self.add_lease(space, id, name, [v4, v6], chosen).map(drop)
+    }
+
+    fn add_lease(
+        &mut self,
+        space: &mut Space,
+        id: EndpointId,
+        name: &str,
+        choices: [Option<Choice>; 2],
+        mut chosen: impl FnMut(&mut Pool, Offset),
+    ) -> Result<Lease> {
+        let mut owner = Owner {
+            id: OwnerId::Endpoint(id),
+            name: name.into(),
+            ipv4: None,
+            ipv6: None,
+            reservation: None,
+            quarantined: false,
+        };
+        for choice in choices.into_iter().flatten() {
+            if let From::Reservation(number) = choice.from {
+                owner.reservation = self.owners.at(number).map(|kept| kept.name.clone());
+            }
+            match choice.address {
+                IpAddr::V4(ip) => owner.ipv4 = Some(ip),
+                IpAddr::V6(ip) => owner.ipv6 = Some(ip),
+            }
+        }
+        let owner = self.owners.insert(owner).ok_or_else(|| self.too_many())?;
         let mut lease = Lease::default();
-        for choice in v4.into_iter().chain(v6) {
-            let pools = if choice.address.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
-            let pool = &mut pools[choice.pool];
-            pool.lease(choice.address, owner);
-            if choice.automatic {
-                pool.move_cursor_behind(choice.address);
+        for choice in choices.into_iter().flatten() {
+            let pool = &mut self.pools_mut(family_of(choice.address))[choice.pool];
+            let subnet = space.subnet_mut(pool.slot);
+            match choice.from {
+                From::Order(offset) => {
+                    pool.lease(subnet, choice.address, owner);
+                    chosen(pool, offset);
+                }
+                From::Free => pool.lease(subnet, choice.address, owner),
+                From::Reservation(_) => pool.lease_reserved(subnet, choice.address, owner),
             }
             lease.add(choice.address, pool);
         }
         Ok(lease)
     }
 
-    /// Puts a recorded lease back.
-    pub(crate) fn restore(&mut self, id: EndpointId, name: &str, lease: &Lease) -> Result<()> {
-        let (ipv4, ipv6) = (lease.ipv4.map(|net| net.addr()), lease.ipv6.map(|net| net.addr()));
-        if let Some(owner) = self.owners.get(&id) {
-            return self.existing(owner, owner.ipv4 != ipv4 || owner.ipv6 != ipv6).map(drop);
+    /// Frees the addresses of an endpoint, if it has any.
+    pub(crate) fn release(&mut self, space: &mut Space, id: &EndpointId) {
+        let Some(owner) = self.owners.remove_endpoint(id) else { return };
+        for address in owner.addresses() {
+            let kept =
+                owner.reservation.as_deref().and_then(|name| self.owners.reservation_of(name, address));
+            if let Some(pool) = self.pool_of_mut(address) {
+                pool.release(space.subnet_mut(pool.slot), address, owner.quarantined, kept);
+            }
         }
-        let (ipv4, ipv6) = (ipv4.map(IpAddr::V4), ipv6.map(IpAddr::V6));
-        let v4 = ipv4.map(|address| self.choose(Family::V4, Some(address))).transpose()?;
-        let v6 = ipv6.map(|address| self.choose(Family::V6, Some(address))).transpose()?;
-        let owner = self.add_owner(id, name, ipv4, ipv6);
-        for choice in [v4, v6].into_iter().flatten().flatten() {
-            let pools = if choice.address.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
-            let pool = &mut pools[choice.pool];
-            pool.lease(choice.address, owner);
-            // Which address was handed out last is not recorded. Behind the highest one is where addresses
-            // freed before the restart are reused last.
-            pool.move_cursor_at_least_behind(choice.address);
+    }
+
+    /// Keeps the addresses of an endpoint taken in the name of its quarantine.
+    pub(crate) fn quarantine(&mut self, space: &Space, id: &EndpointId) {
+        let Some(owner) = self.owners.endpoint_mut(id).filter(|owner| !owner.quarantined) else { return };
+        owner.quarantined = true;
+        for address in owner.addresses() {
+            if let Some(pool) = self.pool_of_mut(address) {
+                pool.quarantine(space.subnet(pool.slot), address);
+            }
+        }
+    }
+
+    // === Reservations ===
+
+    /// Keeps addresses for endpoints of a name. One that such an endpoint has already stays with it.
+    pub(crate) fn reserve(&mut self, space: &mut Space, name: &str, addresses: &[IpAddr]) -> Result<()> {
+        if let Some(kept) = self.owners.reservation(name) {
+            let same = addresses.len() == kept.addresses().count();
+            if same && addresses.iter().all(|address| kept.has(*address)) {
+                return Ok(());
+            }
+            let holder = Holder::new(ObjectKind::Reservation, name, "");
+            return Err(Reason::NameTaken { name: name.to_owned(), holder }.into());
+        }
+        let mut owner = Owner {
+            id: OwnerId::Reservation,
+            name: name.into(),
+            ipv4: None,
+            ipv6: None,
+            reservation: None,
+            quarantined: false,
+        };
+        let (mut free, mut holders) = (Vec::new(), Vec::new());
+        for address in addresses {
+            match address {
+                IpAddr::V4(ip) => owner.ipv4 = Some(*ip),
+                IpAddr::V6(ip) => owner.ipv6 = Some(*ip),
+            }
+            let pool = self.pool_of(*address).ok_or_else(|| self.outside(family_of(*address), *address))?;
+            let subnet = space.subnet(pool.slot);
+            match subnet.offset(*address).and_then(|offset| subnet.held(offset)) {
+                None => free.push(*address),
+                Some(Held::By(tenant, number))
+                    if tenant == pool.tenant() && self.owners.is_endpoint_named(number, name) =>
+                {
+                    holders.push(number);
+                }
+                Some(held) => return Err(self.taken(space, pool, *address, held)),
+            }
+        }
+        let number = self.owners.insert(owner).ok_or_else(|| self.too_many())?;
+        for holder in holders {
+            self.owners.note_reservation(holder, name);
+        }
+        for address in free {
+            if let Some(pool) = self.pool_of_mut(address) {
+                pool.keep(space.subnet_mut(pool.slot), address, number);
+            }
         }
         Ok(())
     }
 
-    /// Frees the addresses of an owner, if it has any.
-    pub(crate) fn release(&mut self, id: &EndpointId) {
-        let Some(owner) = self.owners.remove(id) else { return };
-        for address in addresses(&owner) {
-            if let Some(pool) = self.pool_of_mut(address) {
-                pool.release(address, owner.quarantined);
+    /// Gives up what is kept for a name; `false` when nothing is. An endpoint that has it keeps it.
+    pub(crate) fn unreserve(&mut self, space: &mut Space, name: &str) -> bool {
+        let Some(number) = self.owners.reservation_number(name) else { return false };
+        let Some(kept) = self.owners.remove_reservation(name) else { return false };
+        for address in kept.addresses() {
+            let Some(pool) = self.pool_of_mut(address) else { continue };
+            let subnet = space.subnet_mut(pool.slot);
+            let held = subnet.offset(address).and_then(|offset| subnet.held(offset));
+            match held {
+                Some(Held::By(_, holder)) if holder == number => pool.give_up(subnet, address),
+                Some(Held::By(_, holder)) => self.owners.forget_reservation(holder),
+                _ => {}
             }
         }
+        true
     }
 
-    /// Keeps the addresses of an owner taken in the name of its quarantine.
-    pub(crate) fn quarantine(&mut self, id: &EndpointId) {
-        let Some(owner) = self.owners.get_mut(id).filter(|owner| !owner.quarantined) else { return };
-        owner.quarantined = true;
-        for address in addresses(owner) {
-            if let Some(pool) = self.pool_of_mut(address) {
-                pool.quarantine();
-            }
-        }
-    }
+    // === Helpers ===
 
-    fn add_owner(
-        &mut self,
-        id: EndpointId,
-        name: &str,
-        ipv4: Option<IpAddr>,
-        ipv6: Option<IpAddr>,
-    ) -> OwnerIndex {
-        let ipv4 = ipv4.and_then(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None });
-        let ipv6 = ipv6.and_then(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None });
-        self.owners.insert(Owner { id, name: name.into(), ipv4, ipv6, quarantined: false })
-    }
-
-    /// The answer for an owner that has a lease.
+    /// The answer for an endpoint that has a lease.
     fn existing(&self, owner: &Owner, differs: bool) -> Result<Lease> {
-        let holder = || Holder::new(ObjectKind::Endpoint, owner.id, &*owner.name);
+        let OwnerId::Endpoint(id) = owner.id else { return Ok(Lease::default()) };
+        let holder = || Holder::new(ObjectKind::Endpoint, id, &*owner.name);
         if owner.quarantined {
             return Err(Reason::WrongPhase { object: holder(), phase: "being deleted" }.into());
         }
         if differs {
-            return Err(Reason::IdTaken { id: owner.id.to_string(), holder: holder() }.into());
+            return Err(Reason::IdTaken { id: id.to_string(), holder: holder() }.into());
         }
         let mut lease = Lease::default();
-        for address in addresses(owner) {
-            let pools = if address.is_ipv4() { &self.v4 } else { &self.v6 };
-            if let Some(pool) = pools.iter().find(|pool| pool.contains(address)) {
+        for address in owner.addresses() {
+            if let Some(pool) = self.pool_of(address) {
                 lease.add(address, pool);
             }
         }
         Ok(lease)
     }
 
-    fn choose(&self, family: Family, wanted: Option<IpAddr>) -> Result<Option<Choice>> {
+    /// Finds the address of a family: the one that is wanted, if any. It may be kept for an endpoint of this name; of
+    /// any name if none is given.
+    fn choose(
+        &self,
+        space: &Space,
+        family: Family,
+        wanted: Option<IpAddr>,
+        name: Option<&str>,
+    ) -> Result<Option<Choice>> {
         let pools = self.pools(family);
-        let Some(address) = wanted else {
-            let mut free = pools.iter().enumerate().filter_map(|(i, pool)| pool.next().map(|ip| (i, ip)));
-            return match (free.next(), pools.last()) {
-                (Some((pool, address)), _) => Ok(Some(Choice { pool, address, automatic: true })),
-                (None, Some(pool)) => Err(pool.exhausted()),
-                (None, None) => Ok(None),
-            };
-        };
-        let Some(pool) = pools.iter().position(|pool| pool.contains(address)) else {
+        let Some(address) = wanted else { return self.choose_any(space, family) };
+        let Some(place) = pools.iter().position(|pool| pool.contains(address)) else {
             return Err(self.outside(family, address));
         };
-        match pools[pool].held(address) {
-            Some(held) => {
-                let owner =
-                    || if let Held::Owner(owner) = held { self.describe(owner) } else { String::new() };
-                Err(taken(address, pools[pool].record().pool, held, owner))
+        let pool = &pools[place];
+        let subnet = space.subnet(pool.slot);
+        let offset = subnet.offset(address);
+        let from = match offset.and_then(|offset| subnet.held(offset)) {
+            // Who asks for what would have been chosen gets the same, so that a log of leases can be followed.
+            None => match pool.next(subnet) {
+                Some(Free::Next(next)) if offset == Some(next) => From::Order(next),
+                _ => From::Free,
+            },
+            Some(Held::By(tenant, owner))
+                if tenant == pool.tenant() && self.owners.is_reservation(owner, name) =>
+            {
+                From::Reservation(owner)
             }
-            None => Ok(Some(Choice { pool, address, automatic: false })),
-        }
+            Some(held) => return Err(self.taken(space, pool, address, held)),
+        };
+        Ok(Some(Choice { pool: place, address, from }))
     }
 
-    fn outside(&self, family: Family, address: IpAddr) -> Error {
+    fn choose_any(&self, space: &Space, family: Family) -> Result<Option<Choice>> {
+        let pools = self.pools(family);
+        for (place, pool) in pools.iter().enumerate() {
+            let subnet = space.subnet(pool.slot);
+            let (offset, from) = match pool.next(subnet) {
+                Some(Free::Next(offset)) => (offset, From::Order(offset)),
+                Some(Free::Cooled(offset)) => (offset, From::Free),
+                None => continue,
+            };
+            return Ok(Some(Choice { pool: place, address: subnet.address(offset), from }));
+        }
+        if pools.is_empty() { Ok(None) } else { Err(self.exhausted(space, family)) }
+    }
+
+    /// The error for a network that has no free address of a family.
+    pub(crate) fn exhausted(&self, space: &Space, family: Family) -> Error {
+        let named = self.owners.endpoints().take(SHOWN_HOLDERS).filter_map(|owner| match owner.id {
+            OwnerId::Endpoint(id) => Some(Holder::new(ObjectKind::Endpoint, id, &*owner.name)),
+            OwnerId::Reservation => None,
+        });
+        let considered = AddressesConsidered {
+            network: self.holder(),
+            pools: self.pools(family).iter().map(|pool| pool.fill(space.subnet(pool.slot))).collect(),
+            endpoints: self.owners.endpoint_count() as u64,
+            holders: named.collect(),
+        };
+        Reason::AddressesExhausted(Box::new(considered)).into()
+    }
+
+    pub(crate) fn taken(&self, space: &Space, pool: &Pool, address: IpAddr, held: Held) -> Error {
+        pool.taken(space.subnet(pool.slot), address, held, |owner| self.describe(owner))
+    }
+
+    pub(crate) fn outside(&self, family: Family, address: IpAddr) -> Error {
         let pools = self.pools(family);
         let why = if pools.is_empty() {
             format!("network {:?} has no {} pool", self.name, family.name())
@@ -239,13 +457,18 @@ impl Network {
         Reason::AddressUnusable { address, why }.into()
     }
 
-    fn describe(&self, owner: OwnerIndex) -> String {
+    fn describe(&self, owner: OwnerNo) -> String {
         self.owners.at(owner).map_or_else(|| "an unknown owner".into(), Owner::describe)
+    }
+
+    pub(crate) fn too_many(&self) -> Error {
+        let limit = u64::from(crate::subnet::MAX_OWNERS);
+        Reason::Full { object: self.holder().to_string(), limit, what: "endpoints" }.into()
     }
 }
 
-fn addresses(owner: &Owner) -> impl Iterator<Item = IpAddr> + use<> {
-    owner.ipv4.map(IpAddr::V4).into_iter().chain(owner.ipv6.map(IpAddr::V6))
+pub(crate) fn family_of(address: IpAddr) -> Family {
+    if address.is_ipv4() { Family::V4 } else { Family::V6 }
 }
 
 impl Lease {
@@ -255,5 +478,11 @@ impl Lease {
             IpAddr::V4(ip) => self.ipv4 = Ipv4Net::new(ip, prefix).ok(),
             IpAddr::V6(ip) => self.ipv6 = Ipv6Net::new(ip, prefix).ok(),
         }
+    }
+
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let v4 = self.ipv4.map(|net| IpNet::V4(net).addr());
+        v4.into_iter().chain(self.ipv6.map(|net| IpNet::V6(net).addr()))
     }
 }

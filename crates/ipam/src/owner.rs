@@ -1,20 +1,32 @@
 //! Who leases what in one network.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::hash::BuildHasher as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use hashbrown::HashTable;
 use netloom_model::{EndpointId, Holder, ObjectKind};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
-/// The number of an owner inside its network, for the compact map from address to owner.
-pub(crate) type OwnerIndex = u32;
+use crate::subnet::{MAX_OWNERS, OwnerNo};
+
+/// Who an owner is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum OwnerId {
+    /// An endpoint.
+    Endpoint(EndpointId),
+    /// A name for which addresses are kept: an endpoint of that name gets them.
+    Reservation,
+}
 
 /// An owner and its addresses.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Owner {
-    pub id: EndpointId,
+    pub id: OwnerId,
     pub name: Box<str>,
     pub ipv4: Option<Ipv4Addr>,
     pub ipv6: Option<Ipv6Addr>,
+    /// The reservation that it has one of them from, which gets it back.
+    pub reservation: Option<Box<str>>,
     /// Gone for its caller, but the kernel may still answer for its addresses.
     pub quarantined: bool,
 }
@@ -22,62 +34,194 @@ pub(crate) struct Owner {
 impl Owner {
     /// The owner in an error text.
     pub(crate) fn describe(&self) -> String {
-        if self.quarantined {
-            format!("quarantine of endpoint {}", self.id.short())
-        } else {
-            Holder::new(ObjectKind::Endpoint, self.id, &*self.name).to_string()
+        match self.id {
+            OwnerId::Endpoint(id) if self.quarantined => format!("quarantine of endpoint {}", id.short()),
+            OwnerId::Endpoint(id) => Holder::new(ObjectKind::Endpoint, id, &*self.name).to_string(),
+            OwnerId::Reservation => format!("reservation {:?}", self.name),
         }
+    }
+
+    /// Its addresses, IPv4 first.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.ipv4.map(IpAddr::V4).into_iter().chain(self.ipv6.map(IpAddr::V6))
+    }
+
+    /// Whether an address is one of its own.
+    pub(crate) fn has(&self, address: IpAddr) -> bool {
+        self.addresses().any(|own| own == address)
     }
 }
 
 /// The owners of one network.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Owners {
-    index: FxHashMap<EndpointId, OwnerIndex>,
+    /// Where the endpoints are. Their identifiers, which are long, are there and not here as well.
+    endpoints: HashTable<OwnerNo>,
+    reservations: FxHashMap<Box<str>, OwnerNo>,
     slots: Vec<Option<Owner>>,
-    vacant: Vec<OwnerIndex>,
+    vacant: Vec<OwnerNo>,
 }
 
 impl PartialEq for Owners {
     /// Equal owners; in which slots they are does not matter.
     fn eq(&self, other: &Self) -> bool {
-        self.index.len() == other.index.len() && self.index.keys().all(|id| self.get(id) == other.get(id))
+        self.endpoints.len() == other.endpoints.len()
+            && self.reservations.len() == other.reservations.len()
+            && self.endpoints().all(|owner| {
+                let OwnerId::Endpoint(id) = owner.id else { return false };
+                other.endpoint(&id) == Some(owner)
+            })
+            && self.reservations.keys().all(|name| self.reservation(name) == other.reservation(name))
     }
 }
 
 impl Owners {
-    /// The owner with this identifier.
-    pub(crate) fn get(&self, id: &EndpointId) -> Option<&Owner> {
-        self.index.get(id).and_then(|index| self.at(*index))
+    /// An endpoint that leases addresses.
+    pub(crate) fn endpoint(&self, id: &EndpointId) -> Option<&Owner> {
+        self.at(self.number_of(id)?)
     }
 
-    /// The owner with this identifier, to be changed.
-    pub(crate) fn get_mut(&mut self, id: &EndpointId) -> Option<&mut Owner> {
-        let index = *self.index.get(id)?;
-        self.slots.get_mut(index as usize)?.as_mut()
+    /// The same, to be changed.
+    pub(crate) fn endpoint_mut(&mut self, id: &EndpointId) -> Option<&mut Owner> {
+        let number = self.number_of(id)?;
+        self.slots.get_mut(number as usize)?.as_mut()
+    }
+
+    /// A name for which addresses are kept.
+    pub(crate) fn reservation(&self, name: &str) -> Option<&Owner> {
+        self.at(self.reservation_number(name)?)
+    }
+
+    /// The number of the reservation of this name, if it is of this address.
+    pub(crate) fn reservation_of(&self, name: &str, address: IpAddr) -> Option<OwnerNo> {
+        let number = self.reservation_number(name)?;
+        self.at(number).filter(|kept| kept.has(address)).map(|_| number)
+    }
+
+    /// Whether this is the reservation of this name; of any name if none is given.
+    pub(crate) fn is_reservation(&self, number: OwnerNo, name: Option<&str>) -> bool {
+        let owner = self.at(number).filter(|owner| owner.id == OwnerId::Reservation);
+        owner.is_some_and(|owner| name.is_none_or(|name| &*owner.name == name))
+    }
+
+    /// Whether this is an endpoint of this name.
+    pub(crate) fn is_endpoint_named(&self, number: OwnerNo, name: &str) -> bool {
+        let owner = self.at(number).filter(|owner| owner.id != OwnerId::Reservation);
+        owner.is_some_and(|owner| &*owner.name == name)
+    }
+
+    /// Notes from which reservation an endpoint has an address.
+    pub(crate) fn note_reservation(&mut self, number: OwnerNo, name: &str) {
+        if let Some(owner) = self.slots.get_mut(number as usize).and_then(Option::as_mut) {
+            owner.reservation = Some(name.into());
+        }
+    }
+
+    /// Notes that the reservation from which an endpoint has an address is gone.
+    pub(crate) fn forget_reservation(&mut self, number: OwnerNo) {
+        if let Some(owner) = self.slots.get_mut(number as usize).and_then(Option::as_mut) {
+            owner.reservation = None;
+        }
+    }
+
+    /// The number of a reservation.
+    pub(crate) fn reservation_number(&self, name: &str) -> Option<OwnerNo> {
+        // Seldom is there any.
+        if self.reservations.is_empty() { None } else { self.reservations.get(name).copied() }
     }
 
     /// The owner with this number.
-    pub(crate) fn at(&self, index: OwnerIndex) -> Option<&Owner> {
-        self.slots.get(index as usize)?.as_ref()
+    pub(crate) fn at(&self, number: OwnerNo) -> Option<&Owner> {
+        self.slots.get(number as usize)?.as_ref()
     }
 
-    /// Adds an owner that is not there yet and returns its number.
-    pub(crate) fn insert(&mut self, owner: Owner) -> OwnerIndex {
+    /// Every endpoint, in no order that means anything.
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = &Owner> {
+        self.slots.iter().flatten().filter(|owner| owner.id != OwnerId::Reservation)
+    }
+
+    /// Every owner, in no order that means anything.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Owner> {
+        self.slots.iter().flatten()
+    }
+
+    /// How many owners there are.
+    pub(crate) fn len(&self) -> usize {
+        self.endpoints.len() + self.reservations.len()
+    }
+
+    /// Makes room for so many more endpoints.
+    pub(crate) fn expect(&mut self, endpoints: usize) {
+        let Self { endpoints: table, slots, .. } = self;
+        table.reserve(endpoints, |number| hash_of(slots, *number));
+        slots.reserve(endpoints);
+    }
+
+    /// How many endpoints there are.
+    pub(crate) fn endpoint_count(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    /// Adds an owner that is not there yet and returns its number; `None` when there are as many as can be.
+    pub(crate) fn insert(&mut self, owner: Owner) -> Option<OwnerNo> {
+        let number = match self.vacant.pop() {
+            Some(number) => number,
+            None => {
+                let number =
+                    OwnerNo::try_from(self.slots.len()).ok().filter(|number| *number < MAX_OWNERS)?;
+                self.slots.push(None);
+                number
+            }
+        };
+        if owner.id == OwnerId::Reservation {
+            self.reservations.insert(owner.name.clone(), number);
+        }
         let id = owner.id;
-        let index = self.vacant.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            OwnerIndex::try_from(self.slots.len() - 1).expect("2^32 owners do not fit into memory")
-        });
-        self.slots[index as usize] = Some(owner);
-        self.index.insert(id, index);
-        index
+        self.slots[number as usize] = Some(owner);
+        if let OwnerId::Endpoint(id) = id {
+            let slots = &self.slots;
+            self.endpoints.insert_unique(hash(&id), number, |number| hash_of(slots, *number));
+        }
+        Some(number)
     }
 
-    /// Takes an owner out.
-    pub(crate) fn remove(&mut self, id: &EndpointId) -> Option<Owner> {
-        let index = self.index.remove(id)?;
-        self.vacant.push(index);
-        self.slots.get_mut(index as usize)?.take()
+    /// Takes an endpoint out.
+    pub(crate) fn remove_endpoint(&mut self, id: &EndpointId) -> Option<Owner> {
+        let slots = &self.slots;
+        let entry = self.endpoints.find_entry(hash(id), |number| is(slots, *number, id)).ok()?;
+        let (number, _) = entry.remove();
+        self.vacate(number)
     }
+
+    /// Takes a reservation out.
+    pub(crate) fn remove_reservation(&mut self, name: &str) -> Option<Owner> {
+        let number = self.reservations.remove(name)?;
+        self.vacate(number)
+    }
+
+    fn number_of(&self, id: &EndpointId) -> Option<OwnerNo> {
+        self.endpoints.find(hash(id), |number| is(&self.slots, *number, id)).copied()
+    }
+
+    fn vacate(&mut self, number: OwnerNo) -> Option<Owner> {
+        self.vacant.push(number);
+        self.slots.get_mut(number as usize)?.take()
+    }
+}
+
+fn hash(id: &EndpointId) -> u64 {
+    FxBuildHasher.hash_one(id)
+}
+
+/// The hash of the endpoint in a slot.
+fn hash_of(slots: &[Option<Owner>], number: OwnerNo) -> u64 {
+    match slots.get(number as usize) {
+        Some(Some(Owner { id: OwnerId::Endpoint(id), .. })) => hash(id),
+        _ => 0,
+    }
+}
+
+/// Whether the endpoint in a slot is this one.
+fn is(slots: &[Option<Owner>], number: OwnerNo, id: &EndpointId) -> bool {
+    matches!(slots.get(number as usize), Some(Some(Owner { id: OwnerId::Endpoint(known), .. })) if known == id)
 }

@@ -1,19 +1,44 @@
-//! A bitmap of 4096 numbers that finds a free one in two steps.
+//! 4096 neighbouring numbers and who holds each of those that are taken.
 
 /// Words of a page.
 const WORDS: usize = 64;
+/// From how many taken numbers on there is a place for the holder of each number, taken or not. Below, holders
+/// stand close together in the order of their numbers: shifting so few costs little.
+const WIDE: u16 = 1536;
+/// Below how many they are put close together again. Lower than [`WIDE`], so that one number that comes and goes
+/// does not change the form each time.
+const NARROW: u16 = 1024;
 
-/// 4096 bits and one summary bit per word that is full.
+/// A bitmap that finds a free number in two steps, with the holders beside it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Page {
     words: [u64; WORDS],
+    /// How many numbers are taken in all words before each one.
+    before: [u16; WORDS],
+    /// The words in which everything is taken.
     full_words: u64,
     count: u16,
+    holders: Holders,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Holders {
+    /// Of taken numbers only, in their order.
+    Close(Vec<u32>),
+    /// Of every number; nothing is said about free ones.
+    Wide(Box<[u32]>),
 }
 
 /// The word and the bit inside it of a number of the page.
 fn place(bit: u16) -> (usize, u64) {
     (usize::from(bit / 64) % WORDS, 1 << (bit % 64))
+}
+
+/// Makes room for one more in a vector that is seldom changed: an eighth more, not twice as much.
+pub(crate) fn grow<T>(items: &mut Vec<T>) {
+    if items.len() == items.capacity() {
+        items.reserve_exact(items.len() / 8 + 4);
+    }
 }
 
 impl Page {
@@ -22,12 +47,8 @@ impl Page {
 
     /// An empty page.
     pub(crate) fn empty() -> Box<Self> {
-        Box::new(Self { words: [0; WORDS], full_words: 0, count: 0 })
-    }
-
-    /// A page in which every number is taken.
-    pub(crate) fn full() -> Box<Self> {
-        Box::new(Self { words: [u64::MAX; WORDS], full_words: u64::MAX, count: Self::BITS })
+        let holders = Holders::Close(Vec::new());
+        Box::new(Self { words: [0; WORDS], before: [0; WORDS], full_words: 0, count: 0, holders })
     }
 
     /// How many numbers are taken.
@@ -35,36 +56,81 @@ impl Page {
         self.count
     }
 
-    /// Whether a number is taken.
-    pub(crate) fn contains(&self, bit: u16) -> bool {
+    /// How many of the numbers before this one are taken.
+    fn rank(&self, bit: u16) -> usize {
         let (word, mask) = place(bit);
-        self.words[word] & mask != 0
+        usize::from(self.before[word]) + (self.words[word] & (mask - 1)).count_ones() as usize
     }
 
-    /// Takes a number; `false` when it was taken.
-    pub(crate) fn insert(&mut self, bit: u16) -> bool {
+    /// Where the holder of a taken number stands.
+    fn slot(&self, bit: u16) -> usize {
+        match &self.holders {
+            Holders::Close(_) => self.rank(bit),
+            Holders::Wide(_) => usize::from(bit),
+        }
+    }
+
+    /// Who holds a number.
+    pub(crate) fn get(&self, bit: u16) -> Option<u32> {
+        let (word, mask) = place(bit);
+        if self.words[word] & mask == 0 {
+            return None;
+        }
+        let slot = self.slot(bit);
+        match &self.holders {
+            Holders::Close(holders) => holders.get(slot).copied(),
+            Holders::Wide(holders) => holders.get(slot).copied(),
+        }
+    }
+
+    /// Gives a number to a holder; `false` when it was taken, and stays with who has it.
+    pub(crate) fn insert(&mut self, bit: u16, holder: u32) -> bool {
         let (word, mask) = place(bit);
         if self.words[word] & mask != 0 {
             return false;
+        }
+        let slot = self.slot(bit);
+        match &mut self.holders {
+            Holders::Close(holders) => {
+                grow(holders);
+                holders.insert(slot, holder);
+            }
+            Holders::Wide(holders) => holders[slot] = holder,
         }
         self.words[word] |= mask;
         if self.words[word] == u64::MAX {
             self.full_words |= 1 << word;
         }
+        self.before[word + 1..].iter_mut().for_each(|before| *before += 1);
         self.count += 1;
+        if self.count == WIDE {
+            self.widen();
+        }
         true
     }
 
-    /// Frees a number; `false` when it was free.
-    pub(crate) fn remove(&mut self, bit: u16) -> bool {
-        let (word, mask) = place(bit);
-        if self.words[word] & mask == 0 {
-            return false;
+    /// Frees a number and says who held it.
+    pub(crate) fn remove(&mut self, bit: u16) -> Option<u32> {
+        let holder = self.get(bit)?;
+        let slot = self.slot(bit);
+        if let Holders::Close(holders) = &mut self.holders {
+            holders.remove(slot);
         }
+        let (word, mask) = place(bit);
         self.words[word] &= !mask;
         self.full_words &= !(1 << word);
+        self.before[word + 1..].iter_mut().for_each(|before| *before -= 1);
         self.count -= 1;
-        true
+        if self.count < NARROW && matches!(self.holders, Holders::Wide(_)) {
+            self.holders = Holders::Close(self.iter().map(|(_, holder)| holder).collect());
+        }
+        Some(holder)
+    }
+
+    fn widen(&mut self) {
+        let mut wide = vec![0; usize::from(Self::BITS)].into_boxed_slice();
+        self.iter().for_each(|(bit, holder)| wide[usize::from(bit)] = holder);
+        self.holders = Holders::Wide(wide);
     }
 
     /// The lowest free number from `from` on.
@@ -79,14 +145,30 @@ impl Page {
         if later == 0 {
             return None;
         }
-        let word = later.trailing_zeros();
-        let free = !self.words[word as usize % WORDS];
-        Some(Self::number(word as usize, free.trailing_zeros()))
+        let word = later.trailing_zeros() as usize % WORDS;
+        Some(Self::number(word, (!self.words[word]).trailing_zeros()))
     }
 
-    /// Every taken number in ascending order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = u16> {
-        (0..Self::BITS).filter(|bit| self.contains(*bit))
+    /// Every taken number with its holder, in ascending order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u16, u32)> {
+        let numbers = self.words.iter().enumerate().flat_map(|(word, bits)| {
+            let mut rest = *bits;
+            std::iter::from_fn(move || {
+                let bit = (rest != 0).then(|| rest.trailing_zeros())?;
+                rest &= rest - 1;
+                Some(Self::number(word, bit))
+            })
+        });
+        numbers.filter_map(|bit| Some((bit, self.get(bit)?)))
+    }
+
+    /// Bytes of memory, this value's own among them.
+    pub(crate) fn bytes(&self) -> usize {
+        let holders = match &self.holders {
+            Holders::Close(holders) => holders.capacity(),
+            Holders::Wide(holders) => holders.len(),
+        };
+        size_of::<Self>() + holders * size_of::<u32>()
     }
 
     fn number(word: usize, bit: u32) -> u16 {
@@ -96,18 +178,28 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn full() -> Box<Page> {
+        let mut page = Page::empty();
+        assert!((0..Page::BITS).all(|bit| page.insert(bit, u32::from(bit))));
+        page
+    }
 
     #[test]
     fn the_only_free_number_is_found_from_anywhere_before_it() {
         for hole in [0, 1, 63, 64, 100, 4095] {
-            let mut page = Page::full();
-            assert!(page.remove(hole) && !page.remove(hole));
+            let mut page = full();
+            assert_eq!((page.remove(hole), page.remove(hole)), (Some(u32::from(hole)), None));
             for from in 0..Page::BITS {
                 assert_eq!(page.next_free(from), (from <= hole).then_some(hole), "hole {hole} from {from}");
             }
-            assert!(page.insert(hole) && !page.insert(hole));
-            assert_eq!(page, Page::full());
+            assert!(page.insert(hole, u32::from(hole)) && !page.insert(hole, 7));
+            assert_eq!(page, full());
         }
     }
 
@@ -116,6 +208,28 @@ mod tests {
         let page = Page::empty();
         assert!((0..Page::BITS).all(|bit| page.next_free(bit) == Some(bit)));
         assert_eq!((page.count(), page.iter().count()), (0, 0));
-        assert_eq!(Page::full().iter().count(), usize::from(Page::BITS));
+        assert_eq!(full().iter().count(), usize::from(Page::BITS));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// Long enough to pass through both forms of the holders, there and back.
+        #[test]
+        fn agrees_with_a_plain_map(steps in prop::collection::vec((0u16..1700, any::<u32>()), 4000), thin in 0u16..1700) {
+            let (mut page, mut plain) = (Page::empty(), BTreeMap::new());
+            for (bit, holder) in steps {
+                let bit = bit * 2;
+                prop_assert_eq!(page.insert(bit, holder), !plain.contains_key(&bit));
+                plain.entry(bit).or_insert(holder);
+            }
+            prop_assert!(page.iter().eq(plain.iter().map(|(bit, holder)| (*bit, *holder))));
+            for bit in (0..Page::BITS).filter(|bit| *bit > thin || bit % 16 != 0) {
+                prop_assert_eq!(page.remove(bit), plain.remove(&bit));
+                prop_assert_eq!(page.get(bit), None);
+            }
+            prop_assert!(page.iter().eq(plain.iter().map(|(bit, holder)| (*bit, *holder))));
+            prop_assert_eq!(usize::from(page.count()), plain.len());
+        }
     }
 }

@@ -1,13 +1,53 @@
 //! What callers ask the allocator for, and what they get.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netloom_model::record::PoolRecord;
-use netloom_model::{EndpointId, IpamSpec, NetworkId};
+use netloom_model::{EndpointId, Error, IpamSpec, NetworkId, ObjectKind, Result};
 
-use crate::block::SkippedPool;
 use crate::host::HostNet;
+
+/// An address space of the default driver: pools of one space never overlap.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum AddressSpace {
+    /// Networks of this host.
+    Local,
+    /// Networks that hosts of a cluster have in common.
+    Global,
+}
+
+impl AddressSpace {
+    /// libnetwork's name of it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local => "LocalDefault",
+            Self::Global => "GlobalDefault",
+        }
+    }
+
+    /// The space with this name; the local one for an empty name.
+    ///
+    /// # Errors
+    /// `NotFound` for any other name.
+    pub fn named(name: &str) -> Result<Self> {
+        match [Self::Local, Self::Global].into_iter().find(|space| space.name() == name) {
+            Some(space) => Ok(space),
+            None if name.is_empty() => Ok(Self::Local),
+            None => Err(Error::not_found(ObjectKind::AddressSpace, name)),
+        }
+    }
+}
+
+/// A pool that an automatic choice passed over because the host uses it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SkippedPool {
+    /// The pool.
+    pub pool: IpNet,
+    /// What it overlaps.
+    pub host: HostNet,
+}
 
 /// A request for all pools of a network.
 #[derive(Clone, Debug)]
@@ -20,6 +60,9 @@ pub struct PoolsRequest<'a> {
     pub spec: &'a IpamSpec,
     /// Whether IPv6 is enabled. Without a pool in `spec` an automatic one is chosen.
     pub ipv6: bool,
+    /// Whether other networks that say the same may have pools in the same subnet. They lease from one set of
+    /// addresses then.
+    pub shares: bool,
     /// What the host uses already.
     pub host: &'a [HostNet],
 }
@@ -56,4 +99,13 @@ pub struct Lease {
     pub ipv4: Option<Ipv4Net>,
     /// Its IPv6 address.
     pub ipv6: Option<Ipv6Net>,
+}
+
+/// An address that is not free.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Holding {
+    /// The address.
+    pub address: IpAddr,
+    /// Who holds it, in words.
+    pub holder: String,
 }

@@ -1,105 +1,203 @@
-//! An address space: which subnets are in use by which network, and the blocks automatic pools come from.
+//! An address space: which subnets are in use by which networks, and the blocks automatic pools come from.
 
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use netloom_model::NetworkId;
 use netloom_model::config::DefaultPool;
+use netloom_model::{Error, Holder, NetworkId, ObjectKind, Reason, Result};
 use rustc_hash::FxHashMap;
 
-use crate::block::{Block, SkippedPool};
+use crate::block::Block;
 use crate::host::HostNets;
+use crate::request::SkippedPool;
 use crate::span::{Family, Span};
+use crate::subnet::{Subnet, Tenant, TenantNo};
 
-/// A subnet in use.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct InUse {
-    /// The subnet.
-    pub pool: IpNet,
-    /// The network that has it.
-    pub network: NetworkId,
+/// How many blocks of sizes that somebody asked for are kept up to date. More are counted at each request.
+const SIZED: usize = 32;
+
+/// The subnets in use, which never overlap; and the default blocks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Space {
+    /// Where each subnet is, by its first address.
+    v4: BTreeMap<u128, usize>,
+    v6: BTreeMap<u128, usize>,
+    subnets: Vec<Option<Subnet>>,
+    vacant: Vec<usize>,
+    blocks: Vec<Block>,
+    /// The default blocks cut into pools of other sizes, for requests that name a size.
+    sized: Vec<Block>,
 }
 
-/// The subnets in use, which never overlap, in order of their first address; and the default blocks.
-#[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Space {
-    v4: BTreeMap<u128, InUse>,
-    v6: BTreeMap<u128, InUse>,
-    blocks: Vec<Block>,
+impl PartialEq for Space {
+    /// Equal subnets and blocks; where they are kept, and for which sizes somebody asked, does not matter.
+    fn eq(&self, other: &Self) -> bool {
+        self.in_order().eq(other.in_order()) && self.blocks == other.blocks
+    }
 }
 
 impl Space {
     pub(crate) fn new(default_pools: &[DefaultPool]) -> Self {
-        let blocks = default_pools.iter().filter_map(Block::new).collect();
-        Self { v4: BTreeMap::new(), v6: BTreeMap::new(), blocks }
+        Self { blocks: default_pools.iter().filter_map(Block::new).collect(), ..Self::default() }
+    }
+
+    /// The same default blocks with nothing in use.
+    pub(crate) fn emptied(&self) -> Self {
+        Self { blocks: self.blocks.iter().map(Block::emptied).collect(), ..Self::default() }
     }
 
     /// Replaces the default blocks. What is in use stays in use.
     pub(crate) fn replace_blocks(&mut self, default_pools: &[DefaultPool]) {
-        self.blocks = Self::new(default_pools).blocks;
-        for used in self.v4.values().chain(self.v6.values()) {
-            let (family, span) = (Family::of(&used.pool), Span::of(&used.pool));
-            let blocks = self.blocks.iter_mut().filter(|block| block.family() == family);
-            blocks.for_each(|block| block.occupy(&span));
-        }
+        let mut blocks: Vec<_> = default_pools.iter().filter_map(Block::new).collect();
+        blocks.iter_mut().for_each(|block| self.occupy(block));
+        self.blocks = blocks;
+        self.sized.clear();
     }
 
-    fn of(&self, family: Family) -> &BTreeMap<u128, InUse> {
+    /// Notes everything that is in use in a new block.
+    fn occupy(&self, block: &mut Block) {
+        let of_family = self.of(block.family()).values().map(|slot| self.subnet(*slot));
+        of_family.for_each(|subnet| block.occupy(&Span::of(&subnet.net())));
+    }
+
+    fn of(&self, family: Family) -> &BTreeMap<u128, usize> {
         match family {
             Family::V4 => &self.v4,
             Family::V6 => &self.v6,
         }
     }
 
-    fn of_mut(&mut self, family: Family) -> &mut BTreeMap<u128, InUse> {
+    fn of_mut(&mut self, family: Family) -> &mut BTreeMap<u128, usize> {
         match family {
             Family::V4 => &mut self.v4,
             Family::V6 => &mut self.v6,
         }
     }
 
-    /// Every subnet in use that overlaps `net`, the one with the highest first address first.
-    pub(crate) fn overlapping(&self, net: &IpNet) -> impl Iterator<Item = &InUse> {
-        overlapping(self.of(Family::of(net)), Span::of(net))
+    // === Subnets ===
+
+    /// The subnet in this place.
+    pub(crate) fn subnet(&self, slot: usize) -> &Subnet {
+        self.subnets[slot].as_ref().expect("a place is vacant only when no pool lies in it")
     }
 
-    /// Puts a subnet into use.
+    /// The same, to be changed.
+    pub(crate) fn subnet_mut(&mut self, slot: usize) -> &mut Subnet {
+        self.subnets[slot].as_mut().expect("a place is vacant only when no pool lies in it")
+    }
+
+    /// Every subnet, IPv4 first, by address.
+    pub(crate) fn in_order(&self) -> impl Iterator<Item = &Subnet> {
+        self.v4.values().chain(self.v6.values()).map(|slot| self.subnet(*slot))
+    }
+
+    /// The subnet that is exactly this one, if it is in use.
+    pub(crate) fn exact_mut(&mut self, net: &IpNet) -> Option<&mut Subnet> {
+        let slot = *self.of(Family::of(net)).get(&Span::of(net).first)?;
+        Some(self.subnet_mut(slot)).filter(|subnet| subnet.net() == *net)
+    }
+
+    /// Every subnet in use that overlaps `net`, the one with the highest first address first.
+    pub(crate) fn overlapping(&self, net: &IpNet) -> impl Iterator<Item = &Subnet> {
+        let span = Span::of(net);
+        overlapping(self.of(Family::of(net)), &self.subnets, span)
+    }
+
+    /// Why a network cannot have a pool in this subnet.
     ///
     /// # Errors
-    /// One of the subnets it overlaps.
-    pub(crate) fn take(&mut self, pool: IpNet, network: NetworkId) -> Result<(), InUse> {
-        if let Some(other) = self.overlapping(&pool).next() {
-            return Err(*other);
+    /// `PoolOverlap`, naming a network whose pool is in the way.
+    pub(crate) fn check_free(&self, net: &IpNet, tenant: &Tenant) -> Result<()> {
+        match self.overlapping(net).find_map(|subnet| Some((subnet, in_the_way(subnet, net, tenant)?))) {
+            None => Ok(()),
+            Some((subnet, other)) => {
+                let holder = if other.network == tenant.network {
+                    "the same request".to_owned()
+                } else {
+                    other.holder().to_string()
+                };
+                Err(Reason::PoolOverlap { pool: *net, other: subnet.net(), holder }.into())
+            }
         }
-        let (family, span) = (Family::of(&pool), Span::of(&pool));
-        self.of_mut(family).insert(span.first, InUse { pool, network });
-        self.blocks.iter_mut().filter(|block| block.family() == family).for_each(|block| block.occupy(&span));
-        Ok(())
     }
 
-    /// Takes a subnet out of use.
-    pub(crate) fn free(&mut self, pool: &IpNet) {
-        let (family, span) = (Family::of(pool), Span::of(pool));
+    /// Gives a network a place in a subnet, which comes into use if it is not.
+    ///
+    /// # Errors
+    /// `PoolOverlap`; `Full` when the subnet has as many tenants as can be.
+    pub(crate) fn join(&mut self, net: IpNet, tenant: Tenant) -> Result<(usize, TenantNo)> {
+        self.check_free(&net, &tenant)?;
+        let (family, span) = (Family::of(&net), Span::of(&net));
+        let slot = match self.of(family).get(&span.first) {
+            Some(slot) => *slot,
+            None => self.put_into_use(net),
+        };
+        let number = self.subnet_mut(slot).admit(tenant).ok_or_else(|| {
+            let object = Holder::new(ObjectKind::Pool, net, "").to_string();
+            Error::from(Reason::Full { object, limit: u64::from(TenantNo::MAX), what: "networks" })
+        })?;
+        Ok((slot, number))
+    }
+
+    /// Takes a network out of a subnet, with all it holds there. The subnet is out of use when it was the last.
+    pub(crate) fn leave(&mut self, slot: usize, tenant: TenantNo) {
+        let subnet = self.subnet_mut(slot);
+        if subnet.tenants().count() > 1 {
+            return subnet.evict(tenant);
+        }
+        let net = subnet.net();
+        self.subnets[slot] = None;
+        self.vacant.push(slot);
+        let (family, span) = (Family::of(&net), Span::of(&net));
         self.of_mut(family).remove(&span.first);
-        let Self { v4, v6, blocks } = self;
+        let Self { v4, v6, blocks, sized, subnets, .. } = self;
         let in_use = match family {
             Family::V4 => v4,
             Family::V6 => v6,
         };
-        for block in blocks.iter_mut().filter(|block| block.family() == family) {
-            block.vacate(&span, |pool| overlapping(in_use, *pool).next().is_some());
+        for block in blocks.iter_mut().chain(sized).filter(|block| block.family() == family) {
+            block.vacate(&span, |pool| overlapping(in_use, subnets, *pool).next().is_some());
         }
     }
 
-    /// The first free pool of the default blocks, in their order.
+    fn put_into_use(&mut self, net: IpNet) -> usize {
+        let (family, span) = (Family::of(&net), Span::of(&net));
+        let slot = self.vacant.pop().unwrap_or_else(|| {
+            self.subnets.push(None);
+            self.subnets.len() - 1
+        });
+        self.subnets[slot] = Some(Subnet::new(net));
+        self.of_mut(family).insert(span.first, slot);
+        let blocks = self.blocks.iter_mut().chain(&mut self.sized);
+        blocks.filter(|block| block.family() == family).for_each(|block| block.occupy(&span));
+        slot
+    }
+
+    // === Default blocks ===
+
+    /// The first free pool of the default blocks, in their order; of this prefix length, if one is given.
     pub(crate) fn find(
-        &self,
+        &mut self,
         host: &mut HostNets<'_>,
         family: Family,
+        size: Option<u8>,
         skipped: &mut Vec<SkippedPool>,
     ) -> Option<IpNet> {
-        let mut blocks = self.blocks_of(family);
-        blocks.find_map(|block| block.find(host, skipped))
+        let Some(size) = size else {
+            return self.blocks_of(family).find_map(|block| block.find(host, skipped));
+        };
+        let cut: Vec<_> = self.blocks_of(family).filter_map(|block| block.cut(size)).collect();
+        cut.into_iter().find_map(|mut block| {
+            if let Some(known) = self.sized.iter().find(|known| known.same_cut(&block)) {
+                return known.find(host, skipped);
+            }
+            self.occupy(&mut block);
+            let found = block.find(host, skipped);
+            if self.sized.len() < SIZED {
+                self.sized.push(block);
+            }
+            found
+        })
     }
 
     /// The default blocks of a family.
@@ -123,20 +221,22 @@ impl Space {
     }
 
     /// Who has default pools of a family in use, and how many: those with most first, then by address.
-    pub(crate) fn occupants(&self, family: Family) -> Vec<(NetworkId, u64)> {
+    pub(crate) fn occupants(&self, family: Family) -> Vec<(Holder, u64)> {
         let blocks = self.blocks_of(family);
         let mut places: FxHashMap<NetworkId, usize> = FxHashMap::default();
-        let mut occupants: Vec<(NetworkId, u64)> = Vec::new();
-        for used in self.of(family).values() {
-            let span = Span::of(&used.pool);
+        let mut occupants: Vec<(Holder, u64)> = Vec::new();
+        for subnet in self.of(family).values().map(|slot| self.subnet(*slot)) {
+            let span = Span::of(&subnet.net());
             let pools = blocks.clone().fold(0u64, |sum, block| sum.saturating_add(block.shared_with(&span)));
             if pools == 0 {
                 continue;
             }
-            let place = *places.entry(used.network).or_insert(occupants.len());
-            match occupants.get_mut(place) {
-                Some((_, all)) => *all = all.saturating_add(pools),
-                None => occupants.push((used.network, pools)),
+            for tenant in subnet.tenants() {
+                let place = *places.entry(tenant.network).or_insert(occupants.len());
+                match occupants.get_mut(place) {
+                    Some((_, all)) => *all = all.saturating_add(pools),
+                    None => occupants.push((tenant.holder(), pools)),
+                }
             }
         }
         occupants.sort_by_key(|(_, pools)| std::cmp::Reverse(*pools));
@@ -144,12 +244,23 @@ impl Space {
     }
 }
 
+/// The network that keeps another one out of an overlapping subnet.
+fn in_the_way<'a>(subnet: &'a Subnet, net: &IpNet, tenant: &Tenant) -> Option<&'a Tenant> {
+    let same = subnet.net() == *net && tenant.shares;
+    let mut others = subnet.tenants();
+    others.find(|other| !same || !other.shares || other.network == tenant.network)
+}
+
 /// Subnets in use that share an address with `span`. They do not overlap each other, so in descending order
 /// of their first address their last addresses descend too, and the first one that ends before `span` ends
 /// the search.
-fn overlapping(in_use: &BTreeMap<u128, InUse>, span: Span) -> impl Iterator<Item = &InUse> {
-    let below = in_use.range(..=span.last).rev().map(|(_, used)| used);
-    below.take_while(move |used| Span::of(&used.pool).last >= span.first)
+fn overlapping<'a>(
+    in_use: &'a BTreeMap<u128, usize>,
+    subnets: &'a [Option<Subnet>],
+    span: Span,
+) -> impl Iterator<Item = &'a Subnet> {
+    let below = in_use.range(..=span.last).rev().filter_map(|(_, slot)| subnets[*slot].as_ref());
+    below.take_while(move |subnet| Span::of(&subnet.net()).last >= span.first)
 }
 
 #[cfg(test)]
@@ -157,52 +268,56 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::host::Choice;
 
-    fn id(n: u32) -> NetworkId {
-        format!("n{n}").parse().expect("an id")
+    fn tenant(n: usize, shares: bool) -> Tenant {
+        Tenant { network: format!("n{n}").parse().expect("an id"), name: format!("n{n}").into(), shares }
     }
 
     proptest! {
         /// Subnets of 10.0.0.0/20 against a list that is searched in full.
         #[test]
         fn agrees_with_a_plain_list(
-            steps in prop::collection::vec((0u8..4, 0u32..4096, 20u8..=29), 1..120),
+            steps in prop::collection::vec((0u8..5, 0u32..4096, 20u8..=29), 1..120),
         ) {
             let block = |base: &str, size| DefaultPool { base: base.parse().expect("a net"), size };
             let blocks = [block("10.0.0.0/22", 25), block("10.0.4.0/24", 24), block("10.0.0.0/21", 26)];
             let mut space = Space::new(&blocks);
-            let mut plain: Vec<InUse> = Vec::new();
+            let mut plain: Vec<(IpNet, usize)> = Vec::new();
             for (n, (what, offset, prefix)) in steps.into_iter().enumerate() {
                 let overlaps = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
                 let mut skipped = Vec::new();
                 let net = match what {
                     0 if !plain.is_empty() => {
-                        let gone = plain.swap_remove(offset as usize % plain.len());
-                        space.free(&gone.pool);
+                        let (_, slot) = plain.swap_remove(offset as usize % plain.len());
+                        space.leave(slot, 0);
                         continue;
                     }
-                    1 => {
-                        let found = space.find(&mut HostNets::new(&[], Family::V4, Choice::Automatic), Family::V4, &mut skipped);
+                    1 | 2 => {
+                        let size = (what == 2).then_some(prefix);
+                        let mut host = HostNets::automatic(&[], Family::V4);
+                        let found = space.find(&mut host, Family::V4, size, &mut skipped);
                         let expected = blocks
                             .iter()
-                            .flat_map(|block| block.base.subnets(block.size).expect("valid"))
-                            .find(|net| plain.iter().all(|used| !overlaps(&used.pool, net)));
+                            .filter(|block| size.is_none_or(|size| size >= block.base.prefix_len()))
+                            .flat_map(|block| block.base.subnets(size.unwrap_or(block.size)).expect("valid"))
+                            .find(|net| plain.iter().all(|(used, _)| !overlaps(used, net)));
                         prop_assert_eq!(found, expected);
                         let Some(found) = found else { continue };
                         found
                     }
                     _ => Family::V4.net(0x0a00_0000 | u128::from(offset), prefix).expect("a net").trunc(),
                 };
-                let expected: Vec<_> = plain.iter().filter(|used| overlaps(&used.pool, &net)).collect();
+                let expected: Vec<_> = plain.iter().filter(|(used, _)| overlaps(used, &net)).collect();
                 prop_assert_eq!(space.overlapping(&net).count(), expected.len());
-                let network = id(u32::try_from(n).expect("small"));
-                match space.take(net, network) {
-                    Ok(()) => {
-                        prop_assert!(expected.is_empty());
-                        plain.push(InUse { pool: net, network });
+                match space.join(net, tenant(n, false)) {
+                    Ok((slot, number)) => {
+                        prop_assert!(expected.is_empty() && number == 0);
+                        plain.push((net, slot));
                     }
-                    Err(other) => prop_assert!(expected.contains(&&other)),
+                    Err(error) => {
+                        let Reason::PoolOverlap { other, .. } = error.reason() else { panic!("{error}") };
+                        prop_assert!(expected.iter().any(|(used, _)| used == other));
+                    }
                 }
             }
             // What is in use is known to blocks that come later.
@@ -212,5 +327,29 @@ mod tests {
             replaced.replace_blocks(&blocks);
             prop_assert_eq!(replaced, space);
         }
+    }
+
+    #[test]
+    fn networks_that_share_have_one_subnet_together() {
+        let net = |text: &str| text.parse::<IpNet>().expect("a net");
+        let mut space = Space::default();
+        let (slot, first) = space.join(net("10.0.0.0/16"), tenant(1, true)).expect("free");
+        assert_eq!(space.join(net("10.0.0.0/16"), tenant(2, true)).expect("shared"), (slot, first + 1));
+        for (other, shares, why) in [
+            ("10.0.0.0/16", false, "it does not share"),
+            ("10.0.0.0/17", true, "a part is another subnet"),
+            ("10.0.0.0/15", true, "and so is what is around it"),
+        ] {
+            let error = space.join(net(other), tenant(3, shares)).expect_err(why);
+            assert!(matches!(error.reason(), Reason::PoolOverlap { .. }), "{why}: {error}");
+        }
+        let error = space.join(net("10.0.0.0/16"), tenant(1, true)).expect_err("it has a pool there");
+        assert!(error.to_string().contains("the same request"), "{error}");
+        space.leave(slot, first);
+        space.join(net("10.0.0.0/16"), tenant(3, false)).expect_err("network 2 is still there");
+        space.leave(slot, first + 1);
+        assert_eq!(space, Space::default());
+        space.join(net("10.0.0.0/16"), tenant(3, false)).expect("free");
+        space.join(net("10.0.0.0/16"), tenant(4, true)).expect_err("network 3 does not share");
     }
 }

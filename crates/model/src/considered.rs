@@ -11,6 +11,8 @@ use crate::error::Holder;
 pub struct PoolsConsidered {
     /// `IPv4` or `IPv6`.
     pub family: &'static str,
+    /// The prefix length of the pool that was asked for, if one was: any part of the default pools would do.
+    pub asked: Option<u8>,
     /// How many pools there are of each prefix length, the largest pools first.
     pub sizes: Vec<(u8, u64)>,
     /// How many of them networks hold, in whole or in part.
@@ -19,8 +21,8 @@ pub struct PoolsConsidered {
     pub networks: usize,
     /// Some of these networks: those that hold most.
     pub holders: Vec<Holder>,
-    /// How many of the others overlap what the host uses.
-    pub of_host: u64,
+    /// How many of the others overlap what the host uses; not counted where a size was asked for.
+    pub of_host: Option<u64>,
     /// One of these, and what it overlaps.
     pub example: Option<HostOverlap>,
 }
@@ -46,7 +48,10 @@ impl PoolsConsidered {
 
 impl fmt::Display for PoolsConsidered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { family, sizes, held, networks, holders, of_host, example } = self;
+        let Self { family, asked, sizes, held, networks, holders, of_host, example } = self;
+        if let Some(asked) = asked {
+            write!(f, "a /{asked} was asked for; ")?;
+        }
         if sizes.is_empty() {
             return write!(f, "there are no default pools for {family}");
         }
@@ -65,9 +70,77 @@ impl fmt::Display for PoolsConsidered {
         if !holders.is_empty() {
             write!(f, ")")?;
         }
-        write!(f, " and {of_host} overlap what the host uses")?;
+        if let Some(of_host) = of_host {
+            write!(f, " and {of_host} overlap what the host uses")?;
+        }
         let Some(HostOverlap { pool, other, what }) = example else { return Ok(()) };
         write!(f, " (such as {pool}: {other} is {what})")
+    }
+}
+
+/// The pools of one family of a network, and why none of them has a free address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AddressesConsidered {
+    /// The network.
+    pub network: Holder,
+    /// Its pools of the family.
+    pub pools: Vec<PoolFill>,
+    /// How many endpoints lease its addresses.
+    pub endpoints: u64,
+    /// Some of these endpoints.
+    pub holders: Vec<Holder>,
+}
+
+/// How the addresses of a pool are used of which none is free.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PoolFill {
+    /// The subnet.
+    pub pool: IpNet,
+    /// The part of it from which addresses are chosen. The numbers are of this part then.
+    pub range: Option<IpNet>,
+    /// How many addresses there are.
+    pub size: u128,
+    /// Never chosen: network and broadcast address, gateway, auxiliary addresses.
+    pub reserved: u64,
+    /// Held back until the kernel has let go of a deleted endpoint.
+    pub quarantined: u64,
+}
+
+/// How many pools a text lists.
+const SHOWN_POOLS: usize = 4;
+
+impl fmt::Display for AddressesConsidered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { network, pools, endpoints, holders } = self;
+        write!(f, "{network}")?;
+        for (i, fill) in pools.iter().take(SHOWN_POOLS).enumerate() {
+            write!(f, "{}{fill}", if i == 0 { ": " } else { "; " })?;
+        }
+        match pools.len().saturating_sub(SHOWN_POOLS) {
+            0 => {}
+            more => write!(f, "; and {more} more pools")?,
+        }
+        for (i, holder) in holders.iter().enumerate() {
+            write!(f, "{}{holder}", if i == 0 { " (in use by " } else { ", " })?;
+        }
+        match usize::try_from(*endpoints).unwrap_or(usize::MAX).saturating_sub(holders.len()) {
+            0 => {}
+            more => write!(f, " and {more} more")?,
+        }
+        if holders.is_empty() { Ok(()) } else { write!(f, ")") }
+    }
+}
+
+impl fmt::Display for PoolFill {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pool, range, size, reserved, quarantined } = self;
+        match range {
+            Some(range) => write!(f, "range {range} of pool {pool}")?,
+            None => write!(f, "pool {pool}")?,
+        }
+        let used = size.saturating_sub(u128::from(reserved.saturating_add(*quarantined)));
+        write!(f, " has {size} addresses, {used} in use, {reserved} reserved")?;
+        if *quarantined > 0 { write!(f, ", {quarantined} in quarantine") } else { Ok(()) }
     }
 }
 
@@ -80,11 +153,12 @@ mod tests {
         let holder = |name: &str| Holder::new(ObjectKind::Network, name, name);
         PoolsConsidered {
             family: "IPv4",
+            asked: None,
             sizes: vec![(16, 15), (20, 16)],
             held: 30,
             networks: 28,
             holders: vec![holder("big"), holder("blue")],
-            of_host: 1,
+            of_host: Some(1),
             example: Some(HostOverlap {
                 pool: "172.17.0.0/16".parse().expect("a net"),
                 other: "172.17.0.53/32".parse().expect("a net"),
@@ -108,13 +182,47 @@ mod tests {
     }
 
     #[test]
+    fn a_network_without_free_addresses_says_how_they_are_used_and_by_whom() {
+        let fill = |pool: &str, range: Option<&str>| PoolFill {
+            pool: pool.parse().expect("a net"),
+            range: range.map(|range| range.parse().expect("a net")),
+            size: 8,
+            reserved: 3,
+            quarantined: u64::from(range.is_some()),
+        };
+        let mut considered = AddressesConsidered {
+            network: Holder::new(ObjectKind::Network, "n1", "blue"),
+            pools: vec![fill("10.0.0.0/29", None), fill("10.1.0.0/16", Some("10.1.2.0/29"))],
+            endpoints: 9,
+            holders: vec![Holder::new(ObjectKind::Endpoint, "e1", "web")],
+        };
+        let error = Error::from(Reason::AddressesExhausted(considered.clone().into()));
+        assert_eq!(
+            error.to_string(),
+            "no free address left in network \"blue\" (n1): pool 10.0.0.0/29 has 8 addresses, 5 in use, \
+             3 reserved; range 10.1.2.0/29 of pool 10.1.0.0/16 has 8 addresses, 4 in use, 3 reserved, \
+             1 in quarantine (in use by endpoint \"web\" (e1) and 8 more)"
+        );
+        assert_eq!(error.kind(), ErrorKind::Exhausted);
+        assert!(error.remedy().is_some_and(|remedy| remedy.contains("larger subnet")));
+        considered.pools = vec![considered.pools[0]; 6];
+        (considered.endpoints, considered.holders) = (0, Vec::new());
+        let text = considered.to_string();
+        assert!(text.ends_with("3 reserved; and 2 more pools"), "{text}");
+    }
+
+    #[test]
     fn what_does_not_apply_is_left_out() {
-        let held = PoolsConsidered { networks: 2, of_host: 0, example: None, ..considered() };
+        let held = PoolsConsidered { networks: 2, of_host: Some(0), example: None, ..considered() };
         let text = held.to_string();
         assert!(text.ends_with("network \"blue\" (blue)) and 0 overlap what the host uses"), "{text}");
         let host = PoolsConsidered { held: 0, networks: 0, holders: Vec::new(), ..considered() };
         let text = host.to_string();
         assert!(text.contains("0 are held by networks and 1 overlap"), "{text}");
+        let sized = PoolsConsidered { asked: Some(12), of_host: None, ..held.clone() };
+        let text = sized.to_string();
+        assert!(text.starts_with("a /12 was asked for; of 31 default pools"), "{text}");
+        assert!(text.ends_with("network \"blue\" (blue))"), "{text}");
         let none = PoolsConsidered { family: "IPv6", sizes: Vec::new(), ..held };
         assert_eq!(none.to_string(), "there are no default pools for IPv6");
     }

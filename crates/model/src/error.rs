@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::considered::PoolsConsidered;
+use crate::considered::{AddressesConsidered, PoolsConsidered};
 use crate::id::{EndpointId, NetworkId, SandboxId};
 use crate::ifname::IfName;
 use crate::mac::MacAddr;
@@ -80,6 +80,8 @@ pub enum ObjectKind {
     AddressSpace,
     /// An address pool.
     Pool,
+    /// Addresses of a network that are kept for a name.
+    Reservation,
 }
 
 impl fmt::Display for ObjectKind {
@@ -93,6 +95,7 @@ impl fmt::Display for ObjectKind {
             Self::IpamDriver => "ipam driver",
             Self::AddressSpace => "address space",
             Self::Pool => "pool",
+            Self::Reservation => "reservation",
         })
     }
 }
@@ -110,6 +113,7 @@ impl ObjectKind {
             Self::IpamDriver => "ipam drivers",
             Self::AddressSpace => "address spaces",
             Self::Pool => "pools",
+            Self::Reservation => "reservations",
         }
     }
 }
@@ -397,16 +401,9 @@ pub enum Reason {
         /// The rule it breaks.
         why: String,
     },
-    /// A pool has no free address.
-    #[error("no free address left in pool {pool}: {used} in use, {reserved} reserved")]
-    AddressesExhausted {
-        /// The pool, or its range.
-        pool: IpNet,
-        /// Leased addresses.
-        used: u64,
-        /// Addresses never handed out.
-        reserved: u64,
-    },
+    /// A network has no free address.
+    #[error("no free address left in {0}")]
+    AddressesExhausted(Box<AddressesConsidered>),
     /// A driver keeps this object from taking more.
     #[error("{object} is full: at most {limit} {what}")]
     Full {
@@ -611,7 +608,7 @@ impl Error {
             | Reason::StoreModified { .. }
             | Reason::NeedsRestart { .. }
             | Reason::MacTaken { .. } => ErrorKind::Forbidden,
-            Reason::PoolsExhausted(_) | Reason::AddressesExhausted { .. } | Reason::Full { .. } => {
+            Reason::PoolsExhausted(_) | Reason::AddressesExhausted(_) | Reason::Full { .. } => {
                 ErrorKind::Exhausted
             }
             Reason::Gone { .. }
@@ -668,8 +665,8 @@ impl Error {
                 "choose another address, or delete the holder".into()
             }
             Reason::AddressUnusable { .. } => "choose an address inside a subnet of the network".into(),
-            Reason::AddressesExhausted { .. } => {
-                "delete endpoints, or create a network with a larger subnet".into()
+            Reason::AddressesExhausted(_) => {
+                "delete endpoints, or create a network with a larger subnet or range, or with one more".into()
             }
             Reason::Full { .. } => "spread the endpoints over several networks".into(),
             Reason::Kernel { errno: EPERM, .. } => {
@@ -725,7 +722,7 @@ impl From<Reason> for Error {
             | Reason::AddressTaken { .. }
             | Reason::MacTaken { .. }
             | Reason::AddressUnusable { .. }
-            | Reason::AddressesExhausted { .. }
+            | Reason::AddressesExhausted(_)
             | Reason::Full { .. }
             | Reason::Kernel { .. }
             | Reason::Store { .. }

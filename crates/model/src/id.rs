@@ -250,6 +250,20 @@ impl fmt::Display for OpId {
     }
 }
 
+impl EndpointId {
+    /// The bytes that its characters stand for, for compact records.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; MAX_ID_LEN / 2] {
+        self.0.0
+    }
+
+    /// The identifier whose characters stand for these bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; MAX_ID_LEN / 2]) -> Self {
+        Self(Hex(bytes))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

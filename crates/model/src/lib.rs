@@ -16,7 +16,7 @@ pub mod snapshot;
 pub mod spec;
 
 pub use config::{EngineConfig, Limits, Timeouts};
-pub use considered::{HostOverlap, PoolsConsidered};
+pub use considered::{AddressesConsidered, HostOverlap, PoolFill, PoolsConsidered};
 pub use error::{Certainty, Error, ErrorKind, Holder, ObjectKind, Reason, Result};
 pub use event::{Event, EventKind, Repair};
 pub use id::{ControllerId, EndpointId, IdText, JoinId, NetworkId, OpId, SandboxId, ShortId};

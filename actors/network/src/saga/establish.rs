@@ -45,7 +45,8 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) ->
         if world.capability.needs_ipam {
             let host = saga.step("look at the host", None, host_nets(&world, &op, &record.spec)).await?;
             let pools = saga.step("reserve pools", undo, async {
-                let request = RequestPools { network: record.id, spec: record.spec.clone(), host };
+                let (network, shares) = (record.id, world.capability.shares_pools);
+                let request = RequestPools { network, spec: record.spec.clone(), shares, host };
                 answered(&op, "ipam", world.services.ipam.outcome(&op, request).await)
             });
             let Granted { v4, v6, skipped } = pools.await?;
@@ -131,7 +132,8 @@ pub(crate) async fn restore_in_driver(
     with_ipam: bool,
 ) -> Result<Established> {
     if with_ipam && world.capability.needs_ipam {
-        let restore = RestorePools { network: record.clone(), endpoints: endpoints.clone() };
+        let shares = world.capability.shares_pools;
+        let restore = RestorePools { network: record.clone(), shares, endpoints: endpoints.clone() };
         answered(&op, "ipam", world.services.ipam.outcome(&op, restore).await)?;
     }
     let created = create_in_driver(&world, &op, &record, Restored::FromStore).await?;
@@ -235,7 +237,7 @@ async fn host_nets(world: &World, op: &OpCtx, spec: &NetworkSpec) -> Result<Vec<
 
 /// Whether a pool has to be chosen for a network.
 fn chooses_pools(spec: &NetworkSpec) -> bool {
-    let chosen = |pools: &[IpamPoolSpec]| pools.is_empty() || pools.iter().any(|pool| pool.subnet.is_none());
+    let chosen = |pools: &[IpamPoolSpec]| pools.is_empty() || pools.iter().any(|pool| !pool.names_subnet());
     chosen(&spec.ipam.v4) || (spec.ipv6 && chosen(&spec.ipam.v6))
 }
 

@@ -16,7 +16,7 @@
 //! The allocator is plain data, so every answer is given in the handler. Nothing is stored: after a start
 //! the records of networks and endpoints say what is taken.
 
-use netloom_ipam::{DefaultIpam, Granted, Lease, PoolUsage, PoolsRequest};
+use netloom_ipam::{DefaultIpam, Granted, Lease, PoolUsage, PoolsRequest, RestoredPools};
 use netloom_model::Result;
 use netloom_model::config::{DatastoreConfig, DefaultPool};
 use netloom_model::snapshot::IpamSnapshot;
@@ -60,7 +60,7 @@ impl Handle<RequestPools> for IpamActor {
     fn handle(
         &mut self,
         _: OpCtx,
-        RequestPools { network, spec, host }: RequestPools,
+        RequestPools { network, spec, shares, host }: RequestPools,
         reply: Reply<Result<Granted>>,
         _: &mut Cx<'_, Self>,
     ) {
@@ -69,6 +69,7 @@ impl Handle<RequestPools> for IpamActor {
             name: spec.name.clone(),
             spec: &spec.ipam,
             ipv6: spec.ipv6,
+            shares,
             host: &host,
         }));
     }
@@ -91,19 +92,24 @@ impl Handle<RestorePools> for IpamActor {
     fn handle(
         &mut self,
         _: OpCtx,
-        RestorePools { network, endpoints }: RestorePools,
+        RestorePools { network, shares, endpoints }: RestorePools,
         reply: Reply<Result<()>>,
         _: &mut Cx<'_, Self>,
     ) {
-        let restored = self
-            .ipam
-            .restore_pools(network.id, &network.spec.name, &network.v4, &network.v6)
-            .and_then(|()| {
-                endpoints.iter().try_for_each(|endpoint| {
-                    let lease = Lease { ipv4: endpoint.ipv4, ipv6: endpoint.ipv6 };
-                    self.ipam.restore_lease(network.id, endpoint.id, &endpoint.name, &lease)
-                })
-            });
+        let pools = RestoredPools {
+            network: network.id,
+            name: &network.spec.name,
+            address_space: &network.spec.ipam.address_space,
+            shares,
+            v4: &network.v4,
+            v6: &network.v6,
+        };
+        let restored = self.ipam.restore_pools(&pools).and_then(|()| {
+            endpoints.iter().try_for_each(|endpoint| {
+                let lease = Lease { ipv4: endpoint.ipv4, ipv6: endpoint.ipv6 };
+                self.ipam.restore_lease(network.id, endpoint.id, &endpoint.name, &lease)
+            })
+        });
         reply.send(restored);
     }
 }

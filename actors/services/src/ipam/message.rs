@@ -14,6 +14,8 @@ pub struct RequestPools {
     pub network: NetworkId,
     /// What it asks for.
     pub spec: NetworkSpec,
+    /// Whether other networks whose drivers say the same may have pools in the same subnets.
+    pub shares: bool,
     /// What the host uses.
     pub host: Vec<HostNet>,
 }
@@ -27,6 +29,8 @@ pub struct ReleasePools(pub NetworkId);
 pub struct RestorePools {
     /// The network.
     pub network: NetworkRecord,
+    /// As in [`RequestPools`].
+    pub shares: bool,
     /// Its endpoints.
     pub endpoints: Vec<EndpointRecord>,
 }

@@ -201,6 +201,7 @@ impl Driver for Bridge {
         Capability {
             scope: Scope::Local,
             needs_ipam: true,
+            shares_pools: false,
             provides_gateway: true,
             adopts: &[config::NAME],
             permanent: false,

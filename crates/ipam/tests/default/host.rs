@@ -26,7 +26,7 @@ fn what_the_host_uses_is_passed_over_or_refused() {
         ipam.request_pools(&request(1, &auto, false, &host(&["172.0.0.0/8", "192.0.0.0/8", "10.0.0.0/8"])));
     let error = error.expect_err("all used");
     let PoolsConsidered { held, networks, of_host, example, .. } = considered(&error);
-    assert_eq!((*held, *networks, *of_host), (0, 0, 4_127));
+    assert_eq!((*held, *networks, *of_host), (0, 0, Some(4_127)));
     let example = example.expect("one of them");
     assert_eq!(
         (example.pool, example.other, example.what),
@@ -86,9 +86,11 @@ fn at_exhaustion_the_error_says_who_has_what() {
     }
     let before = ipam.clone();
     let error = ipam.request_pools(&request(6, &auto, true, &host)).expect_err("nothing is left");
-    let PoolsConsidered { family, sizes, held, networks, holders, of_host, example } = considered(&error);
+    let PoolsConsidered { family, asked, sizes, held, networks, holders, of_host, example } =
+        considered(&error);
+    assert_eq!(*asked, None);
     assert_eq!((*family, sizes.as_slice()), ("IPv4", [(18, 4), (24, 4)].as_slice()));
-    assert_eq!((*held, *networks, *of_host), (6, 5, 2));
+    assert_eq!((*held, *networks, *of_host), (6, 5, Some(2)));
     let named: Vec<_> = holders.iter().map(|holder| holder.name.as_str()).collect();
     assert_eq!(named, ["net-2", "net-1", "net-3"], "who holds most comes first");
     assert_eq!(example.map(|example| example.pool), Some(net("10.9.128.0/18")));
@@ -99,7 +101,7 @@ fn at_exhaustion_the_error_says_who_has_what() {
     greedy.v6 = vec![IpamPoolSpec::default(); 5];
     let error = ipam.request_pools(&request(7, &greedy, true, &host)).expect_err("there are four");
     let PoolsConsidered { family, sizes, held, networks, holders, of_host, .. } = considered(&error);
-    assert_eq!((*family, sizes.as_slice(), *held, *of_host), ("IPv6", [(64, 4)].as_slice(), 4, 0));
+    assert_eq!((*family, sizes.as_slice(), *held, *of_host), ("IPv6", [(64, 4)].as_slice(), 4, Some(0)));
     assert_eq!((*networks, holders[0].name.as_str()), (1, "net-7"));
     assert!(ipam == before);
 }

@@ -5,7 +5,7 @@ mod host;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
-use netloom_ipam::{DefaultIpam, HostNet, HostUse, Lease, LeaseRequest, PoolsRequest};
+use netloom_ipam::{DefaultIpam, HostNet, HostUse, Lease, LeaseRequest, PoolsRequest, RestoredPools};
 use netloom_model::config::DefaultPool;
 use netloom_model::record::PoolRecord;
 use netloom_model::{
@@ -48,13 +48,31 @@ fn subnets(list: &[&str]) -> IpamSpec {
 }
 
 fn request<'a>(n: u32, spec: &'a IpamSpec, ipv6: bool, host: &'a [HostNet]) -> PoolsRequest<'a> {
-    PoolsRequest { network: network(n), name: format!("net-{n}"), spec, ipv6, host }
+    PoolsRequest { network: network(n), name: format!("net-{n}"), spec, ipv6, shares: false, host }
 }
 
 fn create(ipam: &mut DefaultIpam, n: u32, list: &[&str]) -> Result<(Vec<PoolRecord>, Vec<PoolRecord>)> {
     let spec = subnets(list);
     let granted = ipam.request_pools(&request(n, &spec, !spec.v6.is_empty(), &[]))?;
     Ok((granted.v4, granted.v6))
+}
+
+fn restore(ipam: &mut DefaultIpam, n: u32, v4: &[PoolRecord], v6: &[PoolRecord]) -> Result<()> {
+    let name = format!("net-{n}");
+    let (network, address_space) = (network(n), "");
+    ipam.restore_pools(&RestoredPools { network, name: &name, address_space, shares: false, v4, v6 })
+}
+
+/// How the addresses of the first pool are used, as the error says: size, reserved, in quarantine.
+#[track_caller]
+fn filled(error: &Error) -> (u128, u64, u64) {
+    match error.reason() {
+        Reason::AddressesExhausted(considered) => {
+            let fill = considered.pools[0];
+            (fill.size, fill.reserved, fill.quarantined)
+        }
+        _ => panic!("{error}"),
+    }
 }
 
 /// What an error says about default pools.
@@ -103,7 +121,7 @@ fn the_default_pools_hold_a_thousand_networks_and_then_some() {
     assert_eq!(made, 15 + 16 + 4_096);
     let considered = considered(&error);
     assert_eq!(considered.sizes, [(16, 15), (20, 16), (24, 4_096)]);
-    assert_eq!((considered.held, considered.networks, considered.of_host), (4_127, 4_127, 0));
+    assert_eq!((considered.held, considered.networks, considered.of_host), (4_127, 4_127, Some(0)));
     let named: Vec<_> = considered.holders.iter().map(|holder| holder.name.as_str()).collect();
     assert_eq!((named, considered.example), (vec!["net-31", "net-32", "net-33"], None));
     seen.sort_by_key(|net| (net.network(), net.broadcast()));
@@ -201,7 +219,14 @@ fn a_lease_that_fails_in_one_family_changes_nothing() {
     ipam.lease(network(1), &want(1)).expect("the last IPv4 address");
     let before = ipam.clone();
     let error = ipam.lease(network(1), &want(2)).expect_err("IPv4 is exhausted");
-    assert_eq!(error.to_string(), "no free address left in pool 10.1.0.0/30: 1 in use, 3 reserved");
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "no free address left in network \"net-1\" (network1): pool 10.1.0.0/30 has 4 addresses, 1 in use, \
+             3 reserved (in use by endpoint \"ep-1\" ({}))",
+            endpoint(1).short()
+        )
+    );
     assert!(ipam == before);
     create(&mut ipam, 2, &["10.2.0.0/24"]).expect("free");
     let error = ipam.lease(network(2), &bad(None, Some("fd00::9"))).expect_err("no IPv6 there");
@@ -296,10 +321,8 @@ fn a_range_limits_automatic_choice_only() {
         assert_eq!(lease4(&mut ipam, 1, u128::from(n)).expect("free"), Ipv4Addr::from(0xac1c_1e00 + n));
     }
     let error = lease4(&mut ipam, 1, 256).expect_err("the range is exhausted");
-    let Reason::AddressesExhausted { pool, used: 256, reserved: 0 } = error.reason() else {
-        panic!("{error}")
-    };
-    assert_eq!(*pool, net("172.28.30.0/24"));
+    assert_eq!(filled(&error), (256, 0, 0));
+    assert!(error.to_string().contains("range 172.28.30.0/24 of pool 172.28.0.0/16"), "{error}");
     let fixed = LeaseRequest { ipv4: Some(ip("172.28.99.9")), ..want(2_000) };
     let error = ipam.lease(network(1), &fixed).expect_err("reserved");
     assert!(error.to_string().ends_with("is held by auxiliary router"), "{error}");
@@ -321,7 +344,7 @@ fn a_restart_from_records_gives_the_same_allocator() {
     let mut restored = default_ipam();
     for _ in 0..2 {
         for (n, v4, v6) in records.iter().rev() {
-            restored.restore_pools(network(*n), &format!("net-{n}"), v4, v6).expect("free");
+            restore(&mut restored, *n, v4, v6).expect("free");
         }
         for (n, e, lease) in leases.iter().rev() {
             restored.restore_lease(network(*n), endpoint(*e), &format!("ep-{e}"), lease).expect("free");
@@ -330,15 +353,15 @@ fn a_restart_from_records_gives_the_same_allocator() {
     assert!(restored == ipam);
     let (_, v4, v6) = &records[0];
     let before = restored.clone();
-    assert!(restored.restore_pools(network(0), "net-0", v4, &[]).is_err(), "it has other pools");
-    let error = restored.restore_pools(network(77), "net-77", v4, v6).expect_err("taken");
+    assert!(restore(&mut restored, 0, v4, &[]).is_err(), "it has other pools");
+    let error = restore(&mut restored, 77, v4, v6).expect_err("taken");
     assert!(error.to_string().contains("held by network \"net-0\""), "{error}");
     let mut half = records[1].1.clone();
     half.insert(
         0,
         PoolRecord { pool: net("10.99.0.0/16"), range: None, gateway: None, auxiliary: [].into() },
     );
-    assert!(restored.restore_pools(network(77), "net-77", &half, &[]).is_err(), "the second pool is taken");
+    assert!(restore(&mut restored, 77, &half, &[]).is_err(), "the second pool is taken");
     let stolen = leases[0].2;
     assert!(restored.restore_lease(network(0), endpoint(500), "thief", &stolen).is_err());
     assert!(restored.restore_lease(network(88), endpoint(1), "e", &stolen).is_err());
@@ -378,7 +401,7 @@ fn point_to_point_pools_are_used_in_full() {
     assert_eq!((lease.ipv4, lease.ipv6), (Some(ip("10.0.0.1/31")), Some(ip("fd00::1/127"))));
     create(&mut ipam, 2, &["10.0.0.7/32"]).expect("its only address is the gateway");
     let error: Error = ipam.lease(network(2), &want(1)).expect_err("nothing is left");
-    assert!(matches!(error.reason(), Reason::AddressesExhausted { used: 0, reserved: 1, .. }), "{error}");
+    assert_eq!(filled(&error), (1, 1, 0));
 }
 
 #[test]

@@ -37,7 +37,8 @@ fn what_is_not_found_is_to_be_looked_up_in_a_list_with_a_right_plural() {
         Driver => Some(IpamDriver),
         IpamDriver => Some(AddressSpace),
         AddressSpace => Some(Pool),
-        Pool => None,
+        Pool => Some(Reservation),
+        Reservation => None,
     };
     let remedies = std::iter::successors(Some(Controller), |kind| next(*kind))
         .map(|kind| (kind, Error::not_found(kind, "x").remedy().expect("a remedy")));
@@ -57,6 +58,7 @@ fn what_is_not_found_is_to_be_looked_up_in_a_list_with_a_right_plural() {
         "ipam drivers",
         "address spaces",
         "pools",
+        "reservations",
     ];
     assert_eq!(told, expected);
 }

@@ -213,7 +213,8 @@ impl Default for IpamSpec {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct IpamPoolSpec {
-    /// The subnet; chosen from the default pools when absent.
+    /// The subnet; chosen from the default pools when absent. One without an address, such as `0.0.0.0/26` or `::/72`,
+    /// asks for any free subnet of that size among the default pools.
     pub subnet: Option<IpNet>,
     /// The part of the subnet from which addresses are chosen.
     pub range: Option<IpNet>,
@@ -224,6 +225,12 @@ pub struct IpamPoolSpec {
 }
 
 impl IpamPoolSpec {
+    /// Whether it names the subnet to use. Otherwise one is chosen.
+    #[must_use]
+    pub fn names_subnet(&self) -> bool {
+        self.subnet.is_some_and(|subnet| !subnet.addr().is_unspecified())
+    }
+
     fn validate(&self, v6: bool) -> Result<()> {
         let family = if v6 { "IPv6" } else { "IPv4" };
         if let Some(subnet) = &self.subnet {
@@ -237,10 +244,13 @@ impl IpamPoolSpec {
                 let why = format!("host bits are set; did you mean {}?", subnet.trunc());
                 return Err(Error::invalid("subnet", subnet, why));
             }
-            if let Some(why) = crate::reserved::within(*subnet) {
+            if let Some(why) = crate::reserved::within(*subnet).filter(|_| self.names_subnet()) {
                 return Err(Error::invalid("subnet", subnet, why));
             }
-        } else if self.range.is_some() || self.gateway.is_some() || !self.auxiliary.is_empty() {
+        }
+        if !self.names_subnet()
+            && (self.range.is_some() || self.gateway.is_some() || !self.auxiliary.is_empty())
+        {
             return Err(Error::invalid("subnet", "", "a range, gateway or auxiliary address needs a subnet"));
         }
         if let Some((name, address)) = self.auxiliary.iter().find(|(name, _)| name.trim().is_empty()) {
@@ -269,7 +279,7 @@ impl IpamPoolSpec {
 
 fn check_distinct<'a>(pools: impl Iterator<Item = &'a IpamPoolSpec>) -> Result<()> {
     let mut seen: Vec<IpNet> = Vec::new();
-    for subnet in pools.filter_map(|pool| pool.subnet) {
+    for subnet in pools.filter(|pool| pool.names_subnet()).filter_map(|pool| pool.subnet) {
         if let Some(other) = seen.iter().find(|other| other.contains(&subnet) || subnet.contains(*other)) {
             return Err(Reason::PoolOverlap {
                 pool: subnet,

@@ -163,6 +163,7 @@ impl Driver for Stuck {
         Capability {
             scope: Scope::Local,
             needs_ipam: true,
+            shares_pools: false,
             provides_gateway: true,
             adopts: &[],
             permanent: false,

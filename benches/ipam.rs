@@ -1,0 +1,209 @@
+//! The address allocator: `cargo bench --bench ipam`.
+//!
+//! - `pairs`: a lease and its release in a /16 that is empty, half full, or has one free address in a thousand; beside
+//!   it the same with a plain ordered set and a position, as a few lines would do it.
+//! - `image`: a million endpoints at random addresses of a /8 and of an IPv6 /64, read from their image; printed before
+//!   it, what the addresses cost in memory.
+//! - `pools`: with ten thousand pools in one address space, the choice of a default pool and its release, and the
+//!   question which pools overlap a subnet.
+
+use std::collections::BTreeSet;
+use std::hint::black_box;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use ipnet::IpNet;
+use netloom_ipam::{AddressMap, AddressSpace, DefaultIpam, LeaseRequest, PoolsRequest};
+use netloom_model::config::DefaultPool;
+use netloom_model::{EndpointId, IpamPoolSpec, IpamSpec, NetworkId};
+use uuid::Uuid;
+
+const MILLION: u64 = 1_000_000;
+
+/// Says what is not a matter of time.
+fn note(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().expect("a subnet")
+}
+
+fn network(n: u64) -> NetworkId {
+    format!("n{n}").parse().expect("an id")
+}
+
+/// Identifiers that look random, as real ones do, and are the same in every run.
+fn endpoint(n: u64) -> EndpointId {
+    let bits = u128::from(scattered(n)) << 64 | u128::from(scattered(n ^ u64::MAX));
+    EndpointId::from_uuids(Uuid::from_u128(bits), Uuid::from_u128(bits.rotate_left(32)))
+}
+
+fn scattered(n: u64) -> u64 {
+    let x = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+}
+
+fn want(n: u64, address: Option<IpAddr>) -> LeaseRequest {
+    let mut want = LeaseRequest { owner: endpoint(n), name: format!("e{n}"), ipv4: None, ipv6: None };
+    match address {
+        Some(IpAddr::V4(ip)) => want.ipv4 = Some(ip),
+        Some(IpAddr::V6(ip)) => want.ipv6 = Some(ip),
+        None => {}
+    }
+    want
+}
+
+/// An allocator with one network of this subnet.
+fn with_network(subnet: &str) -> DefaultIpam {
+    let mut ipam = DefaultIpam::new(&[DefaultPool { base: net("172.16.0.0/12"), size: 24 }]);
+    let pool = IpamPoolSpec { subnet: Some(net(subnet)), ..Default::default() };
+    let mut spec = IpamSpec::default();
+    let ipv6 = net(subnet).addr().is_ipv6();
+    if ipv6 {
+        spec.v6.push(pool);
+    } else {
+        spec.v4.push(pool);
+    }
+    let request =
+        PoolsRequest { network: network(0), name: "n".into(), spec: &spec, ipv6, shares: false, host: &[] };
+    ipam.request_pools(&request).expect("free");
+    ipam
+}
+
+fn pairs(c: &mut Criterion) {
+    let mut group = c.benchmark_group("pairs");
+    group.throughput(Throughput::Elements(1));
+    let usable = 65_533;
+    for (full, taken) in [("0 %", 0), ("50 %", usable / 2), ("99.9 %", usable - usable / 1_000)] {
+        let mut ipam = with_network("10.0.0.0/16");
+        for n in 0..taken {
+            ipam.lease(network(0), &want(n, None)).expect("free");
+        }
+        let one = want(MILLION, None);
+        group.bench_function(BenchmarkId::new("netloom", full), |b| {
+            b.iter(|| {
+                black_box(ipam.lease(network(0), &one).expect("free"));
+                ipam.release(network(0), one.owner);
+            });
+        });
+        let mut plain = Plain::new(2, 65_534);
+        (0..taken).for_each(|_| assert!(plain.allocate().is_some()));
+        group.bench_function(BenchmarkId::new("ordered set", full), |b| {
+            b.iter(|| {
+                let address = black_box(plain.allocate()).expect("free");
+                plain.taken.remove(&address);
+            });
+        });
+    }
+    group.finish();
+}
+
+/// What a few lines would do: a set of what is taken, and a walk through it from the last address given.
+struct Plain {
+    taken: BTreeSet<u32>,
+    first: u32,
+    last: u32,
+    next: u32,
+}
+
+impl Plain {
+    fn new(first: u32, last: u32) -> Self {
+        Self { taken: BTreeSet::new(), first, last, next: first }
+    }
+
+    fn allocate(&mut self) -> Option<u32> {
+        let free = self.free(self.next, self.last).or_else(|| self.free(self.first, self.next - 1))?;
+        self.taken.insert(free);
+        self.next = if free == self.last { self.first } else { free + 1 };
+        Some(free)
+    }
+
+    fn free(&self, from: u32, to: u32) -> Option<u32> {
+        let mut free = from;
+        for taken in self.taken.range(from..) {
+            if *taken != free {
+                break;
+            }
+            free += 1;
+        }
+        (free <= to).then_some(free)
+    }
+}
+
+fn image(c: &mut Criterion) {
+    let mut group = c.benchmark_group("image");
+    group.sample_size(10).warm_up_time(Duration::from_secs(1)).throughput(Throughput::Elements(MILLION));
+    for (subnet, bits) in [("10.0.0.0/8", 24), ("fd00::/64", 64)] {
+        let mut map = AddressMap::default();
+        let mut ipam = with_network(subnet);
+        let mut n = 0;
+        while map.len() < MILLION {
+            n += 1;
+            let offset = scattered(n) >> (64 - bits);
+            let address: IpAddr = match net(subnet) {
+                IpNet::V4(net) => {
+                    let offset = u32::try_from(offset).expect("24 bits");
+                    Ipv4Addr::from(u32::from(net.addr()) + offset).into()
+                }
+                IpNet::V6(net) => Ipv6Addr::from(u128::from(net.addr()) + u128::from(offset)).into(),
+            };
+            if ipam.lease(network(0), &want(n, Some(address))).is_ok() {
+                map.insert(offset, 1);
+            }
+        }
+        let each = map.heap_bytes() as f64 / MILLION as f64;
+        note(format_args!(
+            "{subnet}: a million random addresses with their holders' numbers: {each:.2} bytes each"
+        ));
+        let image = ipam.image(AddressSpace::Local);
+        note(format_args!("{subnet}: the image of a million endpoints: {} bytes", image.len()));
+        group.bench_function(BenchmarkId::new("read", subnet), |b| {
+            b.iter_with_large_drop(|| {
+                let mut read = DefaultIpam::new(&[]);
+                read.load_image(AddressSpace::Local, &image).expect("an image");
+                read
+            });
+        });
+    }
+    group.finish();
+}
+
+fn pools(c: &mut Criterion) {
+    let mut ipam = DefaultIpam::new(&[DefaultPool { base: net("10.0.0.0/8"), size: 24 }]);
+    let auto = IpamSpec::default();
+    let request = |n| PoolsRequest {
+        network: network(n),
+        name: "n".into(),
+        spec: &auto,
+        ipv6: false,
+        shares: false,
+        host: &[],
+    };
+    for n in 0..10_000 {
+        ipam.request_pools(&request(n)).expect("free");
+    }
+    let mut group = c.benchmark_group("pools");
+    let mut of_size = IpamSpec::default();
+    of_size.v4.push(IpamPoolSpec { subnet: Some(net("0.0.0.0/26")), ..Default::default() });
+    for (what, spec) in [("choose and release a default pool", &auto), ("the same of a given size", &of_size)]
+    {
+        let request = PoolsRequest { spec, ..request(MILLION) };
+        group.bench_function(what, |b| {
+            b.iter(|| {
+                black_box(ipam.request_pools(&request).expect("free"));
+                ipam.release_pools(network(MILLION));
+            });
+        });
+    }
+    for (what, subnet) in [("overlap of a subnet", "10.19.0.0/24"), ("overlap of none", "11.0.0.0/16")] {
+        let subnet = net(subnet);
+        group.bench_function(what, |b| b.iter(|| black_box(ipam.overlapping(black_box(subnet)))));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, pairs, pools, image);
+criterion_main!(benches);

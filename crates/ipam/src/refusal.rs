@@ -1,0 +1,64 @@
+//! Checks of what callers ask for, and errors that need a look around.
+
+use ipnet::IpNet;
+use netloom_model::{Error, HostOverlap, IpamSpec, PoolsConsidered, Reason, Result};
+
+use crate::request::{AddressSpace, SkippedPool};
+use crate::space::Space;
+use crate::span::Family;
+
+/// How many networks an error text names that hold default pools.
+const SHOWN_HOLDERS: usize = 3;
+
+/// What the request's own check does not cover, and what must hold for the arithmetic to be right. Answers with
+/// the address space that is meant.
+pub(crate) fn check_request(spec: &IpamSpec, ipv6: bool) -> Result<AddressSpace> {
+    let space = AddressSpace::named(&spec.address_space)?;
+    if !ipv6 && !spec.v6.is_empty() {
+        return Err(Error::invalid("ipv6", ipv6, "an IPv6 pool is given but IPv6 is off"));
+    }
+    Ok(space)
+}
+
+/// Whether a subnet is one of this family that can be a pool.
+pub(crate) fn check_family(subnet: &IpNet, family: Family) -> Result<()> {
+    if Family::of(subnet) != family {
+        let why = format!("an {} subnet is expected here", family.name());
+        return Err(Error::invalid("subnet", subnet, why));
+    }
+    if subnet.addr() != subnet.network() || subnet.prefix_len() == 0 {
+        let why = "a pool is a subnet without host bits, and not the whole address space";
+        return Err(Error::invalid("subnet", subnet, why));
+    }
+    Ok(())
+}
+
+/// Why there is no default pool to be had.
+pub(crate) fn pools_exhausted(
+    space: &Space,
+    family: Family,
+    asked: Option<u8>,
+    skipped: Option<&SkippedPool>,
+) -> Error {
+    let sizes: Vec<_> = space.default_pools(family).into_iter().collect();
+    let total = sizes.iter().fold(0u64, |sum, (_, pools)| sum.saturating_add(*pools));
+    let held = space.occupied(family);
+    let occupants = space.occupants(family);
+    let networks = occupants.len();
+    let considered = PoolsConsidered {
+        family: family.name(),
+        asked,
+        sizes,
+        held,
+        networks,
+        holders: occupants.into_iter().take(SHOWN_HOLDERS).map(|(holder, _)| holder).collect(),
+        // There is no third reason, unless a size was asked for that does not fit.
+        of_host: if asked.is_some() { None } else { Some(total.saturating_sub(held)) },
+        example: skipped.map(|SkippedPool { pool, host }| HostOverlap {
+            pool: *pool,
+            other: host.net,
+            what: host.used_as.name(),
+        }),
+    };
+    Reason::PoolsExhausted(Box::new(considered)).into()
+}

@@ -1,0 +1,253 @@
+//! Images of address spaces, whole and damaged, and the texts of pools: whatever comes, nothing panics and nothing is
+//! half done. `PROPTEST_CASES` says how many of each are tried.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netloom_ipam::{AddressSpace, Change, DefaultIpam, ImageError, LeaseRequest, PoolsRequest};
+use netloom_model::{EndpointId, IpamPoolSpec, IpamSpec, NetworkId, NetworkSpec};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+fn network(n: u32) -> NetworkId {
+    format!("n{n}").parse().expect("an id")
+}
+
+fn endpoint(n: u128) -> EndpointId {
+    EndpointId::from_uuids(Uuid::from_u128(n), Uuid::nil())
+}
+
+fn want(n: u128) -> LeaseRequest {
+    LeaseRequest { owner: endpoint(n), name: format!("e{n}"), ipv4: None, ipv6: None }
+}
+
+/// Networks of all sorts: two share a subnet, one has auxiliary addresses and two pools; addresses are leased,
+/// reserved, in quarantine and cooling down.
+fn full(space: AddressSpace) -> DefaultIpam {
+    let mut ipam = empty();
+    for (n, pools) in [
+        (1, &["10.1.0.0/24"][..]),
+        (2, &["10.1.0.0/24", "fd00::/64"]),
+        (3, &["10.3.0.0/29", "10.4.0.0/16", "fd03::/32"]),
+        (4, &["10.5.0.7/32"]),
+    ] {
+        let mut spec = IpamSpec { address_space: space.name().into(), ..IpamSpec::default() };
+        for subnet in pools {
+            let subnet: IpNet = subnet.parse().expect("a subnet");
+            let mut pool = IpamPoolSpec { subnet: Some(subnet), ..IpamPoolSpec::default() };
+            if n == 3 {
+                let auxiliary = subnet.hosts().nth(3).expect("room");
+                pool.auxiliary = [("router".to_owned(), auxiliary)].into();
+                pool.range = subnet.subnets(subnet.prefix_len() + 1).expect("valid").nth(1);
+            }
+            if subnet.addr().is_ipv6() { &mut spec.v6 } else { &mut spec.v4 }.push(pool);
+        }
+        let name = format!("net {n}");
+        let ipv6 = !spec.v6.is_empty();
+        let request = PoolsRequest { network: network(n), name, spec: &spec, ipv6, shares: n < 3, host: &[] };
+        ipam.request_pools(&request).expect("free");
+    }
+    for n in 1..4 {
+        let far: IpAddr = if n == 3 { "10.4.9.9" } else { "10.1.0.200" }.parse().expect("an address");
+        if n != 2 {
+            ipam.reserve(network(n), "db", &[far]).expect("free");
+        }
+        for e in 0..7 {
+            ipam.lease(network(n), &want(e)).expect("free");
+        }
+        ipam.release(network(n), endpoint(2));
+        ipam.release(network(n), endpoint(1));
+        ipam.quarantine(network(n), endpoint(3));
+    }
+    ipam.lease(network(1), &LeaseRequest { name: "db".into(), ..want(50) }).expect("reserved");
+    ipam
+}
+
+fn empty() -> DefaultIpam {
+    let mut ipam = DefaultIpam::new(&[]);
+    ipam.open_global(&[]);
+    ipam
+}
+
+#[test]
+fn an_image_gives_the_same_allocator_again() {
+    for space in [AddressSpace::Local, AddressSpace::Global] {
+        let ipam = full(space);
+        let image = ipam.image(space);
+        let mut read = empty();
+        assert_eq!(read.load_image(space, &image), Ok(Vec::new()));
+        assert!(read == ipam);
+        assert_eq!(read.image(space), image, "the order of things does not depend on how they came about");
+        assert_eq!(read.holders(network(1), 1_000), ipam.holders(network(1), 1_000));
+        let other = if space == AddressSpace::Local { AddressSpace::Global } else { AddressSpace::Local };
+        assert!(read.load_image(other, &image).is_err(), "an image of another space");
+        assert!(read == ipam);
+    }
+}
+
+#[test]
+fn damage_at_any_bit_is_noticed_and_changes_nothing() {
+    let image = full(AddressSpace::Local).image(AddressSpace::Local);
+    let mut read = empty();
+    for len in 0..image.len() {
+        assert!(read.load_image(AddressSpace::Local, &image[..len]).is_err(), "cut to {len}");
+    }
+    for at in 0..image.len() {
+        for bit in 0..8 {
+            let mut altered = image.clone();
+            altered[at] ^= 1 << bit;
+            assert!(read.load_image(AddressSpace::Local, &altered).is_err(), "byte {at} bit {bit}");
+        }
+    }
+    let mut newer = image;
+    newer[7] += 1;
+    assert_eq!(read.load_image(AddressSpace::Local, &newer), Err(ImageError::Newer { found: 2, known: 1 }));
+    assert!(read == empty());
+}
+
+/// The same bytes under a right checksum: what a bug of ours would write, not what a disk does.
+fn sealed(mut image: Vec<u8>) -> Vec<u8> {
+    let body = image.len() - 4;
+    let checksum = crc32fast::hash(&image[..body]).to_le_bytes();
+    image[body..].copy_from_slice(&checksum);
+    image
+}
+
+#[test]
+fn what_contradicts_the_rest_is_left_out_and_told() {
+    // Two endpoints with one address: the second endpoint's is made that of the first.
+    let ipam = full(AddressSpace::Local);
+    let image = ipam.image(AddressSpace::Local);
+    let (held, _) = ipam.holders(network(3), 1_000).expect("known");
+    let of =
+        |name: &str| match held.iter().find(|held| held.holder.contains(name)).expect("it has one").address {
+            IpAddr::V4(ip) => ip.octets(),
+            IpAddr::V6(_) => panic!("IPv4 comes first"),
+        };
+    let (one, other) = (of("\"e5\""), of("\"e6\""));
+    let mut twice = image.clone();
+    let at = image.windows(4).rposition(|bytes| bytes == other).expect("it is there");
+    twice[at..at + 4].copy_from_slice(&one);
+    let mut read = empty();
+    let found = read.load_image(AddressSpace::Local, &sealed(twice)).expect("an image");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].what.contains("\"e6\"") && found[0].why.contains("held by endpoint \"e5\""),
+        "{found:?}"
+    );
+    // Two networks with overlapping pools.
+    let mut overlap = image.clone();
+    let at = image.windows(5).rposition(|bytes| bytes == [32, 10, 5, 0, 7]).expect("it is there");
+    overlap[at + 1..at + 5].copy_from_slice(&[10, 4, 0, 7]);
+    let mut read = empty();
+    let found = read.load_image(AddressSpace::Local, &sealed(overlap)).expect("an image");
+    assert!(
+        found.iter().any(|found| found.what.contains("net 4") && found.why.contains("10.4.0.0/16")),
+        "{found:?}"
+    );
+}
+
+proptest! {
+    /// Arbitrary bytes, and images with arbitrary bytes in them, all under a right checksum.
+    #[test]
+    fn no_image_makes_it_panic(
+        at in any::<prop::sample::Index>(),
+        bytes in prop::collection::vec(any::<u8>(), 0..24),
+        cut in any::<prop::sample::Index>(),
+        how in 0u8..3,
+    ) {
+        let whole = full(AddressSpace::Local).image(AddressSpace::Local);
+        let mut image = whole.clone();
+        match how {
+            0 => {
+                let at = 8 + at.index(image.len() - 8);
+                let end = (at + bytes.len()).min(image.len());
+                image[at..end].copy_from_slice(&bytes[..end - at]);
+            }
+            1 => {
+                image.truncate(12 + cut.index(image.len() - 12));
+            }
+            _ => {
+                image.truncate(8);
+                image.extend(&bytes);
+                image.extend([0; 4]);
+            }
+        }
+        let mut read = empty();
+        match read.load_image(AddressSpace::Local, &sealed(image)) {
+            // What was taken is whole: it can be written and read again.
+            Ok(_) => {
+                let again = read.image(AddressSpace::Local);
+                let mut reread = empty();
+                prop_assert_eq!(reread.load_image(AddressSpace::Local, &again), Ok(Vec::new()));
+                prop_assert!(reread == read);
+            }
+            Err(_) => prop_assert!(read == empty()),
+        }
+    }
+
+    /// A change from a log that is not ours, or not of now.
+    #[test]
+    fn no_change_makes_it_panic(text in "\\PC{0,80}", network in 0u32..6, n in 0u128..9, address in any::<IpAddr>()) {
+        prop_assert!(serde_json::from_str::<Change>(&text).is_err());
+        let before = full(AddressSpace::Local);
+        let net = IpNet::from(address);
+        let (ipv4, ipv6) = match net { IpNet::V4(net) => (Some(net), None), IpNet::V6(net) => (None, Some(net)) };
+        let network = crate::network(network);
+        for change in [
+            Change::Leased { network, endpoint: endpoint(n), name: text.clone(), ipv4, ipv6 },
+            Change::Reserved { network, name: text.clone(), addresses: vec![address] },
+            Change::Released { network, endpoint: endpoint(n) },
+            Change::Unreserved { network, name: text },
+            Change::PoolsReleased { network },
+        ] {
+            let mut ipam = before.clone();
+            if ipam.apply(&change).is_err() {
+                prop_assert!(ipam == before, "{change:?}");
+            }
+            let json = serde_json::to_string(&change).expect("JSON");
+            prop_assert_eq!(serde_json::from_str::<Change>(&json).expect("the same"), change);
+        }
+    }
+
+    /// Texts that look like subnets: what is accepted is a subnet without host bits, and comes out as it went in.
+    #[test]
+    fn pool_texts_are_taken_or_refused_as_a_whole(
+        text in prop_oneof![
+            "[0-9]{1,3}\\.[0-9]{1,3}\\.[0-9]{1,3}\\.[0-9]{1,3}/[0-9]{1,3}",
+            "[0-9a-f:]{2,20}/[0-9]{1,3}",
+            "\\PC{0,24}",
+        ],
+        gateway in any::<IpAddr>(),
+    ) {
+        let Ok(subnet) = text.parse::<IpNet>() else { return Ok(()) };
+        let mut spec = NetworkSpec::new("n").pool(IpamPoolSpec { subnet: Some(subnet), ..Default::default() });
+        spec.ipv6 = subnet.addr().is_ipv6();
+        let judged = spec.validate();
+        let request = PoolsRequest {
+            network: network(1),
+            name: "n".into(),
+            spec: &spec.ipam,
+            ipv6: spec.ipv6,
+            shares: false,
+            host: &[],
+        };
+        let mut ipam = empty();
+        match ipam.request_pools(&request) {
+            Ok(granted) => {
+                let pool = if spec.ipv6 { &granted.v6 } else { &granted.v4 };
+                let took = pool.iter().find(|pool| pool.pool == subnet).expect("what was asked for");
+                prop_assert_eq!(took.pool.addr(), took.pool.network());
+                prop_assert!(took.gateway.is_some_and(|gateway| subnet.contains(&gateway)));
+            }
+            Err(_) => prop_assert!(ipam == empty()),
+        }
+        if judged.is_ok() {
+            let mut odd = spec.clone();
+            let pools = if spec.ipv6 { &mut odd.ipam.v6 } else { &mut odd.ipam.v4 };
+            pools[0].gateway = Some(gateway);
+            let belongs = subnet.contains(&gateway) && pools[0].names_subnet();
+            prop_assert_eq!(odd.validate().is_ok(), belongs, "gateway {}", gateway);
+        }
+    }
+}
