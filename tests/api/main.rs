@@ -11,6 +11,7 @@ mod external;
 mod faults;
 mod force;
 mod gateway;
+mod host_prefix;
 mod interfaces;
 mod lifecycle;
 mod listening;

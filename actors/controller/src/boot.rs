@@ -11,6 +11,7 @@ use netloom_actor_services::store::{Backend, Commit, EndIntent};
 use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, answered};
 use netloom_drivers::{Driver, DriverConfig, Registration};
 use netloom_kernel::{Kernel, Netns, Op};
+use netloom_model::config::DefaultPool;
 use netloom_model::record::{NetworkRecord, SandboxRecord};
 use netloom_model::{EngineConfig, Error, EventKind, LiveList, OpId, Repair, Result};
 use netloom_runtime::{Addr, Cause, Janitor, Ledger, OpCtx, Port, SagaTools, TaskGroup};
@@ -36,6 +37,8 @@ pub struct BootInput {
     /// What its kernel objects are marked with: unlike that of any other engine whose objects may be in the
     /// same kernel.
     pub identity: String,
+    /// The IPv6 pools of this host, for networks that name none.
+    pub host_pools: DefaultPool,
     /// The kernel.
     pub kernel: Arc<dyn Kernel>,
     /// The store, opened.
@@ -82,6 +85,7 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
     let BootInput {
         config,
         identity,
+        host_pools,
         kernel,
         mut store,
         store_blocks,
@@ -110,8 +114,8 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
     } else {
         Backend::in_place(store)
     };
-    let (controller, services, directory) =
-        start_actors(config, &identity, kernel, backend, drivers, &events, &op).await?;
+    let own = Own { config, identity: &identity, host_pools };
+    let (controller, services, directory) = start_actors(own, kernel, backend, drivers, &events, &op).await?;
 
     let mut repairs: Vec<_> = findings.into_iter().map(set_aside).collect();
     repairs.extend(missing.then_some(Repair::StoreMissing));
@@ -163,9 +167,15 @@ async fn make_plan(
     Ok(reconcile::plan(records, &intents, &inventory, identity, drivers))
 }
 
-async fn start_actors(
+/// What an engine is apart from others.
+struct Own<'a> {
     config: EngineConfig,
-    identity: &str,
+    identity: &'a str,
+    host_pools: DefaultPool,
+}
+
+async fn start_actors(
+    Own { config, identity, host_pools }: Own<'_>,
     kernel: Arc<dyn Kernel>,
     backend: Backend,
     drivers: Vec<Registration>,
@@ -191,7 +201,8 @@ async fn start_actors(
         operations_per_object: config.limits.operations_per_object.into(),
         operation_timeout: config.timeouts.operation.into(),
     });
-    let estate = Estate::new(config, services.clone(), events.clone(), OpId(op.id), Respawn::new(backend));
+    let respawn = Respawn::new(backend, host_pools);
+    let estate = Estate::new(config, services.clone(), events.clone(), OpId(op.id), respawn);
     let (controller, directory) = succession::found(estate)?;
     answered(op, "the controller", controller.ask(op, StartChildren(drivers)).await)?;
     Ok((controller, services, directory))

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use netloom_actor_services::Services;
 use netloom_actor_services::store::Backend;
+use netloom_model::config::DefaultPool;
 use netloom_model::{EngineConfig, ObjectKind, OpId};
 use netloom_runtime::{Port, RestartBudget};
 use rustc_hash::FxBuildHasher;
@@ -40,6 +41,11 @@ impl Estate {
         self.services.tools.ledger.is_stopping()
     }
 
+    /// The default pools that a configuration means on this host.
+    pub(crate) fn default_pools(&self, config: &EngineConfig) -> Vec<DefaultPool> {
+        config.default_pools_on(self.respawn.host_pools)
+    }
+
     /// An engine's, before anything was started.
     pub(crate) fn new(
         config: EngineConfig,
@@ -68,13 +74,15 @@ impl Estate {
 #[derive(Debug)]
 pub(crate) struct Respawn {
     pub(crate) backend: Backend,
+    /// The IPv6 pools of this host.
+    pub(crate) host_pools: DefaultPool,
     pub(crate) ipam: (u64, RestartBudget),
     pub(crate) store: (u64, RestartBudget),
 }
 
 impl Respawn {
-    pub(crate) fn new(backend: Backend) -> Self {
+    pub(crate) fn new(backend: Backend, host_pools: DefaultPool) -> Self {
         let never = || (0, RestartBudget::default());
-        Self { backend, ipam: never(), store: never() }
+        Self { backend, host_pools, ipam: never(), store: never() }
     }
 }

@@ -24,6 +24,7 @@ mod runs;
 mod space;
 mod span;
 mod sparse;
+mod ula;
 
 pub use bitmap::AddressSet;
 pub use block::SkippedPool;
@@ -31,3 +32,4 @@ pub use default::{ADDRESS_SPACE, DefaultIpam, PoolHolding};
 pub use host::{HostNet, HostUse};
 pub use pool::PoolUsage;
 pub use request::{Granted, Lease, LeaseRequest, PoolsRequest};
+pub use ula::host_pools;
