@@ -1,5 +1,6 @@
 //! The engine through its public interface, over the simulated kernel.
 
+mod addresses;
 mod answers;
 mod bad_input;
 mod builtin;
@@ -24,6 +25,7 @@ mod options;
 mod outless;
 #[path = "../common/outside.rs"]
 mod outside;
+mod overlap;
 mod overtaken;
 mod rebuild;
 mod reconcile;

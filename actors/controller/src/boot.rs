@@ -22,13 +22,16 @@ use crate::directory::Directory;
 use crate::estate::{Estate, Respawn};
 use crate::events::EventHub;
 use crate::message::{
-    DeleteNetwork, ReleaseSandbox, RestoreNetwork, RestoreSandbox, StartChildren, TakeDown,
+    DeleteNetwork, LookAtHost, ReleaseSandbox, RestoreNetwork, RestoreSandbox, StartChildren, TakeDown,
 };
 use crate::rebuild;
 use crate::reconcile::{self, Inventory, Plan, Records};
 
 /// How long a start waits for the kernel to let go of what belongs to nobody.
 const STRAYS: Duration = Duration::from_secs(1);
+
+/// How long a start waits to know what the host uses.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Everything an engine is started from.
 pub struct BootInput {
@@ -120,6 +123,11 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
     let mut repairs: Vec<_> = findings.into_iter().map(set_aside).collect();
     repairs.extend(missing.then_some(Repair::StoreMissing));
     repairs.extend(apply(&controller, &services, plan, &op).await?);
+    // So that what overlaps is seen at once. Whatever fails is tried again behind the start's back.
+    let looked = controller.ask(&op.renewed(LOOK), LookAtHost).await;
+    if looked.is_err() {
+        tracing::warn!("the host takes its time to say what it uses");
+    }
     for repair in &repairs {
         tracing::warn!(%repair, "repaired at start");
         events.emit(&op, EventKind::Repaired(repair.clone()));

@@ -11,6 +11,7 @@ use netloom_runtime::{Port, RestartBudget};
 use rustc_hash::FxBuildHasher;
 
 use crate::actor::ControllerActor;
+use crate::actor::overlap::Overlaps;
 use crate::children::{DriverChild, NetworkChildren, SandboxChildren};
 use crate::directory::DirectoryWriter;
 use crate::events::EventHub;
@@ -30,6 +31,8 @@ pub(crate) struct Estate {
     pub(crate) networks: NetworkChildren,
     pub(crate) sandboxes: SandboxChildren,
     pub(crate) drivers: HashMap<String, DriverChild, FxBuildHasher>,
+    /// Pools in use that overlap what the host has.
+    pub(crate) overlaps: Overlaps,
     pub(crate) respawn: Respawn,
     pub(crate) incarnations: u64,
 }
@@ -64,6 +67,7 @@ impl Estate {
             networks: NetworkChildren::new(ObjectKind::Network),
             sandboxes: SandboxChildren::new(ObjectKind::Sandbox),
             drivers: HashMap::default(),
+            overlaps: Overlaps::default(),
             respawn,
             incarnations: 0,
         }

@@ -17,8 +17,9 @@ impl Handle<StartChildren> for ControllerActor {
         op: OpCtx,
         StartChildren(drivers): StartChildren,
         reply: Reply<Result<()>>,
-        _: &mut Cx<'_, Self>,
+        cx: &mut Cx<'_, Self>,
     ) {
+        self.watch_host(cx);
         let store = self.start(StoreActor::new(self.estate.respawn.backend.clone()), Child::Store);
         self.estate.services.store.set(store.addr);
         self.estate.respawn.store.0 = store.incarnation;

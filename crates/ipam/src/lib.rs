@@ -17,6 +17,7 @@ pub mod io;
 mod network;
 mod owner;
 mod page;
+pub mod picture;
 mod pool;
 mod request;
 mod resolv;

@@ -1,9 +1,12 @@
 //! What IPAM can be asked.
 
-use netloom_ipam::{Granted, HostNet, Lease, LeaseRequest, PoolUsage};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netloom_ipam::{Granted, HostNet, Lease, LeaseRequest, PoolHolding, PoolUsage};
 use netloom_model::config::{DatastoreConfig, DefaultPool};
 use netloom_model::record::{EndpointRecord, NetworkRecord};
-use netloom_model::snapshot::IpamSnapshot;
+use netloom_model::snapshot::{Holders, IpamSnapshot};
 use netloom_model::{EndpointId, NetworkId, NetworkSpec, Result};
 use netloom_runtime::messages;
 
@@ -43,6 +46,10 @@ pub struct ReleaseAddresses(pub NetworkId, pub EndpointId);
 #[derive(Clone, Copy, Debug)]
 pub struct QuarantineAddresses(pub NetworkId, pub EndpointId);
 
+/// The pools in use that overlap each of these subnets.
+#[derive(Clone, Debug)]
+pub struct ListOverlaps(pub Vec<IpNet>);
+
 /// How full the pools of a network are.
 #[derive(Clone, Copy, Debug)]
 pub struct InspectPools(pub NetworkId);
@@ -55,9 +62,21 @@ pub struct ReplaceDefaultPools(pub Vec<DefaultPool>);
 #[derive(Clone, Debug)]
 pub struct ClusterStoreConfigured(pub DatastoreConfig);
 
-/// What the service knows beside its pools.
+/// The service's pools in use, and what it knows beside them. Neither gateways nor default pools are in the answer: the
+/// networks and the configuration have them.
 #[derive(Clone, Copy, Debug)]
 pub struct InspectIpam;
+
+/// Who holds which of these addresses of a network. `None` when it has no pools.
+#[derive(Clone, Debug)]
+pub struct ListHolders {
+    /// The network.
+    pub network: NetworkId,
+    /// The addresses. One that is free is not in the answer.
+    pub addresses: Vec<IpAddr>,
+    /// How many are listed; the rest is counted.
+    pub limit: usize,
+}
 
 messages! {
     RequestPools => Result<Granted>;
@@ -66,8 +85,10 @@ messages! {
     LeaseAddresses => Result<Lease>;
     ReleaseAddresses => ();
     QuarantineAddresses => ();
+    ListOverlaps => Vec<(IpNet, PoolHolding)>;
     InspectPools => Option<Vec<PoolUsage>>;
     ReplaceDefaultPools => ();
     ClusterStoreConfigured => ();
     InspectIpam => IpamSnapshot;
+    ListHolders => Option<Holders>;
 }

@@ -50,7 +50,9 @@ use futures::future::BoxFuture;
 use netloom_model::{IfName, NetnsName};
 
 use crate::op::{Netns, Op};
-use crate::view::{AddressView, KernelEvent, KernelStats, LinkCounters, LinkView, NeighbourView, RouteView};
+use crate::view::{
+    AddressView, KernelEvent, KernelStats, LinkCounters, LinkView, NeighbourView, ReachEvent, RouteView,
+};
 use crate::worker::Worker;
 use crate::{Kernel, KernelError, KernelFuture, NetnsJob};
 
@@ -81,7 +83,8 @@ pub struct LinuxConfig {
 pub struct LinuxKernel {
     executors: Arc<Executors>,
     reader: Worker<Inquiry>,
-    monitor: Monitor,
+    monitor: Monitor<KernelEvent>,
+    reach: Monitor<ReachEvent>,
     mounts: Mounts,
     counters: Arc<Counters>,
 }
@@ -102,7 +105,8 @@ impl LinuxKernel {
             netns: netns::spawn(QUEUE, mounts.clone(), &counters)?,
         };
         let reader = reader::spawn(QUEUE, &counters)?;
-        Ok(Self { executors: Arc::new(executors), reader, monitor: Monitor::start()?, mounts, counters })
+        let (monitor, reach) = (Monitor::start()?, Monitor::start()?);
+        Ok(Self { executors: Arc::new(executors), reader, monitor, reach, mounts, counters })
     }
 
     /// Has a question about a namespace answered on a socket of it.
@@ -233,6 +237,10 @@ impl Kernel for LinuxKernel {
 
     fn watch(&self) -> mpsc::Receiver<KernelEvent> {
         self.monitor.watch()
+    }
+
+    fn watch_reach(&self) -> mpsc::Receiver<ReachEvent> {
+        self.reach.watch()
     }
 
     fn stats(&self) -> KernelStats {

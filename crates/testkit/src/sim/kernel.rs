@@ -9,7 +9,7 @@ use futures::channel::mpsc;
 use futures::future::BoxFuture;
 use netloom_kernel::{
     AddressView, Kernel, KernelError, KernelEvent, KernelFuture, KernelStats, LinkCounters, LinkView,
-    NeighbourView, Netns, NetnsJob, Op, RouteView,
+    NeighbourView, Netns, NetnsJob, Op, ReachEvent, RouteView,
 };
 use netloom_model::{IfName, NetnsName};
 use tokio::time::timeout_at;
@@ -102,6 +102,10 @@ impl Kernel for SimKernel {
 
     fn watch(&self) -> mpsc::Receiver<KernelEvent> {
         self.lock().world.watchers.add(WATCH_CAPACITY)
+    }
+
+    fn watch_reach(&self) -> mpsc::Receiver<ReachEvent> {
+        self.lock().world.reach.add(WATCH_CAPACITY)
     }
 
     fn stats(&self) -> KernelStats {
