@@ -222,6 +222,15 @@ impl Kernel for Mortal {
         self.read("find links", deadline, self.sim.find_links(netns, names, deadline))
     }
 
+    fn links_at(
+        &self,
+        netns: Netns,
+        indexes: Vec<u32>,
+        deadline: Instant,
+    ) -> KernelFuture<Vec<Option<LinkView>>> {
+        self.read("find links", deadline, self.sim.links_at(netns, indexes, deadline))
+    }
+
     fn link_counters(
         &self,
         netns: Netns,

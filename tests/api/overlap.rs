@@ -89,7 +89,7 @@ async fn a_vpn_that_comes_up_is_told_once_and_again_when_it_is_gone() {
         other: net("172.17.128.0/17"),
         what: "a route".into(),
     };
-    assert_eq!(listed(&world).await, [expected.clone()]);
+    assert_eq!(listed(&world).await, std::slice::from_ref(&expected));
     // Another one, by an address: the route that follows from it is the same overlap.
     let address = net("172.17.200.1/24");
     let link = "tun0".parse().unwrap();

@@ -202,8 +202,8 @@ pub(crate) struct LookAtHost;
 /// Addresses or routes of the host have changed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct HostChanged {
-    /// What it has learnt.
-    pub(crate) came: Vec<IpNet>,
+    /// What it has learnt, and by which link.
+    pub(crate) came: Vec<(IpNet, Option<u32>)>,
     /// Whether it has lost anything.
     pub(crate) went: bool,
     /// Whether there is more that is not known.

@@ -1,8 +1,9 @@
 //! Overlaps that come later: the host learns an address or a route where a network has a pool, because a VPN came up.
 //!
 //! The kernel's news are taken in bundles, as many as have come by the time the last look is over. Those that touch no
-//! pool cost a question to IPAM; any other one means that everything is looked at and compared with what is known, so
-//! that it does not matter what was told, in which order, or lost.
+//! pool cost a question to IPAM, and those of a network's own device a look at that link. Any other one means that
+//! everything is looked at and compared with what is known, so that it does not matter what was told, in which order,
+//! or lost.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -17,7 +18,7 @@ use ipnet::IpNet;
 use netloom_actor_services::ipam::ListOverlaps;
 use netloom_actor_services::{Services, answered};
 use netloom_ipam::{HostUse, PoolHolding};
-use netloom_kernel::{Kernel, KernelEvent, LinkView, Netns, ReachEvent};
+use netloom_kernel::{AddressView, Kernel, KernelEvent, LinkView, Netns, ReachEvent, RouteView};
 use netloom_model::snapshot::PoolOverlap;
 use netloom_runtime::Handle;
 use rustc_hash::FxBuildHasher;
@@ -101,7 +102,7 @@ pub(crate) struct Lookout {
 
 /// What a look came to.
 pub(super) struct Looked {
-    /// Everything that overlaps; `None` when nothing that came touches a pool.
+    /// Everything that overlaps; `None` when nothing that came overlaps a pool.
     found: Option<Found>,
     /// Whether something that came touches none.
     unplaced: bool,
@@ -112,12 +113,15 @@ pub(super) struct Looked {
 impl HostChanged {
     fn note(&mut self, event: &ReachEvent) {
         match event {
-            ReachEvent::AddressCame(_) | ReachEvent::RouteCame(_) => {
-                self.came.extend(event.net().filter(|net| counts(net)));
-            }
+            ReachEvent::AddressCame(AddressView { link, .. }) => self.learn(event, Some(*link)),
+            ReachEvent::RouteCame(RouteView { link, .. }) => self.learn(event, *link),
             ReachEvent::AddressWent(_) | ReachEvent::RouteWent(_) => self.went = true,
             ReachEvent::Overrun => self.lost = true,
         }
+    }
+
+    fn learn(&mut self, event: &ReachEvent, link: Option<u32>) {
+        self.came.extend(event.net().filter(counts).map(|net| (net, link)));
     }
 
     fn merge(&mut self, later: Self) {
@@ -190,37 +194,91 @@ async fn next(links: &mut Option<mpsc::Receiver<KernelEvent>>) -> Option<KernelE
 /// What the host uses a subnet for, and by which link.
 pub(super) type Use = (IpNet, HostUse, Option<u32>);
 
-async fn look(services: &Services, adopted: Vec<(NetworkId, Vec<String>)>, op: &OpCtx) -> Result<Found> {
-    let uses = uses(&*services.kernel, op).await?;
-    let mut nets: Vec<_> = uses.iter().map(|(net, ..)| *net).collect();
-    nets.sort_unstable();
-    nets.dedup();
-    let mut pools: HashMap<IpNet, Vec<PoolHolding>, FxBuildHasher> = HashMap::default();
-    for (net, holding) in overlapping(services, nets, op).await? {
-        pools.entry(net).or_default().push(holding);
+/// What tells the devices of the networks themselves from others.
+struct Devices {
+    instance: Arc<str>,
+    /// Links that networks may have taken over, by their names.
+    adopted: Vec<(NetworkId, Vec<String>)>,
+    links: HashMap<u32, LinkView, FxBuildHasher>,
+}
+
+impl Devices {
+    fn know(&mut self, links: impl IntoIterator<Item = LinkView>) {
+        self.links.extend(links.into_iter().map(|link| (link.index, link)));
     }
-    if pools.is_empty() {
-        return Ok(Found::new());
-    }
-    let links = services.kernel.links(Netns::Host, op.deadline_std()).await?;
-    let links: HashMap<u32, &LinkView, FxBuildHasher> = links.iter().map(|link| (link.index, link)).collect();
-    let is_own = |network: NetworkId, link: Option<u32>| {
-        let Some(link) = link.and_then(|index| links.get(&index)) else { return false };
+
+    /// Whether a link is a network's own.
+    fn is_own(&self, network: NetworkId, link: Option<u32>) -> bool {
+        let Some(link) = link.and_then(|index| self.links.get(&index)) else { return false };
         let named = |(id, names): &(NetworkId, Vec<String>)| {
             *id == network && names.iter().any(|name| name == link.name.as_str())
         };
         let marked = link.tag().is_some_and(|tag| {
             let whose = tag.kind == ENDPOINT || (tag.kind == NETWORK && tag.id.parse() == Ok(network));
-            *tag.instance == *services.instance && whose
+            *tag.instance == *self.instance && whose
         });
-        marked || adopted.iter().any(named)
+        marked || self.adopted.iter().any(named)
+    }
+}
+
+/// What of the news touches a pool, and whether the rest is none.
+struct Judged {
+    /// Whether all that touches a pool is a network's own device in its own pool.
+    harmless: bool,
+    /// Whether something touches no pool.
+    unplaced: bool,
+}
+
+/// Looks at the news alone. Most of the time they are of a network that is being made.
+async fn judge(
+    services: &Services,
+    came: &[(IpNet, Option<u32>)],
+    devices: &mut Devices,
+    op: &OpCtx,
+) -> Result<Judged> {
+    let nets = came.iter().map(|(net, _)| *net).collect();
+    let pools = by_net(overlapping(services, nets, op).await?);
+    let touching = || came.iter().filter_map(|(net, link)| Some((*link, pools.get(net)?)));
+    let unplaced = touching().count() < came.len();
+    let mut links: Vec<_> = touching().filter_map(|(link, _)| link).collect();
+    links.sort_unstable();
+    links.dedup();
+    if !links.is_empty() {
+        let found = services.kernel.links_at(Netns::Host, links, op.deadline_std()).await?;
+        devices.know(found.into_iter().flatten());
+    }
+    let own = |(link, pools): (Option<u32>, &Vec<PoolHolding>)| {
+        pools.iter().all(|holding| devices.is_own(holding.network, link))
     };
+    let harmless = touching().all(own);
+    Ok(Judged { harmless, unplaced })
+}
+
+/// The pools that each subnet touches.
+fn by_net(touched: Vec<(IpNet, PoolHolding)>) -> HashMap<IpNet, Vec<PoolHolding>, FxBuildHasher> {
+    let mut pools: HashMap<IpNet, Vec<PoolHolding>, FxBuildHasher> = HashMap::default();
+    for (net, holding) in touched {
+        pools.entry(net).or_default().push(holding);
+    }
+    pools
+}
+
+async fn look(services: &Services, mut devices: Devices, op: &OpCtx) -> Result<Found> {
+    let uses = uses(&*services.kernel, op).await?;
+    let mut nets: Vec<_> = uses.iter().map(|(net, ..)| *net).collect();
+    nets.sort_unstable();
+    nets.dedup();
+    let pools = by_net(overlapping(services, nets, op).await?);
+    if pools.is_empty() {
+        return Ok(Found::new());
+    }
+    devices.know(services.kernel.links(Netns::Host, op.deadline_std()).await?);
     let mut found = Found::new();
     let mut listed: HashMap<(NetworkId, IpNet), usize, FxBuildHasher> = HashMap::default();
     for (other, used_as, link) in uses {
         for PoolHolding { pool, network, name } in pools.get(&other).into_iter().flatten() {
             let key = (*network, *pool, other);
-            if is_own(*network, link) || found.contains_key(&key) {
+            if devices.is_own(*network, link) || found.contains_key(&key) {
                 continue;
             }
             let listed = listed.entry((*network, *pool)).or_default();
@@ -281,16 +339,17 @@ impl ControllerActor {
         let adopted: Vec<_> = networks.map(|(id, child)| (*id, child.adopts.clone())).collect();
         let op = services.operation(Cause::Event("the host changed"));
         let own = op.clone();
+        let mut devices = Devices { instance: services.instance.clone(), adopted, links: HashMap::default() };
         let work = async move {
             let mut unplaced = false;
             if !everything {
-                let touched = overlapping(&services, came.clone(), &own).await?;
-                unplaced = came.iter().any(|net| touched.iter().all(|(other, _)| other != net));
-                if touched.is_empty() {
+                let judged = judge(&services, &came, &mut devices, &own).await?;
+                unplaced = judged.unplaced;
+                if judged.harmless {
                     return Ok(Looked { found: None, unplaced });
                 }
             }
-            let found = look(&services, adopted, &own).await?;
+            let found = look(&services, devices, &own).await?;
             Ok(Looked { found: Some(found), unplaced })
         };
         self.run(&op, work, move |result| Outcome::HostLooked(result, waiting), cx);

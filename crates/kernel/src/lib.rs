@@ -65,6 +65,14 @@ pub trait Kernel: Debug + Send + Sync + 'static {
         deadline: Instant,
     ) -> KernelFuture<Vec<Option<LinkView>>>;
 
+    /// The same for links of these numbers.
+    fn links_at(
+        &self,
+        netns: Netns,
+        indexes: Vec<u32>,
+        deadline: Instant,
+    ) -> KernelFuture<Vec<Option<LinkView>>>;
+
     /// What has passed the links of these names, in the order of `names`; `None` for one that is not there.
     fn link_counters(
         &self,

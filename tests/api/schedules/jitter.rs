@@ -175,6 +175,15 @@ impl Kernel for Jitter {
         self.read(|sim| sim.find_links(netns, names, deadline))
     }
 
+    fn links_at(
+        &self,
+        netns: Netns,
+        indexes: Vec<u32>,
+        deadline: Instant,
+    ) -> KernelFuture<Vec<Option<LinkView>>> {
+        self.read(|sim| sim.links_at(netns, indexes, deadline))
+    }
+
     fn link_counters(
         &self,
         netns: Netns,

@@ -8,7 +8,7 @@
 //! - `nl-netns`: everything inside other namespaces, and the namespaces themselves;
 //! - `nl-reader`: inquiries about the host's namespace.
 //!
-//! `nl-monitor` listens only. All of them start in the caller's namespace and end with the [`LinuxKernel`].
+//! `nl-monitor` and `nl-reach` listen only, to links and to addresses and routes. All of them start in the caller's namespace and end with the [`LinuxKernel`].
 //!
 //! # New links
 //! A link's mark is its alias, which the kernel does not take at creation. So the link gets a number of our
@@ -176,6 +176,17 @@ impl Kernel for LinuxKernel {
     ) -> KernelFuture<Vec<Option<LinkView>>> {
         self.inquire("find links", netns, deadline, move |socket, deadline| {
             reader::find_links(socket, &names, deadline)
+        })
+    }
+
+    fn links_at(
+        &self,
+        netns: Netns,
+        indexes: Vec<u32>,
+        deadline: Instant,
+    ) -> KernelFuture<Vec<Option<LinkView>>> {
+        self.inquire("find links", netns, deadline, move |socket, deadline| {
+            reader::links_at(socket, &indexes, deadline)
         })
     }
 

@@ -51,6 +51,15 @@ impl Kernel for SimKernel {
         self.inquire("find links", netns, |world| world.find_views(netns, &names))
     }
 
+    fn links_at(
+        &self,
+        netns: Netns,
+        indexes: Vec<u32>,
+        _deadline: Instant,
+    ) -> KernelFuture<Vec<Option<LinkView>>> {
+        self.inquire("find links", netns, |world| world.views_at(netns, &indexes))
+    }
+
     /// No packet passes here, so they stay at zero.
     fn link_counters(
         &self,
