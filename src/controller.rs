@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use netloom_actor_controller::{
-    CreateNetwork, CreateSandbox, ListDrivers, ListIpamDrivers, ReloadConfiguration,
+    CreateNetwork, CreateSandbox, InspectAddresses, ListDrivers, ListIpamDrivers, ReloadConfiguration,
 };
 use netloom_actor_sandbox::SandboxEntry;
 use netloom_model::error::check_name;
+use netloom_model::snapshot::IpamSnapshot;
 use netloom_model::{
     ControllerId, EngineConfig, Error, ErrorKind, NetworkId, NetworkSpec, ObjectKind, Result, SandboxId,
     SandboxSpec,
@@ -192,6 +193,14 @@ impl Controller {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             outcome => outcome,
         }
+    }
+
+    /// Every IPAM driver: its default pools, with what the host leaves of them, and each pool in use.
+    ///
+    /// # Errors
+    /// `Unavailable` when the engine is gone.
+    pub async fn ipam(&self) -> Result<Vec<IpamSnapshot>> {
+        self.core.query(self.core.controller()?, InspectAddresses).await
     }
 
     /// The types of the drivers at hand.

@@ -11,6 +11,7 @@ use netloom_actor_controller::{
 use netloom_drivers::Registration;
 use netloom_drivers::bare::{self, Bare};
 use netloom_drivers::bridge::{self, Bridge};
+use netloom_ipam::io::read_machine_id;
 use netloom_kernel::{DirectoryError, Kernel, KernelStats, LinuxConfig, LinuxKernel};
 use netloom_model::snapshot::{EngineSnapshot, OperationSnapshot};
 use netloom_model::{
@@ -185,7 +186,7 @@ impl EngineBuilder {
                 StoreSource::InPlace(store) | StoreSource::Blocking(store) => (store, Vec::new()),
                 StoreSource::OnDisk => open_store(&own)?,
             };
-            let Opened { kernel, id, identity, ran_before } = match kernel {
+            let Opened { kernel, id, identity, host, ran_before } = match kernel {
                 KernelSource::Given(kernel) => Opened::given(kernel, &own),
                 KernelSource::Linux => Opened::linux(&own, told)?,
             };
@@ -194,6 +195,7 @@ impl EngineBuilder {
             let input = BootInput {
                 config: own,
                 identity,
+                host_pools: netloom_ipam::host_pools(&host),
                 kernel: kernel.clone(),
                 store,
                 store_blocks,
@@ -228,16 +230,20 @@ struct Opened {
     id: ControllerId,
     /// The mark of this engine's objects.
     identity: String,
+    /// What tells this host from others.
+    host: String,
     /// Whether the engine is known there.
     ran_before: bool,
 }
 
 impl Opened {
-    /// A kernel of the embedder's, in which nothing but the instance's name tells engines apart.
+    /// A kernel of the embedder's, in which nothing but the instance's name tells engines apart. What is on this
+    /// machine says nothing about it.
     fn given(kernel: Arc<dyn Kernel>, config: &EngineConfig) -> Self {
         let (a, b) = fresh();
         let id = ControllerId::from_uuids(a, b);
-        Self { kernel, id, identity: config.instance.clone(), ran_before: false }
+        let name = || config.instance.clone();
+        Self { kernel, id, identity: name(), host: name(), ran_before: false }
     }
 
     /// The kernel of this machine. Hooks can connect from now on, and are attended to when the engine is there.
@@ -256,7 +262,8 @@ impl Opened {
             }
         });
         let identity = format!("{}.{}", config.instance, id.short());
-        Ok(Self { kernel: Arc::new(kernel), id, identity, ran_before })
+        let host = read_machine_id(&config.machine_id_file).unwrap_or_else(|| id.to_string());
+        Ok(Self { kernel: Arc::new(kernel), id, identity, host, ran_before })
     }
 }
 

@@ -3,10 +3,10 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use netloom_actor_controller::DeleteNetwork;
+use netloom_actor_controller::{DeleteNetwork, ListHolders};
 use netloom_actor_network::{CreateEndpoint, InspectEndpoint, InspectNetwork, ListEndpoints, NetworkActor};
 use netloom_model::error::check_name;
-use netloom_model::snapshot::NetworkSnapshot;
+use netloom_model::snapshot::{Holders, NetworkSnapshot};
 use netloom_model::{EndpointId, EndpointSpec, Error, NetworkId, ObjectKind, Result};
 use netloom_runtime::Addr;
 
@@ -49,6 +49,16 @@ impl Network {
     /// `NotFound` after its deletion.
     pub async fn inspect(&self) -> Result<NetworkSnapshot> {
         self.core.query(Self::addr(&self.core, self.id)?, InspectNetwork).await
+    }
+
+    /// Who holds addresses of this network: gateways, auxiliary addresses, endpoints, and deleted endpoints whose links
+    /// the kernel has not let go of. By address, `limit` of them; the rest is counted.
+    ///
+    /// # Errors
+    /// `NotFound` after the network's deletion, `Unavailable` when the engine is gone.
+    pub async fn holders(&self, limit: usize) -> Result<Holders> {
+        let list = ListHolders { network: self.id, limit };
+        self.core.query(self.core.controller()?, list).await?
     }
 
     /// Makes an endpoint.

@@ -295,14 +295,14 @@ async fn a_pool_with_a_name_server_in_it_is_not_chosen_but_may_be_given() {
         let picture = network.inspect().await.unwrap();
         [picture.v4[0].pool.to_string(), picture.v6[0].pool.to_string()]
     };
-    assert_eq!(pools("nothing").await, ["172.17.0.0/16", "fd6e:6c6d::/64"]);
+    assert_eq!(pools("nothing").await, ["172.17.0.0/16", "fda3:2d68:6785::/64"]);
     // Whatever the file says at the moment.
-    std::fs::write(&file, "nameserver 172.18.0.53\nnameserver fd6e:6c6d:0:1::53\n").unwrap();
-    assert_eq!(pools("both").await, ["172.19.0.0/16", "fd6e:6c6d:0:2::/64"]);
+    std::fs::write(&file, "nameserver 172.18.0.53\nnameserver fda3:2d68:6785:1::53\n").unwrap();
+    assert_eq!(pools("both").await, ["172.19.0.0/16", "fda3:2d68:6785:2::/64"]);
     let given = NetworkSpec::new("given").ipv6(true).subnet("172.18.0.0/24".parse().unwrap());
     let given = engine.controller().create_network(given).await.expect("the caller knows better");
     let chosen = given.inspect().await.unwrap().v6[0].pool;
-    assert_eq!(chosen.to_string(), "fd6e:6c6d:0:3::/64", "what is left to the engine keeps away");
+    assert_eq!(chosen.to_string(), "fda3:2d68:6785:3::/64", "what is left to the engine keeps away");
     std::fs::write(&file, "nameserver 172.20.0.1\n").unwrap();
     assert_eq!(pools("next").await[0], "172.21.0.0/16");
     delete_everything(&engine).await.unwrap();

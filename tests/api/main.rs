@@ -1,5 +1,6 @@
 //! The engine through its public interface, over the simulated kernel.
 
+mod addresses;
 mod answers;
 mod bad_input;
 mod builtin;
@@ -11,6 +12,7 @@ mod external;
 mod faults;
 mod force;
 mod gateway;
+mod host_prefix;
 mod interfaces;
 mod lifecycle;
 mod listening;
@@ -23,6 +25,7 @@ mod options;
 mod outless;
 #[path = "../common/outside.rs"]
 mod outside;
+mod overlap;
 mod overtaken;
 mod rebuild;
 mod reconcile;

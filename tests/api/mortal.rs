@@ -11,12 +11,12 @@ use futures::channel::mpsc;
 use futures::future::{BoxFuture, pending, ready};
 use netloom::kernel::{
     AddressView, Kernel, KernelError, KernelEvent, KernelFuture, KernelStats, LinkCounters, LinkView,
-    NeighbourView, Netns, NetnsJob, Op, RouteView,
+    NeighbourView, Netns, NetnsJob, Op, ReachEvent, RouteView,
 };
 use netloom::testkit::{FaultKind, SimKernel};
 use netloom::{IfName, NetnsName, OpId};
 use netloom_store::{Change, Intent, Key, MemoryDisk, MemoryStore, Store, StoreError};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, RwLock};
 
 /// When an engine dies. Clones are the same death.
 #[derive(Clone, Debug)]
@@ -120,24 +120,52 @@ impl Blind {
     }
 }
 
+/// Routes whose listings arrive late: while somebody holds this for writing. What they say is what there was when they
+/// were asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Slow {
+    pub(crate) held: RwLock<()>,
+    waiting: AtomicI64,
+}
+
+impl Slow {
+    /// How many listings are under way.
+    pub(crate) fn waiting(&self) -> i64 {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    async fn pass<T>(self: Arc<Self>, answer: T) -> T {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        drop(self.held.read().await);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        answer
+    }
+}
+
 /// The kernel of a mortal engine.
 #[derive(Debug)]
 pub(crate) struct Mortal {
     sim: SimKernel,
     death: Death,
     blind: Option<Blind>,
+    slow: Option<Arc<Slow>>,
     /// Whether jobs are run, on the spot. A simulated kernel has no place for them.
     jobs: bool,
 }
 
 impl Mortal {
     pub(crate) fn new(sim: SimKernel, death: Death) -> Self {
-        Self { sim, death, blind: None, jobs: false }
+        Self { sim, death, blind: None, slow: None, jobs: false }
     }
 
     /// The same with a lookup that fails.
     pub(crate) fn blind(self, blind: Blind) -> Self {
         Self { blind: Some(blind), ..self }
+    }
+
+    /// The same with routes whose listings may be late.
+    pub(crate) fn slow(self, slow: Arc<Slow>) -> Self {
+        Self { slow: Some(slow), ..self }
     }
 
     /// The same with a host in which jobs are run.
@@ -194,6 +222,15 @@ impl Kernel for Mortal {
         self.read("find links", deadline, self.sim.find_links(netns, names, deadline))
     }
 
+    fn links_at(
+        &self,
+        netns: Netns,
+        indexes: Vec<u32>,
+        deadline: Instant,
+    ) -> KernelFuture<Vec<Option<LinkView>>> {
+        self.read("find links", deadline, self.sim.links_at(netns, indexes, deadline))
+    }
+
     fn link_counters(
         &self,
         netns: Netns,
@@ -208,7 +245,11 @@ impl Kernel for Mortal {
     }
 
     fn routes(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<RouteView>> {
-        self.read("list routes", deadline, self.sim.routes(netns, deadline))
+        let answer = self.read("list routes", deadline, self.sim.routes(netns, deadline));
+        match self.slow.clone() {
+            Some(slow) => answer.then(|answer| slow.pass(answer)).boxed(),
+            None => answer,
+        }
     }
 
     fn neighbours(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<NeighbourView>> {
@@ -237,6 +278,10 @@ impl Kernel for Mortal {
 
     fn watch(&self) -> mpsc::Receiver<KernelEvent> {
         self.sim.watch()
+    }
+
+    fn watch_reach(&self) -> mpsc::Receiver<ReachEvent> {
+        self.sim.watch_reach()
     }
 
     fn stats(&self) -> KernelStats {

@@ -13,8 +13,8 @@ use netloom::kernel::{AddressView, Kernel, LinkKind, Netns, Op, Route};
 use netloom::snapshot::{EngineSnapshot, NetworkSnapshot, SandboxSnapshot};
 use netloom::testkit::{Fault, FaultKind, SimKernel, SimSnapshot};
 use netloom::{
-    Endpoint, EndpointSpec, Engine, EngineConfig, Error, EventHub, JoinSpec, Network, NetworkId, NetworkSpec,
-    Sandbox, SandboxSpec,
+    DefaultPool, Endpoint, EndpointSpec, Engine, EngineConfig, Error, EventHub, JoinSpec, Network, NetworkId,
+    NetworkSpec, Sandbox, SandboxSpec,
 };
 use netloom_actor_controller::{
     BootInput, Booted, ControllerActor, CreateNetwork, DeleteNetwork, DeleteSandbox, Directory,
@@ -239,7 +239,9 @@ pub(crate) fn killed_after<T>(
     let local = LocalSet::new();
     local.block_on(&runtime, async {
         let config = EngineConfig::default();
+        let own = DefaultPool { base: "fd00:1::/48".parse().expect("a net"), size: 64 };
         let input = BootInput {
+            host_pools: own,
             identity: config.instance.clone(),
             kernel,
             store: Box::new(disk.open()),

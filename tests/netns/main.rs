@@ -9,6 +9,7 @@ mod host;
 mod kill;
 mod lab;
 mod live;
+mod many;
 mod misuse;
 #[expect(dead_code, reason = "what drivers are told is looked at over the simulated kernel")]
 #[path = "../common/outless.rs"]

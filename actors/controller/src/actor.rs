@@ -23,15 +23,21 @@
 //! | InspectEngine | query | EngineSnapshot |
 //! | ListDrivers | query | types |
 //! | ListIpamDrivers | query | names |
+//! | InspectAddresses | query | IpamSnapshots |
+//! | ListHolders | query | Holders |
 //! | ListOwners | query | networks and sandboxes |
 //! | Diff | query | Differences |
 //! | StoreCounters | query | StoreStats |
+//! | LookAtHost | query | () |
+//! | HostChanged | event | |
 //! | ChildExited | event | |
 //! | Finished | outcome | |
 //!
 //! `startup.rs` begins, `networks.rs`, `sandboxes.rs` and `way_out.rs` hold the commands, `supervise.rs` restarts what
 //! dies, `succession.rs` the controller itself, `reload.rs` replaces the configuration. `release.rs` and `sweep.rs`
-//! clear away what is dead, `diff.rs` compares, `owners.rs` is behind both. `control.rs` has the rest.
+//! clear away what is dead, `diff.rs` compares, `owners.rs` is behind both. `overlap.rs` looks at what the host learns,
+//! `addresses.rs` tells who has which address.
+//! `control.rs` has the rest.
 
 use netloom_actor_driver::DriverActor;
 use netloom_actor_network::{Leaving, NetworkActor, NetworkDeps, NetworkEvent};
@@ -55,6 +61,8 @@ use crate::directory::Directory;
 use crate::estate::Estate;
 use crate::message::{Child, ChildExited};
 
+#[path = "addresses.rs"]
+mod addresses;
 #[path = "control.rs"]
 mod control;
 pub use control::operations;
@@ -62,6 +70,8 @@ pub use control::operations;
 mod diff;
 #[path = "networks.rs"]
 mod networks;
+#[path = "overlap.rs"]
+pub(crate) mod overlap;
 #[path = "owners.rs"]
 mod owners;
 #[path = "release.rs"]
@@ -90,11 +100,13 @@ pub struct ControllerActor {
     estate: Lent<Estate>,
     /// Who waits for a network that is to be the way out of sandboxes, and is being made.
     for_way_out: Vec<(NetworkId, Reply<Result<NetworkId>>)>,
+    /// How the host is looked at.
+    lookout: overlap::Lookout,
 }
 
 impl ControllerActor {
     pub(crate) fn new(estate: Lent<Estate>) -> Self {
-        Self { estate, for_way_out: Vec::new() }
+        Self { estate, for_way_out: Vec::new(), lookout: overlap::Lookout::default() }
     }
 
     pub(crate) fn directory(&self) -> Directory {
@@ -234,6 +246,7 @@ enum Outcome {
     SandboxRestored(SandboxId, Result<Vec<Repair>>, Reply<Result<Vec<Repair>>>),
     SandboxRestarted(SandboxId, Result<supervise::Reread<SandboxRecord>>),
     IpamRestarted(Result<supervise::RefilledIpam>),
+    HostLooked(Result<overlap::Looked>, Vec<Reply<()>>),
     /// The first message of a new incarnation was answered.
     Settled(Child, Result<()>),
     /// Answered by the work itself.

@@ -11,6 +11,7 @@ use netloom_actor_services::store::{Backend, Commit, EndIntent};
 use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, answered};
 use netloom_drivers::{Driver, DriverConfig, Registration};
 use netloom_kernel::{Kernel, Netns, Op};
+use netloom_model::config::DefaultPool;
 use netloom_model::record::{NetworkRecord, SandboxRecord};
 use netloom_model::{EngineConfig, Error, EventKind, LiveList, OpId, Repair, Result};
 use netloom_runtime::{Addr, Cause, Janitor, Ledger, OpCtx, Port, SagaTools, TaskGroup};
@@ -21,13 +22,16 @@ use crate::directory::Directory;
 use crate::estate::{Estate, Respawn};
 use crate::events::EventHub;
 use crate::message::{
-    DeleteNetwork, ReleaseSandbox, RestoreNetwork, RestoreSandbox, StartChildren, TakeDown,
+    DeleteNetwork, LookAtHost, ReleaseSandbox, RestoreNetwork, RestoreSandbox, StartChildren, TakeDown,
 };
 use crate::rebuild;
 use crate::reconcile::{self, Inventory, Plan, Records};
 
 /// How long a start waits for the kernel to let go of what belongs to nobody.
 const STRAYS: Duration = Duration::from_secs(1);
+
+/// How long a start waits to know what the host uses.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Everything an engine is started from.
 pub struct BootInput {
@@ -36,6 +40,8 @@ pub struct BootInput {
     /// What its kernel objects are marked with: unlike that of any other engine whose objects may be in the
     /// same kernel.
     pub identity: String,
+    /// The IPv6 pools of this host, for networks that name none.
+    pub host_pools: DefaultPool,
     /// The kernel.
     pub kernel: Arc<dyn Kernel>,
     /// The store, opened.
@@ -82,6 +88,7 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
     let BootInput {
         config,
         identity,
+        host_pools,
         kernel,
         mut store,
         store_blocks,
@@ -110,12 +117,17 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
     } else {
         Backend::in_place(store)
     };
-    let (controller, services, directory) =
-        start_actors(config, &identity, kernel, backend, drivers, &events, &op).await?;
+    let own = Own { config, identity: &identity, host_pools };
+    let (controller, services, directory) = start_actors(own, kernel, backend, drivers, &events, &op).await?;
 
     let mut repairs: Vec<_> = findings.into_iter().map(set_aside).collect();
     repairs.extend(missing.then_some(Repair::StoreMissing));
     repairs.extend(apply(&controller, &services, plan, &op).await?);
+    // So that what overlaps is seen at once. Whatever fails is tried again behind the start's back.
+    let looked = controller.ask(&op.renewed(LOOK), LookAtHost).await;
+    if looked.is_err() {
+        tracing::warn!("the host takes its time to say what it uses");
+    }
     for repair in &repairs {
         tracing::warn!(%repair, "repaired at start");
         events.emit(&op, EventKind::Repaired(repair.clone()));
@@ -163,9 +175,15 @@ async fn make_plan(
     Ok(reconcile::plan(records, &intents, &inventory, identity, drivers))
 }
 
-async fn start_actors(
+/// What an engine is apart from others.
+struct Own<'a> {
     config: EngineConfig,
-    identity: &str,
+    identity: &'a str,
+    host_pools: DefaultPool,
+}
+
+async fn start_actors(
+    Own { config, identity, host_pools }: Own<'_>,
     kernel: Arc<dyn Kernel>,
     backend: Backend,
     drivers: Vec<Registration>,
@@ -191,7 +209,8 @@ async fn start_actors(
         operations_per_object: config.limits.operations_per_object.into(),
         operation_timeout: config.timeouts.operation.into(),
     });
-    let estate = Estate::new(config, services.clone(), events.clone(), OpId(op.id), Respawn::new(backend));
+    let respawn = Respawn::new(backend, host_pools);
+    let estate = Estate::new(config, services.clone(), events.clone(), OpId(op.id), respawn);
     let (controller, directory) = succession::found(estate)?;
     answered(op, "the controller", controller.ask(op, StartChildren(drivers)).await)?;
     Ok((controller, services, directory))

@@ -42,6 +42,8 @@ pub(crate) struct NetworkChild {
     pub(crate) name: String,
     pub(crate) state: State,
     pub(crate) driver: String,
+    /// Links of the host that it may have taken over.
+    pub(crate) adopts: Vec<String>,
     /// Whether it is being deleted, for those who list networks.
     pub(crate) leaving: Leaving,
     /// Which incarnation of its driver knows of it.

@@ -39,6 +39,7 @@ impl Handle<Finished> for ControllerActor {
             Outcome::SandboxRestored(id, result, reply) => reply.send(self.sandbox_restored(&op, id, result)),
             Outcome::SandboxRestarted(id, result) => self.sandbox_reread(&op, id, result, cx),
             Outcome::IpamRestarted(result) => self.ipam_restarted(&op, result),
+            Outcome::HostLooked(result, waiting) => self.host_looked(&op, result, waiting, cx),
             Outcome::Settled(child, result) => self.settled(&op, &child, result),
             Outcome::Done(result) => {
                 if let Err(error) = result {
@@ -61,14 +62,19 @@ impl Handle<InspectEngine> for ControllerActor {
         let operations = operations(&self.estate.services.tools.ledger);
         let leaks = self.estate.services.tools.janitor.leaks();
         let reaping = self.estate.services.reaping.running();
+        let overlaps = self.estate.overlaps.list();
+        let default_pools = self.estate.default_pools(&self.estate.directory.config());
         cx.tasks().spawn(async move {
             // An actor that is being started again is missing from the picture.
             let mut networks: Vec<_> = join_all(networks).await.into_iter().flatten().collect();
             networks.sort_by(|a, b| a.name.cmp(&b.name));
             let mut sandboxes: Vec<_> = join_all(sandboxes).await.into_iter().flatten().collect();
             sandboxes.sort_by(|a, b| a.container_id.cmp(&b.container_id));
-            let ipam = ipam.await.into_iter().collect();
-            reply.send(EngineSnapshot { networks, sandboxes, ipam, operations, leaks, reaping });
+            let mut ipam: Vec<_> = ipam.await.into_iter().collect();
+            for ipam in &mut ipam {
+                addresses::complete(ipam, &default_pools, None);
+            }
+            reply.send(EngineSnapshot { networks, sandboxes, ipam, overlaps, operations, leaks, reaping });
         });
     }
 }

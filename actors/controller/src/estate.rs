@@ -5,11 +5,13 @@ use std::collections::HashMap;
 
 use netloom_actor_services::Services;
 use netloom_actor_services::store::Backend;
+use netloom_model::config::DefaultPool;
 use netloom_model::{EngineConfig, ObjectKind, OpId};
 use netloom_runtime::{Port, RestartBudget};
 use rustc_hash::FxBuildHasher;
 
 use crate::actor::ControllerActor;
+use crate::actor::overlap::Overlaps;
 use crate::children::{DriverChild, NetworkChildren, SandboxChildren};
 use crate::directory::DirectoryWriter;
 use crate::events::EventHub;
@@ -29,6 +31,8 @@ pub(crate) struct Estate {
     pub(crate) networks: NetworkChildren,
     pub(crate) sandboxes: SandboxChildren,
     pub(crate) drivers: HashMap<String, DriverChild, FxBuildHasher>,
+    /// Pools in use that overlap what the host has.
+    pub(crate) overlaps: Overlaps,
     pub(crate) respawn: Respawn,
     pub(crate) incarnations: u64,
 }
@@ -38,6 +42,11 @@ impl Estate {
     /// be carried out.
     pub(crate) fn is_stopping(&self) -> bool {
         self.services.tools.ledger.is_stopping()
+    }
+
+    /// The default pools that a configuration means on this host.
+    pub(crate) fn default_pools(&self, config: &EngineConfig) -> Vec<DefaultPool> {
+        config.default_pools_on(self.respawn.host_pools)
     }
 
     /// An engine's, before anything was started.
@@ -58,6 +67,7 @@ impl Estate {
             networks: NetworkChildren::new(ObjectKind::Network),
             sandboxes: SandboxChildren::new(ObjectKind::Sandbox),
             drivers: HashMap::default(),
+            overlaps: Overlaps::default(),
             respawn,
             incarnations: 0,
         }
@@ -68,13 +78,15 @@ impl Estate {
 #[derive(Debug)]
 pub(crate) struct Respawn {
     pub(crate) backend: Backend,
+    /// The IPv6 pools of this host.
+    pub(crate) host_pools: DefaultPool,
     pub(crate) ipam: (u64, RestartBudget),
     pub(crate) store: (u64, RestartBudget),
 }
 
 impl Respawn {
-    pub(crate) fn new(backend: Backend) -> Self {
+    pub(crate) fn new(backend: Backend, host_pools: DefaultPool) -> Self {
         let never = || (0, RestartBudget::default());
-        Self { backend, ipam: never(), store: never() }
+        Self { backend, host_pools, ipam: never(), store: never() }
     }
 }

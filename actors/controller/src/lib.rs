@@ -18,7 +18,7 @@ pub use directory::{Births, Directory};
 pub use events::{EventHub, EventStream, Missed};
 pub use message::{
     CrashActor, CreateNetwork, CreateSandbox, DeleteNetwork, DeleteSandbox, Diff, Drain, ForceDeleteEndpoint,
-    InspectEngine, ListDrivers, ListIpamDrivers, ProvideWayOut, Reconcile, ReloadConfiguration, Shutdown,
-    ShutdownMode, StoreCounters, Victim,
+    InspectAddresses, InspectEngine, ListDrivers, ListHolders, ListIpamDrivers, ProvideWayOut, Reconcile,
+    ReloadConfiguration, Shutdown, ShutdownMode, StoreCounters, Victim,
 };
 pub use netloom_actor_services::store::StoreStats;

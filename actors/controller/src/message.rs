@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use netloom_actor_network::NetworkActor;
 use netloom_actor_sandbox::{Member, SandboxActor};
 use netloom_drivers::Registration;
 use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
-use netloom_model::snapshot::{EngineSnapshot, NetworkSnapshot, SandboxSnapshot};
+use netloom_model::snapshot::{EngineSnapshot, Holders, IpamSnapshot, NetworkSnapshot, SandboxSnapshot};
 use netloom_model::{
     EndpointId, EngineConfig, LiveSet, NetworkId, NetworkSpec, ObjectKind, ReconcileReport, ReleasedSandbox,
     Repair, Result, SandboxId, SandboxSpec,
@@ -118,6 +119,19 @@ pub struct ReloadConfiguration(pub EngineConfig);
 #[derive(Clone, Copy, Debug)]
 pub struct ListIpamDrivers;
 
+/// Every IPAM driver with its pools, and what the host leaves of the default ones.
+#[derive(Clone, Copy, Debug)]
+pub struct InspectAddresses;
+
+/// Who holds addresses of a network.
+#[derive(Clone, Copy, Debug)]
+pub struct ListHolders {
+    /// The network.
+    pub network: NetworkId,
+    /// How many are listed, by address; the rest is counted.
+    pub limit: usize,
+}
+
 /// The store's counters.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreCounters;
@@ -180,6 +194,21 @@ pub struct Reconcile(pub LiveSet);
 /// Compare what the kernel has with what it should have. Changes nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Diff;
+
+/// Look at what the host uses, and compare it with the pools in use. Answered when that has been done, or could not be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LookAtHost;
+
+/// Addresses or routes of the host have changed.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct HostChanged {
+    /// What it has learnt, and by which link.
+    pub(crate) came: Vec<(IpNet, Option<u32>)>,
+    /// Whether it has lost anything.
+    pub(crate) went: bool,
+    /// Whether there is more that is not known.
+    pub(crate) lost: bool,
+}
 
 /// Every network and every sandbox, whatever becomes of it at the moment.
 #[derive(Clone, Copy, Debug)]
@@ -255,7 +284,11 @@ messages! {
     Reconcile => Result<ReconcileReport>;
     Diff => Result<Vec<Difference>>;
     ListOwners => Owners;
+    LookAtHost => ();
+    HostChanged => ();
     ChildExited => ();
     ReloadConfiguration => Result<()>;
     ListIpamDrivers => Vec<String>;
+    InspectAddresses => Vec<IpamSnapshot>;
+    ListHolders => Result<Holders>;
 }

@@ -38,6 +38,7 @@ impl ControllerActor {
         }
         let driver = record.spec.driver.clone();
         let leaving = Leaving::default();
+        let adopts = self.adopted_by(&record.spec);
         let actor = match self.network_actor(record.clone(), leaving.clone()) {
             Err(_) if restored => self.orphan(record, leaving.clone()),
             made => made?,
@@ -46,7 +47,7 @@ impl ControllerActor {
         let addr = running.addr.clone();
         let state = if restored { State::Told } else { State::Creating };
         let known_to = self.estate.drivers.get(&driver).map(|driver| driver.incarnation).unwrap_or_default();
-        let child = NetworkChild { name: name.clone(), state, driver, leaving, known_to, running };
+        let child = NetworkChild { name: name.clone(), state, driver, adopts, leaving, known_to, running };
         self.estate.networks.insert(id, &name, child);
         Ok(addr)
     }
@@ -73,6 +74,13 @@ impl ControllerActor {
         Ok(())
     }
 
+    /// The links of the host that a network's options name for its driver.
+    fn adopted_by(&self, spec: &NetworkSpec) -> Vec<String> {
+        let driver = self.estate.drivers.get(&spec.driver);
+        let keys = driver.map_or(&[][..], |driver| driver.capability.adopts);
+        keys.iter().filter_map(|key| spec.options.get(*key).cloned()).collect()
+    }
+
     /// Whether a network is one of those that are not deleted while they are in service.
     fn stays(&self, id: NetworkId) -> bool {
         let driver = self.estate.networks.get(id).and_then(|child| self.estate.drivers.get(&child.driver));
@@ -97,6 +105,7 @@ impl ControllerActor {
     pub(super) fn forget_network(&mut self, op: &OpCtx, id: NetworkId) {
         self.estate.directory.withdraw_network(id);
         let Some(child) = self.estate.networks.remove(id, |child| &child.name) else { return };
+        self.forget_overlaps(op, id);
         if child.state != State::Creating {
             self.estate.events.emit(op, EventKind::NetworkDeleted { network: id, name: child.name });
         }
@@ -114,6 +123,7 @@ impl ControllerActor {
         match result {
             Ok(snapshot) => {
                 self.publish_network(op, id);
+                self.look_if_something_came_meanwhile(op);
                 Ok(snapshot)
             }
             Err(error) => {

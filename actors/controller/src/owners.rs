@@ -76,7 +76,7 @@ pub(super) async fn strays(
 }
 
 /// The kinds of marks on links that are built in.
-const NETWORK: &str = "network";
+pub(super) const NETWORK: &str = "network";
 pub(super) const ENDPOINT: &str = "endpoint";
 
 /// Whether somebody answers for a marked link: by having it, by being about to make or to remove it, or by seeing to

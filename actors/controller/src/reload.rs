@@ -41,8 +41,9 @@ impl ControllerActor {
         services.operation_timeout.set(next.timeouts.operation);
         services.operations_per_object.set(next.limits.operations_per_object);
         services.name_server_files.set(next.name_server_files.clone().into());
-        if next.default_pools != present.default_pools {
-            services.ipam.tell(op, ReplaceDefaultPools(next.default_pools.clone()));
+        let pools = self.estate.default_pools(&next);
+        if pools != self.estate.default_pools(&present) {
+            services.ipam.tell(op, ReplaceDefaultPools(pools));
         }
         let store = next.cluster_store().filter(|store| present.cluster_store().as_ref() != Some(store));
         if (&next.drivers, &next.scopes) != (&present.drivers, &present.scopes) {
@@ -100,7 +101,7 @@ impl ControllerActor {
     /// Tells a new IPAM what the configuration has for it. It may have been made before a reload.
     pub(super) fn tell_ipam(&self, op: &OpCtx, ipam: &Addr<IpamActor>) {
         let config = self.estate.directory.config();
-        ipam.tell(op, ReplaceDefaultPools(config.default_pools.clone()));
+        ipam.tell(op, ReplaceDefaultPools(self.estate.default_pools(&config)));
         if let Some(store) = config.cluster_store() {
             ipam.tell(op, ClusterStoreConfigured(store));
         }

@@ -17,13 +17,14 @@ impl Handle<StartChildren> for ControllerActor {
         op: OpCtx,
         StartChildren(drivers): StartChildren,
         reply: Reply<Result<()>>,
-        _: &mut Cx<'_, Self>,
+        cx: &mut Cx<'_, Self>,
     ) {
+        self.watch_host(cx);
         let store = self.start(StoreActor::new(self.estate.respawn.backend.clone()), Child::Store);
         self.estate.services.store.set(store.addr);
         self.estate.respawn.store.0 = store.incarnation;
         let config = self.estate.directory.config();
-        let ipam = self.start(IpamActor::new(&config.default_pools), Child::Ipam);
+        let ipam = self.start(IpamActor::new(&self.estate.default_pools(&config)), Child::Ipam);
         self.tell_ipam(&op, &ipam.addr);
         self.estate.services.ipam.set(ipam.addr);
         self.estate.respawn.ipam.0 = ipam.incarnation;

@@ -9,7 +9,7 @@ use netloom_runtime::{Addr, Exit, Handle, Legacy};
 use tokio::time::Instant;
 
 use super::*;
-use crate::message::TakeOver;
+use crate::message::{LookAtHost, TakeOver};
 
 /// Starts the first controller, and every further one when one dies.
 pub(crate) fn found(estate: Estate) -> Result<(Addr<ControllerActor>, Directory)> {
@@ -85,6 +85,8 @@ impl Handle<TakeOver> for ControllerActor {
         for (id, incarnation) in sandboxes {
             self.reread_sandbox(&op, id, incarnation, cx);
         }
+        // What the host learnt while there was no controller.
+        cx.me().tell(&op, LookAtHost);
         let (object, id) = (ObjectKind::Controller, String::new());
         self.estate.events.emit(&op, EventKind::ActorRestarted { object, id });
         reply.send(());

@@ -305,7 +305,7 @@ impl ControllerActor {
         self.estate.incarnations += 1;
         self.estate.respawn.ipam.0 = self.estate.incarnations;
         self.estate.services.ipam.vacate();
-        let actor = IpamActor::new(&self.estate.directory.config().default_pools);
+        let actor = IpamActor::new(&self.estate.default_pools(&self.estate.directory.config()));
         let (addr, _) = watch(actor, Child::Ipam, self.estate.incarnations, &self.estate.port);
         // Nobody reaches it before it knows what is taken.
         let (services, own) = (self.estate.services.clone(), op.clone());

@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod ipam;
 mod leftovers;
 mod report;
 mod setkey;
@@ -31,6 +32,8 @@ enum Command {
     Demo(demo::Options),
     /// Measures how fast the engine is.
     Bench(bench::Options),
+    /// Shows address pools and who holds addresses.
+    Ipam(ipam::Options),
     /// Hands a container's network namespace to an engine: a hook (createRuntime) of runc and its like, which gets
     /// the container's state on standard input.
     Setkey(setkey::Options),
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Demo(options) => demo::run(&options, &mut out),
         Command::Bench(options) => bench::run(options, &mut out),
+        Command::Ipam(options) => ipam::run(&options, &mut out),
         Command::Setkey(options) => setkey::run(&options),
     };
     let written = out.finish();

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netloom_model::config::DefaultPool;
 use netloom_model::record::PoolRecord;
+use netloom_model::snapshot::Holders;
 use netloom_model::{EndpointId, Error, IpamPoolSpec, NetworkId, ObjectKind, Reason, Result};
 use rustc_hash::FxHashMap;
 
@@ -13,7 +14,7 @@ use crate::network::Network;
 use crate::owner::Owner;
 use crate::pool::{Pool, PoolUsage, window};
 use crate::refusal::{check_family, check_request, pools_exhausted};
-use crate::request::{AddressSpace, Granted, Holding, Lease, LeaseRequest, PoolsRequest, SkippedPool};
+use crate::request::{AddressSpace, Granted, Lease, LeaseRequest, PoolsRequest, SkippedPool};
 use crate::space::Space;
 use crate::span::{Family, Span};
 use crate::subnet::{Subnet, Tenant};
@@ -199,7 +200,19 @@ impl DefaultIpam {
     /// How full each pool of a network is, IPv4 first.
     #[must_use]
     pub fn usage(&self, network: NetworkId) -> Option<Vec<PoolUsage>> {
-        self.network(network).map(|(space, network)| network.usage(space))
+        let (kind, _) = self.networks.get(&network)?;
+        self.network(network).map(|(space, network)| network.usage(space, kind.name()))
+    }
+
+    /// The address spaces that are open.
+    pub fn spaces(&self) -> impl Iterator<Item = AddressSpace> {
+        let global = self.global.as_ref().map(|_| AddressSpace::Global);
+        std::iter::once(AddressSpace::Local).chain(global)
+    }
+
+    /// Every network that has pools, in no order that means anything.
+    pub fn networks(&self) -> impl Iterator<Item = (NetworkId, &str)> {
+        self.networks.iter().map(|(id, (_, network))| (*id, network.name()))
     }
 
     /// Who holds an address of a network, in words; `None` if it is free or not an address of the network.
@@ -210,10 +223,10 @@ impl DefaultIpam {
     }
 
     /// The addresses of a network's subnets that are not free, in order of pools and addresses: at most `limit` of
-    /// them, and how many more there are.
+    /// them, the rest is counted.
     #[must_use]
-    pub fn holders(&self, network: NetworkId, limit: usize) -> Option<(Vec<Holding>, u64)> {
-        self.network(network).map(|(space, network)| network.holdings(space, limit))
+    pub fn holders(&self, network: NetworkId, limit: usize) -> Option<Holders> {
+        self.network(network).map(|(space, network)| network.holders(space, limit))
     }
 
     /// The pools in use that overlap a subnet, such as a route that the host just learnt.

@@ -4,11 +4,12 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netloom_model::record::PoolRecord;
+use netloom_model::snapshot::{AddressHolder, Holders};
 use netloom_model::{AddressesConsidered, EndpointId, Error, Holder, NetworkId, ObjectKind, Reason, Result};
 
 use crate::owner::{Owner, OwnerId, Owners};
 use crate::pool::{Pool, PoolUsage};
-use crate::request::{Holding, Lease, LeaseRequest};
+use crate::request::{Lease, LeaseRequest};
 use crate::space::Space;
 use crate::span::Family;
 use crate::subnet::{Free, Held, Offset, OwnerNo};
@@ -113,8 +114,8 @@ impl Network {
     // === Queries ===
 
     /// How full each pool is, IPv4 first.
-    pub(crate) fn usage(&self, space: &Space) -> Vec<PoolUsage> {
-        self.all_pools().map(|pool| pool.usage(space.subnet(pool.slot))).collect()
+    pub(crate) fn usage(&self, space: &Space, name: &'static str) -> Vec<PoolUsage> {
+        self.all_pools().map(|pool| pool.usage(name, space.subnet(pool.slot))).collect()
     }
 
     /// Who holds an address, in words.
@@ -124,28 +125,27 @@ impl Network {
         Some(self.in_words(space, pool, address, subnet.held(subnet.offset(address)?)?))
     }
 
-    /// Every address that somebody holds, in order of pools and addresses, at most `limit` of them; and how many
-    /// more there are.
-    pub(crate) fn holdings(&self, space: &Space, limit: usize) -> (Vec<Holding>, u64) {
-        let mut shown = Vec::new();
-        let mut more = 0;
+    /// Every address that somebody holds, in order of pools and addresses; beyond `limit` they are counted.
+    pub(crate) fn holders(&self, space: &Space, limit: usize) -> Holders {
+        let mut found = Holders::default();
         for pool in self.all_pools() {
             let subnet = space.subnet(pool.slot);
             for (offset, held) in subnet.holdings() {
-                if shown.len() == limit {
-                    more += 1;
+                if found.holders.len() == limit {
+                    found.more += 1;
                     continue;
                 }
                 let address = subnet.address(offset);
-                shown.push(Holding { address, holder: self.in_words(space, pool, address, held) });
+                let holder = self.in_words(space, pool, address, held);
+                found.holders.push(AddressHolder { address, holder });
             }
         }
-        (shown, more)
+        found
     }
 
     fn in_words(&self, space: &Space, pool: &Pool, address: IpAddr, held: Held) -> String {
         match held {
-            Held::Never(_) => "its pool".into(),
+            Held::Never(why) => why.trim_start_matches("it is the ").into(),
             Held::By(tenant, owner) => {
                 let subnet = space.subnet(pool.slot);
                 pool.describe(subnet, address, (tenant, owner), |owner| self.describe(owner))

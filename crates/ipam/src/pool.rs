@@ -13,10 +13,14 @@ use crate::subnet::{AUXILIARY, Free, GATEWAY, Held, Offset, OwnerNo, Subnet, Ten
 /// How full a pool is. All numbers are addresses.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PoolUsage {
+    /// The name of its address space.
+    pub space: &'static str,
     /// The subnet.
     pub pool: IpNet,
     /// The part of it from which addresses are chosen.
     pub range: Option<IpNet>,
+    /// The gateway's address.
+    pub gateway: Option<IpAddr>,
     /// The addresses of the subnet.
     pub size: u128,
     /// Leased to endpoints.
@@ -239,10 +243,12 @@ impl Pool {
     }
 
     /// How full it is.
-    pub(crate) fn usage(&self, subnet: &Subnet) -> PoolUsage {
+    pub(crate) fn usage(&self, space: &'static str, subnet: &Subnet) -> PoolUsage {
         PoolUsage {
+            space,
             pool: self.record.pool,
             range: self.record.range,
+            gateway: self.record.gateway,
             size: subnet.size(),
             used: self.used,
             reserved: self.reserved,

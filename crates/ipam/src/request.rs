@@ -1,6 +1,6 @@
 //! What callers ask the allocator for, and what they get.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netloom_model::record::PoolRecord;
@@ -99,13 +99,4 @@ pub struct Lease {
     pub ipv4: Option<Ipv4Net>,
     /// Its IPv6 address.
     pub ipv6: Option<Ipv6Net>,
-}
-
-/// An address that is not free.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Holding {
-    /// The address.
-    pub address: IpAddr,
-    /// Who holds it, in words.
-    pub holder: String,
 }

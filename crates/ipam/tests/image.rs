@@ -118,7 +118,7 @@ fn what_contradicts_the_rest_is_left_out_and_told() {
     // Two endpoints with one address: the second endpoint's is made that of the first.
     let ipam = full(AddressSpace::Local);
     let image = ipam.image(AddressSpace::Local);
-    let (held, _) = ipam.holders(network(3), 1_000).expect("known");
+    let held = ipam.holders(network(3), 1_000).expect("known").holders;
     let of =
         |name: &str| match held.iter().find(|held| held.holder.contains(name)).expect("it has one").address {
             IpAddr::V4(ip) => ip.octets(),

@@ -26,7 +26,7 @@ pub use linux::{DirectoryError, LinuxConfig, LinuxKernel, floor};
 pub use op::{LinkTag, Neighbour, Netns, Op, Route};
 pub use view::{
     AddressView, KernelEvent, KernelStats, LinkCounters, LinkKind, LinkView, NeighbourView, PortState,
-    RouteView,
+    ReachEvent, RouteView,
 };
 pub use worker::Worker;
 
@@ -62,6 +62,14 @@ pub trait Kernel: Debug + Send + Sync + 'static {
         &self,
         netns: Netns,
         names: Vec<IfName>,
+        deadline: Instant,
+    ) -> KernelFuture<Vec<Option<LinkView>>>;
+
+    /// The same for links of these numbers.
+    fn links_at(
+        &self,
+        netns: Netns,
+        indexes: Vec<u32>,
         deadline: Instant,
     ) -> KernelFuture<Vec<Option<LinkView>>>;
 
@@ -101,6 +109,11 @@ pub trait Kernel: Debug + Send + Sync + 'static {
     /// [`KernelEvent::Overrun`] and should list again. The channel closes when nobody listens to the kernel
     /// any more, be it for an error or because this is gone; one that is asked for later is closed at once.
     fn watch(&self) -> mpsc::Receiver<KernelEvent>;
+
+    /// Changes of addresses and routes of the host's namespace, from now on, with the bounds of
+    /// [`watch`](Self::watch). What does not [count](ReachEvent::counts) is not told, and Linux takes IPv4 routes away
+    /// in silence when their link goes down or is deleted.
+    fn watch_reach(&self) -> mpsc::Receiver<ReachEvent>;
 
     /// Closes what is kept open inside of namespaces only to be quick: until then a namespace that loses its name lives
     /// on. What is asked for later opens it again.

@@ -148,6 +148,42 @@ pub enum KernelEvent {
     Overrun,
 }
 
+/// A change of an address or a route of the host's namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReachEvent {
+    /// An address appeared or changed.
+    AddressCame(AddressView),
+    /// An address is gone.
+    AddressWent(AddressView),
+    /// A route appeared or changed.
+    RouteCame(RouteView),
+    /// A route is gone.
+    RouteWent(RouteView),
+    /// Changes were lost; list again.
+    Overrun,
+}
+
+impl ReachEvent {
+    /// The subnet it is about; `None` when that is not known.
+    #[must_use]
+    pub fn net(&self) -> Option<IpNet> {
+        match self {
+            Self::AddressCame(view) | Self::AddressWent(view) => Some(view.address.trunc()),
+            Self::RouteCame(view) | Self::RouteWent(view) => Some(view.destination),
+            Self::Overrun => None,
+        }
+    }
+
+    /// Whether it is told: link-local and multicast ones are not, since every link that comes up has some.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        self.net().is_none_or(|net| match net {
+            IpNet::V4(net) => !net.addr().is_link_local() && !net.addr().is_multicast(),
+            IpNet::V6(net) => !net.addr().is_unicast_link_local() && !net.addr().is_multicast(),
+        })
+    }
+}
+
 /// Counters since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct KernelStats {

@@ -130,6 +130,12 @@ fn links_are_found_by_name_in_the_order_asked_for() {
         let gone = wait(lab.kernel.find_links(inside("none"), vec![ifname("lo")], soon()));
         assert_eq!(gone.expect_err("no such namespace").errno, libc::ENOENT);
         let past = Instant::now().checked_sub(Duration::from_millis(1)).expect("the machine is up");
+        let index =
+            wait(lab.kernel.find_links(HOST, vec![ifname("lo")], soon())).expect("answered")[0].clone();
+        let index = index.expect("every namespace has one").index;
+        let at = wait(lab.kernel.links_at(HOST, vec![index, 9_999, index], soon())).expect("answered");
+        let names: Vec<_> = at.iter().map(|link| link.as_ref().map(|link| link.name)).collect();
+        assert_eq!(names, [Some(ifname("lo")), None, Some(ifname("lo"))]);
         let late = wait(lab.kernel.find_links(HOST, vec![ifname("lo")], past));
         assert!(late.expect_err("too late").timed_out.is_some());
     });

@@ -13,7 +13,7 @@ use common::{
     up, veth, wait,
 };
 use futures::StreamExt;
-use netloom_kernel::{Kernel, KernelEvent, Netns, Op};
+use netloom_kernel::{AddressView, Kernel, KernelEvent, Netns, Op, ReachEvent, Route, RouteView};
 use netloom_model::Certainty;
 
 const HOST: Netns = Netns::Host;
@@ -101,6 +101,45 @@ fn the_monitor_tells_of_links_and_ends_with_the_kernel() {
         assert!(seen.contains(&(Some(common::tag("veth1")), true)), "{seen:?}");
         drop(lab.kernel);
         // The channel closes when the thread has ended.
+        wait(async { while events.next().await.is_some() {} });
+    });
+}
+
+#[test]
+fn addresses_and_routes_are_told_and_links_are_not() {
+    isolated(|lab| {
+        let Lab { kernel, run_dir } = lab;
+        let mut events = kernel.watch_reach();
+        let lab = Lab { kernel, run_dir };
+        // A container's link brings link-local addresses and routes, which are no news.
+        lab.must(vec![create_netns("c1"), bridge("br0"), up(HOST, "br0")]);
+        lab.must(vec![
+            veth("veth1", "eth0", inside("c1"), Some("br0")),
+            up(HOST, "veth1"),
+            up(inside("c1"), "eth0"),
+        ]);
+        let index = lab.link(HOST, "br0").expect("made").index;
+        let (link, address) = (ifname("br0"), "10.9.0.1/24".parse().expect("an address"));
+        let destination = "10.10.0.0/16".parse().expect("a net");
+        let via = Some("10.9.0.2".parse().expect("an address"));
+        let route = Route { destination, via, link };
+        lab.must(vec![Op::AddAddress { netns: HOST, link, address }]);
+        lab.must(vec![Op::AddRoute { netns: HOST, route }, Op::DeleteRoute { netns: HOST, route }]);
+        lab.must(vec![Op::DeleteAddress { netns: HOST, link, address }]);
+        let seen: Vec<_> = wait(events.by_ref().take(6).collect());
+        let (own, link) = (AddressView { link: index, address }, Some(index));
+        let connected = RouteView { destination: "10.9.0.0/24".parse().expect("a net"), via: None, link };
+        let route = RouteView { destination, via, link };
+        let mut expected = vec![
+            ReachEvent::AddressCame(own),
+            ReachEvent::RouteCame(connected),
+            ReachEvent::RouteCame(route),
+            ReachEvent::RouteWent(route),
+        ];
+        assert_eq!(seen[..4], expected[..]);
+        expected = vec![ReachEvent::AddressWent(own), ReachEvent::RouteWent(connected)];
+        assert!(expected.iter().all(|event| seen[4..].contains(event)), "{seen:?}");
+        drop(lab.kernel);
         wait(async { while events.next().await.is_some() {} });
     });
 }

@@ -38,7 +38,14 @@ pub struct EngineConfig {
     pub instance: String,
     /// Pools for networks that name no subnet, tried in this order. Blocks may overlap: what one has given out
     /// is not given again by another.
+    /// For IPv6 see `host_ula`.
     pub default_pools: Vec<DefaultPool>,
+    /// Whether IPv6 networks that name no subnet get pools from a prefix of this host (RFC 4193), where `default_pools`
+    /// has blocks and none of them is IPv6. The host's is the same after restarts and the loss of all directories.
+    pub host_ula: bool,
+    /// The file that tells this host from others, in the form of `/etc/machine-id`: its prefix is drawn from that.
+    /// Without it, from the identity that the engine drew at its first start.
+    pub machine_id_file: PathBuf,
     /// The network that is the way out of sandboxes whose endpoints have none, and of its bridge. Made when the first
     /// of them needs it.
     pub gateway_network: String,
@@ -118,6 +125,8 @@ impl Default for EngineConfig {
             run_dir: "/run/netloom".into(),
             instance: "netloom".into(),
             default_pools: default_pools(),
+            host_ula: true,
+            machine_id_file: "/etc/machine-id".into(),
             gateway_network: "docker_gwbridge".into(),
             name_server_files: vec!["/etc/resolv.conf".into(), "/run/systemd/resolve/resolv.conf".into()],
             limits: Limits::default(),
@@ -139,13 +148,12 @@ fn trim(text: &mut Option<String>) {
 }
 
 /// libnetwork's predefined local pools (`ipamutils`: 172.17/16 to 172.31/16 and sixteen /20 of
-/// 192.168/16), then a /12 of /24 so that a thousand networks fit, and a ULA block for IPv6.
+/// 192.168/16), then a /12 of /24 so that a thousand networks fit. Those for IPv6 are the host's.
 fn default_pools() -> Vec<DefaultPool> {
     let block = |base: &str, size| base.parse().ok().map(|base| DefaultPool { base, size });
     let mut pools: Vec<_> = (17..32).filter_map(|i| block(&format!("172.{i}.0.0/16"), 16)).collect();
     pools.extend(block("192.168.0.0/16", 20));
     pools.extend(block("10.192.0.0/12", 24));
-    pools.extend(block("fd6e:6c6d::/48", 64));
     pools
 }
 
@@ -171,6 +179,19 @@ impl EngineConfig {
         self.cluster.trim();
         self.scopes.values_mut().for_each(ScopeConfig::trim);
         self
+    }
+
+    /// The default pools in force on a host whose own IPv6 pools are these.
+    ///
+    /// An empty list stands for none at all, and with `host_ula` off a list without IPv6 means what it says.
+    #[must_use]
+    pub fn default_pools_on(&self, host: DefaultPool) -> Vec<DefaultPool> {
+        let mut pools = self.default_pools.clone();
+        let names_ipv6 = pools.iter().any(|pool| matches!(pool.base, IpNet::V6(_)));
+        if self.host_ula && !pools.is_empty() && !names_ipv6 {
+            pools.push(host);
+        }
+        pools
     }
 
     /// The stores that the scopes name.
@@ -200,8 +221,12 @@ impl EngineConfig {
             return Err(Error::invalid("gateway_network", &self.gateway_network, why));
         }
         let files = self.name_server_files.iter().map(|file| ("name_server_files", file));
-        for (key, path) in [("data_dir", &self.data_dir), ("run_dir", &self.run_dir)].into_iter().chain(files)
-        {
+        let own = [
+            ("data_dir", &self.data_dir),
+            ("run_dir", &self.run_dir),
+            ("machine_id_file", &self.machine_id_file),
+        ];
+        for (key, path) in own.into_iter().chain(files) {
             if !path.is_absolute() {
                 return Err(Error::invalid(key, path.display(), "an absolute path is needed"));
             }
@@ -279,6 +304,7 @@ mod tests {
             EngineConfig { instance: "UPPER".into(), ..Default::default() },
             EngineConfig { data_dir: "relative".into(), ..Default::default() },
             EngineConfig { name_server_files: vec!["resolv.conf".into()], ..Default::default() },
+            EngineConfig { machine_id_file: "machine-id".into(), ..Default::default() },
             EngineConfig { limits: Limits { operations: 0, ..Default::default() }, ..Default::default() },
             EngineConfig {
                 default_pools: vec![DefaultPool { base: "10.0.0.0/8".parse().expect("a net"), size: 7 }],
@@ -307,6 +333,24 @@ mod tests {
         assert_eq!(config.default_driver, None);
         let labels: Vec<_> = config.labels.iter().map(|(key, value)| (&**key, &**value)).collect();
         assert_eq!(labels, [("com.docker.network.bare", ""), ("com.docker.network.driver.bridge.a", "b=c")]);
+    }
+
+    #[test]
+    fn the_hosts_prefix_is_used_where_ipv4_pools_alone_are_named() {
+        let pool = |base: &str, size: u8| DefaultPool { base: base.parse().expect("a net"), size };
+        let (four, six) = (pool("10.0.0.0/8", 24), pool("fd00:1::/48", 64));
+        let host = pool("fd12:3456:789a::/48", 64);
+        for (pools, host_ula, expected) in [
+            (vec![four], true, vec![four, host]),
+            (vec![four], false, vec![four]),
+            (vec![four, six], true, vec![four, six]),
+            (vec![six], true, vec![six]),
+            (vec![], true, vec![]),
+        ] {
+            let config = EngineConfig { default_pools: pools, host_ula, ..EngineConfig::default() };
+            assert_eq!(config.default_pools_on(host), expected);
+        }
+        assert_eq!(EngineConfig::default().default_pools_on(host).last(), Some(&host));
     }
 
     #[test]

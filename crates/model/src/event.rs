@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ObjectKind;
@@ -115,6 +116,27 @@ pub enum EventKind {
         id: String,
         /// Why.
         cause: String,
+    },
+    /// The host has learnt an address or a route where a network has a pool: a VPN came up, say. Told once for each, also
+    /// when it is found at a start; `what` is `an address` or `a route`.
+    PoolOverlapsHost {
+        /// The network.
+        network: NetworkId,
+        /// Its pool.
+        pool: IpNet,
+        /// The subnet of the host.
+        other: IpNet,
+        /// What the host uses it for.
+        what: String,
+    },
+    /// Such an overlap is over: the host has lost the subnet, or the network its pool.
+    PoolOverlapEnded {
+        /// The network.
+        network: NetworkId,
+        /// The pool.
+        pool: IpNet,
+        /// The subnet of the host.
+        other: IpNet,
     },
     /// A new configuration is in force.
     ConfigurationReloaded {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::config::DatastoreConfig;
@@ -201,6 +201,95 @@ pub struct IpamSnapshot {
     pub driver: String,
     /// The cluster store that it was told of.
     pub cluster_store: Option<DatastoreConfig>,
+    /// Its address spaces.
+    pub spaces: Vec<String>,
+    /// The blocks from which networks without a subnet get theirs, in the order in which they are tried.
+    pub default_pools: Vec<DefaultPoolSnapshot>,
+    /// Every pool in use, by the names of the networks.
+    pub pools: Vec<PoolSnapshot>,
+}
+
+/// A block of default pools at one moment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DefaultPoolSnapshot {
+    /// The block.
+    pub base: IpNet,
+    /// The prefix length of each pool in it.
+    pub size: u8,
+    /// How many pools it has; 2^64 - 1 also for more.
+    pub total: u64,
+    /// How many of them networks have, in whole or in part.
+    pub used: u64,
+    /// How many of the others are not to be had because the host uses them; `None` where the host was not looked at.
+    pub of_host: Option<u64>,
+}
+
+/// A pool in use at one moment. All numbers are addresses.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PoolSnapshot {
+    /// Its address space.
+    pub space: String,
+    /// The subnet.
+    pub pool: IpNet,
+    /// The part of it from which addresses are chosen; `None` for all of it.
+    pub range: Option<IpNet>,
+    /// The network that has it.
+    pub network: NetworkId,
+    /// That network's name.
+    pub name: String,
+    /// Its gateway.
+    pub gateway: Option<IpAddr>,
+    /// The addresses of the subnet.
+    pub size: u128,
+    /// Leased to endpoints.
+    pub used: u64,
+    /// Never handed out: network and broadcast address, gateway, auxiliary addresses.
+    pub reserved: u64,
+    /// Held back until the kernel has let go of a deleted endpoint.
+    pub quarantined: u64,
+}
+
+impl PoolSnapshot {
+    /// What is left, whether or not the range lets it be chosen.
+    #[must_use]
+    pub fn free(&self) -> u128 {
+        let taken = [self.used, self.reserved, self.quarantined].map(u128::from);
+        taken.iter().fold(self.size, |left, taken| left.saturating_sub(*taken))
+    }
+}
+
+/// Who holds addresses of a network, by address.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Holders {
+    /// The first ones.
+    pub holders: Vec<AddressHolder>,
+    /// How many more there are.
+    pub more: u64,
+}
+
+/// Who holds an address.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AddressHolder {
+    /// The address.
+    pub address: IpAddr,
+    /// In words: `gateway`, `auxiliary NAME`, an endpoint, or the quarantine of one that was deleted.
+    pub holder: String,
+}
+
+/// A pool in use that overlaps an address or a route of the host. A new network would not get it; this one has it,
+/// because the host has learnt the other subnet since.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PoolOverlap {
+    /// The network.
+    pub network: NetworkId,
+    /// Its name.
+    pub name: String,
+    /// Its pool.
+    pub pool: IpNet,
+    /// The subnet of the host.
+    pub other: IpNet,
+    /// What the host uses that for: `an address` or `a route`.
+    pub what: String,
 }
 
 /// The whole engine at one moment.
@@ -212,6 +301,8 @@ pub struct EngineSnapshot {
     pub sandboxes: Vec<SandboxSnapshot>,
     /// Every IPAM driver; one that is being started again is missing.
     pub ipam: Vec<IpamSnapshot>,
+    /// Pools in use that overlap what the host has learnt, by network. Of one pool 64 are listed at most.
+    pub overlaps: Vec<PoolOverlap>,
     /// Operations in flight.
     pub operations: Vec<OperationSnapshot>,
     /// What could not be undone and is being retried.

@@ -27,6 +27,17 @@ pub enum StoreError {
         /// The directory.
         dir: PathBuf,
     },
+    /// An engine writes to the database so much that it could not be read beside it.
+    #[error(
+        "an engine{} is writing to {} without a pause; try again, or stop that engine",
+        process.map(|process| format!(" (process {process})")).unwrap_or_default(), path.display()
+    )]
+    Busy {
+        /// The file.
+        path: PathBuf,
+        /// The engine's process, where it is known.
+        process: Option<u32>,
+    },
     /// Bytes that are torn, altered or not ours.
     #[error("{what} is damaged: {why}")]
     Damaged {
@@ -83,6 +94,7 @@ impl StoreError {
         match self {
             Self::Io { action, .. } | Self::Database { action, .. } => action,
             Self::Locked { .. } => "lock its directory",
+            Self::Busy { .. } => "read beside an engine",
             Self::Damaged { .. } | Self::Newer { .. } => "read what it wrote",
             Self::Unencodable { .. } => "encode a record",
             Self::CommitUncertain { .. } => "confirm a commit",

@@ -3,4 +3,5 @@
 mod directory;
 mod disk;
 mod journal;
+pub mod peek;
 pub mod redb;

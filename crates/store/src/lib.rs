@@ -16,6 +16,7 @@ mod record;
 mod store;
 
 pub use error::StoreError;
+pub use io::peek::{Held, Peeked, peek};
 pub use io::redb::RedbStore;
 pub use journal::Intent;
 pub use memory::{MemoryDisk, MemoryStore};

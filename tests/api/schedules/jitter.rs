@@ -10,7 +10,7 @@ use futures::future::{BoxFuture, LocalBoxFuture};
 use futures::{FutureExt, TryFutureExt};
 use netloom::kernel::{
     AddressView, Kernel, KernelError, KernelEvent, KernelFuture, KernelStats, LinkCounters, LinkView,
-    NeighbourView, Netns, NetnsJob, Op, RouteView,
+    NeighbourView, Netns, NetnsJob, Op, ReachEvent, RouteView,
 };
 use netloom::testkit::SimKernel;
 use netloom::{IfName, NetnsName};
@@ -175,6 +175,15 @@ impl Kernel for Jitter {
         self.read(|sim| sim.find_links(netns, names, deadline))
     }
 
+    fn links_at(
+        &self,
+        netns: Netns,
+        indexes: Vec<u32>,
+        deadline: Instant,
+    ) -> KernelFuture<Vec<Option<LinkView>>> {
+        self.read(|sim| sim.links_at(netns, indexes, deadline))
+    }
+
     fn link_counters(
         &self,
         netns: Netns,
@@ -214,6 +223,10 @@ impl Kernel for Jitter {
 
     fn watch(&self) -> mpsc::Receiver<KernelEvent> {
         self.sim.watch()
+    }
+
+    fn watch_reach(&self) -> mpsc::Receiver<ReachEvent> {
+        self.sim.watch_reach()
     }
 
     fn stats(&self) -> KernelStats {

@@ -8,23 +8,28 @@
 //! | LeaseAddresses | command | Lease |
 //! | ReleaseAddresses | command | () |
 //! | QuarantineAddresses | command | () |
+//! | ListOverlaps | query | pools in use |
 //! | InspectPools | query | usage of each pool |
 //! | ReplaceDefaultPools | command | () |
 //! | ClusterStoreConfigured | event | |
 //! | InspectIpam | query | IpamSnapshot |
+//! | ListHolders | query | Holders |
 //!
 //! The allocator is plain data, so every answer is given in the handler. Nothing is stored: after a start
 //! the records of networks and endpoints say what is taken.
 
-use netloom_ipam::{DefaultIpam, Granted, Lease, PoolUsage, PoolsRequest, RestoredPools};
+use ipnet::IpNet;
+use netloom_ipam::{
+    DefaultIpam, Granted, Lease, PoolHolding, PoolUsage, PoolsRequest, RestoredPools, picture,
+};
 use netloom_model::Result;
 use netloom_model::config::{DatastoreConfig, DefaultPool};
-use netloom_model::snapshot::IpamSnapshot;
+use netloom_model::snapshot::{Holders, IpamSnapshot};
 use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply};
 
 use super::message::{
-    ClusterStoreConfigured, InspectIpam, InspectPools, LeaseAddresses, QuarantineAddresses, ReleaseAddresses,
-    ReleasePools, ReplaceDefaultPools, RequestPools, RestorePools,
+    ClusterStoreConfigured, InspectIpam, InspectPools, LeaseAddresses, ListHolders, ListOverlaps,
+    QuarantineAddresses, ReleaseAddresses, ReleasePools, ReplaceDefaultPools, RequestPools, RestorePools,
 };
 
 // === Actor ===
@@ -181,6 +186,19 @@ impl Handle<ClusterStoreConfigured> for IpamActor {
 
 // === Queries ===
 
+impl Handle<ListOverlaps> for IpamActor {
+    fn handle(
+        &mut self,
+        _: OpCtx,
+        ListOverlaps(nets): ListOverlaps,
+        reply: Reply<Vec<(IpNet, PoolHolding)>>,
+        _: &mut Cx<'_, Self>,
+    ) {
+        let pools = |net: IpNet| self.ipam.overlapping(net).into_iter().map(move |holding| (net, holding));
+        reply.send(nets.into_iter().flat_map(pools).collect());
+    }
+}
+
 impl Handle<InspectPools> for IpamActor {
     fn handle(
         &mut self,
@@ -195,7 +213,24 @@ impl Handle<InspectPools> for IpamActor {
 
 impl Handle<InspectIpam> for IpamActor {
     fn handle(&mut self, _: OpCtx, _: InspectIpam, reply: Reply<IpamSnapshot>, _: &mut Cx<'_, Self>) {
-        let (driver, cluster_store) = (DRIVER.to_owned(), self.cluster_store.clone());
-        reply.send(IpamSnapshot { driver, cluster_store });
+        reply.send(IpamSnapshot {
+            driver: DRIVER.to_owned(),
+            cluster_store: self.cluster_store.clone(),
+            spaces: self.ipam.spaces().map(|space| space.name().to_owned()).collect(),
+            default_pools: Vec::new(),
+            pools: picture::pools(&self.ipam),
+        });
+    }
+}
+
+impl Handle<ListHolders> for IpamActor {
+    fn handle(
+        &mut self,
+        _: OpCtx,
+        ListHolders { network, limit }: ListHolders,
+        reply: Reply<Option<Holders>>,
+        _: &mut Cx<'_, Self>,
+    ) {
+        reply.send(self.ipam.holders(network, limit));
     }
 }

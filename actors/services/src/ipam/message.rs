@@ -1,9 +1,10 @@
 //! What IPAM can be asked.
 
-use netloom_ipam::{Granted, HostNet, Lease, LeaseRequest, PoolUsage};
+use ipnet::IpNet;
+use netloom_ipam::{Granted, HostNet, Lease, LeaseRequest, PoolHolding, PoolUsage};
 use netloom_model::config::{DatastoreConfig, DefaultPool};
 use netloom_model::record::{EndpointRecord, NetworkRecord};
-use netloom_model::snapshot::IpamSnapshot;
+use netloom_model::snapshot::{Holders, IpamSnapshot};
 use netloom_model::{EndpointId, NetworkId, NetworkSpec, Result};
 use netloom_runtime::messages;
 
@@ -47,6 +48,10 @@ pub struct ReleaseAddresses(pub NetworkId, pub EndpointId);
 #[derive(Clone, Copy, Debug)]
 pub struct QuarantineAddresses(pub NetworkId, pub EndpointId);
 
+/// The pools in use that overlap each of these subnets.
+#[derive(Clone, Debug)]
+pub struct ListOverlaps(pub Vec<IpNet>);
+
 /// How full the pools of a network are.
 #[derive(Clone, Copy, Debug)]
 pub struct InspectPools(pub NetworkId);
@@ -59,9 +64,19 @@ pub struct ReplaceDefaultPools(pub Vec<DefaultPool>);
 #[derive(Clone, Debug)]
 pub struct ClusterStoreConfigured(pub DatastoreConfig);
 
-/// What the service knows beside its pools.
+/// The service's pools in use, and what it knows beside them. The default pools are not in the answer: the
+/// configuration has them.
 #[derive(Clone, Copy, Debug)]
 pub struct InspectIpam;
+
+/// Who holds which addresses of a network. `None` when it has no pools.
+#[derive(Clone, Debug)]
+pub struct ListHolders {
+    /// The network.
+    pub network: NetworkId,
+    /// How many are listed; the rest is counted.
+    pub limit: usize,
+}
 
 messages! {
     RequestPools => Result<Granted>;
@@ -70,8 +85,10 @@ messages! {
     LeaseAddresses => Result<Lease>;
     ReleaseAddresses => ();
     QuarantineAddresses => ();
+    ListOverlaps => Vec<(IpNet, PoolHolding)>;
     InspectPools => Option<Vec<PoolUsage>>;
     ReplaceDefaultPools => ();
     ClusterStoreConfigured => ();
     InspectIpam => IpamSnapshot;
+    ListHolders => Option<Holders>;
 }

@@ -5,6 +5,6 @@ mod message;
 
 pub use actor::{DRIVER, IpamActor};
 pub use message::{
-    ClusterStoreConfigured, InspectIpam, InspectPools, LeaseAddresses, QuarantineAddresses, ReleaseAddresses,
-    ReleasePools, ReplaceDefaultPools, RequestPools, RestorePools,
+    ClusterStoreConfigured, InspectIpam, InspectPools, LeaseAddresses, ListHolders, ListOverlaps,
+    QuarantineAddresses, ReleaseAddresses, ReleasePools, ReplaceDefaultPools, RequestPools, RestorePools,
 };

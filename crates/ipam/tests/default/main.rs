@@ -30,7 +30,8 @@ fn endpoint(n: u128) -> EndpointId {
 }
 
 fn default_ipam() -> DefaultIpam {
-    DefaultIpam::new(&EngineConfig::default().default_pools)
+    let host = DefaultPool { base: net("fd6e:6c6d::/48"), size: 64 };
+    DefaultIpam::new(&EngineConfig::default().default_pools_on(host))
 }
 
 /// A spec with these subnets, sorted into families.

@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use netloom_ipam::{AddressSpace, Change, DefaultIpam, Lease, LeaseRequest, PoolsRequest, RestoredPools};
 use netloom_model::record::PoolRecord;
+use netloom_model::snapshot::Holders;
 use netloom_model::{EndpointId, IpamPoolSpec, IpamSpec, NetworkId, Reason};
 use uuid::Uuid;
 
@@ -263,7 +264,7 @@ impl Run {
     /// Every address has one holder, and the same one in both.
     fn check_holders(&self) {
         for (n, network) in self.networks.iter().enumerate() {
-            let (held, more) = self.ipam.holders(id(n), usize::MAX).expect("known");
+            let Holders { holders: held, more } = self.ipam.holders(id(n), usize::MAX).expect("known");
             assert_eq!(more, 0);
             let mut expected = network.holders();
             expected.sort_by_key(|(address, _)| *address);

@@ -223,6 +223,11 @@ pub(super) fn get_link(name: IfName) -> Request {
     Request::new(Message::GetLink(without_statistics(named(&name)).build()))
 }
 
+/// Asks for the link of this number, without its statistics.
+pub(super) fn get_link_at(index: u32) -> Request {
+    Request::new(Message::GetLink(without_statistics(LinkUnspec::new_with_index(index)).build()))
+}
+
 /// Asks for the link of this name, with its statistics.
 pub(super) fn get_link_with_statistics(name: IfName) -> Request {
     Request::new(Message::GetLink(named(&name).build()))

@@ -8,7 +8,7 @@
 //! - `nl-netns`: everything inside other namespaces, and the namespaces themselves;
 //! - `nl-reader`: inquiries about the host's namespace.
 //!
-//! `nl-monitor` listens only. All of them start in the caller's namespace and end with the [`LinuxKernel`].
+//! `nl-monitor` and `nl-reach` listen only, to links and to addresses and routes. All of them start in the caller's namespace and end with the [`LinuxKernel`].
 //!
 //! # New links
 //! A link's mark is its alias, which the kernel does not take at creation. So the link gets a number of our
@@ -50,7 +50,9 @@ use futures::future::BoxFuture;
 use netloom_model::{IfName, NetnsName};
 
 use crate::op::{Netns, Op};
-use crate::view::{AddressView, KernelEvent, KernelStats, LinkCounters, LinkView, NeighbourView, RouteView};
+use crate::view::{
+    AddressView, KernelEvent, KernelStats, LinkCounters, LinkView, NeighbourView, ReachEvent, RouteView,
+};
 use crate::worker::Worker;
 use crate::{Kernel, KernelError, KernelFuture, NetnsJob};
 
@@ -81,7 +83,8 @@ pub struct LinuxConfig {
 pub struct LinuxKernel {
     executors: Arc<Executors>,
     reader: Worker<Inquiry>,
-    monitor: Monitor,
+    monitor: Monitor<KernelEvent>,
+    reach: Monitor<ReachEvent>,
     mounts: Mounts,
     counters: Arc<Counters>,
 }
@@ -102,7 +105,8 @@ impl LinuxKernel {
             netns: netns::spawn(QUEUE, mounts.clone(), &counters)?,
         };
         let reader = reader::spawn(QUEUE, &counters)?;
-        Ok(Self { executors: Arc::new(executors), reader, monitor: Monitor::start()?, mounts, counters })
+        let (monitor, reach) = (Monitor::start()?, Monitor::start()?);
+        Ok(Self { executors: Arc::new(executors), reader, monitor, reach, mounts, counters })
     }
 
     /// Has a question about a namespace answered on a socket of it.
@@ -175,6 +179,17 @@ impl Kernel for LinuxKernel {
         })
     }
 
+    fn links_at(
+        &self,
+        netns: Netns,
+        indexes: Vec<u32>,
+        deadline: Instant,
+    ) -> KernelFuture<Vec<Option<LinkView>>> {
+        self.inquire("find links", netns, deadline, move |socket, deadline| {
+            reader::links_at(socket, &indexes, deadline)
+        })
+    }
+
     fn link_counters(
         &self,
         netns: Netns,
@@ -233,6 +248,10 @@ impl Kernel for LinuxKernel {
 
     fn watch(&self) -> mpsc::Receiver<KernelEvent> {
         self.monitor.watch()
+    }
+
+    fn watch_reach(&self) -> mpsc::Receiver<ReachEvent> {
+        self.reach.watch()
     }
 
     fn stats(&self) -> KernelStats {

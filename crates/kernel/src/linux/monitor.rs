@@ -1,5 +1,7 @@
-//! The monitor: tells watchers about changes of the host's links.
+//! The monitors: they tell watchers about changes of the host's links, and about those of its addresses and routes. Each
+//! has a socket and a thread of its own: a flood of routes costs nobody news of a link.
 
+use std::fmt::Debug;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,39 +16,91 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::decode;
 use super::transport::open_socket;
 use super::wire::Packets;
-use crate::view::KernelEvent;
+use crate::view::{KernelEvent, ReachEvent};
 
 /// Events kept for a watcher that does not keep up.
 const BACKLOG: usize = 1_024;
 /// Notifications are smaller than this.
 const RECEIVE: usize = 64 << 10;
 
+/// What a monitor tells of.
+pub(super) trait News: Clone + Debug + Send + 'static {
+    /// The name of its thread.
+    const THREAD: &'static str;
+    /// The groups of notifications that it hears.
+    const GROUPS: &'static [u32];
+    /// Something was lost.
+    const OVERRUN: Self;
+
+    /// What a notification says.
+    fn read(kind: u16, body: &[u8]) -> Option<Self>;
+}
+
+impl News for KernelEvent {
+    const THREAD: &'static str = "nl-monitor";
+    const GROUPS: &'static [u32] = &[libc::RTNLGRP_LINK];
+    const OVERRUN: Self = Self::Overrun;
+
+    fn read(kind: u16, body: &[u8]) -> Option<Self> {
+        let link = decode::link(body)?;
+        match kind {
+            libc::RTM_NEWLINK => Some(Self::LinkChanged(link)),
+            libc::RTM_DELLINK => Some(Self::LinkGone { index: link.index, name: link.name }),
+            _ => None,
+        }
+    }
+}
+
+impl News for ReachEvent {
+    const THREAD: &'static str = "nl-reach";
+    const GROUPS: &'static [u32] = &[
+        libc::RTNLGRP_IPV4_IFADDR,
+        libc::RTNLGRP_IPV6_IFADDR,
+        libc::RTNLGRP_IPV4_ROUTE,
+        libc::RTNLGRP_IPV6_ROUTE,
+    ];
+    const OVERRUN: Self = Self::Overrun;
+
+    fn read(kind: u16, body: &[u8]) -> Option<Self> {
+        let event = match kind {
+            libc::RTM_NEWADDR => Self::AddressCame(decode::address(body)?),
+            libc::RTM_DELADDR => Self::AddressWent(decode::address(body)?),
+            libc::RTM_NEWROUTE => Self::RouteCame(decode::route(body)?),
+            libc::RTM_DELROUTE => Self::RouteWent(decode::route(body)?),
+            _ => return None,
+        };
+        event.counts().then_some(event)
+    }
+}
+
 /// The thread that listens; it ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Monitor {
-    watchers: Arc<Watchers>,
+pub(super) struct Monitor<E> {
+    watchers: Arc<Watchers<E>>,
     stop: Arc<EventFd>,
 }
 
 /// Those who are told; `None` once nobody listens to the kernel any more, so that nobody waits for news.
-type Watchers = Mutex<Option<Vec<Watcher>>>;
+type Watchers<E> = Mutex<Option<Vec<Watcher<E>>>>;
 
-impl Monitor {
+impl<E: News> Monitor<E> {
     /// Starts listening in the caller's namespace.
     pub(super) fn start() -> io::Result<Self> {
         let mut socket = open_socket()?;
         socket.bind(&SocketAddr::new(0, 0))?;
-        socket.add_membership(libc::RTNLGRP_LINK)?;
+        for group in E::GROUPS {
+            socket.add_membership(*group)?;
+        }
         socket.set_non_blocking(true)?;
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let watchers = Arc::new(Mutex::new(Some(Vec::new())));
         let listener = Listener { socket, stop: Arc::clone(&stop), watchers: Arc::clone(&watchers) };
-        thread::Builder::new().name("nl-monitor".into()).spawn(move || listener.listen())?;
+        thread::Builder::new().name(E::THREAD.into()).spawn(move || listener.listen())?;
         Ok(Self { watchers, stop })
     }
 
     /// A receiver of every change from now on. It ends when the listening ends, at once when it has.
-    pub(super) fn watch(&self) -> mpsc::Receiver<KernelEvent> {
+    pub(super) fn watch(&self) -> mpsc::Receiver<E> {
         let (events, receiver) = mpsc::channel(BACKLOG);
         let overruns = events.clone();
         // Dropped where nobody listens any more, which closes the channel.
@@ -57,7 +111,7 @@ impl Monitor {
     }
 }
 
-impl Drop for Monitor {
+impl<E> Drop for Monitor<E> {
     fn drop(&mut self) {
         // The counter cannot overflow: this is its only write.
         let _ = self.stop.write(1);
@@ -65,22 +119,22 @@ impl Drop for Monitor {
 }
 
 /// Nothing is left half-done under this lock, so a panic does not spoil what it guards.
-fn lock(watchers: &Watchers) -> MutexGuard<'_, Option<Vec<Watcher>>> {
+fn lock<E>(watchers: &Watchers<E>) -> MutexGuard<'_, Option<Vec<Watcher<E>>>> {
     watchers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug)]
-struct Watcher {
-    events: mpsc::Sender<KernelEvent>,
+struct Watcher<E> {
+    events: mpsc::Sender<E>,
     /// Every sender owns a place beyond the bound; this one's is kept for the overrun.
-    overruns: mpsc::Sender<KernelEvent>,
+    overruns: mpsc::Sender<E>,
     /// An overrun is still to be told.
     behind: bool,
 }
 
-impl Watcher {
+impl<E: News> Watcher<E> {
     /// Tells an event, or that some were lost; `false` when nobody listens any more.
-    fn tell(&mut self, event: &KernelEvent) -> bool {
+    fn tell(&mut self, event: &E) -> bool {
         if !self.behind {
             match self.events.try_send(event.clone()) {
                 Ok(()) => return true,
@@ -88,7 +142,7 @@ impl Watcher {
                 Err(_) => self.behind = true,
             }
         }
-        match self.overruns.try_send(KernelEvent::Overrun) {
+        match self.overruns.try_send(E::OVERRUN) {
             Ok(()) => self.behind = false,
             Err(error) if error.is_disconnected() => return false,
             // The earlier one has not been read yet.
@@ -98,25 +152,25 @@ impl Watcher {
     }
 }
 
-struct Listener {
+struct Listener<E> {
     socket: Socket,
     stop: Arc<EventFd>,
-    watchers: Arc<Watchers>,
+    watchers: Arc<Watchers<E>>,
 }
 
-impl Drop for Listener {
+impl<E> Drop for Listener<E> {
     /// However the thread ends: closes every watcher's channel, and those of watchers to come.
     fn drop(&mut self) {
         lock(&self.watchers).take();
     }
 }
 
-impl Listener {
+impl<E: News> Listener<E> {
     fn listen(&self) {
         let mut received = Vec::with_capacity(RECEIVE);
         while self.wait() {
             if let Err(error) = self.take_in(&mut received) {
-                tracing::error!(%error, "the link monitor cannot receive and stops");
+                tracing::error!(%error, monitor = E::THREAD, "a monitor cannot receive and stops");
                 return;
             }
         }
@@ -133,7 +187,7 @@ impl Listener {
                 Ok(_) => return !fds[1].any().unwrap_or(true),
                 Err(Errno::EINTR) => {}
                 Err(errno) => {
-                    tracing::error!(%errno, "the link monitor cannot wait and stops");
+                    tracing::error!(%errno, monitor = E::THREAD, "a monitor cannot wait and stops");
                     return false;
                 }
             }
@@ -149,7 +203,7 @@ impl Listener {
                 Ok(length) if length == received.len() => {
                     let packets = Packets(received).flatten();
                     packets
-                        .filter_map(|packet| read(packet.kind, packet.body))
+                        .filter_map(|packet| E::read(packet.kind, packet.body))
                         .for_each(|event| self.tell(&event));
                 }
                 Ok(_) => overrun = true,
@@ -158,7 +212,7 @@ impl Listener {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     // Told last: until the socket is empty the kernel goes on dropping in silence.
                     if overrun {
-                        self.tell(&KernelEvent::Overrun);
+                        self.tell(&E::OVERRUN);
                     }
                     return Ok(());
                 }
@@ -167,22 +221,12 @@ impl Listener {
         }
     }
 
-    fn tell(&self, event: &KernelEvent) {
+    fn tell(&self, event: &E) {
         if let Some(watchers) = &mut *lock(&self.watchers) {
             watchers.retain_mut(|watcher| watcher.tell(event));
         }
     }
 }
-
-fn read(kind: u16, body: &[u8]) -> Option<KernelEvent> {
-    let link = decode::link(body)?;
-    match kind {
-        libc::RTM_NEWLINK => Some(KernelEvent::LinkChanged(link)),
-        libc::RTM_DELLINK => Some(KernelEvent::LinkGone { index: link.index, name: link.name }),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -88,6 +88,16 @@ pub(super) fn find_links(
     )
 }
 
+/// The links of these numbers.
+pub(super) fn links_at(
+    socket: &mut Transport,
+    indexes: &[u32],
+    deadline: Instant,
+) -> Listing<Option<LinkView>> {
+    let read = |index, body: &[u8]| decode::link(body).filter(|link| link.index == index);
+    each(socket, indexes, encode::get_link_at, read, deadline)
+}
+
 /// What has passed the links of these names.
 pub(super) fn counters(
     socket: &mut Transport,
@@ -98,12 +108,12 @@ pub(super) fn counters(
     each(socket, names, encode::get_link_with_statistics, read, deadline)
 }
 
-/// Asks for each link by its name. The kernel finds one by its alternative names too.
-fn each<T>(
+/// Asks for each link by its name or its number. The kernel finds one by its alternative names too.
+fn each<K: Copy, T>(
     socket: &mut Transport,
-    names: &[IfName],
-    ask: impl Fn(IfName) -> Request,
-    read: impl Fn(IfName, &[u8]) -> Option<T>,
+    names: &[K],
+    ask: impl Fn(K) -> Request,
+    read: impl Fn(K, &[u8]) -> Option<T>,
     deadline: Instant,
 ) -> Listing<Option<T>> {
     let requests: Vec<_> = names.iter().map(|name| ask(*name)).collect();

@@ -22,6 +22,8 @@ const ROOT: &[&str] = &[
     "run_dir",
     "instance",
     "default_pools",
+    "host_ula",
+    "machine_id_file",
     "gateway_network",
     "name_server_files",
     "limits",
@@ -95,6 +97,8 @@ pub fn parse(text: &str, file: Option<&Path>) -> Result<(EngineConfig, Vec<Ignor
             Some("run_dir") => config.run_dir = entry.text()?.into(),
             Some("instance") => config.instance = entry.text()?.to_owned(),
             Some("default_pools") => config.default_pools = entry.each(pool)?,
+            Some("host_ula") => config.host_ula = entry.switch()?,
+            Some("machine_id_file") => config.machine_id_file = entry.text()?.into(),
             Some("gateway_network") => config.gateway_network = entry.text()?.to_owned(),
             Some("name_server_files") => {
                 config.name_server_files = entry.each(|file| Ok(file.text()?.into()))?;

@@ -4,7 +4,7 @@ use super::{ClusterConfig, EngineConfig, Limits, Timeouts};
 use crate::error::{Reason, Result};
 
 /// How many keys a configuration has.
-const KEYS: usize = 20;
+const KEYS: usize = 22;
 
 impl EngineConfig {
     /// Every key, as errors name it, and whether two configurations differ in it.
@@ -15,6 +15,8 @@ impl EngineConfig {
             run_dir,
             instance,
             default_pools,
+            host_ula,
+            machine_id_file,
             gateway_network,
             name_server_files,
             limits: Limits { operations, operations_per_object, event_backlog },
@@ -32,6 +34,8 @@ impl EngineConfig {
             ("run_dir", *run_dir != other.run_dir),
             ("instance", *instance != other.instance),
             ("default_pools", *default_pools != other.default_pools),
+            ("host_ula", *host_ula != other.host_ula),
+            ("machine_id_file", *machine_id_file != other.machine_id_file),
             ("gateway_network", *gateway_network != other.gateway_network),
             ("name_server_files", *name_server_files != other.name_server_files),
             ("limits.operations", *operations != other.limits.operations),
@@ -79,6 +83,11 @@ impl EngineConfig {
             ("data_dir", self.data_dir.display().to_string(), next.data_dir.display().to_string()),
             ("run_dir", self.run_dir.display().to_string(), next.run_dir.display().to_string()),
             ("instance", self.instance.clone(), next.instance.clone()),
+            (
+                "machine_id_file",
+                self.machine_id_file.display().to_string(),
+                next.machine_id_file.display().to_string(),
+            ),
             (
                 "limits.event_backlog",
                 self.limits.event_backlog.to_string(),
@@ -173,6 +182,7 @@ mod tests {
             ("data_dir", EngineConfig { data_dir: "/elsewhere".into(), ..present.clone() }),
             ("run_dir", EngineConfig { run_dir: "/elsewhere".into(), ..present.clone() }),
             ("instance", EngineConfig { instance: "other".into(), ..present.clone() }),
+            ("machine_id_file", EngineConfig { machine_id_file: "/elsewhere".into(), ..present.clone() }),
             ("limits.event_backlog", backlog),
         ] {
             let error = present.accept(&next).expect_err(key);

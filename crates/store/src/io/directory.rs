@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use crate::error::StoreError;
 use crate::store::Finding;
 
+/// The file whose lock says that somebody has the directory.
+pub(super) const LOCK: &str = "lock";
+
 /// A directory that this process has to itself.
 #[derive(Debug)]
 pub(crate) struct Directory {
@@ -24,7 +27,7 @@ impl Directory {
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(|error| StoreError::io("create the directory", path, &error))?;
-        let lock_path = path.join("lock");
+        let lock_path = path.join(LOCK);
         let lock = private_file(&lock_path).map_err(|error| StoreError::io("open", &lock_path, &error))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),

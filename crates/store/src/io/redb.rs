@@ -18,13 +18,13 @@ use crate::record::{Change, Key};
 use crate::store::{Finding, Store};
 
 /// The database's file.
-const NAME: &str = "records.redb";
+pub(super) const NAME: &str = "records.redb";
 /// Raw bytes on both sides: what they mean is our business, not the database's.
-const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
-const META: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("meta");
-const FORMAT_KEY: &[u8] = b"format";
+pub(super) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
+pub(super) const META: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("meta");
+pub(super) const FORMAT_KEY: &[u8] = b"format";
 /// The layout of the tables.
-const FORMAT: u8 = 1;
+pub(super) const FORMAT: u8 = 1;
 /// The database's cache. The records of ten thousand endpoints fit.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// What opening again may take and still be done at every call.

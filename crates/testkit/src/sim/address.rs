@@ -30,6 +30,7 @@ impl World {
         }
         let secondary = is_secondary(&self.links[id].addresses, address);
         self.links[id].addresses.push(address);
+        self.note_address(id, address, true);
         if self.links[id].up && !secondary {
             self.add_connected_route(id, address);
         }
@@ -73,14 +74,21 @@ impl World {
         };
         let secondary = is_secondary(&link.addresses[..place], address);
         let promote = self.promotes_secondaries(id);
+        let before = self.is_heard(id).then(|| self.links[id].addresses.clone());
         let addresses = &mut self.links[id].addresses;
         addresses.remove(place);
         // The secondary addresses of a subnet go with its primary one, unless told to stay.
         if address.addr().is_ipv4() && !secondary && !promote {
             addresses.retain(|have| !same_subnet(*have, address));
         }
-        if !addresses.iter().any(|have| same_subnet(*have, address)) {
-            self.drop_routes(id, |route| route.connected && route.destination == address.trunc());
+        let last = !addresses.iter().any(|have| same_subnet(*have, address));
+        for gone in before.into_iter().flatten() {
+            if !self.links[id].addresses.contains(&gone) {
+                self.note_address(id, gone, false);
+            }
+        }
+        if last {
+            self.drop_routes_aloud(id, |route| route.connected && route.destination == address.trunc());
         }
         // With its last IPv4 address a link loses IPv4, and with it all IPv4 routes and neighbours. IPv6 stays.
         if address.addr().is_ipv4() && !self.links[id].addresses.iter().any(|have| have.addr().is_ipv4()) {
@@ -142,10 +150,14 @@ impl World {
 
     /// Takes IPv6 from a link: its addresses, neighbours and routes.
     pub(super) fn stop_ipv6(&mut self, id: LinkId) {
+        let gone = self.links[id].addresses.iter().copied().filter(|have| have.addr().is_ipv6());
+        for address in gone.collect::<Vec<_>>() {
+            self.note_address(id, address, false);
+        }
         let link = &mut self.links[id];
         link.addresses.retain(|have| have.addr().is_ipv4());
         link.neighbours.retain(|key, _| !matches!(key, NeighbourKey::Address(IpAddr::V6(_))));
-        self.drop_routes(id, |route| route.destination.addr().is_ipv6());
+        self.drop_routes_aloud(id, |route| route.destination.addr().is_ipv6());
     }
 
     pub(super) fn set_ipv6_off(&mut self, id: LinkId, off: bool) {

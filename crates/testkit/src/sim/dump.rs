@@ -63,6 +63,17 @@ impl World {
         Ok(names.iter().map(|name| links.get(name).map(|id| self.link_view(&self.links[*id]))).collect())
     }
 
+    pub(super) fn views_at(&self, netns: Netns, indexes: &[u32]) -> Result<Vec<Option<LinkView>>, Refusal> {
+        let namespace = &self.namespaces[self.ns(netns)?];
+        let mut found = vec![None; indexes.len()];
+        for link in namespace.links.values().map(|id| &self.links[*id]) {
+            for (_, place) in indexes.iter().zip(&mut found).filter(|(index, _)| **index == link.index) {
+                *place = Some(self.link_view(link));
+            }
+        }
+        Ok(found)
+    }
+
     pub(super) fn address_views(&self, netns: Netns) -> Result<Vec<AddressView>, Refusal> {
         let of = |link: &Link| {
             let index = link.index;

@@ -127,6 +127,8 @@ impl World {
         debug_assert!(self.namespaces.get(HOST).is_some());
         self.watchers = old.watchers;
         self.watchers.overrun();
+        self.reach = old.reach;
+        self.reach.overrun();
     }
 }
 

@@ -9,7 +9,7 @@ use futures::channel::mpsc;
 use futures::future::BoxFuture;
 use netloom_kernel::{
     AddressView, Kernel, KernelError, KernelEvent, KernelFuture, KernelStats, LinkCounters, LinkView,
-    NeighbourView, Netns, NetnsJob, Op, RouteView,
+    NeighbourView, Netns, NetnsJob, Op, ReachEvent, RouteView,
 };
 use netloom_model::{IfName, NetnsName};
 use tokio::time::timeout_at;
@@ -49,6 +49,15 @@ impl Kernel for SimKernel {
         _deadline: Instant,
     ) -> KernelFuture<Vec<Option<LinkView>>> {
         self.inquire("find links", netns, |world| world.find_views(netns, &names))
+    }
+
+    fn links_at(
+        &self,
+        netns: Netns,
+        indexes: Vec<u32>,
+        _deadline: Instant,
+    ) -> KernelFuture<Vec<Option<LinkView>>> {
+        self.inquire("find links", netns, |world| world.views_at(netns, &indexes))
     }
 
     /// No packet passes here, so they stay at zero.
@@ -102,6 +111,10 @@ impl Kernel for SimKernel {
 
     fn watch(&self) -> mpsc::Receiver<KernelEvent> {
         self.lock().world.watchers.add(WATCH_CAPACITY)
+    }
+
+    fn watch_reach(&self) -> mpsc::Receiver<ReachEvent> {
+        self.lock().world.reach.add(WATCH_CAPACITY)
     }
 
     fn stats(&self) -> KernelStats {

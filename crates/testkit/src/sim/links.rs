@@ -183,6 +183,7 @@ impl World {
     fn change_namespace(&mut self, id: LinkId, target: NsId, name: IfName) {
         self.detach(id);
         self.set_up(id, false);
+        self.note_addresses_went(id);
         self.note_gone(id);
         let source = self.links[id].ns;
         self.namespaces[source].links.remove(&self.links[id].name);
@@ -325,6 +326,7 @@ impl World {
                 self.note_changed(port);
             }
         }
+        self.note_addresses_went(id);
         self.drop_routes(id, |_| true);
         self.note_gone(id);
         if let Some(link) = self.links.remove(id) {
@@ -341,6 +343,14 @@ impl World {
         if !self.watchers.is_empty() && self.links[id].ns == HOST {
             let view = self.link_view(&self.links[id]);
             self.watchers.link_changed(&view);
+        }
+    }
+
+    fn note_addresses_went(&mut self, id: LinkId) {
+        if self.is_heard(id) {
+            for address in self.links[id].addresses.clone() {
+                self.note_address(id, address, false);
+            }
         }
     }
 

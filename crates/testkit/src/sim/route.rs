@@ -137,8 +137,9 @@ impl World {
             .map(|(place, _)| place);
         let place = found.ok_or(Refusal::new(ESRCH))?;
         let ns = self.links[id].ns;
-        self.namespaces[ns].routes.remove(place);
+        let gone = self.namespaces[ns].routes.remove(place);
         self.links[id].routes -= 1;
+        self.note_route(&gone, false);
         Ok(())
     }
 
@@ -151,9 +152,21 @@ impl World {
         let link = &mut self.links[route.link];
         link.routes += 1;
         self.namespaces[link.ns].routes.push(route);
+        self.note_route(&route, true);
     }
 
-    /// Removes the routes of a link that fit.
+    /// Removes the routes of a link that fit, and tells of it, as Linux does where an address takes them along.
+    pub(super) fn drop_routes_aloud(&mut self, id: LinkId, fits: impl Fn(&RouteEntry) -> bool) {
+        if self.is_heard(id) && self.links[id].routes > 0 {
+            let routes = self.routes_of(id).iter().filter(|route| route.link == id && fits(route));
+            for route in routes.copied().collect::<Vec<_>>() {
+                self.note_route(&route, false);
+            }
+        }
+        self.drop_routes(id, fits);
+    }
+
+    /// Removes the routes of a link that fit. Nobody is told: Linux is silent about routes that go with their link.
     pub(super) fn drop_routes(&mut self, id: LinkId, fits: impl Fn(&RouteEntry) -> bool) {
         let link = &mut self.links[id];
         if link.routes == 0 {

@@ -1,35 +1,77 @@
-//! Readers of changes of the host's links.
+//! Readers of changes of the host's links, and of its addresses and routes.
 
 use futures::channel::mpsc;
-use netloom_kernel::{KernelEvent, LinkView};
+use ipnet::IpNet;
+use netloom_kernel::{AddressView, KernelEvent, LinkView, ReachEvent, RouteView};
 use netloom_model::IfName;
+
+use super::world::{HOST, LinkId, RouteEntry, World};
 
 /// How many events wait for a reader before it has to list again.
 pub(super) const WATCH_CAPACITY: usize = 1024;
 
-/// Everybody who called `watch`.
-#[derive(Debug, Default)]
-pub(super) struct Watchers(Vec<Watcher>);
-
-#[derive(Debug)]
-struct Watcher {
-    events: mpsc::Sender<KernelEvent>,
-    /// Each sender of a channel owns a slot, so that this one has room when the other has none.
-    overrun: mpsc::Sender<KernelEvent>,
+/// What readers are told.
+pub(super) trait News {
+    /// That something was lost.
+    const OVERRUN: Self;
 }
 
-impl Watchers {
+impl News for KernelEvent {
+    const OVERRUN: Self = Self::Overrun;
+}
+
+impl News for ReachEvent {
+    const OVERRUN: Self = Self::Overrun;
+}
+
+/// Everybody who called `watch`, or `watch_reach`.
+#[derive(Debug)]
+pub(super) struct Watchers<E>(Vec<Watcher<E>>);
+
+#[derive(Debug)]
+struct Watcher<E> {
+    events: mpsc::Sender<E>,
+    /// Each sender of a channel owns a slot, so that this one has room when the other has none.
+    overrun: mpsc::Sender<E>,
+}
+
+impl<E> Default for Watchers<E> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<E: News> Watchers<E> {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn add(&mut self, capacity: usize) -> mpsc::Receiver<KernelEvent> {
+    pub(super) fn add(&mut self, capacity: usize) -> mpsc::Receiver<E> {
         let (events, reader) = mpsc::channel(capacity);
         let overrun = events.clone();
         self.0.push(Watcher { events, overrun });
         reader
     }
 
+    /// Tells everybody to list again.
+    pub(super) fn overrun(&mut self) {
+        self.tell(|| E::OVERRUN);
+    }
+
+    fn tell(&mut self, event: impl Fn() -> E) {
+        self.0.retain_mut(|watcher| {
+            match watcher.events.try_send(event()) {
+                // A second loss before the reader saw the first needs no second notice: that notice is still
+                // ahead of the reader, who will list after this change.
+                Err(error) if error.is_full() => drop(watcher.overrun.try_send(E::OVERRUN)),
+                _ => {}
+            }
+            !watcher.events.is_closed()
+        });
+    }
+}
+
+impl Watchers<KernelEvent> {
     pub(super) fn link_changed(&mut self, view: &LinkView) {
         self.tell(|| KernelEvent::LinkChanged(view.clone()));
     }
@@ -37,22 +79,33 @@ impl Watchers {
     pub(super) fn link_gone(&mut self, index: u32, name: IfName) {
         self.tell(|| KernelEvent::LinkGone { index, name });
     }
+}
 
-    /// Tells everybody to list again.
-    pub(super) fn overrun(&mut self) {
-        self.tell(|| KernelEvent::Overrun);
+impl World {
+    /// Whether somebody hears of the addresses and routes of a link.
+    pub(super) fn is_heard(&self, id: LinkId) -> bool {
+        !self.reach.is_empty() && self.links[id].ns == HOST
     }
 
-    fn tell(&mut self, event: impl Fn() -> KernelEvent) {
-        self.0.retain_mut(|watcher| {
-            match watcher.events.try_send(event()) {
-                // A second loss before the reader saw the first needs no second notice: that notice is still
-                // ahead of the reader, who will list after this change.
-                Err(error) if error.is_full() => drop(watcher.overrun.try_send(KernelEvent::Overrun)),
-                _ => {}
-            }
-            !watcher.events.is_closed()
-        });
+    pub(super) fn note_address(&mut self, id: LinkId, address: IpNet, came: bool) {
+        if self.is_heard(id) {
+            let view = AddressView { link: self.links[id].index, address };
+            self.note(if came { ReachEvent::AddressCame(view) } else { ReachEvent::AddressWent(view) });
+        }
+    }
+
+    pub(super) fn note_route(&mut self, route: &RouteEntry, came: bool) {
+        if self.is_heard(route.link) {
+            let link = Some(self.links[route.link].index);
+            let view = RouteView { destination: route.destination, via: route.via, link };
+            self.note(if came { ReachEvent::RouteCame(view) } else { ReachEvent::RouteWent(view) });
+        }
+    }
+
+    fn note(&mut self, event: ReachEvent) {
+        if event.counts() {
+            self.reach.tell(|| event);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use netloom_kernel::{LinkTag, Neighbour, Netns};
+use netloom_kernel::{KernelEvent, LinkTag, Neighbour, Netns, ReachEvent};
 use netloom_model::{IfName, MacAddr, NetnsName};
 use rustc_hash::FxHashMap;
 
@@ -232,7 +232,8 @@ pub(super) struct World {
     pub(super) namespaces: Arena<NsId, Namespace>,
     pub(super) names: FxHashMap<NetnsName, NsId>,
     pub(super) externals: Externals,
-    pub(super) watchers: Watchers,
+    pub(super) watchers: Watchers<KernelEvent>,
+    pub(super) reach: Watchers<ReachEvent>,
     drawn_macs: u64,
 }
 
@@ -245,6 +246,7 @@ impl World {
             names: FxHashMap::default(),
             externals: Externals::default(),
             watchers: Watchers::default(),
+            reach: Watchers::default(),
             drawn_macs: 0,
         };
         let host = world.add_namespace();

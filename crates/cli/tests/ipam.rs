@@ -1,0 +1,163 @@
+//! Pools and holders as the program shows them: beside an engine, after it, and of what cannot be read.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use common::{in_namespaces, netloom, run, text};
+use netloom::{EndpointSpec, Engine, JoinSpec, NetworkSpec, SandboxSpec, ShutdownMode};
+use serde_json::Value;
+
+/// `netloom ipam` with a data directory.
+fn ipam(dir: &Path, data_dir: &Path, args: &[&str]) -> Output {
+    let mut command = netloom(&[], dir, &["ipam"]);
+    run(command.args(args).arg("--data-dir").arg(data_dir))
+}
+
+/// The cells of each row of a table, headers first.
+fn cells(output: &Output) -> Vec<Vec<String>> {
+    assert!(output.status.success(), "{output:?}");
+    let rows = text(&output.stdout).lines().filter(|line| line.starts_with('│'));
+    let row = |line: &str| {
+        line.trim_matches('│')
+            .split("  ")
+            .map(str::trim)
+            .filter(|cell| !cell.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
+    rows.map(row).collect()
+}
+
+fn json(output: &Output) -> Value {
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// Files and when they were last changed.
+fn times(dir: &Path) -> Vec<(std::ffi::OsString, std::time::SystemTime, u64)> {
+    let entries = fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry"));
+    let seen = entries.map(|entry| {
+        let meta = entry.metadata().expect("there");
+        (entry.file_name(), meta.modified().expect("a time"), meta.len())
+    });
+    let mut seen: Vec<_> = seen.collect();
+    seen.sort();
+    seen
+}
+
+async fn furnish(engine: &Engine) {
+    let controller = engine.controller();
+    let blue = NetworkSpec::new("blue")
+        .subnet("10.1.0.0/24".parse().expect("a subnet"))
+        .subnet("fd01::/64".parse().expect("a subnet"));
+    let mut blue = blue;
+    blue.ipam.v4[0].range = Some("10.1.0.128/25".parse().expect("a range"));
+    blue.ipam.v4[0].auxiliary.insert("router".into(), "10.1.0.9".parse().expect("an address"));
+    let blue = controller.create_network(blue).await.expect("a network");
+    controller.create_network(NetworkSpec::new("amber")).await.expect("a network");
+    for name in ["web", "db"] {
+        let endpoint = blue.create_endpoint(EndpointSpec::new(name)).await.expect("an endpoint");
+        if name == "web" {
+            let sandbox = controller.create_sandbox(SandboxSpec::new("c1")).await.expect("a sandbox");
+            endpoint.join(&sandbox, JoinSpec::default()).await.expect("joined");
+        }
+    }
+}
+
+#[test]
+fn pools_and_holders_are_shown_beside_an_engine_and_after_it() {
+    in_namespaces(|dir| {
+        let data = dir.join("data");
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let builder = Engine::builder().data_dir(&data).run_dir(dir.join("run"));
+        let engine = runtime.block_on(builder.start()).expect("the engine starts");
+        runtime.block_on(furnish(&engine));
+        let header =
+            ["NETWORK", "POOL", "RANGE", "SIZE", "USED", "RESERVED", "QUARANTINED", "FREE", "GATEWAY"];
+        let size6 = "18446744073709551616";
+        let expected = [
+            &header[..],
+            &["amber", "172.17.0.0/16", "65536", "0", "3", "0", "65533", "172.17.0.1"],
+            &["blue", "10.1.0.0/24", "10.1.0.128/25", "256", "2", "4", "0", "250", "10.1.0.128"],
+            &["blue", "fd01::/64", size6, "2", "2", "0", "18446744073709551612", "fd01::1"],
+        ];
+        let before = times(&data);
+        let beside = ipam(dir, &data, &["ls"]);
+        assert_eq!(cells(&beside), expected);
+        let note = format!("note: an engine (process {}) has {}; ", std::process::id(), data.display());
+        assert!(text(&beside.stderr).starts_with(&note), "{beside:?}");
+        // What the engine says of itself is the same.
+        let own = runtime.block_on(engine.controller().ipam()).expect("inspected");
+        let shown = json(&ipam(dir, &data, &["ls", "--format", "json"]));
+        let shown: Vec<_> = shown.as_array().expect("a list").iter().collect();
+        assert_eq!(shown.len(), own[0].pools.len());
+        for (shown, own) in shown.iter().zip(&own[0].pools) {
+            let text = serde_json::to_string(own).expect("JSON");
+            let mut own: Value = serde_json::from_str(&text).expect("JSON");
+            own["free"] = shown["free"].clone();
+            assert_eq!(**shown, own);
+        }
+        runtime.block_on(engine.shutdown(ShutdownMode::Graceful)).expect("it ends");
+        drop(engine);
+        let after = ipam(dir, &data, &["ls"]);
+        assert_eq!((cells(&after), text(&after.stderr)), (cells(&beside), ""));
+        assert_eq!(
+            text(&ipam(dir, &data, &["ls", "--quiet"]).stdout),
+            "172.17.0.0/16\n10.1.0.0/24\nfd01::/64\n"
+        );
+
+        let rows = cells(&ipam(dir, &data, &["show", "blue"]));
+        assert_eq!(rows[1..3], expected[2..4]);
+        let held: Vec<_> = rows[4..].iter().map(|row| (row[0].as_str(), row[1].split(" (").next())).collect();
+        let own = [
+            ("10.1.0.9", Some("auxiliary router")),
+            ("10.1.0.128", Some("gateway")),
+            ("10.1.0.129", Some("endpoint \"web\"")),
+            ("10.1.0.130", Some("endpoint \"db\"")),
+            ("fd01::1", Some("gateway")),
+            ("fd01::2", Some("endpoint \"web\"")),
+            ("fd01::3", Some("endpoint \"db\"")),
+        ];
+        assert_eq!(held, own);
+        let pool = json(&ipam(dir, &data, &["show", "fd01::/64", "--format", "json", "--limit", "2"]));
+        assert_eq!((pool["pools"].as_array().map(Vec::len), &pool["more"]), (Some(1), &1.into()));
+        assert_eq!(pool["holders"][0]["address"], "fd01::1");
+        assert_eq!(
+            pool["holders"][1]["holder"].as_str().expect("text").split(" (").next(),
+            Some("endpoint \"web\"")
+        );
+        let limited = ipam(dir, &data, &["show", "blue", "--limit", "1"]);
+        assert!(text(&limited.stdout).contains("\nand 6 more; --limit shows them\n"), "{limited:?}");
+        let unknown = ipam(dir, &data, &["show", "green"]);
+        assert_eq!(unknown.status.code(), Some(1));
+        let said = text(&unknown.stderr);
+        assert!(said.contains("green") && said.contains("remedy: list the networks"), "{said}");
+        let changed: Vec<_> = times(&data).into_iter().map(|(name, ..)| name).collect();
+        assert_eq!(changed, before.into_iter().map(|(name, ..)| name).collect::<Vec<_>>());
+        // And the next engine takes it over as ever.
+        let builder = Engine::builder().data_dir(&data).run_dir(dir.join("run"));
+        let engine = runtime.block_on(builder.start()).expect("the engine starts");
+        assert_eq!(engine.repairs(), []);
+        runtime.block_on(engine.shutdown(ShutdownMode::Graceful)).expect("it ends");
+    });
+}
+
+#[test]
+fn what_cannot_be_read_is_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    let missing = ipam(dir.path(), &data, &["ls"]);
+    assert_eq!((missing.status.code(), text(&missing.stdout)), (Some(1), ""));
+    let said = text(&missing.stderr);
+    assert!(said.contains("records.redb: No such file") && said.contains("--data-dir names"), "{said}");
+    assert!(!data.exists(), "nothing was made");
+    fs::create_dir(&data).expect("made");
+    fs::write(data.join("records.redb"), "nonsense").expect("written");
+    let damaged = ipam(dir.path(), &data, &["show", "blue"]);
+    assert_eq!(damaged.status.code(), Some(1));
+    assert!(text(&damaged.stderr).contains("is damaged"), "{damaged:?}");
+    assert_eq!(fs::read(data.join("records.redb")).expect("there"), b"nonsense");
+}

@@ -1,0 +1,284 @@
+//! The host learns an address or a route where a network has its pool: that is told once, listed, and over when it goes.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use netloom::drivers::done;
+use netloom::kernel::{LinkKind, Netns, Op, Route};
+use netloom::snapshot::PoolOverlap;
+use netloom::testkit::SimKernel;
+use netloom::{Engine, EventKind, EventStream, NetworkId, NetworkSpec, Victim};
+use netloom_store::MemoryDisk;
+
+use crate::mortal::{Death, Mortal, Slow};
+use crate::scripted::Scripted;
+use crate::support::{World, bounded, until};
+
+/// A tunnel that is up, with an address of its own.
+fn tunnel(kernel: &SimKernel, name: &str, address: &str) {
+    let link = name.parse().expect("a name");
+    kernel.foreign_link(Netns::Host, link, LinkKind::Device, None).expect("made");
+    kernel.foreign_op(&Op::SetLink { netns: Netns::Host, name: link, up: true }).expect("up");
+    let address = address.parse().expect("an address");
+    kernel.foreign_op(&Op::AddAddress { netns: Netns::Host, link, address }).expect("added");
+}
+
+fn route(link: &str, destination: &str) -> Route {
+    Route { destination: net(destination), via: None, link: link.parse().expect("a name") }
+}
+
+fn add(kernel: &SimKernel, link: &str, destination: &str) {
+    let route = route(link, destination);
+    kernel.foreign_op(&Op::AddRoute { netns: Netns::Host, route }).expect("added");
+}
+
+fn remove(kernel: &SimKernel, link: &str, destination: &str) {
+    let route = route(link, destination);
+    kernel.foreign_op(&Op::DeleteRoute { netns: Netns::Host, route }).expect("removed");
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().expect("a subnet")
+}
+
+/// What an event says of an overlap: `+` or `-`, the pool, the host's subnet, and what it is.
+fn said(kind: &EventKind) -> Option<(NetworkId, String)> {
+    match kind {
+        EventKind::PoolOverlapsHost { network, pool, other, what } => {
+            Some((*network, format!("+ {pool} {other} {what}")))
+        }
+        EventKind::PoolOverlapEnded { network, pool, other } => Some((*network, format!("- {pool} {other}"))),
+        _ => None,
+    }
+}
+
+/// The next event about an overlap.
+async fn told(events: &mut EventStream) -> (NetworkId, String) {
+    let next = async {
+        loop {
+            let event = events.next().await.expect("the engine runs").expect("nothing is missed");
+            if let Some(said) = said(&event.kind) {
+                return said;
+            }
+        }
+    };
+    bounded("an event about an overlap", next).await
+}
+
+async fn listed(world: &World) -> Vec<PoolOverlap> {
+    bounded("inspecting", world.engine().inspect()).await.expect("inspected").overlaps
+}
+
+#[tokio::test]
+async fn a_vpn_that_comes_up_is_told_once_and_again_when_it_is_gone() {
+    let world = World::new().await;
+    let (network, kernel) = (world.network("blue").await, world.kernel());
+    world.joined(&network, "web").await;
+    let mut events = world.engine().events();
+    tunnel(kernel, "tun0", "10.8.0.2/24");
+    for everywhere in ["0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1", "::/0", "::/1", "8000::/1", "fe80:1::/64"] {
+        add(kernel, "tun0", everywhere);
+    }
+    add(kernel, "tun0", "172.17.128.0/17");
+    let overlap = (network.id(), "+ 172.17.0.0/16 172.17.128.0/17 a route".to_owned());
+    assert_eq!(told(&mut events).await, overlap, "what comes from everywhere says nothing");
+    let expected = PoolOverlap {
+        network: network.id(),
+        name: "blue".into(),
+        pool: net("172.17.0.0/16"),
+        other: net("172.17.128.0/17"),
+        what: "a route".into(),
+    };
+    assert_eq!(listed(&world).await, std::slice::from_ref(&expected));
+    // Another one, by an address: the route that follows from it is the same overlap.
+    let address = net("172.17.200.1/24");
+    let link = "tun0".parse().unwrap();
+    kernel.foreign_op(&Op::AddAddress { netns: Netns::Host, link, address }).unwrap();
+    let overlap = (network.id(), "+ 172.17.0.0/16 172.17.200.0/24 an address".to_owned());
+    assert_eq!(told(&mut events).await, overlap);
+    kernel.foreign_op(&Op::DeleteAddress { netns: Netns::Host, link, address }).unwrap();
+    assert_eq!(told(&mut events).await, (network.id(), "- 172.17.0.0/16 172.17.200.0/24".to_owned()));
+    assert_eq!(listed(&world).await, [expected]);
+    remove(kernel, "tun0", "172.17.128.0/17");
+    assert_eq!(told(&mut events).await, (network.id(), "- 172.17.0.0/16 172.17.128.0/17".to_owned()));
+    assert_eq!(listed(&world).await, []);
+    kernel.vanish_link(Netns::Host, link).unwrap();
+    world.delete_everything().await;
+    world.assert_pristine().await;
+}
+
+/// Linux takes the IPv4 routes of a link that goes down in silence.
+#[tokio::test]
+async fn an_overlap_ends_with_its_link() {
+    let world = World::new().await;
+    let (network, kernel) = (world.network("blue").await, world.kernel());
+    let mut events = world.engine().events();
+    let link = "tun0".parse().unwrap();
+    tunnel(kernel, "tun0", "10.8.0.2/24");
+    for (end, other) in [(false, "172.17.1.0/24"), (true, "172.17.2.0/24")] {
+        add(kernel, "tun0", other);
+        let overlap = format!("+ 172.17.0.0/16 {other} a route");
+        assert_eq!(told(&mut events).await, (network.id(), overlap));
+        if end {
+            kernel.vanish_link(Netns::Host, link).unwrap();
+        } else {
+            kernel.foreign_op(&Op::SetLink { netns: Netns::Host, name: link, up: false }).unwrap();
+        }
+        assert_eq!(told(&mut events).await, (network.id(), format!("- 172.17.0.0/16 {other}")));
+        if !end {
+            kernel.foreign_op(&Op::SetLink { netns: Netns::Host, name: link, up: true }).unwrap();
+        }
+    }
+    world.delete_everything().await;
+    world.assert_pristine().await;
+}
+
+/// What is there at a start is listed by the time that it answers.
+#[tokio::test]
+async fn what_overlaps_is_known_again_after_a_restart() {
+    let world = World::new().await;
+    let network = world.network("blue").await;
+    tunnel(world.kernel(), "tun0", "10.8.0.2/24");
+    add(world.kernel(), "tun0", "172.0.0.0/8");
+    until("the overlap", async || !listed(&world).await.is_empty()).await;
+    let before = listed(&world).await;
+    let world = world.kill_and_restart().await;
+    assert_eq!(listed(&world).await, before);
+    let mut events = world.engine().events();
+    remove(world.kernel(), "tun0", "172.0.0.0/8");
+    assert_eq!(told(&mut events).await, (network.id(), "- 172.17.0.0/16 172.0.0.0/8".to_owned()));
+    // What came while there was no engine.
+    let World { simulation, before } = world;
+    let kernel = simulation.kernel().clone();
+    let builder = simulation.kill().await;
+    add(&kernel, "tun0", "172.17.9.0/24");
+    let world = World { simulation: builder.start().await.expect("it starts again"), before };
+    assert_eq!(
+        listed(&world).await.iter().map(|overlap| overlap.other).collect::<Vec<_>>(),
+        [net("172.17.9.0/24")]
+    );
+}
+
+/// The engine's own devices, made and adopted, are no news; neither are those that go with a deleted network.
+#[tokio::test]
+async fn bridges_of_networks_overlap_nothing() {
+    let world = World::new().await;
+    let kernel = world.kernel();
+    let name = "lan0".parse().unwrap();
+    kernel.foreign_link(Netns::Host, name, LinkKind::Bridge, None).unwrap();
+    kernel.foreign_op(&Op::SetLink { netns: Netns::Host, name, up: true }).unwrap();
+    let mut events = world.engine().events();
+    let adopted = NetworkSpec::new("lan")
+        .subnet("10.88.0.0/24".parse().unwrap())
+        .subnet("fd88::/64".parse().unwrap())
+        .option("com.docker.network.bridge.name", "lan0");
+    let adopted = world.engine().controller().create_network(adopted).await.unwrap();
+    let six = NetworkSpec::new("six").ipv6(true);
+    let six = world.engine().controller().create_network(six).await.unwrap();
+    for network in [&adopted, &six, &world.network("blue").await] {
+        world.joined(network, "web").await;
+    }
+    // A look at everything takes place, and finds one thing: a route that somebody set by a bridge of ours into the
+    // pool of another network.
+    let other = route("lan0", "172.17.5.0/24");
+    kernel.foreign_op(&Op::AddRoute { netns: Netns::Host, route: other }).unwrap();
+    assert_eq!(told(&mut events).await, (six.id(), "+ 172.17.0.0/16 172.17.5.0/24 a route".to_owned()));
+    assert_eq!(listed(&world).await.len(), 1);
+    // With its network an overlap is over.
+    for endpoint in six.endpoints().await.unwrap() {
+        endpoint.delete_with_force().await.unwrap();
+    }
+    six.delete().await.unwrap();
+    assert_eq!(told(&mut events).await, (six.id(), "- 172.17.0.0/16 172.17.5.0/24".to_owned()));
+    assert_eq!(listed(&world).await, []);
+}
+
+/// A routing daemon fills the table: what is lost on the way is looked up, and what touches no pool is no news.
+#[tokio::test]
+async fn a_flood_of_routes_hides_nothing() {
+    let world = World::new().await;
+    let (network, kernel) = (world.network("blue").await, world.kernel());
+    let mut events = world.engine().events();
+    tunnel(kernel, "tun0", "10.8.0.2/24");
+    let flood = || (0..4_000_u32).map(|n| format!("203.{}.{}.0/30", n / 250, n % 250));
+    for (n, destination) in flood().enumerate() {
+        add(kernel, "tun0", &destination);
+        if n == 2_000 {
+            add(kernel, "tun0", "172.17.1.0/24");
+        }
+    }
+    let overlap = (network.id(), "+ 172.17.0.0/16 172.17.1.0/24 a route".to_owned());
+    assert_eq!(told(&mut events).await, overlap);
+    for destination in flood() {
+        remove(kernel, "tun0", &destination);
+    }
+    remove(kernel, "tun0", "172.17.1.0/24");
+    assert_eq!(told(&mut events).await, (network.id(), "- 172.17.0.0/16 172.17.1.0/24".to_owned()));
+}
+
+/// Of very many within one pool some are listed, always the same.
+#[tokio::test]
+async fn what_is_listed_of_one_pool_is_bounded() {
+    let world = World::new().await;
+    world.network("blue").await;
+    tunnel(world.kernel(), "tun0", "10.8.0.2/24");
+    for n in 0..200 {
+        add(world.kernel(), "tun0", &format!("172.17.{n}.0/24"));
+    }
+    until("the overlaps", async || listed(&world).await.len() == 64).await;
+    let before = listed(&world).await;
+    let world = world.kill_and_restart().await;
+    assert_eq!(listed(&world).await.len(), 64);
+    assert_eq!(listed(&world).await.last().map(|last| last.other), Some(net("172.17.63.0/24")));
+    assert!(before.iter().all(|overlap| overlap.pool == net("172.17.0.0/16")));
+}
+
+/// Whoever dies, what the host has learnt is told.
+#[tokio::test]
+async fn the_death_of_an_actor_loses_no_overlap() {
+    let world = World::new().await;
+    let (network, kernel) = (world.network("blue").await, world.kernel());
+    let mut events = world.engine().events();
+    tunnel(kernel, "tun0", "10.8.0.2/24");
+    for (n, victim) in
+        [Victim::Controller, Victim::Ipam, Victim::Network(network.id())].into_iter().enumerate()
+    {
+        world.simulation.crash_actor(victim).await.expect("crashed");
+        let other = format!("172.17.{n}.0/24");
+        add(kernel, "tun0", &other);
+        assert_eq!(told(&mut events).await, (network.id(), format!("+ 172.17.0.0/16 {other} a route")));
+    }
+    assert_eq!(listed(&world).await.len(), 3, "told once each, and all are known");
+    world.settles().await;
+    remove(kernel, "tun0", "172.17.0.0/24");
+    assert_eq!(told(&mut events).await, (network.id(), "- 172.17.0.0/16 172.17.0.0/24".to_owned()));
+}
+
+/// A network is made that has looked at the host and not taken its pools yet: it does not see what comes in between, and
+/// nothing that comes touches a pool. Nothing of it is in the host, so nothing else tells of it either.
+#[tokio::test]
+async fn what_comes_between_a_networks_look_and_its_pools_is_found() {
+    let (sim, slow) = (SimKernel::new(), Arc::new(Slow::default()));
+    let kernel = Mortal::new(sim.clone(), Death::never()).slow(slow.clone());
+    let scripted = Scripted::new(|_| done(()));
+    let store = MemoryDisk::default().open();
+    let builder = Engine::builder().kernel(Arc::new(kernel)).store(Box::new(store));
+    let engine =
+        bounded("the start", builder.driver(scripted.registration()).start()).await.expect("it starts");
+    let mut events = engine.events();
+    let held = slow.held.write().await;
+    let controller = engine.controller();
+    let spec = NetworkSpec::new("blue").driver(Scripted::KIND);
+    let made = tokio::spawn(async move { controller.create_network(spec).await });
+    until("the look", async || slow.waiting() == 1).await;
+    tunnel(&sim, "tun0", "10.8.0.2/24");
+    add(&sim, "tun0", "172.17.5.0/24");
+    // The news are in the controller's hands by now; if they came later, they would find the pool.
+    for _ in 0..2 {
+        bounded("inspecting", engine.inspect()).await.expect("inspected");
+    }
+    drop(held);
+    let network = bounded("the network", made).await.expect("no panic").expect("made");
+    assert_eq!(network.inspect().await.unwrap().v4[0].pool, net("172.17.0.0/16"), "it did not see the route");
+    assert_eq!(told(&mut events).await, (network.id(), "+ 172.17.0.0/16 172.17.5.0/24 a route".to_owned()));
+}
