@@ -248,10 +248,10 @@ impl DefaultIpam {
             }
         };
         let mut pool = Pool::new(&PoolRecord {
-            pool: subnet,
             range: spec.range,
             gateway: spec.gateway,
             auxiliary: spec.auxiliary.clone(),
+            ..PoolRecord::new(subnet)
         })?;
         if spec.gateway.is_none() {
             pool.choose_gateway()?;

@@ -12,9 +12,11 @@
 mod bitmap;
 mod block;
 mod default;
+pub mod driver;
 mod host;
 pub mod io;
 mod network;
+pub mod null;
 mod owner;
 mod page;
 mod pool;

@@ -114,12 +114,7 @@ impl Pool {
         let last = if last.high == first.high { last.low } else { u64::MAX };
         let window = Window { high: first.high, first: first.low, last };
         let mut pool = Self {
-            record: PoolRecord {
-                pool: record.pool,
-                range: record.range,
-                gateway: None,
-                auxiliary: BTreeMap::new(),
-            },
+            record: PoolRecord { range: record.range, ..PoolRecord::new(record.pool) },
             family,
             span,
             window,
@@ -340,12 +335,8 @@ mod tests {
     use super::*;
 
     fn record(pool: &str, range: Option<&str>) -> PoolRecord {
-        PoolRecord {
-            pool: pool.parse().expect("a subnet"),
-            range: range.map(|range| range.parse().expect("a range")),
-            gateway: None,
-            auxiliary: BTreeMap::new(),
-        }
+        let range = range.map(|range| range.parse().expect("a range"));
+        PoolRecord { range, ..PoolRecord::new(pool.parse().expect("a subnet")) }
     }
 
     /// Leases until nothing is free.
