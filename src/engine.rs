@@ -11,6 +11,7 @@ use netloom_actor_controller::{
 use netloom_drivers::Registration;
 use netloom_drivers::bare::{self, Bare};
 use netloom_drivers::bridge::{self, Bridge};
+use netloom_ipam::driver::IpamRegistration;
 use netloom_kernel::{DirectoryError, Kernel, KernelStats, LinuxConfig, LinuxKernel};
 use netloom_model::snapshot::{EngineSnapshot, OperationSnapshot};
 use netloom_model::{
@@ -54,6 +55,7 @@ enum StoreSource {
 pub struct EngineBuilder {
     config: EngineConfig,
     drivers: Vec<Registration>,
+    ipam_drivers: Vec<IpamRegistration>,
     kernel: KernelSource,
     store: StoreSource,
     live: Option<LiveList>,
@@ -75,6 +77,7 @@ impl EngineBuilder {
         Self {
             config: EngineConfig::default(),
             drivers,
+            ipam_drivers: Vec::new(),
             kernel: KernelSource::Linux,
             store: StoreSource::OnDisk,
             live: None,
@@ -125,6 +128,14 @@ impl EngineBuilder {
         self
     }
 
+    /// Adds an IPAM driver of the embedder's own beside the built-in ones. A network asks for it by its name
+    /// ([`netloom_model::IpamSpec::driver`]). The names `default`, `null`, `dhcp` and `remote` are the engine's.
+    #[must_use]
+    pub fn ipam_driver(mut self, driver: IpamRegistration) -> Self {
+        self.ipam_drivers.push(driver);
+        self
+    }
+
     /// Replaces the kernel, for harnesses.
     #[must_use]
     pub fn kernel(mut self, kernel: Arc<dyn Kernel>) -> Self {
@@ -169,7 +180,7 @@ impl EngineBuilder {
     /// cannot be used, with the remedy, or when a driver cannot be made. Nothing was changed then, except
     /// that a directory may have been made.
     pub async fn start(self) -> Result<Engine> {
-        let Self { config, drivers, kernel, store, live } = self;
+        let Self { config, drivers, ipam_drivers, kernel, store, live } = self;
         let config = config.normalized();
         config.validate()?;
         let thread = EngineThread::start("nl-engine")
@@ -200,6 +211,7 @@ impl EngineBuilder {
                 findings,
                 missing,
                 drivers,
+                ipam_drivers,
                 live,
                 events: hub,
             };

@@ -1,9 +1,12 @@
 //! The engine through its public interface, over the simulated kernel.
 
+mod acme;
 mod answers;
 mod bad_input;
 mod builtin;
 mod concurrency;
+mod custom_ipam;
+mod custom_ipam_faults;
 mod diff;
 mod double_faults;
 mod embedding;

@@ -30,7 +30,7 @@
 //! | Finished | outcome | |
 //!
 //! `startup.rs` begins, `networks.rs`, `sandboxes.rs` and `way_out.rs` hold the commands, `supervise.rs` restarts what
-//! dies, `succession.rs` the controller itself, `reload.rs` replaces the configuration. `release.rs` and `sweep.rs`
+//! dies and `ipams.rs` IPAM drivers, `succession.rs` the controller itself, `reload.rs` replaces the configuration. `release.rs` and `sweep.rs`
 //! clear away what is dead, `diff.rs` compares, `owners.rs` is behind both. `control.rs` has the rest.
 
 use netloom_actor_driver::DriverActor;
@@ -60,6 +60,8 @@ mod control;
 pub use control::operations;
 #[path = "diff.rs"]
 mod diff;
+#[path = "ipams.rs"]
+mod ipams;
 #[path = "networks.rs"]
 mod networks;
 #[path = "owners.rs"]
@@ -232,7 +234,7 @@ enum Outcome {
     },
     SandboxRestored(SandboxId, Result<Vec<Repair>>, Reply<Result<Vec<Repair>>>),
     SandboxRestarted(SandboxId, Result<supervise::Reread<SandboxRecord>>),
-    IpamRestarted(Result<supervise::RefilledIpam>),
+    IpamRestarted(String, Result<ipams::RefilledIpam>),
     /// The first message of a new incarnation was answered.
     Settled(Child, Result<()>),
     /// Answered by the work itself.

@@ -7,9 +7,11 @@ use std::time::Duration;
 use futures::future::join_all;
 use futures::{FutureExt, StreamExt, stream};
 use netloom_actor_sandbox::Member;
+use netloom_actor_services::ipam::IpamRegistry;
 use netloom_actor_services::store::{Backend, Commit, EndIntent};
 use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, answered};
 use netloom_drivers::{Driver, DriverConfig, Registration};
+use netloom_ipam::driver::IpamRegistration;
 use netloom_kernel::{Kernel, Netns, Op};
 use netloom_model::record::{NetworkRecord, SandboxRecord};
 use netloom_model::{EngineConfig, Error, EventKind, LiveList, OpId, Repair, Result};
@@ -48,6 +50,8 @@ pub struct BootInput {
     pub missing: bool,
     /// The drivers.
     pub drivers: Vec<Registration>,
+    /// The IPAM drivers beside those that every engine has.
+    pub ipam_drivers: Vec<IpamRegistration>,
     /// What lives, if the embedder says so. Otherwise everything that stands does.
     pub live: Option<LiveList>,
     /// Where events go.
@@ -88,6 +92,7 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
         findings,
         missing,
         drivers,
+        ipam_drivers,
         live,
         events,
     } = input;
@@ -111,7 +116,7 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
         Backend::in_place(store)
     };
     let (controller, services, directory) =
-        start_actors(config, &identity, kernel, backend, drivers, &events, &op).await?;
+        start_actors(config, &identity, kernel, backend, (drivers, ipam_drivers), &events, &op).await?;
 
     let mut repairs: Vec<_> = findings.into_iter().map(set_aside).collect();
     repairs.extend(missing.then_some(Repair::StoreMissing));
@@ -168,7 +173,7 @@ async fn start_actors(
     identity: &str,
     kernel: Arc<dyn Kernel>,
     backend: Backend,
-    drivers: Vec<Registration>,
+    (drivers, ipam_drivers): (Vec<Registration>, Vec<IpamRegistration>),
     events: &EventHub,
     op: &OpCtx,
 ) -> Result<(Addr<ControllerActor>, Services, Directory)> {
@@ -179,7 +184,7 @@ async fn start_actors(
     });
     let services = Services::from(Kit {
         store: Port::vacant(),
-        ipam: Port::vacant(),
+        ipam: IpamRegistry::from(Port::vacant()),
         kernel,
         tools: SagaTools { ledger: Ledger::default(), janitor },
         quarantine: Quarantine::default(),
@@ -193,7 +198,7 @@ async fn start_actors(
     });
     let estate = Estate::new(config, services.clone(), events.clone(), OpId(op.id), Respawn::new(backend));
     let (controller, directory) = succession::found(estate)?;
-    answered(op, "the controller", controller.ask(op, StartChildren(drivers)).await)?;
+    answered(op, "the controller", controller.ask(op, StartChildren(drivers, ipam_drivers)).await)?;
     Ok((controller, services, directory))
 }
 

@@ -1,7 +1,7 @@
 //! What belongs to the controller's office and not to the actor that holds it: it passes to the next
 //! incarnation when that actor dies.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use netloom_actor_services::Services;
 use netloom_actor_services::store::Backend;
@@ -10,7 +10,7 @@ use netloom_runtime::{Port, RestartBudget};
 use rustc_hash::FxBuildHasher;
 
 use crate::actor::ControllerActor;
-use crate::children::{DriverChild, NetworkChildren, SandboxChildren};
+use crate::children::{DriverChild, IpamChild, NetworkChildren, SandboxChildren};
 use crate::directory::DirectoryWriter;
 use crate::events::EventHub;
 
@@ -29,6 +29,8 @@ pub(crate) struct Estate {
     pub(crate) networks: NetworkChildren,
     pub(crate) sandboxes: SandboxChildren,
     pub(crate) drivers: HashMap<String, DriverChild, FxBuildHasher>,
+    /// By name.
+    pub(crate) ipams: BTreeMap<String, IpamChild>,
     pub(crate) respawn: Respawn,
     pub(crate) incarnations: u64,
 }
@@ -58,23 +60,22 @@ impl Estate {
             networks: NetworkChildren::new(ObjectKind::Network),
             sandboxes: SandboxChildren::new(ObjectKind::Sandbox),
             drivers: HashMap::default(),
+            ipams: BTreeMap::new(),
             respawn,
             incarnations: 0,
         }
     }
 }
 
-/// What is needed to start the services again.
+/// What is needed to start the store service again.
 #[derive(Debug)]
 pub(crate) struct Respawn {
     pub(crate) backend: Backend,
-    pub(crate) ipam: (u64, RestartBudget),
     pub(crate) store: (u64, RestartBudget),
 }
 
 impl Respawn {
     pub(crate) fn new(backend: Backend) -> Self {
-        let never = || (0, RestartBudget::default());
-        Self { backend, ipam: never(), store: never() }
+        Self { backend, store: (0, RestartBudget::default()) }
     }
 }
