@@ -242,10 +242,10 @@ enum Answer {
 
 impl Acme {
     /// Carries a call out, with its twist if it has one. A made-up answer gives nothing.
-    fn call<T: Send + 'static>(&self, call: Call, read: fn(Answer) -> Option<T>) -> Begun<T> {
+    fn call<T: Send + 'static>(&self, call: &Call, read: fn(Answer) -> Option<T>) -> Begun<T> {
         let twist = self.with(|server| {
             server.calls.push(call.clone());
-            (server.script)(&call)
+            (server.script)(call)
         });
         let answer = |answer| read(answer).expect("an answer to what was asked");
         match twist {
@@ -254,14 +254,14 @@ impl Acme {
             Some(Twist::Pool(pool)) => done(answer(Answer::Pool(pool))),
             Some(Twist::Address(address)) => done(answer(Answer::Address(address))),
             Some(Twist::Hang) => {
-                self.with(|server| server.carry_out(&call))?;
+                self.with(|server| server.carry_out(call))?;
                 Ok(std::future::pending().boxed())
             }
             Some(Twist::PanicLater) => {
-                self.with(|server| server.carry_out(&call))?;
+                self.with(|server| server.carry_out(call))?;
                 Ok(async { panic!("told to panic later") }.boxed())
             }
-            None => done(answer(self.with(|server| server.carry_out(&call))?)),
+            None => done(answer(self.with(|server| server.carry_out(call))?)),
         }
     }
 }
@@ -281,27 +281,27 @@ impl IpamDriver for Acme {
 
     fn request_pool(&mut self, _: &IpamCx, request: PoolRequest) -> Begun<AllocatedPool> {
         self.call(
-            Call::Pool(request),
+            &Call::Pool(request),
             |answer| if let Answer::Pool(pool) = answer { Some(pool) } else { None },
         )
     }
 
     fn release_pool(&mut self, _: &IpamCx, release: PoolRelease) -> Begun<()> {
-        self.call(Call::PoolBack(release), |_| Some(()))
+        self.call(&Call::PoolBack(release), |_| Some(()))
     }
 
     fn request_address(&mut self, _: &IpamCx, request: AddressRequest) -> Begun<AllocatedAddress> {
-        self.call(Call::Address(request), |answer| {
+        self.call(&Call::Address(request), |answer| {
             let Answer::Address(address) = answer else { return None };
             Some(AllocatedAddress { address, meta: [].into() })
         })
     }
 
     fn release_address(&mut self, _: &IpamCx, release: AddressRelease) -> Begun<()> {
-        self.call(Call::AddressBack(release), |_| Some(()))
+        self.call(&Call::AddressBack(release), |_| Some(()))
     }
 
     fn discovered(&mut self, _: &IpamCx, discovery: IpamDiscovery) -> Begun<()> {
-        self.call(Call::Discovered(discovery), |_| Some(()))
+        self.call(&Call::Discovered(discovery), |_| Some(()))
     }
 }

@@ -96,7 +96,8 @@ impl NetworkActor {
         cx: &mut Cx<'_, Self>,
     ) -> Started {
         let mut record = EndpointRecord::asked(endpoint, self.record.id, &spec);
-        if record.mac.is_none() && self.world.ipam.capability().requires_mac_address {
+        let asks = self.world.capability.needs_ipam && self.world.ipam.capability().requires_mac_address;
+        if asks && record.mac.is_none() {
             record.mac = self.endpoints.free_mac(endpoint);
         }
         let mac = record.mac;

@@ -8,6 +8,9 @@
 //! Three rules differ from libnetwork on purpose. Addresses are handed out one after another and a released
 //! one comes back last, because a neighbour's cache may still name its last owner. Point-to-point subnets
 //! (/31, /32, /127, /128) can be used in full. And a pool belongs to one network.
+//!
+//! [`driver`] is the interface of IPAM drivers of others, which may be slow and may remember by themselves; [`null`] is one
+//! that gives nothing.
 
 mod bitmap;
 mod block;

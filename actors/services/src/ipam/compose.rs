@@ -158,10 +158,16 @@ impl Dealer {
         Ok(())
     }
 
-    /// What a record names, entered and given back.
-    pub(super) async fn take_back(&self, op: OpCtx, network: NetworkRecord) -> Result<()> {
+    /// What a record names, entered and given back. A pool that another network has by now is that one's.
+    pub(super) async fn take_back(&self, op: OpCtx, mut network: NetworkRecord) -> Result<()> {
+        let id = network.id;
+        let own = |pool: &PoolRecord| {
+            pool.is_none() || self.books.other_holder(id, &PoolId(pool.id.clone())).is_none()
+        };
+        network.v4.retain(own);
+        network.v6.retain(own);
         self.books.restore(&network, &[]);
-        self.give_network_back(&op, network.id).await
+        self.give_network_back(&op, id).await
     }
 
     /// What a network has, given back.
