@@ -11,6 +11,7 @@ use netloom_actor_controller::{
 use netloom_drivers::Registration;
 use netloom_drivers::bare::{self, Bare};
 use netloom_drivers::bridge::{self, Bridge};
+use netloom_ipam::driver::IpamRegistration;
 use netloom_ipam::io::read_machine_id;
 use netloom_kernel::{DirectoryError, Kernel, KernelStats, LinuxConfig, LinuxKernel};
 use netloom_model::snapshot::{EngineSnapshot, OperationSnapshot};
@@ -55,6 +56,7 @@ enum StoreSource {
 pub struct EngineBuilder {
     config: EngineConfig,
     drivers: Vec<Registration>,
+    ipam_drivers: Vec<IpamRegistration>,
     kernel: KernelSource,
     store: StoreSource,
     live: Option<LiveList>,
@@ -76,6 +78,7 @@ impl EngineBuilder {
         Self {
             config: EngineConfig::default(),
             drivers,
+            ipam_drivers: Vec::new(),
             kernel: KernelSource::Linux,
             store: StoreSource::OnDisk,
             live: None,
@@ -126,6 +129,14 @@ impl EngineBuilder {
         self
     }
 
+    /// Adds an IPAM driver of the embedder's own beside the built-in ones. A network asks for it by its name
+    /// ([`netloom_model::IpamSpec::driver`]). The names `default`, `null`, `dhcp` and `remote` are the engine's.
+    #[must_use]
+    pub fn ipam_driver(mut self, driver: IpamRegistration) -> Self {
+        self.ipam_drivers.push(driver);
+        self
+    }
+
     /// Replaces the kernel, for harnesses.
     #[must_use]
     pub fn kernel(mut self, kernel: Arc<dyn Kernel>) -> Self {
@@ -170,7 +181,7 @@ impl EngineBuilder {
     /// cannot be used, with the remedy, or when a driver cannot be made. Nothing was changed then, except
     /// that a directory may have been made.
     pub async fn start(self) -> Result<Engine> {
-        let Self { config, drivers, kernel, store, live } = self;
+        let Self { config, drivers, ipam_drivers, kernel, store, live } = self;
         let config = config.normalized();
         config.validate()?;
         let thread = EngineThread::start("nl-engine")
@@ -202,6 +213,7 @@ impl EngineBuilder {
                 findings,
                 missing,
                 drivers,
+                ipam_drivers,
                 live,
                 events: hub,
             };

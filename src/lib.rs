@@ -44,6 +44,7 @@ pub use netloom_actor_controller::{
     Difference, EventHub, EventStream, Missed, ShutdownMode, StoreStats, Victim, What,
 };
 pub use netloom_drivers as drivers;
+pub use netloom_ipam::driver as ipam;
 pub use netloom_kernel as kernel;
 pub use netloom_model::config::{
     ClientConfig, ClusterConfig, DatastoreConfig, DefaultPool, Ignored, ScopeConfig,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use netloom_actor_controller::{CrashActor, Victim};
 use netloom_drivers::Registration;
+use netloom_ipam::driver::IpamRegistration;
 use netloom_model::{EngineConfig, LiveSandbox, Result};
 use netloom_store::MemoryDisk;
 use netloom_testkit::SimKernel;
@@ -25,6 +26,7 @@ pub struct Simulation {
 pub struct SimulationBuilder {
     config: EngineConfig,
     drivers: Vec<Registration>,
+    ipam_drivers: Vec<IpamRegistration>,
     kernel: Option<SimKernel>,
     disk: Option<MemoryDisk>,
     gathers: bool,
@@ -43,6 +45,13 @@ impl SimulationBuilder {
     #[must_use]
     pub fn driver(mut self, driver: Registration) -> Self {
         self.drivers.push(driver);
+        self
+    }
+
+    /// Adds an IPAM driver.
+    #[must_use]
+    pub fn ipam_driver(mut self, driver: IpamRegistration) -> Self {
+        self.ipam_drivers.push(driver);
         self
     }
 
@@ -86,6 +95,8 @@ impl SimulationBuilder {
         let store = Box::new(disk.open());
         let builder = if self.gathers { builder.store_on_a_thread(store) } else { builder.store(store) };
         let builder = self.drivers.iter().cloned().fold(builder, crate::EngineBuilder::driver);
+        let ipam_drivers = self.ipam_drivers.iter().cloned();
+        let builder = ipam_drivers.fold(builder, crate::EngineBuilder::ipam_driver);
         let builder = match self.live.take() {
             Some(live) => builder.live_sandboxes(live),
             None => builder,

@@ -66,8 +66,8 @@ async fn malformed_networks_change_nothing() {
         "warp",
     );
     let mut foreign = NetworkSpec::new("n");
-    foreign.ipam.driver = "dhcp".into();
-    refused(controller.create_network(foreign).await, ErrorKind::NotFound, "dhcp");
+    foreign.ipam.driver = "acme".into();
+    refused(controller.create_network(foreign).await, ErrorKind::NotFound, "acme (known: default, null)");
     assert!(controller.networks().is_empty());
     world.assert_pristine().await;
 }

@@ -217,10 +217,8 @@ fn network() -> CreateNetwork {
         internal: false,
         ipv6: false,
         v4: vec![PoolRecord {
-            pool: "10.1.0.0/24".parse().expect("a pool"),
-            range: None,
             gateway: Some([10, 1, 0, 1].into()),
-            auxiliary: std::collections::BTreeMap::new(),
+            ..PoolRecord::new("10.1.0.0/24".parse().expect("a pool"))
         }],
         v6: Vec::new(),
         found: std::collections::BTreeMap::new(),

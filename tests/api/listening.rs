@@ -126,11 +126,12 @@ impl Heard {
         bounded("the restart", restarted).await;
     }
 
-    /// The store that IPAM knows.
+    /// The store that every IPAM driver knows.
     pub(crate) async fn ipam_store(&self) -> Option<DatastoreConfig> {
         let picture = bounded("inspecting", self.simulation.engine().inspect()).await.expect("inspected");
-        let [ipam] = &*picture.ipam else { panic!("{:?}", picture.ipam) };
-        assert_eq!(ipam.driver, "default");
-        ipam.cluster_store.clone()
+        let [default, null] = &*picture.ipam else { panic!("{:?}", picture.ipam) };
+        assert_eq!((&*default.driver, &*null.driver), ("default", "null"));
+        assert_eq!(default.cluster_store, null.cluster_store);
+        default.cluster_store.clone()
     }
 }

@@ -1,10 +1,13 @@
 //! The engine through its public interface, over the simulated kernel.
 
+mod acme;
 mod addresses;
 mod answers;
 mod bad_input;
 mod builtin;
 mod concurrency;
+mod custom_ipam;
+mod custom_ipam_faults;
 mod diff;
 mod double_faults;
 mod embedding;

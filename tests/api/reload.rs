@@ -421,7 +421,7 @@ async fn a_controller_names_itself_and_its_drivers() {
     assert_ne!(one.id(), two.id());
     assert_eq!(one.id(), one.clone().id());
     assert_eq!(one.drivers().await.expect("listed"), ["bridge", "host", "null"]);
-    assert_eq!(one.ipam_drivers().await.expect("listed"), ["default"]);
+    assert_eq!(one.ipam_drivers().await.expect("listed"), ["default", "null"]);
     // What it gives is a copy.
     let mut copy = one.config();
     copy.debug = true;

@@ -249,6 +249,7 @@ pub(crate) fn killed_after<T>(
             findings: Vec::new(),
             missing: false,
             drivers: vec![Registration::new(KIND, Bridge::default)],
+            ipam_drivers: Vec::new(),
             live: None,
             events: EventHub::new(config.limits.event_backlog),
             config,

@@ -34,10 +34,9 @@
 //! | Finished | outcome | |
 //!
 //! `startup.rs` begins, `networks.rs`, `sandboxes.rs` and `way_out.rs` hold the commands, `supervise.rs` restarts what
-//! dies, `succession.rs` the controller itself, `reload.rs` replaces the configuration. `release.rs` and `sweep.rs`
-//! clear away what is dead, `diff.rs` compares, `owners.rs` is behind both. `overlap.rs` looks at what the host learns,
-//! `addresses.rs` tells who has which address.
-//! `control.rs` has the rest.
+//! dies and `ipams.rs` IPAM drivers, `succession.rs` the controller itself, `reload.rs` replaces the configuration.
+//! `release.rs` and `sweep.rs` clear away what is dead, `diff.rs` compares, `owners.rs` is behind both. `overlap.rs` looks
+//! at what the host learns, `addresses.rs` tells who has which address. `control.rs` has the rest.
 
 use netloom_actor_driver::DriverActor;
 use netloom_actor_network::{Leaving, NetworkActor, NetworkDeps, NetworkEvent};
@@ -68,6 +67,8 @@ mod control;
 pub use control::operations;
 #[path = "diff.rs"]
 mod diff;
+#[path = "ipams.rs"]
+mod ipams;
 #[path = "networks.rs"]
 mod networks;
 #[path = "overlap.rs"]
@@ -245,7 +246,7 @@ enum Outcome {
     },
     SandboxRestored(SandboxId, Result<Vec<Repair>>, Reply<Result<Vec<Repair>>>),
     SandboxRestarted(SandboxId, Result<supervise::Reread<SandboxRecord>>),
-    IpamRestarted(Result<supervise::RefilledIpam>),
+    IpamRestarted(String, Result<ipams::RefilledIpam>),
     HostLooked(Result<overlap::Looked>, Vec<Reply<()>>),
     /// The first message of a new incarnation was answered.
     Settled(Child, Result<()>),

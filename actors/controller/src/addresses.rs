@@ -1,9 +1,10 @@
 //! Who has which addresses: put together from IPAM, the networks, the configuration and the host.
 
+use futures::future::join_all;
 use ipnet::IpNet;
 use netloom_actor_services::answered;
-use netloom_actor_services::ipam::{InspectIpam, ListHolders as ListInIpam};
-use netloom_ipam::picture;
+use netloom_actor_services::ipam::{DRIVER, InspectIpam, ListHolders as ListInIpam};
+use netloom_ipam::{AddressSpace, picture};
 use netloom_model::config::DefaultPool;
 use netloom_model::snapshot::{Holders, IpamSnapshot};
 use netloom_runtime::Handle;
@@ -11,11 +12,13 @@ use netloom_runtime::Handle;
 use super::*;
 use crate::message::{InspectAddresses, ListHolders};
 
-/// Completes what IPAM says of itself with the default pools in force. Without the host's subnets it is not said which of
-/// those are the host's.
-pub(super) fn complete(ipam: &mut IpamSnapshot, default_pools: &[DefaultPool], host: Option<&[IpNet]>) {
-    let in_use = ipam.pools.iter().map(|pool| pool.pool);
-    ipam.default_pools = picture::default_pools(default_pools, in_use, host);
+/// Completes what IPAM drivers say of themselves with the default pools in force, which are those of the driver
+/// `default`. Without the host's subnets it is not said which of them are the host's.
+pub(super) fn complete(all: &mut [IpamSnapshot], default_pools: &[DefaultPool], host: Option<&[IpNet]>) {
+    for ipam in all.iter_mut().filter(|ipam| ipam.driver == DRIVER) {
+        let local = ipam.pools.iter().filter(|pool| pool.space == AddressSpace::Local.name());
+        ipam.default_pools = picture::default_pools(default_pools, local.map(|pool| pool.pool), host);
+    }
 }
 
 impl Handle<InspectAddresses> for ControllerActor {
@@ -26,17 +29,15 @@ impl Handle<InspectAddresses> for ControllerActor {
         reply: Reply<Vec<IpamSnapshot>>,
         cx: &mut Cx<'_, Self>,
     ) {
-        let ipam = self.estate.services.ipam.ask(&op, InspectIpam);
+        let ipam: Vec<_> = self.estate.ipams.values().map(|child| child.port.ask(&op, InspectIpam)).collect();
         let default_pools = self.estate.default_pools(&self.estate.directory.config());
         let kernel = self.estate.services.kernel.clone();
         cx.tasks().spawn(async move {
             // A host that does not answer is missing from the picture, as an actor is that is being started again.
             let host = overlap::uses(&*kernel, &op).await;
             let host: Option<Vec<IpNet>> = host.ok().map(|uses| uses.iter().map(|(net, ..)| *net).collect());
-            let mut all: Vec<_> = ipam.await.into_iter().collect();
-            for ipam in &mut all {
-                complete(ipam, &default_pools, host.as_deref());
-            }
+            let mut all: Vec<_> = join_all(ipam).await.into_iter().flatten().collect();
+            complete(&mut all, &default_pools, host.as_deref());
             reply.send(all);
         });
     }
@@ -53,11 +54,19 @@ impl Handle<ListHolders> for ControllerActor {
         if self.estate.networks.get(network).is_none() {
             return reply.send(Err(Error::not_found(ObjectKind::Network, network)));
         }
-        let listed = self.estate.services.ipam.ask(&op, ListInIpam { network, limit });
-        let own = op.clone();
+        // The one that has given it pools knows them.
+        let asked = self.estate.ipams.values().map(|ipam| ipam.port.ask(&op, ListInIpam { network, limit }));
+        let (asked, own): (Vec<_>, _) = (asked.collect(), op.clone());
         let work = async move {
-            // One whose driver chooses no addresses has none.
-            Ok(answered(&own, "ipam", listed.await.map(Ok))?.unwrap_or_default())
+            let listed: Vec<_> = join_all(asked).await;
+            if let Some(holders) = listed.iter().flatten().flatten().next() {
+                return Ok(holders.clone());
+            }
+            // One whose driver chooses no addresses has none; of one whose IPAM driver does not answer, nobody knows.
+            let silent = listed.into_iter().find(std::result::Result::is_err);
+            silent.map_or(Ok(Holders::default()), |silent| {
+                answered(&own, "ipam", silent.map(Ok)).map(Option::unwrap_or_default)
+            })
         };
         self.serve(&op, reply, work, cx);
     }

@@ -7,9 +7,11 @@ use std::time::Duration;
 use futures::future::join_all;
 use futures::{FutureExt, StreamExt, stream};
 use netloom_actor_sandbox::Member;
+use netloom_actor_services::ipam::IpamRegistry;
 use netloom_actor_services::store::{Backend, Commit, EndIntent};
 use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, answered};
 use netloom_drivers::{Driver, DriverConfig, Registration};
+use netloom_ipam::driver::IpamRegistration;
 use netloom_kernel::{Kernel, Netns, Op};
 use netloom_model::config::DefaultPool;
 use netloom_model::record::{NetworkRecord, SandboxRecord};
@@ -54,6 +56,8 @@ pub struct BootInput {
     pub missing: bool,
     /// The drivers.
     pub drivers: Vec<Registration>,
+    /// The IPAM drivers beside those that every engine has.
+    pub ipam_drivers: Vec<IpamRegistration>,
     /// What lives, if the embedder says so. Otherwise everything that stands does.
     pub live: Option<LiveList>,
     /// Where events go.
@@ -95,6 +99,7 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
         findings,
         missing,
         drivers,
+        ipam_drivers,
         live,
         events,
     } = input;
@@ -118,6 +123,7 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
         Backend::in_place(store)
     };
     let own = Own { config, identity: &identity, host_pools };
+    let drivers = (drivers, ipam_drivers);
     let (controller, services, directory) = start_actors(own, kernel, backend, drivers, &events, &op).await?;
 
     let mut repairs: Vec<_> = findings.into_iter().map(set_aside).collect();
@@ -186,7 +192,7 @@ async fn start_actors(
     Own { config, identity, host_pools }: Own<'_>,
     kernel: Arc<dyn Kernel>,
     backend: Backend,
-    drivers: Vec<Registration>,
+    (drivers, ipam_drivers): (Vec<Registration>, Vec<IpamRegistration>),
     events: &EventHub,
     op: &OpCtx,
 ) -> Result<(Addr<ControllerActor>, Services, Directory)> {
@@ -197,7 +203,7 @@ async fn start_actors(
     });
     let services = Services::from(Kit {
         store: Port::vacant(),
-        ipam: Port::vacant(),
+        ipam: IpamRegistry::from(Port::vacant()),
         kernel,
         tools: SagaTools { ledger: Ledger::default(), janitor },
         quarantine: Quarantine::default(),
@@ -212,7 +218,7 @@ async fn start_actors(
     let respawn = Respawn::new(backend, host_pools);
     let estate = Estate::new(config, services.clone(), events.clone(), OpId(op.id), respawn);
     let (controller, directory) = succession::found(estate)?;
-    answered(op, "the controller", controller.ask(op, StartChildren(drivers)).await)?;
+    answered(op, "the controller", controller.ask(op, StartChildren(drivers, ipam_drivers)).await)?;
     Ok((controller, services, directory))
 }
 

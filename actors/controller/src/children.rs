@@ -7,7 +7,9 @@ use std::hash::Hash;
 use netloom_actor_driver::DriverActor;
 use netloom_actor_network::{Leaving, NetworkActor};
 use netloom_actor_sandbox::{SandboxActor, Turns};
+use netloom_actor_services::ipam::{Books, IpamPort};
 use netloom_drivers::{Capability, Registration};
+use netloom_ipam::driver::IpamRegistration;
 use netloom_model::{Holder, NetworkId, ObjectKind, SandboxId};
 use netloom_runtime::{Actor, Addr, Port, RestartBudget, TaskGroup};
 use rustc_hash::FxBuildHasher;
@@ -73,6 +75,18 @@ pub(crate) struct DriverChild {
     pub(crate) registration: Registration,
     pub(crate) capability: Capability,
     pub(crate) port: Port<DriverActor>,
+    pub(crate) incarnation: u64,
+    pub(crate) budget: RestartBudget,
+}
+
+/// An IPAM driver.
+#[derive(Debug)]
+pub(crate) struct IpamChild {
+    /// What makes it; `None` for the driver `default`.
+    pub(crate) registration: Option<IpamRegistration>,
+    pub(crate) port: IpamPort,
+    /// What it has given, unless it is the driver `default`, which is filled from the records.
+    pub(crate) books: Books,
     pub(crate) incarnation: u64,
     pub(crate) budget: RestartBudget,
 }

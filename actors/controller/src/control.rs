@@ -38,7 +38,7 @@ impl Handle<Finished> for ControllerActor {
             }
             Outcome::SandboxRestored(id, result, reply) => reply.send(self.sandbox_restored(&op, id, result)),
             Outcome::SandboxRestarted(id, result) => self.sandbox_reread(&op, id, result, cx),
-            Outcome::IpamRestarted(result) => self.ipam_restarted(&op, result),
+            Outcome::IpamRestarted(name, result) => self.ipam_restarted(&op, &name, result),
             Outcome::HostLooked(result, waiting) => self.host_looked(&op, result, waiting, cx),
             Outcome::Settled(child, result) => self.settled(&op, &child, result),
             Outcome::Done(result) => {
@@ -58,7 +58,7 @@ impl Handle<InspectEngine> for ControllerActor {
             self.estate.networks.values().map(|child| child.running.addr.ask(&op, InspectNetwork)).collect();
         let sandboxes: Vec<_> =
             self.estate.sandboxes.values().map(|child| child.running.addr.ask(&op, InspectSandbox)).collect();
-        let ipam = self.estate.services.ipam.ask(&op, InspectIpam);
+        let ipam: Vec<_> = self.estate.ipams.values().map(|child| child.port.ask(&op, InspectIpam)).collect();
         let operations = operations(&self.estate.services.tools.ledger);
         let leaks = self.estate.services.tools.janitor.leaks();
         let reaping = self.estate.services.reaping.running();
@@ -70,10 +70,8 @@ impl Handle<InspectEngine> for ControllerActor {
             networks.sort_by(|a, b| a.name.cmp(&b.name));
             let mut sandboxes: Vec<_> = join_all(sandboxes).await.into_iter().flatten().collect();
             sandboxes.sort_by(|a, b| a.container_id.cmp(&b.container_id));
-            let mut ipam: Vec<_> = ipam.await.into_iter().collect();
-            for ipam in &mut ipam {
-                addresses::complete(ipam, &default_pools, None);
-            }
+            let mut ipam: Vec<_> = join_all(ipam).await.into_iter().flatten().collect();
+            addresses::complete(&mut ipam, &default_pools, None);
             reply.send(EngineSnapshot { networks, sandboxes, ipam, overlaps, operations, leaks, reaping });
         });
     }
@@ -201,7 +199,12 @@ impl Handle<CrashActor> for ControllerActor {
                 }
             }
             Victim::Controller => cx.me().tell(&op, Crash),
-            Victim::Ipam => self.estate.services.ipam.tell(&op, Crash),
+            Victim::Ipam => self.estate.services.ipam.default_driver().tell(&op, Crash),
+            Victim::IpamDriver(name) => {
+                if let Some(ipam) = self.estate.ipams.get(&name) {
+                    ipam.port.tell(&op, Crash);
+                }
+            }
             Victim::Store => self.estate.services.store.tell(&op, Crash),
         }
         reply.send(());

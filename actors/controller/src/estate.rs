@@ -1,7 +1,7 @@
 //! What belongs to the controller's office and not to the actor that holds it: it passes to the next
 //! incarnation when that actor dies.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use netloom_actor_services::Services;
 use netloom_actor_services::store::Backend;
@@ -12,7 +12,7 @@ use rustc_hash::FxBuildHasher;
 
 use crate::actor::ControllerActor;
 use crate::actor::overlap::Overlaps;
-use crate::children::{DriverChild, NetworkChildren, SandboxChildren};
+use crate::children::{DriverChild, IpamChild, NetworkChildren, SandboxChildren};
 use crate::directory::DirectoryWriter;
 use crate::events::EventHub;
 
@@ -31,6 +31,8 @@ pub(crate) struct Estate {
     pub(crate) networks: NetworkChildren,
     pub(crate) sandboxes: SandboxChildren,
     pub(crate) drivers: HashMap<String, DriverChild, FxBuildHasher>,
+    /// By name.
+    pub(crate) ipams: BTreeMap<String, IpamChild>,
     /// Pools in use that overlap what the host has.
     pub(crate) overlaps: Overlaps,
     pub(crate) respawn: Respawn,
@@ -67,6 +69,7 @@ impl Estate {
             networks: NetworkChildren::new(ObjectKind::Network),
             sandboxes: SandboxChildren::new(ObjectKind::Sandbox),
             drivers: HashMap::default(),
+            ipams: BTreeMap::new(),
             overlaps: Overlaps::default(),
             respawn,
             incarnations: 0,
@@ -74,19 +77,17 @@ impl Estate {
     }
 }
 
-/// What is needed to start the services again.
+/// What is needed to start the store service again.
 #[derive(Debug)]
 pub(crate) struct Respawn {
     pub(crate) backend: Backend,
     /// The IPv6 pools of this host.
     pub(crate) host_pools: DefaultPool,
-    pub(crate) ipam: (u64, RestartBudget),
     pub(crate) store: (u64, RestartBudget),
 }
 
 impl Respawn {
     pub(crate) fn new(backend: Backend, host_pools: DefaultPool) -> Self {
-        let never = || (0, RestartBudget::default());
-        Self { backend, host_pools, ipam: never(), store: never() }
+        Self { backend, host_pools, store: (0, RestartBudget::default()) }
     }
 }

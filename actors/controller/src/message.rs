@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use netloom_actor_network::NetworkActor;
 use netloom_actor_sandbox::{Member, SandboxActor};
 use netloom_drivers::Registration;
+use netloom_ipam::driver::IpamRegistration;
 use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
 use netloom_model::snapshot::{EngineSnapshot, Holders, IpamSnapshot, NetworkSnapshot, SandboxSnapshot};
 use netloom_model::{
@@ -145,8 +146,10 @@ pub enum Victim {
     Sandbox(SandboxId),
     /// The actor of a driver.
     Driver(String),
-    /// The IPAM service.
+    /// The actor of the IPAM driver `default`.
     Ipam,
+    /// The actor of an IPAM driver.
+    IpamDriver(String),
     /// The store service.
     Store,
     /// The controller itself.
@@ -159,7 +162,7 @@ pub struct CrashActor(pub Victim);
 
 /// Start the services and the drivers. The first message of every controller.
 #[derive(Debug)]
-pub(crate) struct StartChildren(pub(crate) Vec<Registration>);
+pub(crate) struct StartChildren(pub(crate) Vec<Registration>, pub(crate) Vec<IpamRegistration>);
 
 /// Have a driver remove what is left of a network.
 #[derive(Clone, Debug)]
@@ -237,7 +240,7 @@ pub(crate) enum Child {
     Network(NetworkId),
     Sandbox(SandboxId),
     Driver(String),
-    Ipam,
+    Ipam(String),
     Store,
 }
 
@@ -247,7 +250,7 @@ impl Child {
             Self::Network(id) => (ObjectKind::Network, id.to_string()),
             Self::Sandbox(id) => (ObjectKind::Sandbox, id.to_string()),
             Self::Driver(kind) => (ObjectKind::Driver, kind.clone()),
-            Self::Ipam => (ObjectKind::IpamDriver, "default".into()),
+            Self::Ipam(name) => (ObjectKind::IpamDriver, name.clone()),
             Self::Store => (ObjectKind::Controller, "store".into()),
         }
     }

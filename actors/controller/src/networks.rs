@@ -7,7 +7,6 @@ use netloom_actor_network::{
     DeleteNetwork as DeleteInNetwork, Establish, InspectNetwork, ListEndpoints, NetworkEntry, Origin,
 };
 use netloom_actor_services::answered;
-use netloom_actor_services::ipam::DRIVER as IPAM_DRIVER;
 use netloom_model::{ErrorKind, Holder, NetworkSpec};
 use netloom_runtime::{Addr, Handle};
 
@@ -174,13 +173,6 @@ pub(super) fn asked(id: NetworkId, spec: NetworkSpec) -> NetworkRecord {
     NetworkRecord { id, spec, v4: Vec::new(), v6: Vec::new(), found: BTreeMap::new() }
 }
 
-fn known_ipam(driver: &str) -> Result<()> {
-    if driver == IPAM_DRIVER {
-        return Ok(());
-    }
-    Err(Error::not_found(ObjectKind::IpamDriver, format!("{driver} (known: {IPAM_DRIVER})")))
-}
-
 impl Handle<CreateNetwork> for ControllerActor {
     fn handle(
         &mut self,
@@ -198,7 +190,7 @@ impl Handle<CreateNetwork> for ControllerActor {
         let begun = self
             .admit()
             .and_then(|()| record.spec.validate())
-            .and_then(|()| known_ipam(&record.spec.ipam.driver))
+            .and_then(|()| self.estate.services.ipam.get(&record.spec.ipam.driver).map(drop))
             .and_then(|()| self.begin_network(id, record, false));
         let addr = match begun {
             Ok(addr) => addr,

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::channel::mpsc;
+use futures::future::try_join_all;
 use ipnet::IpNet;
 use netloom_actor_services::ipam::ListOverlaps;
 use netloom_actor_services::{Services, answered};
@@ -310,7 +311,11 @@ pub(super) async fn uses(kernel: &dyn Kernel, op: &OpCtx) -> Result<Vec<Use>> {
 }
 
 async fn overlapping(services: &Services, nets: Vec<IpNet>, op: &OpCtx) -> Result<Vec<(IpNet, PoolHolding)>> {
-    answered(op, "ipam", services.ipam.ask(op, ListOverlaps(nets)).await.map(Ok))
+    let drivers = services.ipam.all();
+    let asked = drivers
+        .iter()
+        .map(async |driver| answered(op, driver, driver.ask(op, ListOverlaps(nets.clone())).await.map(Ok)));
+    Ok(try_join_all(asked).await?.into_iter().flatten().collect())
 }
 
 impl ControllerActor {

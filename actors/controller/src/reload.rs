@@ -4,7 +4,7 @@
 //! the other. What it changes is read at each use, or told to whoever keeps it; nobody waits for them.
 
 use netloom_actor_driver::Discovered;
-use netloom_actor_services::ipam::{ClusterStoreConfigured, DRIVER as IPAM_DRIVER, ReplaceDefaultPools};
+use netloom_actor_services::ipam::{ClusterStoreConfigured, ReplaceDefaultPools};
 use netloom_drivers::{DatastoreConfig, Discovery, DriverConfig};
 use netloom_model::EngineConfig;
 use netloom_runtime::{Addr, Handle};
@@ -26,7 +26,7 @@ impl Handle<ReloadConfiguration> for ControllerActor {
 
 impl Handle<ListIpamDrivers> for ControllerActor {
     fn handle(&mut self, _: OpCtx, _: ListIpamDrivers, reply: Reply<Vec<String>>, _: &mut Cx<'_, Self>) {
-        reply.send(vec![IPAM_DRIVER.to_owned()]);
+        reply.send(self.estate.services.ipam.names());
     }
 }
 
@@ -43,7 +43,7 @@ impl ControllerActor {
         services.name_server_files.set(next.name_server_files.clone().into());
         let pools = self.estate.default_pools(&next);
         if pools != self.estate.default_pools(&present) {
-            services.ipam.tell(op, ReplaceDefaultPools(pools));
+            services.ipam.default_driver().tell(op, ReplaceDefaultPools(pools));
         }
         let store = next.cluster_store().filter(|store| present.cluster_store().as_ref() != Some(store));
         if (&next.drivers, &next.scopes) != (&present.drivers, &present.scopes) {
@@ -51,7 +51,9 @@ impl ControllerActor {
         }
         self.estate.directory.publish_config(next);
         if let Some(store) = store {
-            services.ipam.tell(op, ClusterStoreConfigured(store.clone()));
+            for ipam in services.ipam.all() {
+                ipam.tell(op, ClusterStoreConfigured(store.clone()));
+            }
             for driver in self.estate.drivers.values() {
                 driver.port.tell(op, discovered(store.clone()));
             }
@@ -98,7 +100,7 @@ impl ControllerActor {
         }
     }
 
-    /// Tells a new IPAM what the configuration has for it. It may have been made before a reload.
+    /// Tells a new IPAM driver what the configuration has for it. It may have been made before a reload.
     pub(super) fn tell_ipam(&self, op: &OpCtx, ipam: &Addr<IpamActor>) {
         let config = self.estate.directory.config();
         ipam.tell(op, ReplaceDefaultPools(self.estate.default_pools(&config)));

@@ -4,7 +4,10 @@ use netloom_actor_driver::{CreateDriverNetwork, DeleteDriverNetwork, DriverActor
 use netloom_actor_network::driver_request;
 use netloom_actor_services::Services;
 use netloom_actor_services::answered;
+use netloom_actor_services::ipam::TakeBackPools;
 use netloom_drivers::{Driver, Registration, Restored};
+use netloom_ipam::driver::IpamRegistration;
+use netloom_ipam::null;
 use netloom_model::Holder;
 use netloom_runtime::{Handle, Port, TaskGroup};
 
@@ -15,7 +18,7 @@ impl Handle<StartChildren> for ControllerActor {
     fn handle(
         &mut self,
         op: OpCtx,
-        StartChildren(drivers): StartChildren,
+        StartChildren(drivers, ipam_drivers): StartChildren,
         reply: Reply<Result<()>>,
         cx: &mut Cx<'_, Self>,
     ) {
@@ -24,11 +27,12 @@ impl Handle<StartChildren> for ControllerActor {
         self.estate.services.store.set(store.addr);
         self.estate.respawn.store.0 = store.incarnation;
         let config = self.estate.directory.config();
-        let ipam = self.start(IpamActor::new(&self.estate.default_pools(&config)), Child::Ipam);
-        self.tell_ipam(&op, &ipam.addr);
-        self.estate.services.ipam.set(ipam.addr);
-        self.estate.respawn.ipam.0 = ipam.incarnation;
-        let started = drivers.into_iter().try_for_each(|driver| self.start_driver(&op, driver));
+        self.start_default_ipam(&op, &self.estate.default_pools(&config));
+        let null = IpamRegistration::new(null::NAME, null::NullIpam::default);
+        let mut ipams = std::iter::once(null).chain(ipam_drivers);
+        let started = ipams
+            .try_for_each(|ipam| self.start_ipam(&op, ipam))
+            .and_then(|()| drivers.into_iter().try_for_each(|driver| self.start_driver(&op, driver)));
         self.remark_on(&config);
         reply.send(started);
     }
@@ -78,6 +82,11 @@ impl Handle<TakeDown> for ControllerActor {
             return reply.send(Err(Error::not_found(ObjectKind::Driver, &record.spec.driver)));
         };
         let network = record.id;
+        let ipam = match self.estate.services.ipam.get(&record.spec.ipam.driver) {
+            // The driver `default` learns what is taken from the records, and this one is not among them.
+            Ok(ipam) => Some(ipam).filter(|ipam| !ipam.is_default()),
+            Err(missing) => return reply.send(Err(missing)),
+        };
         let request = driver_request(&record, Restored::FromStore);
         cx.tasks().spawn(async move {
             // A network whose pools were never chosen made nothing; its driver refuses it, which is fine.
@@ -85,7 +94,12 @@ impl Handle<TakeDown> for ControllerActor {
             if let Err(error) = answered(&op, "the driver", known) {
                 tracing::debug!(%error, "nothing to take down");
             }
-            reply.send(answered(&op, "the driver", driver.outcome(&op, DeleteDriverNetwork(network)).await));
+            let gone = driver.outcome(&op, DeleteDriverNetwork(network)).await;
+            let mut outcome = answered(&op, "the driver", gone);
+            if let (Some(ipam), Ok(())) = (ipam, &outcome) {
+                outcome = answered(&op, &ipam, ipam.outcome(&op, TakeBackPools(record)).await);
+            }
+            reply.send(outcome);
         });
     }
 }

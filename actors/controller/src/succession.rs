@@ -72,9 +72,10 @@ impl Handle<TakeOver> for ControllerActor {
             let incarnation = self.estate.respawn.store.0;
             self.restart_store(&op, incarnation);
         }
-        if !self.estate.services.ipam.is_alive() {
-            let incarnation = self.estate.respawn.ipam.0;
-            self.restart_ipam(&op, incarnation, cx);
+        let ipams = self.estate.ipams.iter().filter(|(_, ipam)| !ipam.port.is_alive());
+        let ipams: Vec<_> = ipams.map(|(name, ipam)| (name.clone(), ipam.incarnation)).collect();
+        for (name, incarnation) in ipams {
+            self.restart_ipam(&op, &name, incarnation, cx);
         }
         for (kind, incarnation) in drivers {
             self.restart_driver(&op, &kind, incarnation, cx);

@@ -11,7 +11,6 @@ use netloom_actor_sandbox::Origin as SandboxOrigin;
 use netloom_actor_sandbox::{Establish as EstablishSandbox, MarkFailed as SandboxFailed, NetworkRestarted};
 use netloom_actor_services::Services;
 use netloom_actor_services::answered;
-use netloom_actor_services::ipam::{IpamActor, QuarantineAddresses, RestorePools};
 use netloom_actor_services::store::{LoadRecords, StoreActor};
 use netloom_runtime::{Addr, Exit, Handle, TaskGroup};
 use tokio::time::Instant;
@@ -36,13 +35,6 @@ pub(super) struct Reread<R> {
     members: Vec<netloom_actor_sandbox::Member>,
 }
 
-/// An IPAM that knows again what is taken.
-pub(super) struct RefilledIpam {
-    addr: Addr<IpamActor>,
-    /// Networks whose pools it did not take.
-    refused: Vec<(NetworkId, Error)>,
-}
-
 async fn reread(services: Services, tasks: TaskGroup) -> Result<Records> {
     let patience = services.operation_timeout.get() + LAST_UNDO;
     if tokio::time::timeout(patience, tasks.idle()).await.is_err() {
@@ -52,7 +44,7 @@ async fn reread(services: Services, tasks: TaskGroup) -> Result<Records> {
 }
 
 /// Reads all records, and tries again when the store does not answer.
-async fn read_records(services: &Services) -> Result<Records> {
+pub(super) async fn read_records(services: &Services) -> Result<Records> {
     let mut read = 1;
     loop {
         // Each with a deadline of its own: waiting for the tasks may have used up the first one.
@@ -85,7 +77,7 @@ impl Handle<ChildExited> for ControllerActor {
             Child::Network(id) => self.reread_network(&op, id, incarnation, cx),
             Child::Sandbox(id) => self.reread_sandbox(&op, id, incarnation, cx),
             Child::Driver(kind) => self.restart_driver(&op, &kind, incarnation, cx),
-            Child::Ipam => self.restart_ipam(&op, incarnation, cx),
+            Child::Ipam(name) => self.restart_ipam(&op, &name, incarnation, cx),
             Child::Store => self.restart_store(&op, incarnation),
         }
     }
@@ -294,70 +286,6 @@ impl ControllerActor {
 
     // === Services ===
 
-    pub(super) fn restart_ipam(&mut self, op: &OpCtx, incarnation: u64, cx: &mut Cx<'_, Self>) {
-        let (current, budget) = &mut self.estate.respawn.ipam;
-        if *current != incarnation {
-            return;
-        }
-        if !budget.take(Instant::now()) {
-            return self.failed(op, &Child::Ipam, OUT_OF_BUDGET);
-        }
-        self.estate.incarnations += 1;
-        self.estate.respawn.ipam.0 = self.estate.incarnations;
-        self.estate.services.ipam.vacate();
-        let actor = IpamActor::new(&self.estate.default_pools(&self.estate.directory.config()));
-        let (addr, _) = watch(actor, Child::Ipam, self.estate.incarnations, &self.estate.port);
-        // Nobody reaches it before it knows what is taken.
-        let (services, own) = (self.estate.services.clone(), op.clone());
-        let with_pools: Vec<_> = self.networks_with_pools();
-        let work = async move {
-            let records = read_records(&services).await?;
-            let mut refused = Vec::new();
-            for (id, shares) in with_pools {
-                let Some((network, mut endpoints)) = records.network(id) else { continue };
-                // Addresses of deleted endpoints whose links the kernel has not let go of are not free either.
-                let kept = services.quarantine.kept(id);
-                endpoints.extend(kept.iter().cloned());
-                let restored = addr.ask(&own, RestorePools { network, shares, endpoints }).await;
-                if let Err(error) = answered(&own, "ipam", restored) {
-                    refused.push((id, error));
-                    continue;
-                }
-                for endpoint in kept {
-                    addr.tell(&own, QuarantineAddresses(id, endpoint.id));
-                }
-            }
-            Ok(RefilledIpam { addr, refused })
-        };
-        self.run(op, work, Outcome::IpamRestarted, cx);
-    }
-
-    /// Those networks whose drivers leave addresses to IPAM, and whether they share their pools.
-    fn networks_with_pools(&self) -> Vec<(NetworkId, bool)> {
-        let capability = |kind: &str| self.estate.drivers.get(kind).map(|driver| driver.capability);
-        let networks = self.estate.networks.iter().filter_map(|(id, network)| {
-            let capability = capability(&network.driver);
-            let needs = capability.is_none_or(|capability| capability.needs_ipam);
-            needs.then(|| (*id, capability.is_some_and(|capability| capability.shares_pools)))
-        });
-        networks.collect()
-    }
-
-    pub(super) fn ipam_restarted(&mut self, op: &OpCtx, result: Result<RefilledIpam>) {
-        match result {
-            Ok(RefilledIpam { addr, refused }) => {
-                self.tell_ipam(op, &addr);
-                self.estate.services.ipam.set(addr);
-                self.restarted(op, &Child::Ipam);
-                for (id, error) in refused {
-                    // Only this one: what it has taken is not known.
-                    self.settled(op, &Child::Network(id), Err(error));
-                }
-            }
-            Err(error) => self.failed(op, &Child::Ipam, &error.to_string()),
-        }
-    }
-
     pub(super) fn restart_store(&mut self, op: &OpCtx, incarnation: u64) {
         let (current, budget) = &mut self.estate.respawn.store;
         if *current != incarnation {
@@ -402,17 +330,17 @@ impl ControllerActor {
                 let Some(sandbox) = self.estate.sandboxes.get(*id) else { return };
                 sandbox.running.addr.tell(op, SandboxFailed(cause.clone()));
             }
-            Child::Driver(_) | Child::Ipam | Child::Store => {}
+            Child::Driver(_) | Child::Ipam(_) | Child::Store => {}
         }
         self.failed(op, child, &cause);
     }
 
-    fn restarted(&self, op: &OpCtx, child: &Child) {
+    pub(super) fn restarted(&self, op: &OpCtx, child: &Child) {
         let (object, id) = child.named();
         self.estate.events.emit(op, EventKind::ActorRestarted { object, id });
     }
 
-    fn failed(&self, op: &OpCtx, child: &Child, cause: &str) {
+    pub(super) fn failed(&self, op: &OpCtx, child: &Child, cause: &str) {
         let (object, id) = child.named();
         tracing::error!(?child, cause, "out of service");
         self.estate.events.emit(op, EventKind::ObjectFailed { object, id, cause: cause.to_owned() });

@@ -96,7 +96,8 @@ impl NetworkActor {
         let NetworkDeps { services, driver, capability, events, leaving } = deps;
         let limit = services.operations_per_object.get();
         let network = record.id;
-        let world = World::new(Everybody { services, driver, network, capability, events });
+        let ipam = services.ipam.of_network(&record.spec.ipam.driver);
+        let world = World::new(Everybody { services, driver, ipam, network, capability, events });
         Self {
             gate: Gate::new(limit),
             name: record.spec.name.as_str().into(),

@@ -95,13 +95,18 @@ impl NetworkActor {
         reply: Reply<Result<EndpointSnapshot>>,
         cx: &mut Cx<'_, Self>,
     ) -> Started {
-        let record = EndpointRecord::asked(endpoint, self.record.id, &spec);
+        let mut record = EndpointRecord::asked(endpoint, self.record.id, &spec);
+        let asks = self.world.capability.needs_ipam && self.world.ipam.capability().requires_mac_address;
+        if asks && record.mac.is_none() {
+            record.mac = self.endpoints.free_mac(endpoint);
+        }
+        let mac = record.mac;
         let mut entry = Endpoint::new(record.clone(), EndpointPhase::Creating);
         entry.cancel = op.cancel.canceller();
         let entered = self
             .allows(NetworkCommand::CreateEndpoint)
             .and_then(|()| spec.validate())
-            .and_then(|()| self.mac_is_free(spec.mac))
+            .and_then(|()| self.mac_is_free(mac))
             .and_then(|()| self.endpoints.insert(entry));
         let reply = checked(entered, reply)?;
         let shown_ipv6 = !self.record.spec.defer_ipv6;

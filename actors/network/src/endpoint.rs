@@ -234,6 +234,21 @@ impl Endpoints {
             .map(|endpoint| endpoint.holder())
     }
 
+    /// A hardware address for an endpoint whose IPAM driver has to be told one: libnetwork's prefix, and a part of the
+    /// endpoint's identifier that nobody of this network has as well.
+    pub(crate) fn free_mac(&self, id: EndpointId) -> Option<MacAddr> {
+        let text = id.text();
+        let digit = |at: usize| text.as_bytes().get(at).and_then(|byte| char::from(*byte).to_digit(16));
+        let byte = |at: usize| u8::try_from(digit(at)? * 16 + digit(at + 1)?).ok();
+        // The random end first: identifiers may be ordered by time.
+        let places = (0..text.len().saturating_sub(7)).rev().step_by(2);
+        let mut macs = places.filter_map(|at| {
+            let [a, b, c, d] = [byte(at)?, byte(at + 2)?, byte(at + 4)?, byte(at + 6)?];
+            Some(MacAddr([0x02, 0x42, a, b, c, d]))
+        });
+        macs.find(|mac| self.with_mac(*mac).is_none())
+    }
+
     /// Every endpoint that holds the network, by name.
     pub(crate) fn holders(&self) -> Vec<Holder> {
         let mut holders: Vec<_> = self.by_id.values().map(|endpoint| endpoint.holder()).collect();

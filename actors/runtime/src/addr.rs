@@ -101,6 +101,15 @@ impl<A: Actor> Addr<A> {
         self.0.do_send(Envelope { op: op.clone(), message, reply });
     }
 
+    /// Sends a command that cannot fail, or whose failure is its receiver's to see to; nobody waits for it.
+    pub fn order<M>(&self, op: &OpCtx, message: M)
+    where
+        M: Message,
+        A: Handle<M>,
+    {
+        self.0.do_send(Envelope { op: op.clone(), message, reply: Reply::none() });
+    }
+
     /// Sends an event or a timer; nobody waits for it.
     pub fn tell<M>(&self, op: &OpCtx, message: M)
     where

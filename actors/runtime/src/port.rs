@@ -89,6 +89,17 @@ impl<A: Actor> Port<A> {
         answer_of(self.0.addr.borrow().as_ref().map(|addr| addr.outcome(op, message)))
     }
 
+    /// Sends a command that nobody waits for, as [`Addr::order`] does.
+    pub fn order<M>(&self, op: &OpCtx, message: M)
+    where
+        M: Message,
+        A: Handle<M>,
+    {
+        if let Some(addr) = &*self.0.addr.borrow() {
+            addr.order(op, message);
+        }
+    }
+
     /// Sends an event, as [`Addr::tell`] does.
     pub fn tell<M>(&self, op: &OpCtx, message: M)
     where

@@ -1,6 +1,6 @@
 //! Rank 1: the service actors. One folder each; none knows another.
 //!
-//! Present: the store and IPAM. Ports, firewall, resolver, gossip, discovery and the link monitor arrive
+//! Present: the store and the IPAM drivers. Ports, firewall, resolver, gossip, discovery and the link monitor arrive
 //! with their issues.
 
 mod ask;
@@ -28,7 +28,7 @@ pub use removals::Removals;
 pub use setting::Setting;
 pub use work::SagaWorld;
 
-use crate::ipam::IpamActor;
+use crate::ipam::IpamRegistry;
 use crate::store::StoreActor;
 
 /// What every actor above works with. Cloning shares it: every saga has one.
@@ -54,8 +54,8 @@ impl From<Kit> for Services {
 pub struct Kit {
     /// Keeps records.
     pub store: Port<StoreActor>,
-    /// Keeps addresses.
-    pub ipam: Port<IpamActor>,
+    /// Keep addresses.
+    pub ipam: IpamRegistry,
     /// The kernel.
     pub kernel: Arc<dyn Kernel>,
     /// Shows sagas and takes their leaks.

@@ -200,8 +200,7 @@ impl DefaultIpam {
     /// How full each pool of a network is, IPv4 first.
     #[must_use]
     pub fn usage(&self, network: NetworkId) -> Option<Vec<PoolUsage>> {
-        let (kind, _) = self.networks.get(&network)?;
-        self.network(network).map(|(space, network)| network.usage(space, kind.name()))
+        self.network(network).map(|(space, network)| network.usage(space))
     }
 
     /// The address spaces that are open.
@@ -210,9 +209,9 @@ impl DefaultIpam {
         std::iter::once(AddressSpace::Local).chain(global)
     }
 
-    /// Every network that has pools, in no order that means anything.
-    pub fn networks(&self) -> impl Iterator<Item = (NetworkId, &str)> {
-        self.networks.iter().map(|(id, (_, network))| (*id, network.name()))
+    /// Every network that has pools, with its name and address space, in no order that means anything.
+    pub fn networks(&self) -> impl Iterator<Item = (NetworkId, &str, AddressSpace)> {
+        self.networks.iter().map(|(id, (space, network))| (*id, network.name(), *space))
     }
 
     /// Who holds an address of a network, in words; `None` if it is free or not an address of the network.
@@ -378,10 +377,10 @@ fn take_all(
             let host = if spec.names_subnet() { &mut given } else { &mut choosing };
             let subnet = find_subnet(space, (network, family, shares), spec, host, skipped)?;
             let record = PoolRecord {
-                pool: subnet,
                 range: spec.range,
                 gateway: spec.gateway,
                 auxiliary: spec.auxiliary.clone(),
+                ..PoolRecord::new(subnet)
             };
             let pool = take(space, network, family, &record, shares)?;
             if spec.gateway.is_none() && !pool.0.choose_gateway(space.subnet_mut(pool.1)) {

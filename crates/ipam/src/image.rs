@@ -180,7 +180,7 @@ fn read_pool(reader: &mut Reader<'_>, family: Family) -> Result<PoolRecord, Imag
     let gateway = reader.maybe_address(family)?;
     let named = |reader: &mut Reader<'_>| Ok((reader.text()?.to_owned(), reader.address(family)?));
     let auxiliary = (0..reader.count()?).map(|_| named(reader)).collect::<Result<_, _>>()?;
-    Ok(PoolRecord { pool, range, gateway, auxiliary })
+    Ok(PoolRecord { range, gateway, auxiliary, ..PoolRecord::new(pool) })
 }
 
 /// Reads a network. What its pools or owners contradict is left out of them.

@@ -9,6 +9,9 @@
 //! one comes back last, because a neighbour's cache may still name its last owner. Point-to-point subnets
 //! (/31, /32, /127, /128) can be used in full. And a pool belongs to one network, unless the drivers of all
 //! networks that have it say that they can share it.
+//!
+//! [`driver`] is the interface of IPAM drivers of others, which may be slow and may remember by themselves; [`null`] is one
+//! that gives nothing.
 
 mod addresses;
 mod block;
@@ -16,11 +19,13 @@ mod change;
 mod codec;
 mod cooling;
 mod default;
+pub mod driver;
 mod host;
 mod image;
 pub mod io;
 mod load;
 mod network;
+pub mod null;
 mod owner;
 mod page;
 pub mod picture;

@@ -114,8 +114,8 @@ impl Network {
     // === Queries ===
 
     /// How full each pool is, IPv4 first.
-    pub(crate) fn usage(&self, space: &Space, name: &'static str) -> Vec<PoolUsage> {
-        self.all_pools().map(|pool| pool.usage(name, space.subnet(pool.slot))).collect()
+    pub(crate) fn usage(&self, space: &Space) -> Vec<PoolUsage> {
+        self.all_pools().map(|pool| pool.usage(space.subnet(pool.slot))).collect()
     }
 
     /// Who holds an address, in words.

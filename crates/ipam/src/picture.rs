@@ -8,29 +8,37 @@ use netloom_model::config::DefaultPool;
 use netloom_model::snapshot::{DefaultPoolSnapshot, PoolSnapshot};
 
 use crate::default::DefaultIpam;
+use crate::pool::PoolUsage;
+use crate::request::AddressSpace;
 use crate::span::{Family, Span};
 
 /// Every pool in use: by the names of the networks, and of each in its order, IPv4 first.
 #[must_use]
 pub fn pools(ipam: &DefaultIpam) -> Vec<PoolSnapshot> {
-    let mut networks: Vec<_> = ipam.networks().map(|(network, name)| (name.to_owned(), network)).collect();
-    networks.sort_unstable();
-    let of = |(name, network): (String, NetworkId)| {
-        let usage = ipam.usage(network).unwrap_or_default().into_iter();
-        usage.map(move |usage| PoolSnapshot {
-            space: usage.space.to_owned(),
-            pool: usage.pool,
-            range: usage.range,
-            network,
-            name: name.clone(),
-            gateway: usage.gateway,
-            size: usage.size,
-            used: usage.used,
-            reserved: usage.reserved,
-            quarantined: usage.quarantined,
-        })
+    let mut networks: Vec<_> = ipam.networks().collect();
+    networks.sort_unstable_by_key(|(network, name, _)| (*name, *network));
+    let of = |(network, name, space): (NetworkId, &str, AddressSpace)| {
+        pools_of(network, name, space.name(), ipam.usage(network).unwrap_or_default())
     };
     networks.into_iter().flat_map(of).collect()
+}
+
+/// The pools of one network.
+#[must_use]
+pub fn pools_of(network: NetworkId, name: &str, space: &str, usage: Vec<PoolUsage>) -> Vec<PoolSnapshot> {
+    let snapshot = |usage: PoolUsage| PoolSnapshot {
+        space: space.to_owned(),
+        pool: usage.pool,
+        range: usage.range,
+        network,
+        name: name.to_owned(),
+        gateway: usage.gateway,
+        size: usage.size,
+        used: usage.used,
+        reserved: usage.reserved,
+        quarantined: usage.quarantined,
+    };
+    usage.into_iter().map(snapshot).collect()
 }
 
 /// How much of each block of default pools is left, when networks have these subnets. A pool counts as used when any part
@@ -115,7 +123,7 @@ mod tests {
 
     fn record(pool: &str, gateway: &str) -> PoolRecord {
         let auxiliary = BTreeMap::from([("router".to_owned(), net(pool).hosts().nth(9).expect("large"))]);
-        PoolRecord { pool: net(pool), range: None, gateway: Some(ip(gateway)), auxiliary }
+        PoolRecord { gateway: Some(ip(gateway)), auxiliary, ..PoolRecord::new(net(pool)) }
     }
 
     fn restore(
@@ -209,7 +217,7 @@ mod tests {
             let mut ipam = DefaultIpam::new(&[block]);
             let mut taken = Vec::new();
             for (n, pool) in subnets.into_iter().map(subnet).enumerate() {
-                let record = PoolRecord { pool, range: None, gateway: None, auxiliary: BTreeMap::new() };
+                let record = PoolRecord::new(pool);
                 let id = format!("n{n}").parse().expect("an id");
                 if restore(&mut ipam, id, "n", &[record], &[]).is_ok() {
                     taken.push(pool);

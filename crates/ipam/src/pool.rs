@@ -1,6 +1,5 @@
 //! One pool of a network: its part of a subnet, what it has reserved there, and which address comes next.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -13,8 +12,6 @@ use crate::subnet::{AUXILIARY, Free, GATEWAY, Held, Offset, OwnerNo, Subnet, Ten
 /// How full a pool is. All numbers are addresses.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PoolUsage {
-    /// The name of its address space.
-    pub space: &'static str,
     /// The subnet.
     pub pool: IpNet,
     /// The part of it from which addresses are chosen.
@@ -88,7 +85,7 @@ impl Pool {
     ) -> Result<Self> {
         let window = window(&record.pool, record.range.as_ref())?;
         let (pool, range) = (record.pool, record.range);
-        let empty = PoolRecord { pool, range, gateway: None, auxiliary: BTreeMap::new() };
+        let empty = PoolRecord { range, ..PoolRecord::new(pool) };
         let mut pool = Self {
             record: empty,
             slot,
@@ -243,9 +240,8 @@ impl Pool {
     }
 
     /// How full it is.
-    pub(crate) fn usage(&self, space: &'static str, subnet: &Subnet) -> PoolUsage {
+    pub(crate) fn usage(&self, subnet: &Subnet) -> PoolUsage {
         PoolUsage {
-            space,
             pool: self.record.pool,
             range: self.record.range,
             gateway: self.record.gateway,

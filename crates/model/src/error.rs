@@ -489,6 +489,16 @@ pub enum Reason {
         /// Its text.
         message: String,
     },
+    /// An IPAM driver gave something that cannot be used.
+    #[error("ipam driver {driver:?} gave {given}, which cannot be used: {why}")]
+    IpamAnswer {
+        /// The driver's name.
+        driver: String,
+        /// What it gave.
+        given: String,
+        /// The rule that breaks.
+        why: String,
+    },
     /// An operation failed and some of its undo steps failed too.
     #[error("{cause}; could not undo: {}", leaks.join(", "))]
     Leaked {
@@ -620,7 +630,10 @@ impl Error {
             Reason::NotImplemented { .. } => ErrorKind::NotImplemented,
             Reason::Driver { kind, .. } => *kind,
             Reason::Leaked { cause, .. } => cause.kind(),
-            Reason::Kernel { .. } | Reason::Store { .. } | Reason::Internal { .. } => ErrorKind::Internal,
+            Reason::Kernel { .. }
+            | Reason::Store { .. }
+            | Reason::IpamAnswer { .. }
+            | Reason::Internal { .. } => ErrorKind::Internal,
         }
     }
 
@@ -683,6 +696,9 @@ impl Error {
             Reason::Overtaken { .. } => "see whether endpoint and sandbox still exist, then retry".into(),
             Reason::OutOfService { .. } => "read the cause; restart the engine to try again".into(),
             Reason::NotImplemented { .. } => "leave it out, or choose a driver that offers it".into(),
+            Reason::IpamAnswer { .. } => {
+                "ask for another subnet or address, or choose another ipam driver".into()
+            }
             Reason::Driver { .. } | Reason::Internal { .. } => return None,
             Reason::Leaked { cause, .. } => return cause.remedy(),
         };
@@ -732,6 +748,7 @@ impl From<Reason> for Error {
             | Reason::OutOfService { .. }
             | Reason::NotImplemented { .. }
             | Reason::Driver { .. }
+            | Reason::IpamAnswer { .. }
             | Reason::Internal { .. } => Certainty::Aborted,
         };
         Self(Box::new(Inner { reason, certainty }))

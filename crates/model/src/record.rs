@@ -22,9 +22,29 @@ pub struct PoolRecord {
     pub gateway: Option<IpAddr>,
     /// Reserved addresses by name.
     pub auxiliary: BTreeMap<String, IpAddr>,
+    /// What the IPAM driver calls it (`PoolID`). Blank for pools of the driver `default`, which needs no such name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub id: String,
+    /// What the IPAM driver told with it (`Meta`), by its keys.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub meta: BTreeMap<String, String>,
 }
 
 impl PoolRecord {
+    /// A pool of which no more than the subnet is known.
+    #[must_use]
+    pub fn new(pool: IpNet) -> Self {
+        let (auxiliary, meta) = (BTreeMap::new(), BTreeMap::new());
+        Self { pool, range: None, gateway: None, auxiliary, id: String::new(), meta }
+    }
+
+    /// Whether it stands for "no pool": an IPAM driver that chooses no addresses answers with the whole space, as
+    /// libnetwork's `null` does with `0.0.0.0/0`.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.pool.prefix_len() == 0
+    }
+
     /// The gateway with the prefix length of the pool.
     #[must_use]
     pub fn gateway_net(&self) -> Option<IpNet> {

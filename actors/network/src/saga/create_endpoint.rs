@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use netloom_actor_driver::{JoinDriverEndpoint, ProgramConnectivity};
 use netloom_actor_services::SagaWorld;
+use netloom_actor_services::interrupted;
 use netloom_actor_services::ipam::LeaseAddresses;
-use netloom_actor_services::{answered, interrupted};
 use netloom_drivers::{ExternalConnectivity, Join, Joined, Restored, SandboxOptions};
 use netloom_ipam::LeaseRequest;
 use netloom_model::record::{AttachmentRecord, EndpointRecord};
@@ -39,16 +39,13 @@ pub(crate) async fn create_endpoint(
     let object = format!("endpoint {:?} ({})", record.name, id.short());
     let made = world.saga(&op, "create_endpoint", object, async |saga| {
         let mut record = record;
-        let leased_by = world.services.ipam.incarnation();
+        let leased_by = world.ipam.incarnation();
         if world.capability.needs_ipam {
             let lease = saga.step("lease addresses", Undone::Addresses(id), async {
                 let name = record.name.clone();
                 let want = LeaseRequest { owner: id, name, ipv4: spec.ipv4, ipv6: spec.ipv6 };
-                answered(
-                    &op,
-                    "ipam",
-                    world.services.ipam.outcome(&op, LeaseAddresses(world.network, want)).await,
-                )
+                let lease = LeaseAddresses(world.network, want, record.mac);
+                world.ipam_answered(&op, world.ipam.outcome(&op, lease).await)
             });
             let lease = lease.await?;
             (record.ipv4, record.ipv6) = (lease.ipv4, lease.ipv6);

@@ -17,7 +17,7 @@ use netloom_drivers::{
 use netloom_ipam::io::read_name_servers;
 use netloom_ipam::{Granted, HostNet, HostUse};
 use netloom_kernel::{LinkView, Netns};
-use netloom_model::record::{EndpointRecord, NetworkRecord};
+use netloom_model::record::{EndpointRecord, NetworkRecord, PoolRecord};
 use netloom_model::{Error, ErrorKind, IpamPoolSpec, NetworkSpec, ObjectKind, OpId, Reason, Repair, Result};
 use netloom_runtime::{Cause, OpCtx};
 use netloom_store::{Change, Intent, Key, RecordKind, encode};
@@ -41,13 +41,14 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) ->
     let undo = Undone::Network(record.id, OpId(op.id));
     let outcome = world.saga(&op, "create_network", object, async |saga| {
         let mut record = record;
-        let pools_of = world.services.ipam.incarnation();
+        let pools_of = world.ipam.incarnation();
         if world.capability.needs_ipam {
             let host = saga.step("look at the host", None, host_nets(&world, &op, &record.spec)).await?;
             let pools = saga.step("reserve pools", undo, async {
-                let (network, shares) = (record.id, world.capability.shares_pools);
-                let request = RequestPools { network, spec: record.spec.clone(), shares, host };
-                answered(&op, "ipam", world.services.ipam.outcome(&op, request).await)
+                let (network, spec, capability) = (record.id, record.spec.clone(), world.capability);
+                let (scope, shares) = (capability.scope, capability.shares_pools);
+                let request = RequestPools { network, spec, host, scope, shares };
+                world.ipam_answered(&op, world.ipam.outcome(&op, request).await)
             });
             let Granted { v4, v6, skipped } = pools.await?;
             for pool in skipped {
@@ -132,9 +133,12 @@ pub(crate) async fn restore_in_driver(
     with_ipam: bool,
 ) -> Result<Established> {
     if with_ipam && world.capability.needs_ipam {
-        let shares = world.capability.shares_pools;
-        let restore = RestorePools { network: record.clone(), shares, endpoints: endpoints.clone() };
-        answered(&op, "ipam", world.services.ipam.outcome(&op, restore).await)?;
+        // Which one is missing is more than that nobody answers.
+        world.services.ipam.get(&record.spec.ipam.driver)?;
+        let (network, endpoints) = (record.clone(), endpoints.clone());
+        let (scope, shares) = (world.capability.scope, world.capability.shares_pools);
+        let restore = RestorePools { network, endpoints, scope, shares };
+        world.ipam_answered(&op, world.ipam.outcome(&op, restore).await)?;
     }
     let created = create_in_driver(&world, &op, &record, Restored::FromStore).await?;
     let mut remade = created.remade;
@@ -169,9 +173,10 @@ async fn create_in_driver(
     Ok(created)
 }
 
-/// What a driver is told about a network.
+/// What a driver is told about a network. A pool that stands for none is not among it.
 #[must_use]
 pub fn driver_request(record: &NetworkRecord, restored: Restored) -> CreateNetwork {
+    let shown = |pools: &[PoolRecord]| pools.iter().filter(|pool| !pool.is_none()).cloned().collect();
     CreateNetwork {
         network: record.id,
         name: record.spec.name.clone(),
@@ -179,8 +184,8 @@ pub fn driver_request(record: &NetworkRecord, restored: Restored) -> CreateNetwo
         options: record.spec.options.clone(),
         internal: record.spec.internal,
         ipv6: record.spec.ipv6,
-        v4: record.v4.clone(),
-        v6: record.v6.clone(),
+        v4: shown(&record.v4),
+        v6: shown(&record.v6),
         found: record.found.clone(),
     }
 }

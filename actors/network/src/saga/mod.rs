@@ -11,6 +11,7 @@ use std::ops::Deref;
 use std::rc::Rc;
 
 use netloom_actor_driver::DriverActor;
+use netloom_actor_services::ipam::IpamPort;
 use netloom_actor_services::{Outcome, SagaWorld, Services, answered};
 use netloom_drivers::Capability;
 use netloom_model::{Error, NetworkId, Reason, Result};
@@ -35,6 +36,8 @@ pub(crate) struct World(Rc<Everybody>);
 pub(crate) struct Everybody {
     pub(crate) services: Services,
     pub(crate) driver: Port<DriverActor>,
+    /// The network's IPAM driver.
+    pub(crate) ipam: IpamPort,
     pub(crate) network: NetworkId,
     pub(crate) capability: Capability,
     pub(crate) events: EventSink<NetworkEvent>,
@@ -67,10 +70,14 @@ impl World {
     /// Refuses to commit what an IPAM that died meanwhile has leased: its successor learns what is taken from
     /// the records, and this is not in them yet.
     fn still_leased(&self, by: u64) -> Result<()> {
-        if self.services.ipam.incarnation() == by {
+        if self.ipam.incarnation() == by {
             return Ok(());
         }
-        Err(Error::from(Reason::Gone { who: "ipam".into() }).unwound())
+        Err(Error::from(Reason::Gone { who: self.ipam.to_string() }).unwound())
+    }
+
+    fn ipam_answered<T>(&self, op: &OpCtx, outcome: Outcome<T>) -> Result<T> {
+        answered(op, &self.ipam, outcome)
     }
 
     fn driver_answered<T>(&self, op: &OpCtx, outcome: Outcome<T>) -> Result<T> {

@@ -49,15 +49,22 @@ pub(crate) async fn delete_endpoint(
 /// Gives the addresses of a deleted endpoint back: at once, or when the kernel has let go of its last link.
 fn release_addresses(world: &World, op: &OpCtx, record: EndpointRecord) {
     let (network, endpoint, services) = (world.network, record.id, &world.services);
-    let (ipam, own) = (services.ipam.clone(), op.clone());
+    let (ipam, own) = (world.ipam.clone(), op.clone());
     if services.quarantine.holds(endpoint) {
         ipam.tell(op, QuarantineAddresses(network, endpoint));
         services.quarantine.keep(record);
     }
     let again = world.clone();
     services.quarantine.after(endpoint, move || {
+        if !ipam.is_default() {
+            // It may take long, and may fail: then it is a leak until it has succeeded.
+            let (reaping, world) = (again.services.reaping.clone(), again.clone());
+            return reaping.spawn(async move {
+                world.finish(&own, Undone::Addresses(endpoint), Patience::Usual).await;
+            });
+        }
         if ipam.is_alive() {
-            return ipam.tell(&own, ReleaseAddresses(network, endpoint));
+            return ipam.order(&own, ReleaseAddresses(network, endpoint));
         }
         // It is being filled from records of a moment ago, with this endpoint among them: it has to be told when
         // it is back.

@@ -9,7 +9,7 @@ use netloom_actor_services::SagaWorld;
 use netloom_actor_services::ipam::{ReleaseAddresses, ReleasePools};
 use netloom_actor_services::{Dying, interrupted, panicked};
 use netloom_drivers::Leave;
-use netloom_model::{Certainty, EndpointId, Error, JoinId, NetworkId, OpId, Reason, Result};
+use netloom_model::{Certainty, EndpointId, Error, JoinId, NetworkId, OpId, Result};
 use netloom_runtime::{OpCtx, Panicked, Undo};
 use netloom_store::{Change, Key, RecordKind};
 
@@ -49,19 +49,18 @@ impl fmt::Display for Undone {
 
 impl Undone {
     async fn take_back(self, world: World, op: OpCtx) -> Result<()> {
-        let gone = |_| Error::from(Reason::Gone { who: "ipam".into() });
         let drop_record = |kind, id| vec![Change::Delete { key: Key { kind, id } }];
         match self {
             Self::Addresses(endpoint) => {
                 let release = ReleaseAddresses(world.network, endpoint);
-                world.services.ipam.outcome(&op, release).await.map_err(gone)
+                world.ipam_answered(&op, world.ipam.outcome(&op, release).await)
             }
             Self::Network(network, OpId(intent)) => {
                 // Until it is gone nobody makes one of the same identifier: this would take that one down.
                 world.services.removals.begin(network);
                 let outcome = world.driver.outcome(&op, DeleteDriverNetwork(network)).await;
                 world.driver_answered(&op, outcome)?;
-                world.services.ipam.outcome(&op, ReleasePools(network)).await.map_err(gone)?;
+                world.ipam_answered(&op, world.ipam.outcome(&op, ReleasePools(network)).await)?;
                 world.services.removals.end(network);
                 end_intent(&world, &op.identified(intent)).await;
                 Ok(())

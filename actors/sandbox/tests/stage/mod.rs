@@ -152,7 +152,7 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
     let backend = Backend::in_place(Box::new(disk.open()));
     Services::from(Kit {
         store: Port::new(spawn(StoreActor::new(backend), |_| {}).0),
-        ipam: Port::new(spawn(IpamActor::new(&config.default_pools), |_| {}).0),
+        ipam: Port::new(spawn(IpamActor::new(&config.default_pools), |_| {}).0).into(),
         kernel: Arc::new(kernel.clone()),
         tools: SagaTools { ledger: Ledger::default(), janitor: Janitor::new(|_, _| {}) },
         quarantine: Quarantine::default(),

@@ -1,9 +1,10 @@
-//! Owns address pools. Rank 1. Spawned by the controller's start; asks nobody.
+//! Owns the address pools of one IPAM driver. Rank 1. Spawned by the controller; asks nobody.
 //!
 //! | message | kind | answers with |
 //! |---|---|---|
 //! | RequestPools | command | Granted |
 //! | ReleasePools | command | () |
+//! | TakeBackPools | command | () |
 //! | RestorePools | command | () |
 //! | LeaseAddresses | command | Lease |
 //! | ReleaseAddresses | command | () |
@@ -14,11 +15,18 @@
 //! | ClusterStoreConfigured | event | |
 //! | InspectIpam | query | IpamSnapshot |
 //! | ListHolders | query | Holders |
+//! | AskPool | command | AllocatedPool |
+//! | GivePoolBack | command | () |
+//! | AskAddress | command | AllocatedAddress |
+//! | GiveAddressBack | command | () |
+//! | Finished | outcome | |
 //!
-//! The allocator is plain data, so every answer is given in the handler. Nothing is stored: after a start
-//! the records of networks and endpoints say what is taken.
+//! The allocator of the driver `default` is plain data, so each of its answers is given in the handler. Nothing is stored:
+//! after a start the records of networks and endpoints say what is taken. Every other driver is asked as `foreign.rs`
+//! says: its requests are composed in tasks (`compose.rs`), which come back with the last five messages for each call.
 
 use ipnet::IpNet;
+use netloom_ipam::driver::MadeIpam;
 use netloom_ipam::{
     DefaultIpam, Granted, Lease, PoolHolding, PoolUsage, PoolsRequest, RestoredPools, picture,
 };
@@ -27,29 +35,52 @@ use netloom_model::config::{DatastoreConfig, DefaultPool};
 use netloom_model::snapshot::{Holders, IpamSnapshot};
 use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply};
 
+use super::foreign::{Foreign, IpamDeps, Pending};
 use super::message::{
     ClusterStoreConfigured, InspectIpam, InspectPools, LeaseAddresses, ListHolders, ListOverlaps,
     QuarantineAddresses, ReleaseAddresses, ReleasePools, ReplaceDefaultPools, RequestPools, RestorePools,
+    TakeBackPools,
 };
 
 // === Actor ===
 
-/// The name of the IPAM driver.
+/// The name of the IPAM driver that needs no other.
 pub const DRIVER: &str = "default";
 
-/// The IPAM actor.
+/// The actor of one IPAM driver.
 #[derive(Debug)]
 pub struct IpamActor {
-    ipam: DefaultIpam,
+    body: Body,
     /// The cluster store it was told of. Pools of one host need none.
     cluster_store: Option<DatastoreConfig>,
 }
 
+/// Who chooses.
+#[derive(Debug)]
+enum Body {
+    Default(Box<DefaultIpam>),
+    Foreign(Box<Foreign>),
+}
+
 impl IpamActor {
-    /// An actor that knows no network yet.
+    /// An actor of the driver `default` that knows no network yet.
     #[must_use]
     pub fn new(default_pools: &[DefaultPool]) -> Self {
-        Self { ipam: DefaultIpam::new(default_pools), cluster_store: None }
+        let body = Body::Default(Box::new(DefaultIpam::new(default_pools)));
+        Self { body, cluster_store: None }
+    }
+
+    /// An actor around another driver.
+    #[must_use]
+    pub fn around(made: MadeIpam, deps: IpamDeps) -> Self {
+        Self { body: Body::Foreign(Box::new(Foreign::new(made, deps))), cluster_store: None }
+    }
+
+    pub(super) fn foreign(&mut self) -> Option<&mut Foreign> {
+        match &mut self.body {
+            Body::Default(_) => None,
+            Body::Foreign(foreign) => Some(foreign),
+        }
     }
 }
 
@@ -64,83 +95,132 @@ impl Actor for IpamActor {
 impl Handle<RequestPools> for IpamActor {
     fn handle(
         &mut self,
-        _: OpCtx,
-        RequestPools { network, spec, shares, host }: RequestPools,
+        op: OpCtx,
+        message: RequestPools,
         reply: Reply<Result<Granted>>,
-        _: &mut Cx<'_, Self>,
+        cx: &mut Cx<'_, Self>,
     ) {
-        reply.send(self.ipam.request_pools(&PoolsRequest {
-            network,
-            name: spec.name.clone(),
-            spec: &spec.ipam,
-            ipv6: spec.ipv6,
-            shares,
-            host: &host,
-        }));
+        let network = message.network;
+        match &mut self.body {
+            Body::Default(ipam) => {
+                let RequestPools { spec, host, shares, .. } = message;
+                reply.send(ipam.request_pools(&PoolsRequest {
+                    network,
+                    name: spec.name.clone(),
+                    spec: &spec.ipam,
+                    ipv6: spec.ipv6,
+                    shares,
+                    host: &host,
+                }));
+            }
+            Body::Foreign(foreign) => {
+                foreign.admit(op, network, Pending::Request(Box::new(message), reply), cx);
+            }
+        }
     }
 }
 
 impl Handle<ReleasePools> for IpamActor {
     fn handle(
         &mut self,
-        _: OpCtx,
+        op: OpCtx,
         ReleasePools(network): ReleasePools,
-        reply: Reply<()>,
-        _: &mut Cx<'_, Self>,
+        reply: Reply<Result<()>>,
+        cx: &mut Cx<'_, Self>,
     ) {
-        self.ipam.release_pools(network);
-        reply.send(());
+        match &mut self.body {
+            Body::Default(ipam) => {
+                ipam.release_pools(network);
+                reply.send(Ok(()));
+            }
+            Body::Foreign(foreign) => foreign.admit(op, network, Pending::Release(reply), cx),
+        }
+    }
+}
+
+impl Handle<TakeBackPools> for IpamActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        TakeBackPools(record): TakeBackPools,
+        reply: Reply<Result<()>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let network = record.id;
+        match &mut self.body {
+            Body::Default(ipam) => {
+                ipam.release_pools(network);
+                reply.send(Ok(()));
+            }
+            Body::Foreign(foreign) => {
+                foreign.admit(op, network, Pending::TakeBack(Box::new(record), reply), cx);
+            }
+        }
     }
 }
 
 impl Handle<RestorePools> for IpamActor {
-    fn handle(
-        &mut self,
-        _: OpCtx,
-        RestorePools { network, shares, endpoints }: RestorePools,
-        reply: Reply<Result<()>>,
-        _: &mut Cx<'_, Self>,
-    ) {
-        let pools = RestoredPools {
-            network: network.id,
-            name: &network.spec.name,
-            address_space: &network.spec.ipam.address_space,
-            shares,
-            v4: &network.v4,
-            v6: &network.v6,
-        };
-        let restored = self.ipam.restore_pools(&pools).and_then(|()| {
-            endpoints.iter().try_for_each(|endpoint| {
-                let lease = Lease { ipv4: endpoint.ipv4, ipv6: endpoint.ipv6 };
-                self.ipam.restore_lease(network.id, endpoint.id, &endpoint.name, &lease)
-            })
-        });
-        reply.send(restored);
+    fn handle(&mut self, op: OpCtx, message: RestorePools, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) {
+        match &mut self.body {
+            Body::Default(ipam) => {
+                let RestorePools { network, endpoints, shares, .. } = message;
+                let pools = RestoredPools {
+                    network: network.id,
+                    name: &network.spec.name,
+                    address_space: &network.spec.ipam.address_space,
+                    shares,
+                    v4: &network.v4,
+                    v6: &network.v6,
+                };
+                let restored = ipam.restore_pools(&pools).and_then(|()| {
+                    endpoints.iter().try_for_each(|endpoint| {
+                        let lease = Lease { ipv4: endpoint.ipv4, ipv6: endpoint.ipv6 };
+                        ipam.restore_lease(network.id, endpoint.id, &endpoint.name, &lease)
+                    })
+                });
+                reply.send(restored);
+            }
+            Body::Foreign(foreign) => {
+                let network = message.network.id;
+                foreign.admit(op, network, Pending::Restore(Box::new(message), reply), cx);
+            }
+        }
     }
 }
 
 impl Handle<LeaseAddresses> for IpamActor {
     fn handle(
         &mut self,
-        _: OpCtx,
-        LeaseAddresses(network, want): LeaseAddresses,
+        op: OpCtx,
+        message: LeaseAddresses,
         reply: Reply<Result<Lease>>,
-        _: &mut Cx<'_, Self>,
+        cx: &mut Cx<'_, Self>,
     ) {
-        reply.send(self.ipam.lease(network, &want));
+        let network = message.0;
+        match &mut self.body {
+            Body::Default(ipam) => reply.send(ipam.lease(network, &message.1)),
+            Body::Foreign(foreign) => foreign.admit(op, network, Pending::Lease(message, reply), cx),
+        }
     }
 }
 
 impl Handle<ReleaseAddresses> for IpamActor {
     fn handle(
         &mut self,
-        _: OpCtx,
+        op: OpCtx,
         ReleaseAddresses(network, endpoint): ReleaseAddresses,
-        reply: Reply<()>,
-        _: &mut Cx<'_, Self>,
+        reply: Reply<Result<()>>,
+        cx: &mut Cx<'_, Self>,
     ) {
-        self.ipam.release(network, endpoint);
-        reply.send(());
+        match &mut self.body {
+            Body::Default(ipam) => {
+                ipam.release(network, endpoint);
+                reply.send(Ok(()));
+            }
+            Body::Foreign(foreign) => {
+                foreign.admit(op, network, Pending::ReleaseOne(endpoint, reply), cx);
+            }
+        }
     }
 }
 
@@ -152,7 +232,10 @@ impl Handle<QuarantineAddresses> for IpamActor {
         reply: Reply<()>,
         _: &mut Cx<'_, Self>,
     ) {
-        self.ipam.quarantine(network, endpoint);
+        match &mut self.body {
+            Body::Default(ipam) => ipam.quarantine(network, endpoint),
+            Body::Foreign(foreign) => foreign.books().quarantine(network, endpoint),
+        }
         reply.send(());
     }
 }
@@ -165,7 +248,9 @@ impl Handle<ReplaceDefaultPools> for IpamActor {
         reply: Reply<()>,
         _: &mut Cx<'_, Self>,
     ) {
-        self.ipam.replace_default_pools(&pools);
+        if let Body::Default(ipam) = &mut self.body {
+            ipam.replace_default_pools(&pools);
+        }
         reply.send(());
     }
 }
@@ -175,12 +260,15 @@ impl Handle<ReplaceDefaultPools> for IpamActor {
 impl Handle<ClusterStoreConfigured> for IpamActor {
     fn handle(
         &mut self,
-        _: OpCtx,
+        op: OpCtx,
         ClusterStoreConfigured(store): ClusterStoreConfigured,
         _: Reply<()>,
-        _: &mut Cx<'_, Self>,
+        cx: &mut Cx<'_, Self>,
     ) {
-        self.cluster_store = Some(store);
+        self.cluster_store = Some(store.clone());
+        if let Some(foreign) = self.foreign() {
+            foreign.discovered(&op, store, &cx.tasks());
+        }
     }
 }
 
@@ -194,7 +282,11 @@ impl Handle<ListOverlaps> for IpamActor {
         reply: Reply<Vec<(IpNet, PoolHolding)>>,
         _: &mut Cx<'_, Self>,
     ) {
-        let pools = |net: IpNet| self.ipam.overlapping(net).into_iter().map(move |holding| (net, holding));
+        let overlapping = |net: IpNet| match &self.body {
+            Body::Default(ipam) => ipam.overlapping(net),
+            Body::Foreign(foreign) => foreign.books().overlapping(net),
+        };
+        let pools = |net: IpNet| overlapping(net).into_iter().map(move |holding| (net, holding));
         reply.send(nets.into_iter().flat_map(pools).collect());
     }
 }
@@ -207,18 +299,28 @@ impl Handle<InspectPools> for IpamActor {
         reply: Reply<Option<Vec<PoolUsage>>>,
         _: &mut Cx<'_, Self>,
     ) {
-        reply.send(self.ipam.usage(network));
+        reply.send(match &self.body {
+            Body::Default(ipam) => ipam.usage(network),
+            Body::Foreign(foreign) => foreign.books().usage(network),
+        });
     }
 }
 
 impl Handle<InspectIpam> for IpamActor {
     fn handle(&mut self, _: OpCtx, _: InspectIpam, reply: Reply<IpamSnapshot>, _: &mut Cx<'_, Self>) {
+        let (driver, spaces, pools) = match &self.body {
+            Body::Default(ipam) => {
+                let spaces = ipam.spaces().map(|space| space.name().to_owned()).collect();
+                (DRIVER, spaces, picture::pools(ipam))
+            }
+            Body::Foreign(foreign) => (foreign.name(), foreign.spaces(), foreign.pools()),
+        };
         reply.send(IpamSnapshot {
-            driver: DRIVER.to_owned(),
+            driver: driver.to_owned(),
             cluster_store: self.cluster_store.clone(),
-            spaces: self.ipam.spaces().map(|space| space.name().to_owned()).collect(),
+            spaces,
             default_pools: Vec::new(),
-            pools: picture::pools(&self.ipam),
+            pools,
         });
     }
 }
@@ -231,6 +333,9 @@ impl Handle<ListHolders> for IpamActor {
         reply: Reply<Option<Holders>>,
         _: &mut Cx<'_, Self>,
     ) {
-        reply.send(self.ipam.holders(network, limit));
+        reply.send(match &self.body {
+            Body::Default(ipam) => ipam.holders(network, limit),
+            Body::Foreign(foreign) => foreign.books().holders(network, limit),
+        });
     }
 }

@@ -1,11 +1,14 @@
 //! What IPAM can be asked.
 
 use ipnet::IpNet;
+use netloom_ipam::driver::{
+    AddressRelease, AddressRequest, AllocatedAddress, AllocatedPool, PoolRelease, PoolRequest,
+};
 use netloom_ipam::{Granted, HostNet, Lease, LeaseRequest, PoolHolding, PoolUsage};
-use netloom_model::config::{DatastoreConfig, DefaultPool};
+use netloom_model::config::{DatastoreConfig, DefaultPool, Scope};
 use netloom_model::record::{EndpointRecord, NetworkRecord};
 use netloom_model::snapshot::{Holders, IpamSnapshot};
-use netloom_model::{EndpointId, NetworkId, NetworkSpec, Result};
+use netloom_model::{EndpointId, MacAddr, NetworkId, NetworkSpec, Result};
 use netloom_runtime::messages;
 
 /// Reserve every pool of a network, with gateways and auxiliary addresses: all or nothing.
@@ -19,11 +22,18 @@ pub struct RequestPools {
     pub shares: bool,
     /// What the host uses.
     pub host: Vec<HostNet>,
+    /// How far the networks of its driver reach: which address space it gets unless it names one.
+    pub scope: Scope,
 }
 
 /// Give back every pool of a network, with all addresses in them. Succeeds when there is none.
 #[derive(Clone, Copy, Debug)]
 pub struct ReleasePools(pub NetworkId);
+
+/// Give back every pool that a record names: its network never came into service, or is being deleted and the engine
+/// was started again meanwhile.
+#[derive(Clone, Debug)]
+pub struct TakeBackPools(pub NetworkRecord);
 
 /// Reserve what the records say: after a start, or after this service was restarted.
 #[derive(Clone, Debug)]
@@ -34,11 +44,14 @@ pub struct RestorePools {
     pub shares: bool,
     /// Its endpoints.
     pub endpoints: Vec<EndpointRecord>,
+    /// How far the networks of its driver reach.
+    pub scope: Scope,
 }
 
-/// Lease the addresses of an endpoint: one of each family its network has.
+/// Lease the addresses of an endpoint: one of each family its network has. The endpoint's hardware address is for
+/// drivers that require it.
 #[derive(Clone, Debug)]
-pub struct LeaseAddresses(pub NetworkId, pub LeaseRequest);
+pub struct LeaseAddresses(pub NetworkId, pub LeaseRequest, pub Option<MacAddr>);
 
 /// Give back the addresses of an endpoint. Succeeds when there is none.
 #[derive(Clone, Copy, Debug)]
@@ -77,13 +90,29 @@ pub struct ListHolders {
     /// How many are listed; the rest is counted.
     pub limit: usize,
 }
+/// Ask the foreign driver for a pool.
+#[derive(Clone, Debug)]
+pub(super) struct AskPool(pub(super) PoolRequest);
+
+/// Give a pool back to the foreign driver.
+#[derive(Clone, Debug)]
+pub(super) struct GivePoolBack(pub(super) PoolRelease);
+
+/// Ask the foreign driver for an address.
+#[derive(Clone, Debug)]
+pub(super) struct AskAddress(pub(super) AddressRequest);
+
+/// Give an address back to the foreign driver.
+#[derive(Clone, Debug)]
+pub(super) struct GiveAddressBack(pub(super) AddressRelease);
 
 messages! {
     RequestPools => Result<Granted>;
-    ReleasePools => ();
+    ReleasePools => Result<()>;
+    TakeBackPools => Result<()>;
     RestorePools => Result<()>;
     LeaseAddresses => Result<Lease>;
-    ReleaseAddresses => ();
+    ReleaseAddresses => Result<()>;
     QuarantineAddresses => ();
     ListOverlaps => Vec<(IpNet, PoolHolding)>;
     InspectPools => Option<Vec<PoolUsage>>;
@@ -91,4 +120,8 @@ messages! {
     ClusterStoreConfigured => ();
     InspectIpam => IpamSnapshot;
     ListHolders => Option<Holders>;
+    AskPool => Result<AllocatedPool>;
+    GivePoolBack => Result<()>;
+    AskAddress => Result<AllocatedAddress>;
+    GiveAddressBack => Result<()>;
 }

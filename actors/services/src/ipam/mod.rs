@@ -1,10 +1,20 @@
-//! The IPAM service: the default driver's allocator behind messages.
+//! The IPAM drivers: one actor each. That of `default` has the allocator itself, the others a driver behind the interface
+//! that embedders implement.
 
 mod actor;
+mod books;
+mod compose;
+mod dealer;
+mod foreign;
 mod message;
+mod registry;
 
 pub use actor::{DRIVER, IpamActor};
+pub use books::Books;
+pub use foreign::IpamDeps;
 pub use message::{
     ClusterStoreConfigured, InspectIpam, InspectPools, LeaseAddresses, ListHolders, ListOverlaps,
     QuarantineAddresses, ReleaseAddresses, ReleasePools, ReplaceDefaultPools, RequestPools, RestorePools,
+    TakeBackPools,
 };
+pub use registry::{IpamPort, IpamRegistry};

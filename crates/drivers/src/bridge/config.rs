@@ -77,8 +77,12 @@ pub struct BridgeConfig {
 impl BridgeConfig {
     /// Reads a creation request.
     pub(super) fn read(instance: &str, request: &CreateNetwork) -> Result<Self> {
-        let pool = single("IPv4", &request.v4)?
-            .ok_or_else(|| Error::invalid("subnet", "", "a bridge network needs an IPv4 pool"))?;
+        // Parity: libnetwork's "ipv4 pool is empty", for networks whose IPAM driver is `null`.
+        let pool = single("IPv4", &request.v4)?.ok_or_else(|| {
+            let why = "the IPv4 pool is empty, and a bridge network needs one; choose an ipam driver that gives \
+                       pools, such as \"default\"";
+            Error::invalid("ipam", "", why)
+        })?;
         let pool6 = if request.ipv6 { single("IPv6", &request.v6)? } else { None };
         let Some(IpNet::V4(address)) = pool.gateway_net() else {
             return Err(Error::invalid("gateway", pool.pool, "a bridge network needs a gateway address"));
@@ -212,10 +216,8 @@ mod tests {
             internal: false,
             ipv6: false,
             v4: vec![PoolRecord {
-                pool: "10.1.0.0/16".parse().expect("a pool"),
-                range: None,
                 gateway: Some("10.1.0.1".parse().expect("an address")),
-                auxiliary: BTreeMap::new(),
+                ..PoolRecord::new("10.1.0.0/16".parse().expect("a pool"))
             }],
             v6: Vec::new(),
             found: BTreeMap::new(),

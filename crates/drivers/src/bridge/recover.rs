@@ -62,12 +62,7 @@ fn network(id: NetworkId, bridge: &LinkView, adopted: bool, survey: &KernelSurve
     let addresses: Vec<IpNet> = of_bridge.map(|view| view.address).collect();
     let pool = |v4: bool| {
         let found = addresses.iter().find(|net| net.addr().is_ipv4() == v4 && !is_link_local(net.addr()));
-        found.map(|net| PoolRecord {
-            pool: net.trunc(),
-            range: None,
-            gateway: Some(net.addr()),
-            auxiliary: BTreeMap::new(),
-        })
+        found.map(|net| PoolRecord { gateway: Some(net.addr()), ..PoolRecord::new(net.trunc()) })
     };
     // Without an IPv4 address it is no bridge network of ours, or not yet.
     let v4 = pool(true)?;

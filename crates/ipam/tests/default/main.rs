@@ -358,10 +358,7 @@ fn a_restart_from_records_gives_the_same_allocator() {
     let error = restore(&mut restored, 77, v4, v6).expect_err("taken");
     assert!(error.to_string().contains("held by network \"net-0\""), "{error}");
     let mut half = records[1].1.clone();
-    half.insert(
-        0,
-        PoolRecord { pool: net("10.99.0.0/16"), range: None, gateway: None, auxiliary: [].into() },
-    );
+    half.insert(0, PoolRecord::new(net("10.99.0.0/16")));
     assert!(restore(&mut restored, 77, &half, &[]).is_err(), "the second pool is taken");
     let stolen = leases[0].2;
     assert!(restored.restore_lease(network(0), endpoint(500), "thief", &stolen).is_err());
