@@ -265,3 +265,35 @@ mod quick {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_set_is_left_out_and_was_written_before() {
+        let (id, network) = ("e".repeat(64), "n".repeat(64));
+        let spec = EndpointSpec::new("web");
+        let asked = EndpointRecord::asked(id.parse().expect("an id"), network.parse().expect("an id"), spec);
+        let record = EndpointRecord { ipv4: Some("10.0.0.2/24".parse().expect("a net")), ..asked };
+        let json = serde_json::to_string(&record).expect("written");
+        assert_eq!(
+            json,
+            format!(r#"{{"id":"{id}","network":"{network}","name":"web","ipv4":"10.0.0.2/24"}}"#)
+        );
+        assert_eq!(serde_json::from_str::<EndpointRecord>(&json).expect("read"), record);
+        let before = json.replace('}', r#","mac":null,"ipv6":null,"prefix":null,"attachment":null}"#);
+        assert_eq!(serde_json::from_str::<EndpointRecord>(&before).expect("read"), record);
+
+        let record = SandboxRecord::new(
+            id.parse().expect("an id"),
+            "c".parse().expect("a name"),
+            SandboxSpec::new("c"),
+        );
+        let json = serde_json::to_string(&record).expect("written");
+        assert_eq!(serde_json::from_str::<SandboxRecord>(&json).expect("read"), record);
+        let before = json.replace(r#""container_id":"c""#, r#""container_id":"c","hostname":"","labels":{}"#);
+        assert_ne!(before, json);
+        assert_eq!(serde_json::from_str::<SandboxRecord>(&before).expect("read"), record);
+    }
+}
