@@ -55,7 +55,7 @@ pub use netloom_model::{
     ExtraHost, Holder, HostOverlap, IfName, IpamPoolSpec, IpamSpec, JoinId, JoinSpec, Left, Limits,
     LiveSandbox, LiveSet, MacAddr, Mark, Names, NamespaceSpec, NetnsName, NetworkId, NetworkSpec, ObjectKind,
     OpId, ParentUpdate, PoolsConsidered, PortBinding, Ports, Protocol, Reason, ReconcileReport,
-    ReleasedSandbox, Repair, Result, SandboxId, SandboxSettings, SandboxSpec, Stray, Timeouts, TransportPort,
-    snapshot,
+    ReleasedSandbox, Repair, Result, SandboxId, SandboxSettings, SandboxSpec, Seldom, Stray, Timeouts,
+    TransportPort, snapshot,
 };
 pub use netloom_testkit as testkit;

@@ -235,7 +235,7 @@ fn endpoint(id: EndpointId) -> CreateEndpoint {
         ipv6: None,
         mac: None,
         options: std::collections::BTreeMap::new(),
-        ports: netloom::Ports::default(),
+        ports: netloom::Seldom::default(),
         joined: None,
     }
 }

@@ -11,7 +11,7 @@ use netloom::drivers::{
 use netloom::testkit::SimKernel;
 use netloom::{
     EndpointId, EndpointSpec, Engine, ErrorKind, JoinSpec, Names, NamespaceSpec, NetworkId, NetworkSpec,
-    PortBinding, Ports, SandboxSpec, TransportPort,
+    PortBinding, Ports, SandboxSpec, Seldom, TransportPort,
 };
 
 use crate::support::World;
@@ -22,9 +22,9 @@ struct Listener(Arc<Mutex<Vec<Heard>>>);
 
 #[derive(Clone, PartialEq, Debug)]
 enum Heard {
-    Endpoint { ipv6: bool, ports: Ports, options: BTreeMap<String, String> },
+    Endpoint { ipv6: bool, ports: Seldom<Ports>, options: BTreeMap<String, String> },
     Join(Arc<SandboxOptions>),
-    Program(Ports, Arc<SandboxOptions>),
+    Program(Seldom<Ports>, Arc<SandboxOptions>),
 }
 
 impl Listener {
@@ -151,6 +151,7 @@ async fn every_option_reaches_the_driver_and_outlives_the_engine() {
         anonymous: true,
         no_resolution: false,
     };
+    let names = Seldom::from(names);
     assert_eq!((&before.0.names, &before.0.ports, &before.0.options), (&names, &ports, &options));
     assert_eq!(before.1.hostname, "web.example");
     assert_eq!(before.1.settings, full_sandbox().settings);

@@ -24,7 +24,7 @@ fn bridge(bridge: &str, tag: LinkTag) -> Op {
 }
 
 /// A link of an engine's whose endpoint nobody knows, or that is none of its endpoint's.
-fn veth(host: &str, instance: &str, endpoint: impl std::fmt::Display) -> Op {
+fn veth(host: &str, instance: &str, endpoint: impl Into<String>) -> Op {
     let tag = LinkTag::new(instance, "endpoint", endpoint);
     let (netns, peer) = (Netns::Host, name(&format!("p{host}")));
     Op::CreateVeth { host: name(host), peer, netns, master: None, mac: None, mtu: None, tag }

@@ -161,7 +161,7 @@ impl Lab {
             master: Some(bridge.parse().expect("a name")),
             mac: None,
             mtu: None,
-            tag: LinkTag::new("somebody", "else", n),
+            tag: LinkTag::new("somebody", "else", n.to_string()),
         });
         for made in self.kernel.execute(ports.collect(), soon()).await {
             made.expect("a foreign port");

@@ -30,7 +30,7 @@ impl Lab {
         let name = "beyond".parse().expect("a name");
         let netns = Netns::Named(name);
         let (out, eth0) = ("out0".parse().expect("a name"), "eth0".parse().expect("a name"));
-        let tag = LinkTag::new("somebody", "else", 1);
+        let tag = LinkTag::new("somebody", "else", "1");
         let net = |text: &str| text.parse().expect("a net");
         let back = Route { destination: net("0.0.0.0/0"), via: Some([192, 0, 2, 1].into()), link: eth0 };
         self.does(vec![

@@ -231,7 +231,7 @@ async fn apply(
 ) -> Result<Vec<Repair>> {
     let Plan { records, changes, links, namespaces, take_down, dead, ended, mut repairs } = plan;
     // Each part has a time of its own: what hangs in one must not cost the others theirs.
-    let own = || op.renewed(op.allowed);
+    let own = || op.apart(op.allowed);
     if !changes.is_empty() {
         answered(op, "the store", services.store.ask(&own(), Commit(changes)).await)?;
     }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
 use netloom_actor_network::InspectNetwork;
 use netloom_actor_sandbox::InspectSandbox;
 use netloom_actor_services::answered;
@@ -10,7 +9,7 @@ use netloom_actor_services::ipam::InspectIpam;
 use netloom_actor_services::store::{CloseStore, StoreStats, StoreStatsQuery};
 use netloom_model::OpId;
 use netloom_model::snapshot::{EngineSnapshot, OperationSnapshot};
-use netloom_runtime::{Crash, Handle, Ledger};
+use netloom_runtime::{AskError, Crash, Handle, Ledger};
 
 use super::*;
 use crate::message::{
@@ -66,15 +65,25 @@ impl Handle<InspectEngine> for ControllerActor {
         let default_pools = self.estate.default_pools(&self.estate.directory.config());
         cx.tasks().spawn(async move {
             // An actor that is being started again is missing from the picture.
-            let mut networks: Vec<_> = join_all(networks).await.into_iter().flatten().collect();
+            let mut networks = answers(networks).await;
             networks.sort_by(|a, b| a.name.cmp(&b.name));
-            let mut sandboxes: Vec<_> = join_all(sandboxes).await.into_iter().flatten().collect();
+            let mut sandboxes = answers(sandboxes).await;
             sandboxes.sort_by(|a, b| a.container_id.cmp(&b.container_id));
-            let mut ipam: Vec<_> = join_all(ipam).await.into_iter().flatten().collect();
+            let mut ipam = answers(ipam).await;
             addresses::complete(&mut ipam, &default_pools, None);
             reply.send(EngineSnapshot { networks, sandboxes, ipam, overlaps, operations, leaks, reaping });
         });
     }
+}
+
+/// The answers of those who were asked and are there. They have all been asked before, so they are waited for one after
+/// another: of a task that waits for thousands at once the runtime looks at a hundred and begins anew.
+async fn answers<T>(asked: Vec<impl Future<Output = std::result::Result<T, AskError>>>) -> Vec<T> {
+    let mut answers = Vec::with_capacity(asked.len());
+    for answer in asked {
+        answers.extend(answer.await.ok());
+    }
+    answers
 }
 
 /// Operations in flight, oldest first.

@@ -317,7 +317,7 @@ messages! {
 enum Outcome {
     Established {
         /// What the store has of its endpoints.
-        recorded: Vec<EndpointRecord>,
+        recorded: Vec<Arc<EndpointRecord>>,
         result: Result<Box<Established>>,
         reply: Reply<Result<Vec<netloom_model::Repair>>>,
     },
@@ -387,7 +387,7 @@ enum Outcome {
 
 impl Outcome {
     fn established(
-        recorded: Vec<EndpointRecord>,
+        recorded: Vec<Arc<EndpointRecord>>,
         result: Result<Established>,
         reply: Reply<Result<Vec<netloom_model::Repair>>>,
     ) -> Self {

@@ -73,12 +73,14 @@ impl NetworkActor {
                 self.run(op, Scope::All, work, outcome, cx);
             }
             Origin::FromStore(record, recorded) => {
+                let recorded: Vec<_> = recorded.into_iter().map(Arc::new).collect();
                 let work = saga::restore_in_driver(world, own, record, recorded.clone(), true);
                 let outcome = |result| Outcome::established(recorded, result, reply);
                 self.run(op, Scope::All, work, outcome, cx);
             }
             Origin::AfterRestart(record, recorded) => {
                 // Driver and IPAM kept what they knew.
+                let recorded: Vec<_> = recorded.into_iter().map(Arc::new).collect();
                 let established = Established { record, endpoints: recorded.clone(), repairs: Vec::new() };
                 let work = std::future::ready(Ok(established));
                 let outcome = |result| Outcome::established(recorded, result, reply);
@@ -95,22 +97,22 @@ impl NetworkActor {
         reply: Reply<Result<EndpointSnapshot>>,
         cx: &mut Cx<'_, Self>,
     ) -> Started {
-        let mut record = EndpointRecord::asked(endpoint, self.record.id, &spec);
         let asks = self.world.capability.needs_ipam && self.world.ipam.capability().requires_mac_address;
-        if asks && record.mac.is_none() {
-            record.mac = self.endpoints.free_mac(endpoint);
-        }
-        let mac = record.mac;
-        let mut entry = Endpoint::new(record.clone(), EndpointPhase::Creating);
-        entry.cancel = op.cancel.canceller();
-        let entered = self
+        let mac = spec.mac.or_else(|| asks.then(|| self.endpoints.free_mac(endpoint)).flatten());
+        let allowed = self
             .allows(NetworkCommand::CreateEndpoint)
             .and_then(|()| spec.validate())
-            .and_then(|()| self.mac_is_free(mac))
-            .and_then(|()| self.endpoints.insert(entry));
-        let reply = checked(entered, reply)?;
+            .and_then(|()| self.mac_is_free(mac));
+        let reply = checked(allowed, reply)?;
+        let wanted = (spec.ipv4, spec.ipv6);
+        let mut record = EndpointRecord::asked(endpoint, self.record.id, spec);
+        record.mac = mac;
+        let record = Arc::new(record);
+        let mut entry = Endpoint::new(record.clone(), EndpointPhase::Creating);
+        entry.cancel = op.cancel.canceller();
+        let reply = checked(self.endpoints.insert(entry), reply)?;
         let shown_ipv6 = !self.record.spec.defer_ipv6;
-        let work = saga::create_endpoint(self.world.clone(), op.clone(), record, spec, shown_ipv6);
+        let work = saga::create_endpoint(self.world.clone(), op.clone(), record, wanted, shown_ipv6);
         let outcome = move |result| Outcome::EndpointCreated { endpoint, result: Box::new(result), reply };
         self.run(op, Scope::One(endpoint), work, outcome, cx);
         Ok(())
@@ -148,7 +150,7 @@ impl NetworkActor {
         let (entry, reply) = checked_value(self.endpoints.get_mut(endpoint), reply)?;
         entry.cancel = op.cancel.canceller();
         let old = entry.record.name.clone();
-        let record = EndpointRecord { name: name.clone(), ..entry.record.clone() };
+        let record = EndpointRecord { name: name.clone(), ..EndpointRecord::clone(&entry.record) };
         let work = saga::rename_endpoint(self.world.clone(), op.clone(), record);
         let outcome = move |result| Outcome::Renamed { endpoint, old, name, result, reply };
         self.run(op, Scope::One(endpoint), work, outcome, cx);
@@ -206,7 +208,7 @@ impl NetworkActor {
         let (entry, reply) =
             self.begin(op, endpoint, EndpointCommand::Attach, EndpointPhase::Joining, reply)?;
         // One for which a place was kept has that still, should this fail.
-        let kept = entry.record.attachment.replace(AttachmentRecord {
+        let kept = Arc::make_mut(&mut entry.record).attachment.replace(AttachmentRecord {
             sandbox: command.sandbox,
             join: command.join,
             ifname,

@@ -9,7 +9,7 @@ use netloom_drivers::SandboxOptions;
 use netloom_model::record::EndpointRecord;
 use netloom_model::snapshot::{EndpointPhase, EndpointSnapshot};
 use netloom_model::{
-    EndpointId, Error, Holder, IfName, JoinId, MacAddr, ObjectKind, Ports, Reason, Result, SandboxId,
+    EndpointId, Error, Holder, IfName, JoinId, MacAddr, ObjectKind, Ports, Reason, Result, SandboxId, Seldom,
 };
 use netloom_runtime::Canceller;
 use rustc_hash::FxHasher;
@@ -19,8 +19,8 @@ use crate::phase::{EndpointCommand, Verdict, endpoint as decide};
 /// An endpoint.
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
-    /// What the store keeps, or will keep.
-    pub(crate) record: EndpointRecord,
+    /// What the store keeps, or will keep. Shared with what is under way on it, which only reads it most often.
+    pub(crate) record: Arc<EndpointRecord>,
     /// What it is doing.
     pub(crate) phase: EndpointPhase,
     /// What its sandbox tells, while it is reached from outside.
@@ -31,7 +31,7 @@ pub(crate) struct Endpoint {
 
 impl Endpoint {
     /// An endpoint on which nothing is under way.
-    pub(crate) fn new(record: EndpointRecord, phase: EndpointPhase) -> Self {
+    pub(crate) fn new(record: Arc<EndpointRecord>, phase: EndpointPhase) -> Self {
         Self { record, phase, outward: None, cancel: Canceller::default() }
     }
 
@@ -106,8 +106,7 @@ type Map<K, V> = HashMap<K, V, BuildHasherDefault<FxHasher>>;
 /// Every endpoint of a network.
 #[derive(Debug, Default)]
 pub(crate) struct Endpoints {
-    /// Boxed: a table has room to spare, and that for large values costs.
-    by_id: Map<EndpointId, Box<Endpoint>>,
+    by_id: Map<EndpointId, Endpoint>,
     by_name: Map<String, EndpointId>,
 }
 
@@ -122,7 +121,7 @@ impl Endpoints {
             return Err(Reason::IdTaken { id: record.id.to_string(), holder: holder.holder() }.into());
         }
         self.by_name.insert(record.name.clone(), record.id);
-        self.by_id.insert(record.id, Box::new(endpoint));
+        self.by_id.insert(record.id, endpoint);
         Ok(())
     }
 
@@ -145,21 +144,21 @@ impl Endpoints {
         if name != other {
             self.by_name.remove(other);
         }
-        endpoint.record.name = name;
+        Arc::make_mut(&mut endpoint.record).name = name;
     }
 
     pub(crate) fn remove(&mut self, id: EndpointId) -> Option<Endpoint> {
         let endpoint = self.by_id.remove(&id)?;
         self.by_name.remove(&endpoint.record.name);
-        Some(*endpoint)
+        Some(endpoint)
     }
 
     pub(crate) fn get(&self, id: EndpointId) -> Result<&Endpoint> {
-        self.by_id.get(&id).map(AsRef::as_ref).ok_or_else(|| Error::not_found(ObjectKind::Endpoint, id))
+        self.by_id.get(&id).ok_or_else(|| Error::not_found(ObjectKind::Endpoint, id))
     }
 
     pub(crate) fn get_mut(&mut self, id: EndpointId) -> Result<&mut Endpoint> {
-        self.by_id.get_mut(&id).map(AsMut::as_mut).ok_or_else(|| Error::not_found(ObjectKind::Endpoint, id))
+        self.by_id.get_mut(&id).ok_or_else(|| Error::not_found(ObjectKind::Endpoint, id))
     }
 
     /// The endpoint, if its phase takes this command; `None` if there is nothing to do.
@@ -228,10 +227,7 @@ impl Endpoints {
 
     /// Who has this hardware address.
     pub(crate) fn with_mac(&self, mac: MacAddr) -> Option<Holder> {
-        self.by_id
-            .values()
-            .find(|endpoint| endpoint.record.mac == Some(mac))
-            .map(|endpoint| endpoint.holder())
+        self.by_id.values().find(|endpoint| endpoint.record.mac == Some(mac)).map(Endpoint::holder)
     }
 
     /// A hardware address for an endpoint whose IPAM driver has to be told one: libnetwork's prefix, and a part of the
@@ -251,33 +247,33 @@ impl Endpoints {
 
     /// Every endpoint that holds the network, by name.
     pub(crate) fn holders(&self) -> Vec<Holder> {
-        let mut holders: Vec<_> = self.by_id.values().map(|endpoint| endpoint.holder()).collect();
+        let mut holders: Vec<_> = self.by_id.values().map(Endpoint::holder).collect();
         holders.sort_by(|a, b| a.name.cmp(&b.name));
         holders
     }
 
     /// Every endpoint, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Endpoint> {
-        self.by_id.values().map(AsRef::as_ref)
+        self.by_id.values()
     }
 
     /// Every endpoint, by name.
     pub(crate) fn snapshots(&self) -> Vec<EndpointSnapshot> {
-        let mut all: Vec<_> = self.by_id.values().map(|endpoint| endpoint.snapshot()).collect();
+        let mut all: Vec<_> = self.by_id.values().map(Endpoint::snapshot).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
 
     /// What the driver has been told of endpoints that are reached from outside.
-    pub(crate) fn outward(&self) -> Vec<(EndpointId, Ports, Arc<SandboxOptions>)> {
+    pub(crate) fn outward(&self) -> Vec<(EndpointId, Seldom<Ports>, Arc<SandboxOptions>)> {
         let outward = |endpoint: &Endpoint| {
             Some((endpoint.record.id, endpoint.record.ports.clone(), endpoint.outward.clone()?))
         };
-        self.by_id.values().filter_map(|endpoint| outward(endpoint)).collect()
+        self.by_id.values().filter_map(outward).collect()
     }
 
     /// Every record that the store has.
-    pub(crate) fn records(&self) -> Vec<EndpointRecord> {
+    pub(crate) fn records(&self) -> Vec<Arc<EndpointRecord>> {
         self.by_id.values().map(|endpoint| endpoint.record.clone()).collect()
     }
 }

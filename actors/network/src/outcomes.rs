@@ -47,7 +47,8 @@ impl Handle<Finished> for NetworkActor {
                     && let Ok(entry) = self.endpoints.get_mut(endpoint)
                 {
                     if left {
-                        entry.record.attachment = entry.record.attachment.take().map(AttachmentRecord::kept);
+                        let record = Arc::make_mut(&mut entry.record);
+                        record.attachment = record.attachment.take().map(AttachmentRecord::kept);
                         entry.outward = None;
                     }
                     entry.phase = Endpoint::phase_of(&entry.record);
@@ -81,7 +82,7 @@ impl Handle<Finished> for NetworkActor {
 impl NetworkActor {
     fn established(
         &mut self,
-        recorded: Vec<EndpointRecord>,
+        recorded: Vec<Arc<EndpointRecord>>,
         result: Result<Established>,
     ) -> Result<Vec<netloom_model::Repair>> {
         let Established { record, endpoints, repairs } = match result {
@@ -100,7 +101,7 @@ impl NetworkActor {
     }
 
     /// Lists the endpoints that the store has.
-    fn enter(&mut self, records: Vec<EndpointRecord>) -> Result<()> {
+    fn enter(&mut self, records: Vec<Arc<EndpointRecord>>) -> Result<()> {
         // An earlier attempt to come into service may have listed them already.
         self.endpoints = Endpoints::default();
         for record in records {
@@ -177,7 +178,7 @@ impl NetworkActor {
             Err(error) => {
                 self.back_to_idle(command.endpoint);
                 if let Ok(entry) = self.endpoints.get_mut(command.endpoint) {
-                    entry.record.attachment = kept;
+                    Arc::make_mut(&mut entry.record).attachment = kept;
                     entry.phase = Endpoint::phase_of(&entry.record);
                 }
                 return Err(error);
@@ -192,7 +193,7 @@ impl NetworkActor {
             (false, false) => WayOut::Unwanted,
         };
         let entry = self.endpoints.get_mut(command.endpoint)?;
-        if let Some(attachment) = entry.record.attachment.as_mut() {
+        if let Some(attachment) = Arc::make_mut(&mut entry.record).attachment.as_mut() {
             (attachment.gateway, attachment.gateway6) = (joined.gateway, joined.gateway6);
             (attachment.routes, attachment.way_out) = (joined.routes.clone(), way_out);
             if let Interface::InPlace { link } = &joined.interface {
@@ -224,7 +225,7 @@ impl NetworkActor {
 
     fn back_to_idle(&mut self, endpoint: EndpointId) {
         if let Ok(entry) = self.endpoints.get_mut(endpoint) {
-            (entry.record.attachment, entry.outward) = (None, None);
+            (Arc::make_mut(&mut entry.record).attachment, entry.outward) = (None, None);
             entry.phase = EndpointPhase::Idle;
         }
     }

@@ -485,6 +485,6 @@ fn dying_link() -> Op {
         name: "dying0".parse().expect("a name"),
         mac: None,
         mtu: None,
-        tag: LinkTag::new("somebody", "else", 1),
+        tag: LinkTag::new("somebody", "else", "1"),
     }
 }

@@ -170,6 +170,13 @@ impl OpCtx {
         }))
     }
 
+    /// The same operation with a fresh deadline and a cancellation of its own: for one of many parts that are under way
+    /// at once, which would all wait for the one.
+    #[must_use]
+    pub fn apart(&self, allowed: Duration) -> Self {
+        Self(Arc::new(Operation { cancel: CancelToken::default(), ..self.ending_after(allowed) }))
+    }
+
     /// The same operation with a fresh deadline: for what has to follow the point of no return.
     #[must_use]
     pub fn renewed(&self, allowed: Duration) -> Self {

@@ -128,7 +128,8 @@ impl SandboxActor {
         let Inside { record, members, gateways, .. } = &self.inside;
         let mut members: Vec<_> = members.iter().collect();
         members.sort_by(|a, b| a.rank().cmp(&b.rank()));
-        let SandboxSpec { container_id, hostname, labels, namespace, settings } = record.spec.clone();
+        let SandboxSpec { container_id, hostname, labels, namespace, settings } =
+            SandboxSpec::clone(&record.spec);
         SandboxSnapshot {
             id: record.id,
             container_id,
@@ -232,7 +233,7 @@ impl SandboxActor {
                 run(op, nothing, |result| Outcome::Established(members, result, reply), cx);
             }
             Pending::Adopt(AdoptSandbox(spec), reply) => {
-                let record = SandboxRecord { spec, keyed: false, ..self.inside.record.clone() };
+                let record = SandboxRecord { spec: spec.into(), keyed: false, ..self.inside.record.clone() };
                 let work = saga::adopt(world, op.clone(), record);
                 run(op, work, |result| Outcome::Adopted(result.map(Box::new), reply), cx);
             }
@@ -419,9 +420,10 @@ impl Handle<Finished> for SandboxActor {
                     // No other join has begun meanwhile: the number is the last one that was given.
                     self.inside.record.interfaces -= u32::from(!self.inside.waiting);
                 }
-                reply.send(result.map(|Joined { inside, member }| {
+                reply.send(result.and_then(|Joined { inside, endpoint }| {
                     self.inside = *inside;
-                    shown(&member)
+                    let newcomer = self.inside.members.iter().find(|member| member.endpoint == endpoint);
+                    newcomer.map(shown).ok_or_else(|| Error::internal("a newcomer is not inside"))
                 }));
             }
             Outcome::Renamed(result, reply) => reply.send(result),

@@ -36,7 +36,7 @@ pub(crate) struct Changed {
 impl Inside {
     /// A sandbox without endpoints.
     pub(crate) fn new(record: SandboxRecord) -> Self {
-        let options = Arc::new(SandboxOptions::from(&record.spec));
+        let options = Arc::new(SandboxOptions::from(&*record.spec));
         let waiting = record.waits();
         Self { record, options, members: Vec::new(), gateways: Gateways::default(), waiting }
     }

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use netloom_model::record::EndpointRecord;
 use netloom_model::{EndpointId, JoinId, NetworkId};
@@ -35,7 +36,7 @@ struct Entry {
     links: Vec<(JoinId, Dying)>,
     then: Vec<Then>,
     /// The record of an endpoint that is deleted: its addresses are still held.
-    deleted: Option<EndpointRecord>,
+    deleted: Option<Arc<EndpointRecord>>,
 }
 
 impl fmt::Debug for Quarantine {
@@ -86,7 +87,7 @@ impl Quarantine {
     }
 
     /// The endpoint is deleted while its links die: its addresses stay taken, also for an IPAM that is restarted.
-    pub fn keep(&self, record: EndpointRecord) {
+    pub fn keep(&self, record: Arc<EndpointRecord>) {
         if let Some(entry) = self.0.borrow_mut().get_mut(&record.id) {
             entry.deleted = Some(record);
         }
@@ -96,7 +97,7 @@ impl Quarantine {
     #[must_use]
     pub fn kept(&self, network: NetworkId) -> Vec<EndpointRecord> {
         let entries = self.0.borrow();
-        let kept = entries.values().filter_map(|entry| entry.deleted.as_ref());
+        let kept = entries.values().filter_map(|entry| entry.deleted.as_deref());
         kept.filter(|record| record.network == network).cloned().collect()
     }
 

@@ -112,7 +112,7 @@ mod tests {
 
     use futures::FutureExt;
     use netloom_kernel::Netns;
-    use netloom_model::{JoinId, MacAddr, Ports};
+    use netloom_model::{JoinId, MacAddr, Seldom};
     use netloom_testkit::SimKernel;
 
     use super::*;
@@ -146,7 +146,7 @@ mod tests {
             ipv6: None,
             mac: None,
             options: BTreeMap::new(),
-            ports: Ports::default(),
+            ports: Seldom::default(),
             joined: None,
         }
     }

@@ -8,7 +8,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use netloom_kernel::{AddressView, LinkView, Netns, Op, RouteView};
 use netloom_model::config::{DatastoreConfig, Scope};
 use netloom_model::record::{EndpointRecord, NetworkRecord, PoolRecord, StaticRoute};
-use netloom_model::{EndpointId, IfName, JoinId, MacAddr, NetworkId, Ports, SandboxId, SandboxSpec};
+use netloom_model::{EndpointId, IfName, JoinId, MacAddr, NetworkId, Ports, SandboxId, SandboxSpec, Seldom};
 
 /// What a driver can do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -127,7 +127,7 @@ pub struct CreateEndpoint {
     /// Driver options of the endpoint.
     pub options: BTreeMap<String, String>,
     /// Its ports (`com.docker.network.endpoint.exposedports` and `com.docker.network.portmap`).
-    pub ports: Ports,
+    pub ports: Seldom<Ports>,
     /// Its place in a sandbox, when it is read back and was joined.
     pub joined: Option<Present>,
 }
@@ -273,7 +273,7 @@ pub struct ExternalConnectivity {
     /// The endpoint.
     pub endpoint: EndpointId,
     /// The ports of the endpoint.
-    pub ports: Ports,
+    pub ports: Seldom<Ports>,
     /// What its sandbox tells, the container's ports among it.
     pub sandbox: Arc<SandboxOptions>,
 }

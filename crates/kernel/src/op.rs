@@ -42,8 +42,14 @@ pub struct LinkTag {
 
 impl LinkTag {
     /// A tag for one object of one engine.
-    pub fn new(instance: &str, kind: &str, id: impl fmt::Display) -> Self {
-        Self { instance: instance.into(), kind: kind.into(), id: id.to_string() }
+    pub fn new(instance: &str, kind: &str, id: impl Into<String>) -> Self {
+        Self { instance: instance.into(), kind: kind.into(), id: id.into() }
+    }
+
+    /// The link's alias.
+    #[must_use]
+    pub fn alias(&self) -> String {
+        ["netloom/", &self.instance, "/", &self.kind, "/", &self.id].concat()
     }
 
     /// Reads a link's alias; `None` for an alias that is not a tag.
@@ -57,7 +63,7 @@ impl LinkTag {
 
 impl fmt::Display for LinkTag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "netloom/{}/{}/{}", self.instance, self.kind, self.id)
+        f.write_str(&self.alias())
     }
 }
 

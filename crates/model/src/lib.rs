@@ -12,6 +12,7 @@ pub mod live;
 pub mod mac;
 pub mod record;
 mod reserved;
+pub mod seldom;
 pub mod snapshot;
 pub mod spec;
 
@@ -25,6 +26,7 @@ pub use live::{
     Left, LiveList, LiveSandbox, LiveSet, Mark, ReconcileReport, ReleasedSandbox, Stray, Verdict,
 };
 pub use mac::MacAddr;
+pub use seldom::Seldom;
 pub use spec::{
     EndpointSpec, ExtraHost, IpamPoolSpec, IpamSpec, JoinSpec, Names, NamespaceSpec, NetworkSpec,
     ParentUpdate, PortBinding, Ports, Protocol, SandboxSettings, SandboxSpec, TransportPort,

@@ -27,18 +27,22 @@ impl MacAddr {
     pub fn is_multicast(self) -> bool {
         self.0[0] & 1 == 1
     }
-}
 
-impl fmt::Display for MacAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// As text, in one piece: it is in every record of an endpoint.
+    fn text(self) -> [u8; 17] {
         const HEX: &[u8; 16] = b"0123456789abcdef";
-        // Written as one piece: it is in every record of an endpoint.
         let mut text = *b"00:00:00:00:00:00";
         for (pair, byte) in text.chunks_mut(3).zip(self.0) {
             pair[0] = HEX[usize::from(byte >> 4)];
             pair[1] = HEX[usize::from(byte & 15)];
         }
-        f.pad(std::str::from_utf8(&text).unwrap_or_default())
+        text
+    }
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(std::str::from_utf8(&self.text()).unwrap_or_default())
     }
 }
 
@@ -76,7 +80,7 @@ fn invalid(text: &str) -> Error {
 
 impl Serialize for MacAddr {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(std::str::from_utf8(&self.text()).unwrap_or_default())
     }
 }
 

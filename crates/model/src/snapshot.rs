@@ -13,6 +13,7 @@ use crate::id::{EndpointId, NetworkId, OpId, SandboxId};
 use crate::ifname::IfName;
 use crate::mac::MacAddr;
 use crate::record::{PoolRecord, StaticRoute, WayOut};
+use crate::seldom::Seldom;
 use crate::spec::{IpamSpec, Names, NamespaceSpec, Ports, SandboxSettings};
 
 /// What a network is doing.
@@ -128,9 +129,9 @@ pub struct EndpointSnapshot {
     /// Driver options.
     pub options: BTreeMap<String, String>,
     /// Its ports.
-    pub ports: Ports,
+    pub ports: Seldom<Ports>,
     /// Its names beside its own.
-    pub names: Names,
+    pub names: Seldom<Names>,
     /// Labels of the caller.
     pub labels: BTreeMap<String, String>,
 }

@@ -62,8 +62,9 @@ impl Refusal {
 
     pub(crate) fn message(self) -> String {
         match (self.words, describe(self.errno)) {
-            (Some(words), Some((name, _))) => format!("{words} ({name})"),
-            (None, Some((name, text))) => format!("{text} ({name})"),
+            // Put together by hand: removals are refused all day long.
+            (Some(words), Some((name, _))) => [words, " (", name, ")"].concat(),
+            (None, Some((name, text))) => [text, " (", name, ")"].concat(),
             (Some(words), None) => format!("{words} (error {})", self.errno),
             (None, None) => format!("error {}", self.errno),
         }

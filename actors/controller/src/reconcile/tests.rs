@@ -72,7 +72,7 @@ impl Case {
         let record = EndpointRecord {
             prefix: Some("eth".into()),
             attachment,
-            ..EndpointRecord::asked(endpoint_id(n), network_id(network), &spec)
+            ..EndpointRecord::asked(endpoint_id(n), network_id(network), spec)
         };
         self.records.endpoints.insert(endpoint_id(n), record);
         self
@@ -409,7 +409,7 @@ fn a_lost_sandbox_is_neither_dead_nor_unknown() {
 fn nobody_dies_whose_container_is_not_known() {
     let mut case = Case::default().sandbox(1).netns(1);
     let record = case.records.sandboxes.get_mut(&sandbox_id(1)).expect("there");
-    record.spec = SandboxSpec::new(format!("recovered-{}", sandbox_id(1).short()));
+    record.spec = SandboxSpec::new(format!("recovered-{}", sandbox_id(1).short())).into();
     case.inventory.live = live(&[]);
     let plan = case.plan();
     assert!(plan.dead.is_empty());

@@ -1,7 +1,7 @@
 //! Making an endpoint, making its link, and making the link durable.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use netloom_actor_driver::{JoinDriverEndpoint, ProgramConnectivity};
@@ -11,7 +11,7 @@ use netloom_actor_services::ipam::LeaseAddresses;
 use netloom_drivers::{ExternalConnectivity, Join, Joined, Restored, SandboxOptions};
 use netloom_ipam::LeaseRequest;
 use netloom_model::record::{AttachmentRecord, EndpointRecord};
-use netloom_model::{EndpointId, EndpointSpec, Error, JoinId, Ports, Reason, Result};
+use netloom_model::{EndpointId, Error, JoinId, Ports, Reason, Result, Seldom};
 use netloom_runtime::{Fact, OpCtx};
 use netloom_store::{Change, Key, RecordKind, encode};
 
@@ -22,39 +22,41 @@ use crate::event::NetworkEvent;
 /// An endpoint as it came out.
 #[derive(Debug)]
 pub(crate) struct CreatedEndpoint {
-    pub(crate) record: EndpointRecord,
+    pub(crate) record: Arc<EndpointRecord>,
     pub(crate) told: Fact<NetworkEvent>,
 }
 
-/// Leases addresses, tells the driver, commits the record. `shown_ipv6`: whether the driver is shown the IPv6
-/// address.
+/// Leases addresses, tells the driver, commits the record. `wanted`: the addresses that are asked for. `shown_ipv6`:
+/// whether the driver is shown the IPv6 address.
 pub(crate) async fn create_endpoint(
     world: World,
     op: OpCtx,
-    record: EndpointRecord,
-    spec: EndpointSpec,
+    asked: Arc<EndpointRecord>,
+    wanted: (Option<Ipv4Addr>, Option<Ipv6Addr>),
     shown_ipv6: bool,
 ) -> Result<CreatedEndpoint> {
-    let id = record.id;
-    let object = format!("endpoint {:?} ({})", record.name, id.short());
+    let (id, (ipv4, ipv6)) = (asked.id, wanted);
+    let named = asked.clone();
+    let object = fmt::from_fn(move |f| write!(f, "endpoint {:?} ({})", named.name, named.id.short()));
     let made = world.saga(&op, "create_endpoint", object, async |saga| {
-        let mut record = record;
+        let mut shared = asked;
+        let record = Arc::make_mut(&mut shared);
         let leased_by = world.ipam.incarnation();
         if world.capability.needs_ipam {
             let lease = saga.step("lease addresses", Undone::Addresses(id), async {
                 let name = record.name.clone();
-                let want = LeaseRequest { owner: id, name, ipv4: spec.ipv4, ipv6: spec.ipv6 };
+                let want = LeaseRequest { owner: id, name, ipv4, ipv6 };
                 let lease = LeaseAddresses(world.network, want, record.mac);
                 world.ipam_answered(&op, world.ipam.outcome(&op, lease).await)
             });
             let lease = lease.await?;
             (record.ipv4, record.ipv6) = (lease.ipv4, lease.ipv6);
-        } else if let Some(address) = spec.ipv4.map(IpAddr::from).or(spec.ipv6.map(IpAddr::from)) {
+        } else if let Some(address) = ipv4.map(IpAddr::from).or(ipv6.map(IpAddr::from)) {
             let why = "the driver of this network leaves no addresses to choose".into();
             return Err(Reason::AddressUnusable { address, why }.into());
         }
         let hidden = if shown_ipv6 { None } else { record.ipv6.take() };
-        let created = create_endpoint_in_driver(&world, &op, &record, Restored::Fresh);
+        let created = create_endpoint_in_driver(&world, &op, record, Restored::Fresh);
         let created = saga.step("driver", Undone::DriverEndpoint(id), created).await?;
         record.ipv6 = hidden.or(record.ipv6);
         record.mac = record.mac.or(created.mac);
@@ -63,12 +65,12 @@ pub(crate) async fn create_endpoint(
         record.prefix = created.interface_prefix;
         saga.step("commit", Undone::EndpointRecord(id), async {
             world.still_leased(leased_by)?;
-            world.commit(&op, vec![put(&record)?]).await
+            world.commit(&op, vec![put(record)?]).await
         })
         .await?;
         let (network, name) = (world.network, record.name.clone());
         let event = NetworkEvent::EndpointCreated { network, endpoint: id, name };
-        Ok(CreatedEndpoint { record, told: world.events.fact(&op, event) })
+        Ok(CreatedEndpoint { record: shared, told: world.events.fact(&op, event) })
     });
     made.await
 }
@@ -108,7 +110,7 @@ pub(crate) async fn program(
     world: World,
     op: OpCtx,
     endpoint: EndpointId,
-    ports: Ports,
+    ports: Seldom<Ports>,
     sandbox: Arc<SandboxOptions>,
 ) -> Result<()> {
     let request = ExternalConnectivity { network: world.network, endpoint, ports, sandbox };
@@ -124,13 +126,13 @@ pub(crate) async fn program(
 pub(crate) async fn commit_attachment(
     world: World,
     op: OpCtx,
-    record: EndpointRecord,
+    record: Arc<EndpointRecord>,
     beside: Option<Change>,
 ) -> Result<Facts> {
     let changes = std::iter::once(put(&record)?).chain(beside).collect();
     world.commit(&op, changes).await?;
     let (network, endpoint) = (world.network, record.id);
-    let attached = record.attachment.map(|AttachmentRecord { sandbox, ifname, .. }| {
+    let attached = record.attachment.as_ref().map(|&AttachmentRecord { sandbox, ifname, .. }| {
         NetworkEvent::EndpointAttached { network, endpoint, sandbox, ifname }
     });
     Ok(attached.map(|event| world.events.fact(&op, event)).into_iter().collect())

@@ -4,6 +4,7 @@
 //! next start removes; the other way round it would leave a record that names a dead link.
 
 use std::fmt;
+use std::sync::Arc;
 
 use futures::FutureExt;
 use netloom_actor_services::Dying;
@@ -23,7 +24,7 @@ use crate::event::NetworkEvent;
 pub(crate) async fn detach(
     world: World,
     op: OpCtx,
-    mut record: EndpointRecord,
+    mut record: Arc<EndpointRecord>,
     keeps_place: bool,
 ) -> Result<Facts> {
     let endpoint = record.id;
@@ -33,8 +34,9 @@ pub(crate) async fn detach(
         fmt::from_fn(move |f| write!(f, "endpoint {}", endpoint.short())),
     );
     entry.step("commit");
-    let attachment = record.attachment.take();
-    record.attachment = attachment.clone().filter(|_| keeps_place).map(AttachmentRecord::kept);
+    let without = Arc::make_mut(&mut record);
+    let attachment = without.attachment.take();
+    without.attachment = attachment.clone().filter(|_| keeps_place).map(AttachmentRecord::kept);
     world.commit(&op, vec![put(&record)?]).await?;
     let Some(attachment) = attachment else { return Ok(Facts::new()) };
     let event =
@@ -51,7 +53,7 @@ pub(crate) async fn abandon(
     world: World,
     op: OpCtx,
     (endpoint, join): (EndpointId, JoinId),
-    recorded: Option<EndpointRecord>,
+    recorded: Option<Arc<EndpointRecord>>,
     joined: bool,
 ) -> Result<Facts> {
     let object = fmt::from_fn(move |f| write!(f, "endpoint {}", endpoint.short()));
@@ -59,7 +61,7 @@ pub(crate) async fn abandon(
     let mut told = Facts::new();
     if let Some(mut record) = recorded {
         entry.step("commit");
-        let attachment = record.attachment.take();
+        let attachment = Arc::make_mut(&mut record).attachment.take();
         world.commit(&op, vec![put(&record)?]).await?;
         let network = world.network;
         let detached = attachment.filter(|_| joined).map(|attachment| attachment.sandbox);

@@ -1,5 +1,6 @@
 //! Bringing a network into service: new, or read back from the store.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -30,7 +31,7 @@ pub(crate) struct Established {
     /// The network with its pools.
     pub(crate) record: NetworkRecord,
     /// Its endpoints.
-    pub(crate) endpoints: Vec<EndpointRecord>,
+    pub(crate) endpoints: Vec<Arc<EndpointRecord>>,
     /// What had to be put right.
     pub(crate) repairs: Vec<Repair>,
 }
@@ -129,30 +130,34 @@ pub(crate) async fn restore_in_driver(
     world: World,
     op: OpCtx,
     record: NetworkRecord,
-    endpoints: Vec<EndpointRecord>,
+    mut endpoints: Vec<Arc<EndpointRecord>>,
     with_ipam: bool,
 ) -> Result<Established> {
     if with_ipam && world.capability.needs_ipam {
         // Which one is missing is more than that nobody answers.
         world.services.ipam.get(&record.spec.ipam.driver)?;
-        let (network, endpoints) = (record.clone(), endpoints.clone());
-        let (scope, shares) = (world.capability.scope, world.capability.shares_pools);
-        let restore = RestorePools { network, endpoints, scope, shares };
+        let known = endpoints.iter().map(|endpoint| EndpointRecord::clone(endpoint)).collect();
+        let (network, scope, shares) =
+            (record.clone(), world.capability.scope, world.capability.shares_pools);
+        let restore = RestorePools { network, endpoints: known, scope, shares };
         world.ipam_answered(&op, world.ipam.outcome(&op, restore).await)?;
     }
     let created = create_in_driver(&world, &op, &record, Restored::FromStore).await?;
     let mut remade = created.remade;
-    let mut restored = Vec::with_capacity(endpoints.len());
     let all = endpoints
         .iter()
         .map(|endpoint| create_endpoint_in_driver(&world, &op, endpoint, Restored::FromStore));
-    for (endpoint, created) in endpoints.iter().zip(join_all(all).await) {
+    let all = join_all(all).await;
+    for (endpoint, created) in endpoints.iter_mut().zip(all) {
         let created = created?;
         remade.extend(created.remade);
-        restored.push(EndpointRecord { prefix: created.interface_prefix, ..endpoint.clone() });
+        // Most often it says what it said before.
+        if endpoint.prefix != created.interface_prefix {
+            Arc::make_mut(endpoint).prefix = created.interface_prefix;
+        }
     }
     let repairs = remade.into_iter().map(|object| Repair::KernelObjectRemade { object }).collect();
-    Ok(Established { record, endpoints: restored, repairs })
+    Ok(Established { record, endpoints, repairs })
 }
 
 async fn create_in_driver(

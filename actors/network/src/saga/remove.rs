@@ -1,6 +1,7 @@
 //! Deleting endpoints and networks: the record goes first, and from there on there is no way back.
 
 use std::fmt;
+use std::sync::Arc;
 
 use netloom_actor_services::SagaWorld;
 use netloom_actor_services::answered;
@@ -20,7 +21,7 @@ use crate::event::NetworkEvent;
 pub(crate) async fn delete_endpoint(
     world: World,
     op: OpCtx,
-    record: EndpointRecord,
+    record: Arc<EndpointRecord>,
     patience: Patience,
 ) -> Result<Facts> {
     let (network, endpoint) = (world.network, record.id);
@@ -29,7 +30,7 @@ pub(crate) async fn delete_endpoint(
     entry.step("commit");
     world.commit(&op, vec![delete(RecordKind::Endpoint, endpoint)]).await?;
     let mut told = Facts::new();
-    if let Some(AttachmentRecord { sandbox, join, .. }) = record.attachment.clone() {
+    if let Some(&AttachmentRecord { sandbox, join, .. }) = record.attachment.as_ref() {
         told.push(world.events.fact(&op, NetworkEvent::EndpointDetached { network, endpoint, sandbox }));
         entry.step("cut the link off");
         world.finish(&op, Undone::Link(endpoint, join), patience).await;
@@ -47,7 +48,7 @@ pub(crate) async fn delete_endpoint(
 }
 
 /// Gives the addresses of a deleted endpoint back: at once, or when the kernel has let go of its last link.
-fn release_addresses(world: &World, op: &OpCtx, record: EndpointRecord) {
+fn release_addresses(world: &World, op: &OpCtx, record: Arc<EndpointRecord>) {
     let (network, endpoint, services) = (world.network, record.id, &world.services);
     let (ipam, own) = (world.ipam.clone(), op.clone());
     if services.quarantine.holds(endpoint) {

@@ -1,6 +1,8 @@
 //! Making a sandbox: its namespace and its record, beside each other. A crash leaves either without the other, and
 //! the next start removes it.
 
+use std::fmt;
+
 use futures::channel::oneshot;
 use netloom_actor_services::SagaWorld;
 use netloom_dns::io::check_files;
@@ -47,7 +49,9 @@ pub(super) async fn files_are_fine(world: &World, op: &OpCtx, settings: &Sandbox
 
 /// Makes the namespace, where it is its own, and commits the record. A disk takes about as long as the kernel.
 pub(crate) async fn establish(world: World, op: OpCtx, record: SandboxRecord) -> Result<()> {
-    let object = format!("sandbox {} of container {:?}", record.id.short(), record.spec.container_id);
+    let (id, spec) = (record.id, record.spec.clone());
+    let object =
+        fmt::from_fn(move |f| write!(f, "sandbox {} of container {:?}", id.short(), spec.container_id));
     let name = record.netns;
     let made = world.saga(&op, "create_sandbox", object, async |saga| {
         if let Some(settings) = &record.spec.settings {

@@ -24,7 +24,7 @@ pub(crate) struct Joined {
     /// The sandbox as it is now.
     pub(crate) inside: Box<Inside>,
     /// The newcomer.
-    pub(crate) member: Member,
+    pub(crate) endpoint: EndpointId,
 }
 
 /// How many names of interfaces are tried: one may be in use by what the container made itself, or by the
@@ -89,8 +89,7 @@ async fn try_join(world: &World, op: &OpCtx, before: &Inside, command: &JoinSand
             let opened = op.unless_cancelled(port::opened(world, op, &newcomer.interface));
             futures::try_join!(commit, async { Ok(opened.await) })?;
         }
-        let member = newcomers.swap_remove(0).member(&inside)?.clone();
-        Ok(Joined { inside, member })
+        Ok(Joined { inside, endpoint })
     });
     let mut joined = joined.await?;
     // A newcomer with a way out of its own makes the one for those without superfluous.

@@ -47,7 +47,7 @@ pub(crate) async fn refresh(
         if waiting { (Vec::new(), Ok(())) } else { unplug(&world, &op, &mut inside, false).await };
     if result.is_ok() {
         inside.options = Arc::new(SandboxOptions::from(&*spec));
-        inside.record.spec = *spec;
+        inside.record.spec = Arc::from(spec);
         result = keep(&world, &op, &inside.record).await;
         if result.is_err() {
             (inside.record.spec, inside.options) = old;

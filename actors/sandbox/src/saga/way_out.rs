@@ -56,7 +56,8 @@ pub(super) async fn attach(
     let labels = BTreeMap::from([(WAY_OUT_LABEL.to_owned(), world.sandbox.to_string())]);
     let names = Names { anonymous: true, ..Names::default() };
     let create = async |name: String| {
-        let spec = EndpointSpec { names: names.clone(), labels: labels.clone(), ..EndpointSpec::new(name) };
+        let spec =
+            EndpointSpec { names: names.clone().into(), labels: labels.clone(), ..EndpointSpec::new(name) };
         world.ask_network(op, network, CreateEndpoint { endpoint, spec }).await
     };
     let created = async {

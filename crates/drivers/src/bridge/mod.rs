@@ -83,7 +83,8 @@ struct Endpoint {
 /// The host's end of a link. The join makes the names of one endpoint's links differ: an earlier one may
 /// still be dying.
 fn link_name(endpoint: EndpointId, JoinId(join): JoinId) -> Result<IfName> {
-    format!("veth{}{:04x}", &endpoint.short()[..7], join & 0xffff).parse()
+    let number = [12, 8, 4, 0].map(|shift| char::from_digit(join >> shift & 15, 16).unwrap_or_default());
+    ["veth", &endpoint.short()[..7], &String::from_iter(number)].concat().parse()
 }
 
 impl Bridge {

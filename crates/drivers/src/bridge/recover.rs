@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netloom_kernel::{LinkKind, LinkView};
 use netloom_model::record::{AttachmentRecord, EndpointRecord, NetworkRecord, PoolRecord, WayOut};
-use netloom_model::{EndpointId, IfName, JoinId, Names, NetworkId, NetworkSpec, Ports};
+use netloom_model::{EndpointId, IfName, JoinId, NetworkId, NetworkSpec, Seldom};
 
 use super::config::{CONTAINER_IFACE_PREFIX, MTU, NAME, interface_prefix};
 use super::found::{Before, Found};
@@ -122,8 +122,8 @@ fn endpoint(
         ipv6,
         labels: BTreeMap::new(),
         options: BTreeMap::new(),
-        ports: Ports::default(),
-        names: Names::default(),
+        ports: Seldom::default(),
+        names: Seldom::default(),
         prefix: Some(prefix_of(link.name).unwrap_or_else(|| INTERFACE.into())),
         attachment: Some(AttachmentRecord {
             sandbox: inside.sandbox,

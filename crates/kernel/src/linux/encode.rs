@@ -208,7 +208,7 @@ fn finishing(op: &Op, number: u32) -> Result<Vec<Request>, Failure> {
         Op::CreateVeth { tag, .. } => (tag, None),
         _ => return Ok(Vec::new()),
     };
-    let alias = tag.to_string();
+    let alias = tag.alias();
     if alias.len() > MAX_ALIAS {
         return Err(Failure::refused(libc::ERANGE, Some(format!("the mark is too long: {alias:?}"))));
     }

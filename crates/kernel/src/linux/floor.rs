@@ -123,7 +123,7 @@ impl Floor {
         let name: IfName =
             format!("floor{bridge}").parse().map_err(|_| Failure::errno(nix::errno::Errno::EINVAL))?;
         let number = self.numbers.take(name)?;
-        let tag = LinkTag::new("floor", "network", bridge);
+        let tag = LinkTag::new("floor", "network", bridge.to_string());
         let create = Op::CreateBridge { name, mac: Some(mac(gateway(bridge))), mtu: None, tag };
         self.tell(&create, Places { number: Some(number), ..Places::default() })?;
         let address = net(gateway(bridge));
@@ -160,7 +160,7 @@ impl Floor {
             master: Some(self.bridges[bridge].0),
             mac: Some(mac(own)),
             mtu: None,
-            tag: LinkTag::new("floor", "endpoint", n),
+            tag: LinkTag::new("floor", "endpoint", n.to_string()),
         };
         let places = Places {
             index: Some(self.bridges[bridge].1),

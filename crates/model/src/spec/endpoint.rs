@@ -10,6 +10,7 @@ use super::ports::{PortBinding, Ports, TransportPort};
 use super::{MAX_ENTRIES, abridged, check_map, is_false};
 use crate::error::{Error, ObjectKind, Result, check_name};
 use crate::mac::MacAddr;
+use crate::seldom::{Nothing, Seldom};
 
 /// An endpoint to be created on a network.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -28,9 +29,9 @@ pub struct EndpointSpec {
     /// Options for the driver (libnetwork's `EndpointOptionGeneric`).
     pub options: BTreeMap<String, String>,
     /// The ports that it serves, and those of the host that lead to them.
-    pub ports: Ports,
+    pub ports: Seldom<Ports>,
     /// Under which names it is found, beside its own.
-    pub names: Names,
+    pub names: Seldom<Names>,
 }
 
 /// Under which names an endpoint is found, and finds others.
@@ -52,13 +53,12 @@ pub struct Names {
     pub no_resolution: bool,
 }
 
-impl Names {
-    /// Whether nothing differs from what everybody has.
-    #[must_use]
-    pub fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
+impl Nothing for Names {
+    const NOTHING: &'static Self =
+        &Self { aliases: Vec::new(), links: BTreeMap::new(), anonymous: false, no_resolution: false };
+}
 
+impl Names {
     fn validate(&self) -> Result<()> {
         for (field, count) in [("aliases", self.aliases.len()), ("links", self.links.len())] {
             if count > MAX_ENTRIES {

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::error::{Error, Result};
+use crate::seldom::Nothing;
 
 /// The most ports one spec may expose, and the most bindings it may ask for.
 const MAX_PORTS: usize = 16_384;
@@ -235,6 +236,10 @@ pub struct Ports {
     /// Those of the host that lead to them (`PortMapping`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub map: Vec<PortBinding>,
+}
+
+impl Nothing for Ports {
+    const NOTHING: &'static Self = &Self { exposed: Vec::new(), map: Vec::new() };
 }
 
 impl Ports {

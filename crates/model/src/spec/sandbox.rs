@@ -43,8 +43,10 @@ pub struct SandboxSpec {
     /// The container it is for, unique within the controller.
     pub container_id: String,
     /// The container's host name, with its domain if it has one; empty for none.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub hostname: String,
     /// Labels that drivers see at join.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// Which network namespace it is.
     #[serde(skip_serializing_if = "NamespaceSpec::is_own")]
@@ -313,7 +315,7 @@ mod tests {
         let json = serde_json::to_string(&spec).expect("written");
         assert_eq!(serde_json::from_str::<SandboxSpec>(&json).expect("read"), spec);
         let plain = serde_json::to_string(&SandboxSpec::new("c")).expect("written");
-        assert_eq!(plain, r#"{"container_id":"c","hostname":"","labels":{}}"#, "nothing for what is not set");
+        assert_eq!(plain, r#"{"container_id":"c"}"#, "nothing for what is not set");
     }
 
     #[test]

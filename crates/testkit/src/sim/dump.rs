@@ -29,7 +29,7 @@ impl World {
             isolated: link.port.is_some_and(|port| port.isolated),
             peer: link.peer().and_then(|peer| self.links.get(peer)).map(|peer| peer.index),
             alias: link.alias.as_ref().map(|alias| match alias {
-                Alias::Tag(tag) => tag.to_string(),
+                Alias::Tag(tag) => tag.alias(),
                 Alias::Text(text) => text.clone(),
             }),
             group: link.group,
