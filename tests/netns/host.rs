@@ -106,7 +106,7 @@ fn what_the_host_learns_later_is_told_where_it_overlaps_a_pool() {
             master: None,
             mac: None,
             mtu: None,
-            tag: LinkTag::new("somebody", "else", 1),
+            tag: LinkTag::new("somebody", "else", 1.to_string()),
         };
         let run = async |ops: Vec<Op>| {
             for op in ops {
