@@ -32,7 +32,7 @@ enum Layer {
 const LAYERS: &[(&str, Layer)] = &[
     ("netloom-model", Layer::Model),
     ("netloom-kernel", Layer::Domain(&[])),
-    ("netloom-ipam", Layer::Domain(&[])),
+    ("netloom-ipam", Layer::Domain(&["netloom-store"])),
     ("netloom-dns", Layer::Domain(&[])),
     ("netloom-store", Layer::Domain(&[])),
     ("netloom-drivers", Layer::Domain(&["netloom-kernel"])),

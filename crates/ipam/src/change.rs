@@ -40,6 +40,9 @@ pub enum Change {
         endpoint: EndpointId,
         /// Its name.
         name: String,
+        /// The host that it is on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
         /// Its IPv4 address.
         ipv4: Option<Ipv4Net>,
         /// Its IPv6 address.

@@ -11,13 +11,12 @@ use rustc_hash::FxHashMap;
 
 use crate::host::HostNets;
 use crate::network::Network;
-use crate::owner::Owner;
 use crate::pool::{Pool, PoolUsage, window};
 use crate::refusal::{check_family, check_request, pools_exhausted};
 use crate::request::{AddressSpace, Granted, Lease, LeaseRequest, PoolsRequest, SkippedPool};
 use crate::space::Space;
 use crate::span::{Family, Span};
-use crate::subnet::{Subnet, Tenant};
+use crate::subnet::Tenant;
 
 /// A pool that a network has in use.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,10 +36,10 @@ pub struct PoolHolding {
 /// Pools are the lowest free ones of the default blocks, in the order of the blocks.
 #[derive(Clone, PartialEq, Debug)]
 pub struct DefaultIpam {
-    local: Space,
+    pub(crate) local: Space,
     /// Absent until there is a store that all hosts of the cluster use.
-    global: Option<Space>,
-    networks: FxHashMap<NetworkId, (AddressSpace, Network)>,
+    pub(crate) global: Option<Space>,
+    pub(crate) networks: FxHashMap<NetworkId, (AddressSpace, Network)>,
 }
 
 impl DefaultIpam {
@@ -243,90 +242,28 @@ impl DefaultIpam {
         holdings.collect()
     }
 
-    // === Images ===
-
-    pub(crate) fn networks_in(&self, space: AddressSpace) -> impl Iterator<Item = &Network> {
-        self.networks.values().filter(move |(kind, _)| *kind == space).map(|(_, network)| network)
-    }
-
-    pub(crate) fn subnets_in(&self, space: AddressSpace) -> impl Iterator<Item = &Subnet> {
-        self.space(space).into_iter().flat_map(Space::in_order)
-    }
-
-    pub(crate) fn subnet_mut(&mut self, space: AddressSpace, net: &IpNet) -> Option<&mut Subnet> {
-        self.space_mut(space).ok()?.exact_mut(net)
-    }
-
-    /// Whether a network lets others have pools in its subnets.
-    pub(crate) fn shares(&self, network: &Network) -> bool {
-        let Some((space, _)) = self.network(network.id()) else { return false };
-        let subnets = network.all_pools().map(|pool| space.subnet(pool.slot));
-        let mut tenants = subnets.flat_map(Subnet::tenants);
-        tenants.any(|tenant| tenant.network == network.id() && tenant.shares)
-    }
-
-    /// The same address spaces with nothing in use.
-    pub(crate) fn without_networks(&self) -> Self {
-        let empty = Space::emptied;
-        Self {
-            local: empty(&self.local),
-            global: self.global.as_ref().map(empty),
-            networks: FxHashMap::default(),
-        }
-    }
-
-    pub(crate) fn expect_owners(&mut self, network: NetworkId, owners: usize) {
-        if let Some((_, network)) = self.networks.get_mut(&network) {
-            network.owners.expect(owners);
-        }
-    }
-
-    /// Sets where each pool of a family begins to choose; `false` when one of them cannot begin there.
-    pub(crate) fn set_cursors(&mut self, network: NetworkId, family: Family, cursors: &[u64]) -> bool {
-        let Some((_, network)) = self.networks.get_mut(&network) else { return cursors.is_empty() };
-        let mut pools = network.pools_mut(family).iter_mut().zip(cursors);
-        pools.all(|(pool, cursor)| pool.set_cursor(*cursor))
-    }
-
-    pub(crate) fn load_owner(&mut self, network: NetworkId, owner: Owner) -> Result<()> {
-        let (space, network) = self.network_mut(network)?;
-        network.load(space, owner)
-    }
-
-    /// Makes a lease that was made before: the next addresses are the same then.
-    pub(crate) fn follow_lease(
-        &mut self,
-        network: NetworkId,
-        endpoint: EndpointId,
-        name: &str,
-        lease: &Lease,
-    ) -> Result<()> {
-        let (space, network) = self.network_mut(network)?;
-        network.follow(space, endpoint, name, lease)
-    }
-
     // === Helpers ===
 
-    fn space(&self, kind: AddressSpace) -> Option<&Space> {
+    pub(crate) fn space(&self, kind: AddressSpace) -> Option<&Space> {
         match kind {
             AddressSpace::Local => Some(&self.local),
             AddressSpace::Global => self.global.as_ref(),
         }
     }
 
-    fn space_mut(&mut self, kind: AddressSpace) -> Result<&mut Space> {
+    pub(crate) fn space_mut(&mut self, kind: AddressSpace) -> Result<&mut Space> {
         match kind {
             AddressSpace::Local => Ok(&mut self.local),
             AddressSpace::Global => self.global.as_mut().ok_or_else(|| no_store(kind)),
         }
     }
 
-    fn network(&self, id: NetworkId) -> Option<(&Space, &Network)> {
+    pub(crate) fn network(&self, id: NetworkId) -> Option<(&Space, &Network)> {
         let (kind, network) = self.networks.get(&id)?;
         Some((self.space(*kind)?, network))
     }
 
-    fn network_mut(&mut self, id: NetworkId) -> Result<(&mut Space, &mut Network)> {
+    pub(crate) fn network_mut(&mut self, id: NetworkId) -> Result<(&mut Space, &mut Network)> {
         let Self { local, global, networks } = self;
         let (kind, network) =
             networks.get_mut(&id).ok_or_else(|| Error::not_found(ObjectKind::Network, id))?;

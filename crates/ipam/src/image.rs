@@ -157,6 +157,7 @@ fn write_network(writer: &mut Writer, network: &Network, shares: bool) {
             OwnerId::Reservation => writer.byte(RESERVATION),
         }
         writer.text(&owner.name);
+        writer.text(owner.host.as_deref().unwrap_or_default());
         writer.maybe_address(owner.ipv4.map(Into::into));
         writer.maybe_address(owner.ipv6.map(Into::into));
     }
@@ -232,10 +233,11 @@ fn read_owner(
         RESERVATION => OwnerId::Reservation,
         _ => return Err(ImageError::Damaged("an owner is of no kind")),
     };
-    let name = reader.text()?;
+    let (name, host) = (reader.text()?, reader.text()?);
     let (ipv4, ipv6) = (reader.maybe_ipv4()?, reader.maybe_ipv6()?);
     let quarantined = kind == QUARANTINED;
-    let owner = Owner { id, name: name.into(), ipv4, ipv6, reservation: None, quarantined };
+    let host = (!host.is_empty()).then(|| host.into());
+    let owner = Owner { id, name: name.into(), ipv4, ipv6, host, reservation: None, quarantined };
     if let Err(error) = ipam.load_owner(network, owner) {
         found.push(Contradiction { what: format!("addresses of {name:?}"), why: error.to_string() });
     }
@@ -264,9 +266,10 @@ impl DefaultIpam {
                 self.release_pools(*network);
                 Ok(())
             }
-            Change::Leased { network, endpoint, name, ipv4, ipv6 } => {
+            Change::Leased { network, endpoint, name, host, ipv4, ipv6 } => {
                 let lease = Lease { ipv4: *ipv4, ipv6: *ipv6 };
-                self.follow_lease(*network, *endpoint, name, &lease)
+                let host = host.as_deref().map(Into::into);
+                self.follow_lease(*network, (*endpoint, name, host), &lease)
             }
             Change::Released { network, endpoint } => {
                 self.release(*network, *endpoint);

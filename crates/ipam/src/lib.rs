@@ -16,6 +16,7 @@
 mod addresses;
 mod block;
 mod change;
+pub mod cluster;
 mod codec;
 mod cooling;
 mod default;
@@ -31,7 +32,9 @@ mod page;
 pub mod picture;
 mod pool;
 mod refusal;
+mod replica;
 mod request;
+mod reservation;
 mod resolv;
 mod runs;
 mod space;

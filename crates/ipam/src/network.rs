@@ -1,6 +1,7 @@
 //! The pools of one network and who leases their addresses.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netloom_model::record::PoolRecord;
@@ -87,11 +88,11 @@ impl Network {
         }
     }
 
-    fn pool_of(&self, address: IpAddr) -> Option<&Pool> {
+    pub(crate) fn pool_of(&self, address: IpAddr) -> Option<&Pool> {
         self.pools(family_of(address)).iter().find(|pool| pool.contains(address))
     }
 
-    fn pool_of_mut(&mut self, address: IpAddr) -> Option<&mut Pool> {
+    pub(crate) fn pool_of_mut(&mut self, address: IpAddr) -> Option<&mut Pool> {
         self.pools_mut(family_of(address)).iter_mut().find(|pool| pool.contains(address))
     }
 
@@ -158,17 +159,12 @@ impl Network {
     /// Leases one address per family.
     pub(crate) fn lease(&mut self, space: &mut Space, want: &LeaseRequest) -> Result<Lease> {
         if let Some(owner) = self.owners.endpoint(&want.owner) {
-            let differs = want.ipv4.is_some_and(|ip| owner.ipv4 != Some(ip))
-                || want.ipv6.is_some_and(|ip| owner.ipv6 != Some(ip));
-            return self.existing(owner, differs);
+            return self.existing(owner, want.differs(owner));
         }
-        let kept = self.owners.reservation(&want.name);
-        let ipv4 = want.ipv4.or(kept.and_then(|kept| kept.ipv4)).map(IpAddr::V4);
-        let ipv6 = want.ipv6.or(kept.and_then(|kept| kept.ipv6)).map(IpAddr::V6);
         // Nothing changes before both families have their address.
-        let v4 = self.choose(space, Family::V4, ipv4, Some(&want.name))?;
-        let v6 = self.choose(space, Family::V6, ipv6, Some(&want.name))?;
-        self.add_lease(space, want.owner, &want.name, [v4, v6], Pool::move_cursor_behind)
+        let [v4, v6] = self.choose_both(space, want)?;
+        let who = (want.owner, want.name.as_str(), None);
+        self.add_lease(space, who, [v4, v6], Pool::move_cursor_behind)
     }
 
     /// Puts a recorded lease back. Which address was handed out last is not recorded: behind the highest one is
@@ -180,7 +176,7 @@ impl Network {
         name: &str,
         lease: &Lease,
     ) -> Result<()> {
-        self.take_again(space, id, name, lease, |_, _| {})?;
+        self.take_again(space, (id, name, None), lease, |_, _| {})?;
         for address in lease.addresses() {
             if let Some(pool) = self.pool_of_mut(address)
                 && let Some(offset) = space.subnet(pool.slot).offset(address)
@@ -191,27 +187,38 @@ impl Network {
         Ok(())
     }
 
-    /// Makes a lease that was made before: the next addresses are the same then.
+    /// The addresses that a lease would get. Nothing changes.
+    pub(crate) fn plan(&self, space: &Space, want: &LeaseRequest) -> Result<Lease> {
+        let mut lease = Lease::default();
+        if let Some(owner) = self.owners.endpoint(&want.owner) {
+            return self.existing(owner, want.differs(owner));
+        }
+        for choice in self.choose_both(space, want)?.into_iter().flatten() {
+            let pool = &self.pools(family_of(choice.address))[choice.pool];
+            lease.add(choice.address, pool);
+        }
+        Ok(lease)
+    }
+
+    /// Makes a lease that was made before, here or on another host: the next addresses are the same then.
     pub(crate) fn follow(
         &mut self,
         space: &mut Space,
-        id: EndpointId,
-        name: &str,
+        who: (EndpointId, &str, Option<Arc<str>>),
         lease: &Lease,
     ) -> Result<()> {
-        self.take_again(space, id, name, lease, Pool::move_cursor_behind)
+        self.take_again(space, who, lease, Pool::move_cursor_behind)
     }
 
     fn take_again(
         &mut self,
         space: &mut Space,
-        id: EndpointId,
-        name: &str,
+        who: (EndpointId, &str, Option<Arc<str>>),
         lease: &Lease,
         chosen: impl FnMut(&mut Pool, Offset),
     ) -> Result<()> {
         let (ipv4, ipv6) = (lease.ipv4.map(|net| net.addr()), lease.ipv6.map(|net| net.addr()));
-        if let Some(owner) = self.owners.endpoint(&id) {
+        if let Some(owner) = self.owners.endpoint(&who.0) {
             return self.existing(owner, owner.ipv4 != ipv4 || owner.ipv6 != ipv6).map(drop);
         }
         let recorded = |family, address: Option<IpAddr>| {
@@ -221,14 +228,13 @@ impl Network {
         };
         let v4 = recorded(Family::V4, ipv4.map(IpAddr::V4))?;
         let v6 = recorded(Family::V6, ipv6.map(IpAddr::V6))?;
-        self.add_lease(space, id, name, [v4, v6], chosen).map(drop)
+        self.add_lease(space, who, [v4, v6], chosen).map(drop)
     }
 
     fn add_lease(
         &mut self,
         space: &mut Space,
-        id: EndpointId,
-        name: &str,
+        (id, name, host): (EndpointId, &str, Option<Arc<str>>),
         choices: [Option<Choice>; 2],
         mut chosen: impl FnMut(&mut Pool, Offset),
     ) -> Result<Lease> {
@@ -237,6 +243,7 @@ impl Network {
             name: name.into(),
             ipv4: None,
             ipv6: None,
+            host,
             reservation: None,
             quarantined: false,
         };
@@ -290,73 +297,6 @@ impl Network {
         }
     }
 
-    // === Reservations ===
-
-    /// Keeps addresses for endpoints of a name. One that such an endpoint has already stays with it.
-    pub(crate) fn reserve(&mut self, space: &mut Space, name: &str, addresses: &[IpAddr]) -> Result<()> {
-        if let Some(kept) = self.owners.reservation(name) {
-            let same = addresses.len() == kept.addresses().count();
-            if same && addresses.iter().all(|address| kept.has(*address)) {
-                return Ok(());
-            }
-            let holder = Holder::new(ObjectKind::Reservation, name, "");
-            return Err(Reason::NameTaken { name: name.to_owned(), holder }.into());
-        }
-        let mut owner = Owner {
-            id: OwnerId::Reservation,
-            name: name.into(),
-            ipv4: None,
-            ipv6: None,
-            reservation: None,
-            quarantined: false,
-        };
-        let (mut free, mut holders) = (Vec::new(), Vec::new());
-        for address in addresses {
-            match address {
-                IpAddr::V4(ip) => owner.ipv4 = Some(*ip),
-                IpAddr::V6(ip) => owner.ipv6 = Some(*ip),
-            }
-            let pool = self.pool_of(*address).ok_or_else(|| self.outside(family_of(*address), *address))?;
-            let subnet = space.subnet(pool.slot);
-            match subnet.offset(*address).and_then(|offset| subnet.held(offset)) {
-                None => free.push(*address),
-                Some(Held::By(tenant, number))
-                    if tenant == pool.tenant() && self.owners.is_endpoint_named(number, name) =>
-                {
-                    holders.push(number);
-                }
-                Some(held) => return Err(self.taken(space, pool, *address, held)),
-            }
-        }
-        let number = self.owners.insert(owner).ok_or_else(|| self.too_many())?;
-        for holder in holders {
-            self.owners.note_reservation(holder, name);
-        }
-        for address in free {
-            if let Some(pool) = self.pool_of_mut(address) {
-                pool.keep(space.subnet_mut(pool.slot), address, number);
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives up what is kept for a name; `false` when nothing is. An endpoint that has it keeps it.
-    pub(crate) fn unreserve(&mut self, space: &mut Space, name: &str) -> bool {
-        let Some(number) = self.owners.reservation_number(name) else { return false };
-        let Some(kept) = self.owners.remove_reservation(name) else { return false };
-        for address in kept.addresses() {
-            let Some(pool) = self.pool_of_mut(address) else { continue };
-            let subnet = space.subnet_mut(pool.slot);
-            let held = subnet.offset(address).and_then(|offset| subnet.held(offset));
-            match held {
-                Some(Held::By(_, holder)) if holder == number => pool.give_up(subnet, address),
-                Some(Held::By(_, holder)) => self.owners.forget_reservation(holder),
-                _ => {}
-            }
-        }
-        true
-    }
-
     // === Helpers ===
 
     /// The answer for an endpoint that has a lease.
@@ -376,6 +316,16 @@ impl Network {
             }
         }
         Ok(lease)
+    }
+
+    /// Finds an address of each family that there are pools of.
+    fn choose_both(&self, space: &Space, want: &LeaseRequest) -> Result<[Option<Choice>; 2]> {
+        let kept = self.owners.reservation(&want.name);
+        let ipv4 = want.ipv4.or(kept.and_then(|kept| kept.ipv4)).map(IpAddr::V4);
+        let ipv6 = want.ipv6.or(kept.and_then(|kept| kept.ipv6)).map(IpAddr::V6);
+        let name = Some(want.name.as_str());
+        let v4 = self.choose(space, Family::V4, ipv4, name)?;
+        Ok([v4, self.choose(space, Family::V6, ipv6, name)?])
     }
 
     /// Finds the address of a family: the one that is wanted, if any. It may be kept for an endpoint of this name; of
@@ -469,6 +419,14 @@ impl Network {
 
 pub(crate) fn family_of(address: IpAddr) -> Family {
     if address.is_ipv4() { Family::V4 } else { Family::V6 }
+}
+
+impl LeaseRequest {
+    /// Whether it asks for another address than an owner has.
+    fn differs(&self, owner: &Owner) -> bool {
+        self.ipv4.is_some_and(|ip| owner.ipv4 != Some(ip))
+            || self.ipv6.is_some_and(|ip| owner.ipv6 != Some(ip))
+    }
 }
 
 impl Lease {

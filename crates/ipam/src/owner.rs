@@ -2,6 +2,7 @@
 
 use std::hash::BuildHasher as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use hashbrown::HashTable;
 use netloom_model::{EndpointId, Holder, ObjectKind};
@@ -25,6 +26,8 @@ pub(crate) struct Owner {
     pub name: Box<str>,
     pub ipv4: Option<Ipv4Addr>,
     pub ipv6: Option<Ipv6Addr>,
+    /// The host whose endpoint it is, where hosts share the address space.
+    pub host: Option<Arc<str>>,
     /// The reservation that it has one of them from, which gets it back.
     pub reservation: Option<Box<str>>,
     /// Gone for its caller, but the kernel may still answer for its addresses.
@@ -34,6 +37,14 @@ pub(crate) struct Owner {
 impl Owner {
     /// The owner in an error text.
     pub(crate) fn describe(&self) -> String {
+        let own = self.describe_here();
+        match &self.host {
+            None => own,
+            Some(host) => format!("{own} of host {host}"),
+        }
+    }
+
+    fn describe_here(&self) -> String {
         match self.id {
             OwnerId::Endpoint(id) if self.quarantined => format!("quarantine of endpoint {}", id.short()),
             OwnerId::Endpoint(id) => Holder::new(ObjectKind::Endpoint, id, &*self.name).to_string(),

@@ -195,7 +195,7 @@ proptest! {
         let (ipv4, ipv6) = match net { IpNet::V4(net) => (Some(net), None), IpNet::V6(net) => (None, Some(net)) };
         let network = crate::network(network);
         for change in [
-            Change::Leased { network, endpoint: endpoint(n), name: text.clone(), ipv4, ipv6 },
+            Change::Leased { network, endpoint: endpoint(n), name: text.clone(), host: None, ipv4, ipv6 },
             Change::Reserved { network, name: text.clone(), addresses: vec![address] },
             Change::Released { network, endpoint: endpoint(n) },
             Change::Unreserved { network, name: text },

@@ -72,6 +72,12 @@ pub enum StoreError {
         /// Its text.
         message: String,
     },
+    /// A store that hosts share does not answer; nothing was changed.
+    #[error("the cluster store cannot be reached: {message}")]
+    Unreachable {
+        /// The client's text.
+        message: String,
+    },
     /// A commit was begun and its end is not known: it may or may not be there after a restart.
     #[error("a commit may or may not be on disk: {message}")]
     CommitUncertain {
@@ -97,6 +103,7 @@ impl StoreError {
             Self::Busy { .. } => "read beside an engine",
             Self::Damaged { .. } | Self::Newer { .. } => "read what it wrote",
             Self::Unencodable { .. } => "encode a record",
+            Self::Unreachable { .. } => "reach the cluster's store",
             Self::CommitUncertain { .. } => "confirm a commit",
         }
     }

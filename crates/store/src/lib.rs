@@ -8,6 +8,7 @@
 //! Everything here blocks and nothing here starts a thread: a store belongs to one thread of the caller,
 //! which drains its queue and commits once for all that wait.
 
+pub mod cluster;
 mod error;
 pub mod io;
 mod journal;
@@ -15,6 +16,7 @@ mod memory;
 mod record;
 mod store;
 
+pub use cluster::ClusterStore;
 pub use error::StoreError;
 pub use io::peek::{Held, Peeked, peek};
 pub use io::redb::RedbStore;

@@ -170,6 +170,7 @@ impl Run {
                     network: id(network),
                     endpoint: endpoint(owner),
                     name: name(owner),
+                    host: None,
                     ipv4: lease.ipv4,
                     ipv6: lease.ipv6,
                 });

@@ -1,0 +1,143 @@
+//! What an image and a log need of the allocator: a look inside, plans that change nothing, changes made again.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use netloom_model::{EndpointId, Error, NetworkId, ObjectKind, Result};
+use rustc_hash::FxHashMap;
+
+use crate::default::DefaultIpam;
+use crate::network::Network;
+use crate::owner::{Owner, OwnerId};
+use crate::request::{AddressSpace, Granted, Lease, LeaseRequest, PoolsRequest};
+use crate::space::Space;
+use crate::span::Family;
+use crate::subnet::Subnet;
+
+impl DefaultIpam {
+    // === Images ===
+
+    pub(crate) fn networks_in(&self, space: AddressSpace) -> impl Iterator<Item = &Network> {
+        self.networks.values().filter(move |(kind, _)| *kind == space).map(|(_, network)| network)
+    }
+
+    pub(crate) fn subnets_in(&self, space: AddressSpace) -> impl Iterator<Item = &Subnet> {
+        self.space(space).into_iter().flat_map(Space::in_order)
+    }
+
+    pub(crate) fn subnet_mut(&mut self, space: AddressSpace, net: &IpNet) -> Option<&mut Subnet> {
+        self.space_mut(space).ok()?.exact_mut(net)
+    }
+
+    /// Whether a network lets others have pools in its subnets.
+    pub(crate) fn shares(&self, network: &Network) -> bool {
+        let Some((space, _)) = self.network(network.id()) else { return false };
+        let subnets = network.all_pools().map(|pool| space.subnet(pool.slot));
+        let mut tenants = subnets.flat_map(Subnet::tenants);
+        tenants.any(|tenant| tenant.network == network.id() && tenant.shares)
+    }
+
+    /// The same address spaces with nothing in use.
+    pub(crate) fn without_networks(&self) -> Self {
+        let empty = Space::emptied;
+        Self {
+            local: empty(&self.local),
+            global: self.global.as_ref().map(empty),
+            networks: FxHashMap::default(),
+        }
+    }
+
+    pub(crate) fn expect_owners(&mut self, network: NetworkId, owners: usize) {
+        if let Some((_, network)) = self.networks.get_mut(&network) {
+            network.owners.expect(owners);
+        }
+    }
+
+    /// Sets where each pool of a family begins to choose; `false` when one of them cannot begin there.
+    pub(crate) fn set_cursors(&mut self, network: NetworkId, family: Family, cursors: &[u64]) -> bool {
+        let Some((_, network)) = self.networks.get_mut(&network) else { return cursors.is_empty() };
+        let mut pools = network.pools_mut(family).iter_mut().zip(cursors);
+        pools.all(|(pool, cursor)| pool.set_cursor(*cursor))
+    }
+
+    pub(crate) fn load_owner(&mut self, network: NetworkId, owner: Owner) -> Result<()> {
+        let (space, network) = self.network_mut(network)?;
+        network.load(space, owner)
+    }
+
+    pub(crate) fn follow_lease(
+        &mut self,
+        network: NetworkId,
+        who: (EndpointId, &str, Option<Arc<str>>),
+        lease: &Lease,
+    ) -> Result<()> {
+        let (space, network) = self.network_mut(network)?;
+        network.follow(space, who, lease)
+    }
+
+    // === Plans ===
+
+    /// The addresses that [`DefaultIpam::lease`] would give. Nothing changes.
+    ///
+    /// # Errors
+    /// As of the lease itself.
+    pub fn plan_lease(&self, network: NetworkId, want: &LeaseRequest) -> Result<Lease> {
+        let found = self.network(network).ok_or_else(|| Error::not_found(ObjectKind::Network, network))?;
+        found.1.plan(found.0, want)
+    }
+
+    /// The pools that [`DefaultIpam::request_pools`] would give. Nothing has changed afterwards.
+    ///
+    /// # Errors
+    /// As of the request itself.
+    pub fn plan_pools(&mut self, request: &PoolsRequest<'_>) -> Result<Granted> {
+        let granted = self.request_pools(request)?;
+        self.release_pools(request.network);
+        Ok(granted)
+    }
+
+    /// What a network was granted, if it was.
+    pub(crate) fn granted(&self, network: NetworkId) -> Option<Granted> {
+        let (_, network) = self.networks.get(&network)?;
+        let (v4, v6) = (network.records(Family::V4), network.records(Family::V6));
+        Some(Granted { v4, v6, skipped: Vec::new() })
+    }
+
+    /// Whether [`DefaultIpam::reserve`] would change something.
+    pub(crate) fn plan_reservation(
+        &self,
+        network: NetworkId,
+        name: &str,
+        addresses: &[IpAddr],
+    ) -> Result<bool> {
+        let found = self.network(network).ok_or_else(|| Error::not_found(ObjectKind::Network, network))?;
+        Ok(found.1.plan_reservation(found.0, name, addresses)?.is_some())
+    }
+
+    /// Whether addresses are kept for a name.
+    pub(crate) fn knows_reservation(&self, network: NetworkId, name: &str) -> bool {
+        let network = self.networks.get(&network);
+        network.is_some_and(|(_, network)| network.owners.reservation(name).is_some())
+    }
+
+    /// Whether a network has pools.
+    #[must_use]
+    pub fn knows(&self, network: NetworkId) -> bool {
+        self.networks.contains_key(&network)
+    }
+
+    /// The endpoints of a network that lease addresses for a host.
+    pub(crate) fn endpoints_of(&self, network: NetworkId, host: &str) -> Vec<EndpointId> {
+        let network = self.networks.get(&network).map(|(_, network)| network);
+        let owners = network.into_iter().flat_map(|network| network.owners.iter());
+        let own = owners.filter(|owner| owner.host.as_deref() == Some(host));
+        own.filter_map(|owner| if let OwnerId::Endpoint(id) = owner.id { Some(id) } else { None }).collect()
+    }
+
+    /// The addresses of an endpoint.
+    pub(crate) fn lease_of(&self, network: NetworkId, endpoint: EndpointId) -> Option<Vec<IpAddr>> {
+        let (_, network) = self.networks.get(&network)?;
+        network.owners.endpoint(&endpoint).map(|owner| owner.addresses().collect())
+    }
+}

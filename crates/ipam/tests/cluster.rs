@@ -1,0 +1,406 @@
+//! Hosts that share an address space: whatever the store does and whoever comes first, no address has two owners.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::executor::block_on;
+use futures::future::join_all;
+use ipnet::IpNet;
+use netloom_ipam::cluster::ClusterIpam;
+use netloom_ipam::{Lease, LeaseRequest, PoolsRequest, RestoredPools};
+use netloom_model::config::DefaultPool;
+use netloom_model::record::PoolRecord;
+use netloom_model::{EndpointId, IpamPoolSpec, IpamSpec, NetworkId, Reason, Result};
+use netloom_store::cluster::{
+    Answer, ClusterFault, ClusterStore, MemoryCluster, Revision, Swapped, Versioned,
+};
+use uuid::Uuid;
+
+fn net(text: &str) -> IpNet {
+    text.parse().expect("a subnet")
+}
+
+fn network(n: u32) -> NetworkId {
+    format!("n{n}").parse().expect("an id")
+}
+
+fn endpoint(n: u128) -> EndpointId {
+    EndpointId::from_uuids(Uuid::from_u128(n), Uuid::nil())
+}
+
+fn want(n: u128) -> LeaseRequest {
+    LeaseRequest { owner: endpoint(n), name: format!("e{n}"), ipv4: None, ipv6: None }
+}
+
+fn host(store: &Arc<dyn ClusterStore>, name: &str) -> ClusterIpam {
+    let pools = [DefaultPool { base: net("10.0.0.0/8"), size: 24 }];
+    ClusterIpam::new(store.clone(), name, &pools, Uuid::from_u128(7))
+}
+
+fn shared() -> (MemoryCluster, Arc<dyn ClusterStore>) {
+    let memory = MemoryCluster::default();
+    (memory.clone(), Arc::new(memory))
+}
+
+async fn pools(host: &ClusterIpam, n: u32, subnet: Option<&str>) -> Result<Vec<PoolRecord>> {
+    let mut spec = IpamSpec::default();
+    spec.v4.push(IpamPoolSpec { subnet: subnet.map(net), ..Default::default() });
+    let name = format!("net {n}");
+    let request =
+        PoolsRequest { network: network(n), name, spec: &spec, ipv6: false, shares: false, host: &[] };
+    host.request_pools(&request).await.map(|granted| granted.v4)
+}
+
+async fn address(host: &ClusterIpam, n: u32, owner: u128) -> Result<IpAddr> {
+    host.lease(network(n), &want(owner)).await.map(|lease| lease.addresses().next().expect("one"))
+}
+
+#[test]
+fn hosts_see_what_others_have_taken() {
+    let (_, store) = shared();
+    let (a, b) = (host(&store, "a"), host(&store, "b"));
+    block_on(async {
+        assert_eq!(pools(&a, 1, None).await.expect("free")[0].pool, net("10.0.0.0/24"));
+        assert_eq!(pools(&b, 2, None).await.expect("free")[0].pool, net("10.0.1.0/24"));
+        let error = pools(&b, 3, Some("10.0.0.0/16")).await.expect_err("overlap");
+        assert!(matches!(error.reason(), Reason::PoolOverlap { .. }), "{error}");
+        assert_eq!(pools(&b, 1, None).await.expect("what it has")[0].pool, net("10.0.0.0/24"));
+        for n in 0..40 {
+            let by = if n % 2 == 0 { &a } else { &b };
+            let ip = address(by, 1, n).await.expect("free");
+            assert_eq!(ip.to_string(), format!("10.0.0.{}", n + 2));
+            assert_eq!(address(by, 1, n).await.expect("again"), ip);
+        }
+        let fixed = LeaseRequest { ipv4: Some("10.0.0.2".parse().expect("an address")), ..want(99) };
+        let error = b.lease(network(1), &fixed).await.expect_err("taken").to_string();
+        assert!(error.contains("endpoint \"e0\"") && error.contains("of host a"), "{error}");
+        // The other one has released it since, and this one did not look.
+        a.release(network(1), endpoint(0)).await.expect("released");
+        b.lease(network(1), &fixed).await.expect("free");
+        a.release_pools(network(1)).await.expect("released");
+        assert!(b.lease(network(1), &want(5)).await.is_err(), "the network is gone");
+        b.release(network(1), endpoint(99)).await.expect("gone already");
+        assert_eq!(pools(&b, 3, Some("10.0.0.0/24")).await.expect("free again").len(), 1);
+    });
+}
+
+/// Long after the first changes, over many images, a host that was away and one that is new know the same.
+#[test]
+fn who_comes_late_begins_at_the_last_image() {
+    let (memory, store) = shared();
+    let (a, away) = (host(&store, "a"), host(&store, "away"));
+    block_on(async {
+        pools(&a, 1, Some("10.9.0.0/16")).await.expect("free");
+        assert_eq!(address(&away, 1, 1).await.expect("free").to_string(), "10.9.0.2");
+        away.quarantine(network(1), endpoint(1)).await;
+        a.reserve(network(1), "db", &["10.9.0.9".parse().expect("an address")]).await.expect("free");
+        for n in 2..500 {
+            address(&a, 1, n).await.expect("free");
+            if n % 3 == 0 {
+                a.release(network(1), endpoint(n)).await.expect("released");
+            }
+        }
+        let images = store.keys("netloom/v1/ipam/GlobalDefault/image/").await.expect("listed");
+        assert_eq!(images.len(), 1, "old images are removed: {images:?}");
+        let new = host(&store, "new");
+        let next = address(&new, 1, 1_000).await.expect("free");
+        assert_eq!(address(&away, 1, 1_000).await.expect("the same"), next);
+        let held = new.holders(network(1), 1_000).await.expect("known");
+        let there = away.holders(network(1), 1_000).await.expect("known");
+        assert_eq!(held.holders.len(), there.holders.len());
+        let quarantined = |all: &netloom_model::snapshot::Holders| {
+            all.holders.iter().filter(|held| held.holder.contains("quarantine")).count()
+        };
+        assert_eq!(
+            (quarantined(&held), quarantined(&there)),
+            (0, 1),
+            "only the host that waits for its kernel knows"
+        );
+        assert!(held.holders.iter().any(|held| held.holder.contains("reservation \"db\"")));
+        a.unreserve(network(1), "db").await.expect("gone");
+        a.unreserve(network(1), "db").await.expect("gone already");
+        assert!(new.take_found().await.is_empty());
+    });
+    assert!(memory.calls() < 3_000, "{} calls for some 700 changes", memory.calls());
+}
+
+/// A host that was killed has its endpoints again, and what it has not is free; those of others are not touched.
+#[test]
+fn a_start_puts_right_what_a_crash_left() {
+    let (_, store) = shared();
+    block_on(async {
+        let (a, b) = (host(&store, "a"), host(&store, "b"));
+        let v4 = pools(&a, 1, None).await.expect("free");
+        let kept = a.lease(network(1), &want(1)).await.expect("free");
+        let lost = a.lease(network(1), &want(2)).await.expect("free");
+        address(&b, 1, 3).await.expect("free");
+        let again = host(&store, "a");
+        // One endpoint's record is there and its change is not, as if the store had been set back.
+        let unknown = Lease { ipv4: Some("10.0.0.77/24".parse().expect("an address")), ipv6: None };
+        let name = "net 1";
+        let restored =
+            RestoredPools { network: network(1), name, address_space: "", shares: false, v4: &v4, v6: &[] };
+        let endpoints = [(endpoint(1), "e1", kept), (endpoint(9), "e9", unknown)];
+        assert_eq!(again.restore(&restored, &endpoints).await.expect("restored"), 1, "endpoint 2 is gone");
+        assert_eq!(again.restore(&restored, &endpoints).await.expect("again"), 0);
+        let holders = b.lease(network(1), &want(4)).await.map(drop);
+        holders.expect("looks at the store");
+        let held = b.holders(network(1), 100).await.expect("known").holders;
+        let names: BTreeSet<_> = held.iter().filter_map(|held| held.holder.split('"').nth(1)).collect();
+        assert_eq!(names, BTreeSet::from(["e1", "e3", "e4", "e9"]));
+        let thief = [(endpoint(1), "e1", kept), (endpoint(5), "thief", lost), (endpoint(6), "e6", unknown)];
+        let error = again.restore(&restored, &thief).await.expect_err("10.0.0.77 is e9's");
+        assert!(matches!(error.reason(), Reason::AddressTaken { .. }), "{error}");
+        // A store that was emptied begins anew with what the hosts have.
+        for key in store.keys("").await.expect("listed") {
+            store.remove(&key).await.expect("removed");
+        }
+        again.restore(&restored, &endpoints).await.expect("restored");
+        assert_eq!(again.usage(network(1)).await.expect("known")[0].used, 2);
+        assert_eq!(b.restore(&restored, &[]).await.expect("restored"), 0);
+        assert_eq!(b.usage(network(1)).await.expect("known")[0].used, 2);
+    });
+}
+
+/// Every call of the store fails once, in every way: the request fails or is as if nothing had been, and what it asked for
+/// exists once or not at all.
+#[test]
+fn a_fault_at_every_call_leaves_no_half() {
+    for fault in [ClusterFault::Refused, ClusterFault::AnswerLost] {
+        for nth in 1.. {
+            let (memory, store) = shared();
+            let (a, b) = (host(&store, "a"), host(&store, "b"));
+            let struck = block_on(async {
+                pools(&a, 1, Some("10.0.0.0/24")).await.expect("free");
+                // As many changes as fit, so that the next one writes an image.
+                for n in 0..63 {
+                    address(&a, 1, n).await.expect("free");
+                }
+                let before = memory.calls();
+                memory.fail(nth, fault);
+                let got = address(&a, 1, 100).await;
+                let struck = memory.calls() >= before + nth;
+                memory.fail(1_000_000, fault);
+                let other = address(&b, 1, 200).await.expect("free");
+                if let Ok(got) = got {
+                    assert_ne!(got, other);
+                }
+                // Asked again, it has one and the same.
+                let again = address(&a, 1, 100).await.expect("free");
+                assert_ne!(again, other);
+                assert!(got.is_err() || got.is_ok_and(|got| got == again));
+                let held = b.holders(network(1), 1_000).await.expect("known").holders;
+                let of = |name: &str| held.iter().filter(|held| held.holder.contains(name)).count();
+                assert!(of("\"e100\"") <= 1 && of("\"e200\"") == 1);
+                struck
+            });
+            if !struck {
+                assert!(nth > 2, "nothing was struck");
+                break;
+            }
+        }
+    }
+    let (memory, store) = shared();
+    let a = host(&store, "a");
+    block_on(async {
+        memory.unreachable(true);
+        let error = pools(&a, 1, None).await.expect_err("unreachable");
+        assert!(error.to_string().contains("cluster store cannot be reached"), "{error}");
+        memory.unreachable(false);
+        pools(&a, 1, None).await.expect("free");
+        store
+            .swap("netloom/v1/ipam/GlobalDefault/head", b"rubbish".to_vec(), Some(Revision(1)))
+            .await
+            .expect("swapped");
+        let b = host(&store, "b");
+        assert!(address(&b, 1, 1).await.is_err(), "what is damaged is not overwritten");
+    });
+}
+
+/// A store whose every answer comes a while after it was asked for, and that may be given up in between.
+#[derive(Debug)]
+struct Slow(MemoryCluster);
+
+async fn pause() {
+    let mut waited = false;
+    futures::future::poll_fn(|cx| {
+        if std::mem::replace(&mut waited, true) {
+            return std::task::Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+}
+
+macro_rules! slowly {
+    ($memory:expr, $call:expr) => {{
+        let memory = $memory.clone();
+        async move {
+            pause().await;
+            let answer = $call(&memory).await;
+            pause().await;
+            answer
+        }
+        .boxed()
+    }};
+}
+
+impl ClusterStore for Slow {
+    fn get(&self, key: &str) -> Answer<Option<Versioned>> {
+        let key = key.to_owned();
+        slowly!(self.0, |memory: &MemoryCluster| memory.get(&key))
+    }
+
+    fn keys(&self, prefix: &str) -> Answer<Vec<String>> {
+        let prefix = prefix.to_owned();
+        slowly!(self.0, |memory: &MemoryCluster| memory.keys(&prefix))
+    }
+
+    fn swap(&self, key: &str, value: Vec<u8>, expected: Option<Revision>) -> Answer<Swapped> {
+        let key = key.to_owned();
+        slowly!(self.0, |memory: &MemoryCluster| memory.swap(&key, value.clone(), expected))
+    }
+
+    fn remove(&self, key: &str) -> Answer<()> {
+        let key = key.to_owned();
+        slowly!(self.0, |memory: &MemoryCluster| memory.remove(&key))
+    }
+}
+
+/// The splitmix64 sequence.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+}
+
+/// Four hosts at once in one /26, each with faults, requests that are given up half-way, and crashes.
+/// `NETLOOM_TEST_SEED` repeats a run.
+#[test]
+fn many_hosts_at_once_never_have_one_address_twice() {
+    let given = std::env::var("NETLOOM_TEST_SEED").ok().map(|text| text.parse().expect("a number"));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    let seed = given.unwrap_or_else(|| u64::from(now.subsec_nanos()));
+    let _ = writeln!(std::io::stderr(), "NETLOOM_TEST_SEED={seed}");
+    let mut random = Random(seed);
+    let (mut given_up, mut leased) = (0, 0);
+    for _ in 0..30 {
+        let memory = MemoryCluster::default();
+        let store: Arc<dyn ClusterStore> = Arc::new(Slow(memory.clone()));
+        let mut hosts: Vec<_> = (0..4).map(|n| host(&store, &format!("h{n}"))).collect();
+        let v4 = block_on(pools(&hosts[0], 1, Some("10.0.0.0/26"))).expect("free");
+        // What each host was told it has.
+        let mut records: Vec<BTreeMap<u128, Lease>> = vec![BTreeMap::new(); hosts.len()];
+        for _ in 0..60 {
+            if random.below(3) == 0 {
+                let how = if random.below(2) == 0 { ClusterFault::Refused } else { ClusterFault::AnswerLost };
+                memory.fail(1 + random.below(12), how);
+            }
+            let steps: Vec<_> = hosts
+                .iter()
+                .enumerate()
+                .map(|(n, _)| {
+                    let owner = u128::from(random.below(20)) + 1_000 * n as u128;
+                    (random.below(8), owner, random.below(30))
+                })
+                .collect();
+            let run = steps.iter().enumerate().map(|(n, (what, owner, patience))| {
+                let (host, records) = (&hosts[n], &records[n]);
+                async move {
+                    let work = async {
+                        if *what < 5 {
+                            return host.lease(network(1), &want(*owner)).await.map(Some);
+                        }
+                        // Its record goes first.
+                        if records.contains_key(owner) {
+                            host.release(network(1), endpoint(*owner)).await?;
+                        }
+                        Ok(None)
+                    };
+                    let mut work = Box::pin(work);
+                    // Given up after a number of steps, mostly not.
+                    for _ in 0..*patience + 6 {
+                        if let Some(done) = work.as_mut().now_or_never() {
+                            return Some(done);
+                        }
+                        pause().await;
+                    }
+                    None
+                }
+            });
+            let outcomes = block_on(join_all(run));
+            for (n, (outcome, (what, owner, _))) in outcomes.into_iter().zip(&steps).enumerate() {
+                match outcome {
+                    Some(Ok(Some(lease))) => {
+                        leased += 1;
+                        records[n].insert(*owner, lease);
+                    }
+                    _ if *what >= 5 => drop(records[n].remove(owner)),
+                    Some(Err(_)) => {}
+                    None => given_up += 1,
+                    Some(Ok(None)) => {}
+                }
+            }
+            if random.below(6) == 0 {
+                let n = usize::try_from(random.below(4)).expect("small");
+                hosts[n] = host(&store, &format!("h{n}"));
+                let names: Vec<_> =
+                    records[n].iter().map(|(owner, lease)| (*owner, format!("e{owner}"), *lease)).collect();
+                let endpoints: Vec<_> = names
+                    .iter()
+                    .map(|(owner, name, lease)| (endpoint(*owner), name.as_str(), *lease))
+                    .collect();
+                let pools = RestoredPools {
+                    network: network(1),
+                    name: "net 1",
+                    address_space: "",
+                    shares: false,
+                    v4: &v4,
+                    v6: &[],
+                };
+                memory.fail(1_000_000, ClusterFault::Refused);
+                block_on(hosts[n].restore(&pools, &endpoints)).expect("all it was told it has is its own");
+            }
+            let mut owners: BTreeMap<IpAddr, u128> = BTreeMap::new();
+            for (owner, lease) in records.iter().flatten() {
+                for address in lease.addresses() {
+                    assert_eq!(owners.insert(address, *owner), None, "{address} has two owners");
+                }
+            }
+        }
+        memory.fail(1_000_000, ClusterFault::Refused);
+        // In the end all know the same, and nothing is held by nobody.
+        for (n, host) in hosts.iter().enumerate() {
+            let names: Vec<_> =
+                records[n].iter().map(|(owner, lease)| (*owner, format!("e{owner}"), *lease)).collect();
+            let endpoints: Vec<_> =
+                names.iter().map(|(owner, name, lease)| (endpoint(*owner), name.as_str(), *lease)).collect();
+            let pools = RestoredPools {
+                network: network(1),
+                name: "net 1",
+                address_space: "",
+                shares: false,
+                v4: &v4,
+                v6: &[],
+            };
+            block_on(host.restore(&pools, &endpoints)).expect("its own");
+        }
+        let all: u64 = records.iter().map(|records| records.len() as u64).sum();
+        for host in &hosts {
+            block_on(host.release(network(1), endpoint(77))).expect("looks at the store");
+            assert_eq!(block_on(host.usage(network(1))).expect("known")[0].used, all);
+            assert!(block_on(host.take_found()).is_empty());
+        }
+    }
+    assert!(leased > 500 && given_up > 100, "{leased} leased, {given_up} given up");
+}

@@ -1,0 +1,191 @@
+//! A store that the hosts of a cluster share: keys, values, and changes by whoever has seen the last one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, ready};
+
+use crate::error::StoreError;
+
+/// A version of a value. No two values of a key have the same one, not even after it was removed and made again.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Revision(pub u64);
+
+/// A value and its version.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Versioned {
+    /// The bytes.
+    pub value: Vec<u8>,
+    /// Their version.
+    pub revision: Revision,
+}
+
+/// What came of a change that was bound to a version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Swapped {
+    /// It was made; the value has this version now.
+    Done(Revision),
+    /// Somebody else has changed the key since; nothing was done.
+    Changed,
+}
+
+/// What is answered later.
+pub type Answer<T> = BoxFuture<'static, Result<T, StoreError>>;
+
+/// A store with compare-and-swap, such as etcd (libnetwork's `datastore` over libkv: `AtomicPut`, `AtomicDelete`).
+///
+/// A future that is dropped may have done its work or not. An error of a change with [`StoreError::CommitUncertain`]
+/// says the same; after any other error nothing was changed. Answers come within a time of the implementation's own.
+pub trait ClusterStore: Send + Sync + fmt::Debug + 'static {
+    /// A value; `None` when there is none.
+    fn get(&self, key: &str) -> Answer<Option<Versioned>>;
+
+    /// The keys that begin like this, in order.
+    fn keys(&self, prefix: &str) -> Answer<Vec<String>>;
+
+    /// Writes a value if the key has this version; if there is none, where none is given.
+    fn swap(&self, key: &str, value: Vec<u8>, expected: Option<Revision>) -> Answer<Swapped>;
+
+    /// Removes a key, whatever it has. Succeeds when it is not there.
+    fn remove(&self, key: &str) -> Answer<()>;
+}
+
+/// A cluster store in memory, for engines of one process: for tests, and for harnesses of several hosts. Clones are the
+/// same store.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryCluster(Arc<Mutex<Shared>>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    values: BTreeMap<String, Versioned>,
+    last: u64,
+    calls: u64,
+    /// The number of the call that fails, and how.
+    fault: Option<(u64, ClusterFault)>,
+    unreachable: bool,
+}
+
+/// How a call of a [`MemoryCluster`] fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClusterFault {
+    /// It does nothing.
+    Refused,
+    /// A change is made, and its answer is lost.
+    AnswerLost,
+}
+
+impl MemoryCluster {
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the `nth` call from now fail, the next one being the first.
+    pub fn fail(&self, nth: u64, fault: ClusterFault) {
+        let mut shared = self.lock();
+        shared.fault = Some((shared.calls + nth, fault));
+    }
+
+    /// Lets every call fail, or none any more.
+    pub fn unreachable(&self, unreachable: bool) {
+        self.lock().unreachable = unreachable;
+    }
+
+    /// How many calls there were.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.lock().calls
+    }
+
+    /// Counts a call and says how it fails, if it does.
+    fn call<T: Send + 'static>(&self, f: impl FnOnce(&mut Shared) -> T) -> Answer<T> {
+        let mut shared = self.lock();
+        shared.calls += 1;
+        let struck = shared.fault.filter(|(call, _)| *call == shared.calls).map(|(_, fault)| fault);
+        let refused = StoreError::Unreachable { message: "it does not answer".into() };
+        let answer = match struck {
+            _ if shared.unreachable => Err(refused),
+            Some(ClusterFault::Refused) => Err(refused),
+            Some(ClusterFault::AnswerLost) => {
+                f(&mut shared);
+                Err(StoreError::CommitUncertain { message: "the answer was lost".into() })
+            }
+            None => Ok(f(&mut shared)),
+        };
+        ready(answer).boxed()
+    }
+}
+
+impl ClusterStore for MemoryCluster {
+    fn get(&self, key: &str) -> Answer<Option<Versioned>> {
+        self.call(|shared| shared.values.get(key).cloned())
+    }
+
+    fn keys(&self, prefix: &str) -> Answer<Vec<String>> {
+        self.call(|shared| shared.values.keys().filter(|key| key.starts_with(prefix)).cloned().collect())
+    }
+
+    fn swap(&self, key: &str, value: Vec<u8>, expected: Option<Revision>) -> Answer<Swapped> {
+        self.call(|shared| {
+            if shared.values.get(key).map(|known| known.revision) != expected {
+                return Swapped::Changed;
+            }
+            shared.last += 1;
+            let revision = Revision(shared.last);
+            shared.values.insert(key.to_owned(), Versioned { value, revision });
+            Swapped::Done(revision)
+        })
+    }
+
+    fn remove(&self, key: &str) -> Answer<()> {
+        self.call(|shared| {
+            shared.values.remove(key);
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now<T>(answer: Answer<T>) -> Result<T, StoreError> {
+        answer.now_or_never().expect("in memory")
+    }
+
+    #[test]
+    fn only_who_has_seen_the_last_value_changes_it() {
+        let store = MemoryCluster::default();
+        let Ok(Swapped::Done(first)) = now(store.swap("a", vec![1], None)) else { panic!("there was none") };
+        assert_eq!(now(store.swap("a", vec![2], None)), Ok(Swapped::Changed));
+        let Ok(Swapped::Done(second)) = now(store.swap("a", vec![2], Some(first))) else {
+            panic!("it was the last")
+        };
+        assert!(second > first);
+        assert_eq!(now(store.swap("a", vec![3], Some(first))), Ok(Swapped::Changed));
+        assert_eq!(now(store.get("a")), Ok(Some(Versioned { value: vec![2], revision: second })));
+        now(store.remove("a")).expect("removed");
+        now(store.remove("a")).expect("not there");
+        let Ok(Swapped::Done(third)) = now(store.swap("a", vec![4], None)) else { panic!("there is none") };
+        assert!(third > second, "a version does not come back");
+        now(store.swap("ab", vec![], None)).expect("written");
+        now(store.swap("b", vec![], None)).expect("written");
+        assert_eq!(now(store.keys("a")), Ok(vec!["a".to_owned(), "ab".to_owned()]));
+    }
+
+    #[test]
+    fn faults_strike_once_and_where_they_should() {
+        let store = MemoryCluster::default();
+        store.fail(2, ClusterFault::AnswerLost);
+        now(store.get("a")).expect("answered");
+        assert!(matches!(now(store.swap("a", vec![1], None)), Err(StoreError::CommitUncertain { .. })));
+        assert!(now(store.get("a")).expect("answered").is_some(), "it was written");
+        store.fail(1, ClusterFault::Refused);
+        assert!(matches!(now(store.swap("b", vec![1], None)), Err(StoreError::Unreachable { .. })));
+        assert_eq!(now(store.get("b")), Ok(None));
+        store.unreachable(true);
+        assert!(now(store.get("a")).is_err() && now(store.get("a")).is_err());
+        store.unreachable(false);
+        assert_eq!((now(store.keys("")), store.calls()), (Ok(vec!["a".to_owned()]), 8));
+    }
+}
