@@ -5,8 +5,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use netloom_actor_controller::{
-    BootInput, Booted, Diff, Difference, Drain, EventHub, EventStream, InspectEngine, Reconcile, Shutdown,
-    ShutdownMode, StoreCounters, StoreStats, boot, operations,
+    BootInput, Booted, Diff, Difference, Drain, EventHub, EventStream, InspectEngine, Membership, Reconcile,
+    Shutdown, ShutdownMode, StoreCounters, StoreStats, boot, operations,
 };
 use netloom_drivers::Registration;
 use netloom_drivers::bare::{self, Bare};
@@ -57,6 +57,7 @@ pub struct EngineBuilder {
     config: EngineConfig,
     drivers: Vec<Registration>,
     ipam_drivers: Vec<IpamRegistration>,
+    cluster: Option<Membership>,
     kernel: KernelSource,
     store: StoreSource,
     live: Option<LiveList>,
@@ -79,6 +80,7 @@ impl EngineBuilder {
             config: EngineConfig::default(),
             drivers,
             ipam_drivers: Vec::new(),
+            cluster: None,
             kernel: KernelSource::Linux,
             store: StoreSource::OnDisk,
             live: None,
@@ -137,6 +139,14 @@ impl EngineBuilder {
         self
     }
 
+    /// Makes the engine part of a cluster: networks that ask for the address space `GlobalDefault`, and those of drivers
+    /// that reach over hosts, have their pools and addresses there, from the store that all hosts use.
+    #[must_use]
+    pub fn cluster(mut self, membership: Membership) -> Self {
+        self.cluster = Some(membership);
+        self
+    }
+
     /// Replaces the kernel, for harnesses.
     #[must_use]
     pub fn kernel(mut self, kernel: Arc<dyn Kernel>) -> Self {
@@ -181,7 +191,7 @@ impl EngineBuilder {
     /// cannot be used, with the remedy, or when a driver cannot be made. Nothing was changed then, except
     /// that a directory may have been made.
     pub async fn start(self) -> Result<Engine> {
-        let Self { config, drivers, ipam_drivers, kernel, store, live } = self;
+        let Self { config, drivers, ipam_drivers, cluster, kernel, store, live } = self;
         let config = config.normalized();
         config.validate()?;
         let thread = EngineThread::start("nl-engine")
@@ -214,6 +224,7 @@ impl EngineBuilder {
                 missing,
                 drivers,
                 ipam_drivers,
+                cluster,
                 live,
                 events: hub,
             };

@@ -41,7 +41,7 @@ pub use sandbox::{Sandbox, SandboxKey};
 pub use simulation::{Simulation, SimulationBuilder};
 
 pub use netloom_actor_controller::{
-    Difference, EventHub, EventStream, Missed, ShutdownMode, StoreStats, Victim, What,
+    Difference, EventHub, EventStream, Membership, Missed, ShutdownMode, StoreStats, Victim, What,
 };
 pub use netloom_drivers as drivers;
 pub use netloom_ipam::driver as ipam;
@@ -58,4 +58,5 @@ pub use netloom_model::{
     ReleasedSandbox, Repair, Result, SandboxId, SandboxSettings, SandboxSpec, Seldom, Stray, Timeouts,
     TransportPort, snapshot,
 };
+pub use netloom_store::cluster;
 pub use netloom_testkit as testkit;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use netloom_actor_controller::{CrashActor, Victim};
+use netloom_actor_controller::{CrashActor, Membership, Victim};
 use netloom_drivers::Registration;
 use netloom_ipam::driver::IpamRegistration;
 use netloom_model::{EngineConfig, LiveSandbox, Result};
@@ -27,6 +27,7 @@ pub struct SimulationBuilder {
     config: EngineConfig,
     drivers: Vec<Registration>,
     ipam_drivers: Vec<IpamRegistration>,
+    cluster: Option<Membership>,
     kernel: Option<SimKernel>,
     disk: Option<MemoryDisk>,
     gathers: bool,
@@ -52,6 +53,13 @@ impl SimulationBuilder {
     #[must_use]
     pub fn ipam_driver(mut self, driver: IpamRegistration) -> Self {
         self.ipam_drivers.push(driver);
+        self
+    }
+
+    /// Makes the engine part of a cluster, as [`crate::EngineBuilder::cluster`] does.
+    #[must_use]
+    pub fn cluster(mut self, membership: Membership) -> Self {
+        self.cluster = Some(membership);
         self
     }
 
@@ -97,6 +105,7 @@ impl SimulationBuilder {
         let builder = self.drivers.iter().cloned().fold(builder, crate::EngineBuilder::driver);
         let ipam_drivers = self.ipam_drivers.iter().cloned();
         let builder = ipam_drivers.fold(builder, crate::EngineBuilder::ipam_driver);
+        let builder = self.cluster.iter().cloned().fold(builder, crate::EngineBuilder::cluster);
         let builder = match self.live.take() {
             Some(live) => builder.live_sandboxes(live),
             None => builder,

@@ -26,14 +26,14 @@ async fn ipam(engine: &Engine) -> IpamSnapshot {
     all.into_iter().find(|ipam| ipam.driver == "default").expect("it is there")
 }
 
-/// The holders of a network's addresses, without identifiers. What is a pool's own at its ends is left out.
+/// The holders of a network's addresses, without identifiers.
 async fn holders(network: &Network) -> Vec<String> {
     let found = bounded("listing", network.holders(1_000)).await.expect("listed");
     assert_eq!(found.more, 0);
     let line = |held: &netloom::snapshot::AddressHolder| {
         format!("{} {}", held.address, held.holder.split(" (").next().expect("text"))
     };
-    found.holders.iter().filter(|held| !held.holder.ends_with("of its pool")).map(line).collect()
+    found.holders.iter().map(line).collect()
 }
 
 // === What is shown ===

@@ -5,6 +5,7 @@ mod addresses;
 mod answers;
 mod bad_input;
 mod builtin;
+mod cluster_space;
 mod concurrency;
 mod custom_ipam;
 mod custom_ipam_faults;

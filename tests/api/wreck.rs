@@ -250,6 +250,7 @@ pub(crate) fn killed_after<T>(
             missing: false,
             drivers: vec![Registration::new(KIND, Bridge::default)],
             ipam_drivers: Vec::new(),
+            cluster: None,
             live: None,
             events: EventHub::new(config.limits.event_backlog),
             config,

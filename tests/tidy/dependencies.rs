@@ -269,7 +269,7 @@ mod tests {
             ("netloom-runtime", "netloom-model"),
             ("netloom-model", "netloom-kernel"),
             ("netloom-model", "tokio"),
-            ("netloom-ipam", "netloom-store"),
+            ("netloom-store", "netloom-ipam"),
             ("netloom-ipam", "netloom-runtime"),
             ("netloom-store", "actix-rt"),
             ("netloom-drivers", "tokio"),

@@ -23,6 +23,7 @@ use crate::actor::{ControllerActor, succession};
 use crate::directory::Directory;
 use crate::estate::{Estate, Respawn};
 use crate::events::EventHub;
+use crate::membership::Membership;
 use crate::message::{
     DeleteNetwork, LookAtHost, ReleaseSandbox, RestoreNetwork, RestoreSandbox, StartChildren, TakeDown,
 };
@@ -58,6 +59,8 @@ pub struct BootInput {
     pub drivers: Vec<Registration>,
     /// The IPAM drivers beside those that every engine has.
     pub ipam_drivers: Vec<IpamRegistration>,
+    /// The cluster that the engine is part of.
+    pub cluster: Option<Membership>,
     /// What lives, if the embedder says so. Otherwise everything that stands does.
     pub live: Option<LiveList>,
     /// Where events go.
@@ -100,9 +103,11 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
         missing,
         drivers,
         ipam_drivers,
+        cluster,
         live,
         events,
     } = input;
+    cluster.iter().try_for_each(Membership::validate)?;
     let op = OpCtx::new(Cause::Start, config.timeouts.operation.max(Duration::from_secs(60)));
     // No actor runs yet on this thread, so reading the store blocks nobody.
     let raw = store.load().map_err(Error::from)?;
@@ -122,7 +127,7 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
     } else {
         Backend::in_place(store)
     };
-    let own = Own { config, identity: &identity, host_pools };
+    let own = Own { config, identity: &identity, host_pools, cluster };
     let drivers = (drivers, ipam_drivers);
     let (controller, services, directory) = start_actors(own, kernel, backend, drivers, &events, &op).await?;
 
@@ -186,10 +191,11 @@ struct Own<'a> {
     config: EngineConfig,
     identity: &'a str,
     host_pools: DefaultPool,
+    cluster: Option<Membership>,
 }
 
 async fn start_actors(
-    Own { config, identity, host_pools }: Own<'_>,
+    Own { config, identity, host_pools, cluster }: Own<'_>,
     kernel: Arc<dyn Kernel>,
     backend: Backend,
     (drivers, ipam_drivers): (Vec<Registration>, Vec<IpamRegistration>),
@@ -215,7 +221,7 @@ async fn start_actors(
         operations_per_object: config.limits.operations_per_object.into(),
         operation_timeout: config.timeouts.operation.into(),
     });
-    let respawn = Respawn::new(backend, host_pools);
+    let respawn = Respawn::new(backend, host_pools, cluster);
     let estate = Estate::new(config, services.clone(), events.clone(), OpId(op.id), respawn);
     let (controller, directory) = succession::found(estate)?;
     answered(op, "the controller", controller.ask(op, StartChildren(drivers, ipam_drivers)).await)?;

@@ -15,6 +15,7 @@ use crate::actor::overlap::Overlaps;
 use crate::children::{DriverChild, IpamChild, NetworkChildren, SandboxChildren};
 use crate::directory::DirectoryWriter;
 use crate::events::EventHub;
+use crate::membership::Membership;
 
 /// The lists of everything, and what is needed to start any of it again.
 #[derive(Debug)]
@@ -83,11 +84,13 @@ pub(crate) struct Respawn {
     pub(crate) backend: Backend,
     /// The IPv6 pools of this host.
     pub(crate) host_pools: DefaultPool,
+    /// The cluster that the engine is part of.
+    pub(crate) cluster: Option<Membership>,
     pub(crate) store: (u64, RestartBudget),
 }
 
 impl Respawn {
-    pub(crate) fn new(backend: Backend, host_pools: DefaultPool) -> Self {
-        Self { backend, host_pools, store: (0, RestartBudget::default()) }
+    pub(crate) fn new(backend: Backend, host_pools: DefaultPool, cluster: Option<Membership>) -> Self {
+        Self { backend, host_pools, cluster, store: (0, RestartBudget::default()) }
     }
 }

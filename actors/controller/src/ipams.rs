@@ -3,9 +3,10 @@
 use futures::{StreamExt, stream};
 use netloom_actor_services::answered;
 use netloom_actor_services::ipam::{
-    Books, DRIVER, IpamActor, IpamDeps, IpamPort, QuarantineAddresses, RestorePools,
+    Books, CLUSTER, DRIVER, IpamActor, IpamDeps, IpamPort, QuarantineAddresses, RestorePools,
 };
-use netloom_ipam::driver::{IpamRegistration, MadeIpam};
+use netloom_ipam::driver::{IpamCapability, IpamRegistration, MadeIpam};
+use netloom_model::OpId;
 use netloom_model::config::DefaultPool;
 use netloom_runtime::Addr;
 use tokio::time::Instant;
@@ -34,6 +35,19 @@ impl ControllerActor {
         let (incarnation, budget) = (running.incarnation, running.budget);
         let child = IpamChild { registration: None, port, books: Books::default(), incarnation, budget };
         self.estate.ipams.insert(DRIVER.to_owned(), child);
+    }
+
+    /// Starts the part of the driver `default` that hosts of the cluster have in common, where there is a cluster.
+    pub(super) fn start_cluster_ipam(&mut self, op: &OpCtx) {
+        let Some(cluster) = self.estate.respawn.cluster.clone() else { return };
+        let child = Child::Ipam(CLUSTER.to_owned());
+        let running = self.start(IpamActor::shared(cluster.ipam(OpId(op.id))), child);
+        self.tell_ipam(op, &running.addr);
+        let port = IpamPort::foreign(Port::new(running.addr), CLUSTER, IpamCapability::default());
+        self.estate.services.ipam.join_cluster(port.clone());
+        let (incarnation, budget) = (running.incarnation, running.budget);
+        let child = IpamChild { registration: None, port, books: Books::default(), incarnation, budget };
+        self.estate.ipams.insert(CLUSTER.to_owned(), child);
     }
 
     /// Starts a driver of the embedder's, or one of the engine's own that is like them.
@@ -75,7 +89,9 @@ impl ControllerActor {
         if !within_budget {
             return self.failed(op, &child, OUT_OF_BUDGET);
         }
+        let cluster = self.estate.respawn.cluster.clone().filter(|_| name == CLUSTER);
         let actor = match registration.map(|registration| registration.make()).transpose() {
+            Ok(None) if let Some(cluster) = cluster => IpamActor::shared(cluster.ipam(OpId(op.id))),
             Ok(None) => IpamActor::new(&self.estate.default_pools(&self.estate.directory.config())),
             Ok(Some(made)) => self.ipam_actor(made, &port, &books),
             Err(error) => return self.failed(op, &child, &error.to_string()),
@@ -95,7 +111,8 @@ impl ControllerActor {
             let records = read_records(&services).await?;
             let told = with_pools.into_iter().filter_map(|(id, reach)| {
                 let (network, endpoints) = records.network(id)?;
-                (network.spec.ipam.driver == of_this).then_some((id, network, endpoints, reach))
+                (services.ipam.of_network(&network.spec.ipam, reach.0).name() == of_this)
+                    .then_some((id, network, endpoints, reach))
             });
             let told = told.map(async |(id, network, mut endpoints, (scope, shares))| {
                 // Addresses of deleted endpoints whose links the kernel has not let go of are not free either.

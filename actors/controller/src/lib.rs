@@ -7,6 +7,7 @@ mod difference;
 mod directory;
 mod estate;
 mod events;
+mod membership;
 mod message;
 mod rebuild;
 pub mod reconcile;
@@ -16,6 +17,7 @@ pub use boot::{BootInput, Booted, boot};
 pub use difference::{Difference, What};
 pub use directory::{Births, Directory};
 pub use events::{EventHub, EventStream, Missed};
+pub use membership::Membership;
 pub use message::{
     CrashActor, CreateNetwork, CreateSandbox, DeleteNetwork, DeleteSandbox, Diff, Drain, ForceDeleteEndpoint,
     InspectAddresses, InspectEngine, ListDrivers, ListHolders, ListIpamDrivers, ProvideWayOut, Reconcile,

@@ -186,11 +186,13 @@ impl Handle<CreateNetwork> for ControllerActor {
         {
             spec.driver.clone_from(driver);
         }
+        let driver = self.estate.drivers.get(&spec.driver);
+        let scope = driver.map_or(Scope::Local, |driver| driver.capability.scope);
         let record = asked(id, spec);
         let begun = self
             .admit()
             .and_then(|()| record.spec.validate())
-            .and_then(|()| self.estate.services.ipam.get(&record.spec.ipam.driver).map(drop))
+            .and_then(|()| self.estate.services.ipam.of(&record.spec.ipam, scope).map(drop))
             .and_then(|()| self.begin_network(id, record, false));
         let addr = match begun {
             Ok(addr) => addr,

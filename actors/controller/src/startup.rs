@@ -32,6 +32,7 @@ impl Handle<StartChildren> for ControllerActor {
         let mut ipams = std::iter::once(null).chain(ipam_drivers);
         let started = ipams
             .try_for_each(|ipam| self.start_ipam(&op, ipam))
+            .inspect(|()| self.start_cluster_ipam(&op))
             .and_then(|()| drivers.into_iter().try_for_each(|driver| self.start_driver(&op, driver)));
         self.remark_on(&config);
         reply.send(started);
@@ -82,7 +83,8 @@ impl Handle<TakeDown> for ControllerActor {
             return reply.send(Err(Error::not_found(ObjectKind::Driver, &record.spec.driver)));
         };
         let network = record.id;
-        let ipam = match self.estate.services.ipam.get(&record.spec.ipam.driver) {
+        let scope = self.estate.drivers.get(&record.spec.driver).map(|driver| driver.capability.scope);
+        let ipam = match self.estate.services.ipam.of(&record.spec.ipam, scope.unwrap_or(Scope::Local)) {
             // The driver `default` learns what is taken from the records, and this one is not among them.
             Ok(ipam) => Some(ipam).filter(|ipam| !ipam.is_default()),
             Err(missing) => return reply.send(Err(missing)),

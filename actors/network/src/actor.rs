@@ -96,7 +96,7 @@ impl NetworkActor {
         let NetworkDeps { services, driver, capability, events, leaving } = deps;
         let limit = services.operations_per_object.get();
         let network = record.id;
-        let ipam = services.ipam.of_network(&record.spec.ipam.driver);
+        let ipam = services.ipam.of_network(&record.spec.ipam, capability.scope);
         let world = World::new(Everybody { services, driver, ipam, network, capability, events });
         Self {
             gate: Gate::new(limit),

@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 use crate::host::HostNets;
 use crate::network::Network;
 use crate::pool::{Pool, PoolUsage, window};
-use crate::refusal::{check_family, check_request, pools_exhausted};
+use crate::refusal::{check_family, check_request, no_store, pools_exhausted};
 use crate::request::{AddressSpace, Granted, Lease, LeaseRequest, PoolsRequest, SkippedPool};
 use crate::space::Space;
 use crate::span::{Family, Span};
@@ -220,8 +220,8 @@ impl DefaultIpam {
         network.holder_of(space, address)
     }
 
-    /// The addresses of a network's subnets that are not free, in order of pools and addresses: at most `limit` of
-    /// them, the rest is counted.
+    /// Who has which addresses of a network's subnets, in order of pools and addresses: at most `limit` of them, the rest
+    /// is counted. Network and broadcast addresses are nobody's.
     #[must_use]
     pub fn holders(&self, network: NetworkId, limit: usize) -> Option<Holders> {
         self.network(network).map(|(space, network)| network.holders(space, limit))
@@ -381,10 +381,4 @@ fn free_all(space: &mut Space, network: &Network) {
 
 fn tenant(network: &Network, shares: bool) -> Tenant {
     Tenant { network: network.id(), name: network.name().into(), shares }
-}
-
-/// Parity: libnetwork's text for a space without a store.
-fn no_store(space: AddressSpace) -> Error {
-    let name = format!("{} (most likely the backing datastore is not configured)", space.name());
-    Error::not_found(ObjectKind::AddressSpace, name)
 }

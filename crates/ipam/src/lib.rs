@@ -49,5 +49,6 @@ pub use default::{DefaultIpam, PoolHolding, RestoredPools};
 pub use host::{HostNet, HostUse};
 pub use image::{Contradiction, ImageError};
 pub use pool::PoolUsage;
+pub use refusal::no_store;
 pub use request::{AddressSpace, Granted, Lease, LeaseRequest, PoolsRequest, SkippedPool};
 pub use ula::host_pools;

@@ -132,6 +132,10 @@ impl Network {
         for pool in self.all_pools() {
             let subnet = space.subnet(pool.slot);
             for (offset, held) in subnet.holdings() {
+                // Nobody has the ends of a pool.
+                if matches!(held, Held::Never(_)) {
+                    continue;
+                }
                 if found.holders.len() == limit {
                     found.more += 1;
                     continue;

@@ -1,7 +1,7 @@
 //! Checks of what callers ask for, and errors that need a look around.
 
 use ipnet::IpNet;
-use netloom_model::{Error, HostOverlap, IpamSpec, PoolsConsidered, Reason, Result};
+use netloom_model::{Error, HostOverlap, IpamSpec, ObjectKind, PoolsConsidered, Reason, Result};
 
 use crate::request::{AddressSpace, SkippedPool};
 use crate::space::Space;
@@ -61,4 +61,11 @@ pub(crate) fn pools_exhausted(
         }),
     };
     Reason::PoolsExhausted(Box::new(considered)).into()
+}
+
+/// The error for an address space that has no store yet (libnetwork's text).
+#[must_use]
+pub fn no_store(space: AddressSpace) -> Error {
+    let name = format!("{} (most likely the backing datastore is not configured)", space.name());
+    Error::not_found(ObjectKind::AddressSpace, name)
 }

@@ -135,7 +135,7 @@ pub(crate) async fn restore_in_driver(
 ) -> Result<Established> {
     if with_ipam && world.capability.needs_ipam {
         // Which one is missing is more than that nobody answers.
-        world.services.ipam.get(&record.spec.ipam.driver)?;
+        world.services.ipam.of(&record.spec.ipam, world.capability.scope)?;
         let known = endpoints.iter().map(|endpoint| EndpointRecord::clone(endpoint)).collect();
         let (network, scope, shares) =
             (record.clone(), world.capability.scope, world.capability.shares_pools);

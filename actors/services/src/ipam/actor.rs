@@ -26,6 +26,7 @@
 //! says: its requests are composed in tasks (`compose.rs`), which come back with the last five messages for each call.
 
 use ipnet::IpNet;
+use netloom_ipam::cluster::ClusterIpam;
 use netloom_ipam::driver::MadeIpam;
 use netloom_ipam::{
     DefaultIpam, Granted, Lease, PoolHolding, PoolUsage, PoolsRequest, RestoredPools, picture,
@@ -33,7 +34,7 @@ use netloom_ipam::{
 use netloom_model::Result;
 use netloom_model::config::{DatastoreConfig, DefaultPool};
 use netloom_model::snapshot::{Holders, IpamSnapshot};
-use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply};
+use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply, TaskGroup};
 
 use super::foreign::{Foreign, IpamDeps, Pending};
 use super::message::{
@@ -41,6 +42,7 @@ use super::message::{
     QuarantineAddresses, ReleaseAddresses, ReleasePools, ReplaceDefaultPools, RequestPools, RestorePools,
     TakeBackPools,
 };
+use super::shared::Shared;
 
 // === Actor ===
 
@@ -59,6 +61,7 @@ pub struct IpamActor {
 #[derive(Debug)]
 enum Body {
     Default(Box<DefaultIpam>),
+    Shared(Shared),
     Foreign(Box<Foreign>),
 }
 
@@ -70,6 +73,12 @@ impl IpamActor {
         Self { body, cluster_store: None }
     }
 
+    /// An actor of the address space that the driver `default` has in a cluster.
+    #[must_use]
+    pub fn shared(ipam: ClusterIpam) -> Self {
+        Self { body: Body::Shared(Shared::new(ipam, TaskGroup::default())), cluster_store: None }
+    }
+
     /// An actor around another driver.
     #[must_use]
     pub fn around(made: MadeIpam, deps: IpamDeps) -> Self {
@@ -78,7 +87,7 @@ impl IpamActor {
 
     pub(super) fn foreign(&mut self) -> Option<&mut Foreign> {
         match &mut self.body {
-            Body::Default(_) => None,
+            Body::Default(_) | Body::Shared(_) => None,
             Body::Foreign(foreign) => Some(foreign),
         }
     }
@@ -113,6 +122,7 @@ impl Handle<RequestPools> for IpamActor {
                     host: &host,
                 }));
             }
+            Body::Shared(shared) => shared.request(op, message, reply),
             Body::Foreign(foreign) => {
                 foreign.admit(op, network, Pending::Request(Box::new(message), reply), cx);
             }
@@ -133,6 +143,7 @@ impl Handle<ReleasePools> for IpamActor {
                 ipam.release_pools(network);
                 reply.send(Ok(()));
             }
+            Body::Shared(shared) => shared.release(op, network, reply),
             Body::Foreign(foreign) => foreign.admit(op, network, Pending::Release(reply), cx),
         }
     }
@@ -152,6 +163,7 @@ impl Handle<TakeBackPools> for IpamActor {
                 ipam.release_pools(network);
                 reply.send(Ok(()));
             }
+            Body::Shared(shared) => shared.release(op, network, reply),
             Body::Foreign(foreign) => {
                 foreign.admit(op, network, Pending::TakeBack(Box::new(record), reply), cx);
             }
@@ -180,6 +192,7 @@ impl Handle<RestorePools> for IpamActor {
                 });
                 reply.send(restored);
             }
+            Body::Shared(shared) => shared.restore(op, message, reply),
             Body::Foreign(foreign) => {
                 let network = message.network.id;
                 foreign.admit(op, network, Pending::Restore(Box::new(message), reply), cx);
@@ -199,6 +212,7 @@ impl Handle<LeaseAddresses> for IpamActor {
         let network = message.0;
         match &mut self.body {
             Body::Default(ipam) => reply.send(ipam.lease(network, &message.1)),
+            Body::Shared(shared) => shared.lease(op, message, reply),
             Body::Foreign(foreign) => foreign.admit(op, network, Pending::Lease(message, reply), cx),
         }
     }
@@ -217,6 +231,7 @@ impl Handle<ReleaseAddresses> for IpamActor {
                 ipam.release(network, endpoint);
                 reply.send(Ok(()));
             }
+            Body::Shared(shared) => shared.give_back(op, (network, endpoint), reply),
             Body::Foreign(foreign) => {
                 foreign.admit(op, network, Pending::ReleaseOne(endpoint, reply), cx);
             }
@@ -234,6 +249,7 @@ impl Handle<QuarantineAddresses> for IpamActor {
     ) {
         match &mut self.body {
             Body::Default(ipam) => ipam.quarantine(network, endpoint),
+            Body::Shared(shared) => return shared.quarantine(network, endpoint, reply),
             Body::Foreign(foreign) => foreign.books().quarantine(network, endpoint),
         }
         reply.send(());
@@ -282,12 +298,16 @@ impl Handle<ListOverlaps> for IpamActor {
         reply: Reply<Vec<(IpNet, PoolHolding)>>,
         _: &mut Cx<'_, Self>,
     ) {
-        let overlapping = |net: IpNet| match &self.body {
-            Body::Default(ipam) => ipam.overlapping(net),
-            Body::Foreign(foreign) => foreign.books().overlapping(net),
+        let overlapping = |find: &dyn Fn(IpNet) -> Vec<PoolHolding>| {
+            let pools =
+                |net: &IpNet| find(*net).into_iter().map(|holding| (*net, holding)).collect::<Vec<_>>();
+            nets.iter().flat_map(pools).collect()
         };
-        let pools = |net: IpNet| overlapping(net).into_iter().map(move |holding| (net, holding));
-        reply.send(nets.into_iter().flat_map(pools).collect());
+        match &self.body {
+            Body::Default(ipam) => reply.send(overlapping(&|net| ipam.overlapping(net))),
+            Body::Foreign(foreign) => reply.send(overlapping(&|net| foreign.books().overlapping(net))),
+            Body::Shared(shared) => shared.overlaps(nets, reply),
+        }
     }
 }
 
@@ -299,10 +319,11 @@ impl Handle<InspectPools> for IpamActor {
         reply: Reply<Option<Vec<PoolUsage>>>,
         _: &mut Cx<'_, Self>,
     ) {
-        reply.send(match &self.body {
-            Body::Default(ipam) => ipam.usage(network),
-            Body::Foreign(foreign) => foreign.books().usage(network),
-        });
+        match &self.body {
+            Body::Default(ipam) => reply.send(ipam.usage(network)),
+            Body::Foreign(foreign) => reply.send(foreign.books().usage(network)),
+            Body::Shared(shared) => shared.usage(network, reply),
+        }
     }
 }
 
@@ -314,6 +335,7 @@ impl Handle<InspectIpam> for IpamActor {
                 (DRIVER, spaces, picture::pools(ipam))
             }
             Body::Foreign(foreign) => (foreign.name(), foreign.spaces(), foreign.pools()),
+            Body::Shared(shared) => return shared.inspect(self.cluster_store.clone(), reply),
         };
         reply.send(IpamSnapshot {
             driver: driver.to_owned(),
@@ -333,9 +355,10 @@ impl Handle<ListHolders> for IpamActor {
         reply: Reply<Option<Holders>>,
         _: &mut Cx<'_, Self>,
     ) {
-        reply.send(match &self.body {
-            Body::Default(ipam) => ipam.holders(network, limit),
-            Body::Foreign(foreign) => foreign.books().holders(network, limit),
-        });
+        match &self.body {
+            Body::Default(ipam) => reply.send(ipam.holders(network, limit)),
+            Body::Foreign(foreign) => reply.send(foreign.books().holders(network, limit)),
+            Body::Shared(shared) => shared.holders((network, limit), reply),
+        }
     }
 }

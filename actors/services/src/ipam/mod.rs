@@ -1,5 +1,5 @@
-//! The IPAM drivers: one actor each. That of `default` has the allocator itself, the others a driver behind the interface
-//! that embedders implement.
+//! The IPAM drivers: one actor each. That of `default` has the allocator itself, and another one the address space that it
+//! shares with other hosts; the others have a driver behind the interface that embedders implement.
 
 mod actor;
 mod books;
@@ -8,6 +8,7 @@ mod dealer;
 mod foreign;
 mod message;
 mod registry;
+mod shared;
 
 pub use actor::{DRIVER, IpamActor};
 pub use books::Books;
@@ -18,3 +19,4 @@ pub use message::{
     TakeBackPools,
 };
 pub use registry::{IpamPort, IpamRegistry};
+pub use shared::CLUSTER;

@@ -7,7 +7,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use netloom_ipam::driver::IpamCapability;
-use netloom_model::{Error, Holder, ObjectKind, Reason, Result};
+use netloom_ipam::{AddressSpace, no_store};
+use netloom_model::config::Scope;
+use netloom_model::{Error, Holder, IpamSpec, ObjectKind, Reason, Result};
 use netloom_runtime::Port;
 
 use super::actor::{DRIVER, IpamActor};
@@ -77,6 +79,8 @@ impl IpamPort {
 /// Every IPAM driver of an engine.
 pub struct IpamRegistry {
     default: IpamPort,
+    /// The part of the driver `default` that hosts of a cluster have in common, where there is a cluster.
+    cluster: RefCell<Option<IpamPort>>,
     foreign: RefCell<BTreeMap<String, IpamPort>>,
 }
 
@@ -88,7 +92,8 @@ impl fmt::Debug for IpamRegistry {
 
 impl From<Port<IpamActor>> for IpamRegistry {
     fn from(port: Port<IpamActor>) -> Self {
-        Self { default: IpamPort { port, foreign: None }, foreign: RefCell::default() }
+        let default = IpamPort { port, foreign: None };
+        Self { default, cluster: RefCell::default(), foreign: RefCell::default() }
     }
 }
 
@@ -117,11 +122,34 @@ impl IpamRegistry {
         Err(Error::not_found(ObjectKind::IpamDriver, query))
     }
 
+    /// The way to who has the pools that a network asks for. Networks of a driver that reaches over hosts are in the
+    /// cluster's address space where there is one, as with libnetwork; others where they ask for it.
+    ///
+    /// # Errors
+    /// As of [`IpamRegistry::get`]; `NotFound` for the cluster's address space where there is no cluster.
+    pub fn of(&self, spec: &IpamSpec, scope: Scope) -> Result<IpamPort> {
+        let asks = spec.address_space == AddressSpace::Global.name();
+        let reaches = spec.address_space.is_empty() && scope == Scope::Global;
+        if spec.driver != DRIVER || !(asks || reaches) {
+            return self.get(&spec.driver);
+        }
+        match (&*self.cluster.borrow(), asks) {
+            (Some(port), _) => Ok(port.clone()),
+            (None, false) => Ok(self.default.clone()),
+            (None, true) => Err(no_store(AddressSpace::Global)),
+        }
+    }
+
     /// The same for a network that is there: nobody answers behind the way to a driver that is not.
     #[must_use]
-    pub fn of_network(&self, name: &str) -> IpamPort {
-        let missing = |_| IpamPort::foreign(Port::vacant(), name, IpamCapability::default());
-        self.get(name).unwrap_or_else(missing)
+    pub fn of_network(&self, spec: &IpamSpec, scope: Scope) -> IpamPort {
+        let missing = |_| IpamPort::foreign(Port::vacant(), &spec.driver, IpamCapability::default());
+        self.of(spec, scope).unwrap_or_else(missing)
+    }
+
+    /// Makes the cluster's address space known.
+    pub fn join_cluster(&self, port: IpamPort) {
+        *self.cluster.borrow_mut() = Some(port);
     }
 
     /// Whether a driver may be added under a name.
@@ -161,6 +189,7 @@ impl IpamRegistry {
     /// The ways to all, in the order of their names.
     #[must_use]
     pub fn all(&self) -> Vec<IpamPort> {
-        self.names().iter().filter_map(|name| self.get(name).ok()).collect()
+        let named: Vec<_> = self.names().iter().filter_map(|name| self.get(name).ok()).collect();
+        named.into_iter().chain(self.cluster.borrow().clone()).collect()
     }
 }

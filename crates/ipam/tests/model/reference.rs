@@ -288,7 +288,8 @@ impl Network {
             Holder::Reservation(name) => format!("reservation {name:?}"),
         };
         let of = |pool: &Family| {
-            pool.taken.iter().map(|(x, held)| (pool.address(*x), text(held))).collect::<Vec<_>>()
+            let held = pool.taken.iter().filter(|(_, held)| **held != Holder::Nobody);
+            held.map(|(x, held)| (pool.address(*x), text(held))).collect::<Vec<_>>()
         };
         self.families.iter().flat_map(of).collect()
     }

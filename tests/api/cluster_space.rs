@@ -1,0 +1,138 @@
+//! The address space that engines of several hosts have in common, each with a kernel and a disk of its own.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use netloom::cluster::{ClusterStore, MemoryCluster};
+use netloom::snapshot::PoolSnapshot;
+use netloom::testkit::SimKernel;
+use netloom::{
+    EndpointSpec, Engine, ErrorKind, Membership, Network, NetworkSpec, Simulation, SimulationBuilder, Victim,
+};
+
+use crate::support::{bounded, delete_everything, until, within};
+
+const SPACE: &str = "GlobalDefault";
+const ACTOR: &str = "default (GlobalDefault)";
+
+fn in_common(name: &str) -> NetworkSpec {
+    let mut spec = NetworkSpec::new(name);
+    spec.ipam.address_space = SPACE.into();
+    spec
+}
+
+fn member(store: &MemoryCluster, host: &str) -> SimulationBuilder {
+    let store: Arc<dyn ClusterStore> = Arc::new(store.clone());
+    let config = within(Duration::from_secs(5));
+    Engine::simulation().config(config).kernel(SimKernel::default()).cluster(Membership::new(store, host))
+}
+
+async fn started(builder: SimulationBuilder) -> Simulation {
+    bounded("the start", builder.start()).await.expect("it starts")
+}
+
+async fn network(host: &Simulation, name: &str) -> Network {
+    bounded("the network", host.engine().controller().create_network(in_common(name))).await.expect("made")
+}
+
+async fn address(network: &Network, name: &str) -> IpAddr {
+    let endpoint =
+        bounded("the endpoint", network.create_endpoint(EndpointSpec::new(name))).await.expect("made");
+    endpoint.inspect().await.expect("there").ipv4.expect("an address").addr().into()
+}
+
+/// What an engine knows of the space.
+async fn pools(host: &Simulation) -> Vec<PoolSnapshot> {
+    let all = bounded("inspecting", host.engine().controller().ipam()).await.expect("inspected");
+    let shared = all.into_iter().find(|ipam| ipam.spaces.iter().any(|space| space == SPACE));
+    shared.expect("it is part of a cluster").pools
+}
+
+#[tokio::test]
+async fn networks_of_several_hosts_never_have_one_subnet() {
+    let alone = started(Engine::simulation()).await;
+    let error = alone.engine().controller().create_network(in_common("blue")).await.expect_err("no cluster");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("backing datastore is not configured"), "{error}");
+
+    let store = MemoryCluster::default();
+    let (a, b) = (started(member(&store, "a")).await, started(member(&store, "b")).await);
+    let mut made = BTreeSet::new();
+    for n in 0..6 {
+        let host = if n % 2 == 0 { &a } else { &b };
+        let network = network(host, &format!("n{n}")).await;
+        let pool = network.inspect().await.expect("there").v4[0].pool;
+        assert!("10.0.0.0/8".parse::<IpNet>().unwrap().contains(&pool));
+        assert!(made.insert(pool), "{pool} twice");
+        assert_eq!(address(&network, "web").await, pool.hosts().nth(1).expect("room"));
+    }
+    // Local networks have nothing to do with it.
+    let local = b.engine().controller().create_network(NetworkSpec::new("local")).await.expect("made");
+    assert_eq!(local.inspect().await.unwrap().v4[0].pool, "172.17.0.0/16".parse::<IpNet>().unwrap());
+    let taken = *made.first().expect("six");
+    let given = in_common("given").subnet(taken);
+    let error = b.engine().controller().create_network(given).await.expect_err("taken on the other host");
+    assert_eq!(error.kind(), ErrorKind::Forbidden);
+    assert!(error.to_string().contains("held by network \"n0\""), "{error}");
+    for host in [&a, &b] {
+        bounded("the end", delete_everything(host.engine())).await.expect("deleted");
+    }
+    network(&a, "last").await;
+    assert_eq!(pools(&a).await.len(), 1, "what the others had is free");
+}
+
+#[tokio::test]
+async fn what_a_host_had_is_its_own_after_a_crash() {
+    let store = MemoryCluster::default();
+    let (a, b) = (started(member(&store, "a")).await, started(member(&store, "b")).await);
+    let (blue, red) = (network(&a, "blue").await, network(&b, "red").await);
+    let (web, db) = (address(&blue, "web").await, address(&blue, "db").await);
+    address(&red, "other").await;
+    // The actor dies: its successor knows what is taken from the store.
+    a.crash_actor(Victim::IpamDriver(ACTOR.into())).await.expect("crashed");
+    let next = address(&blue, "next").await;
+    assert!(![web, db].contains(&next));
+    // The host dies, and one of its endpoints with it: its record is gone, the store does not know yet.
+    blue.endpoint_by_name("next").await.expect("there").delete().await.expect("deleted");
+    let blues = async || {
+        pools(&a).await.into_iter().filter(|pool| pool.name == "blue").map(|pool| pool.used).sum::<u64>()
+    };
+    until("the quarantine ends", async || blues().await == 2).await;
+    let again = started(bounded("the end", a.kill()).await).await;
+    let blue = again.engine().controller().network_by_name("blue").expect("it is recorded");
+    let mut held: Vec<_> =
+        blue.holders(100).await.expect("listed").holders.into_iter().map(|h| h.holder).collect();
+    held.retain(|holder| holder.starts_with("endpoint"));
+    assert_eq!(held.len(), 2, "{held:?}");
+    assert!(held.iter().all(|holder| holder.ends_with("of host a")), "{held:?}");
+    assert!(![web, db].contains(&address(&blue, "fresh").await));
+    let taken = blue.create_endpoint(EndpointSpec::new("thief").address(web)).await.expect_err("web has it");
+    assert!(taken.to_string().contains("endpoint \"web\""), "{taken}");
+}
+
+#[tokio::test]
+async fn while_the_store_is_away_nothing_is_given_and_nothing_is_lost() {
+    let store = MemoryCluster::default();
+    let a = started(member(&store, "a")).await;
+    let blue = network(&a, "blue").await;
+    address(&blue, "web").await;
+    store.unreachable(true);
+    let error = blue.create_endpoint(EndpointSpec::new("db")).await.expect_err("nobody can choose");
+    assert!(error.to_string().contains("cluster store cannot be reached"), "{error}");
+    let error =
+        a.engine().controller().create_network(in_common("red")).await.expect_err("nobody can choose");
+    assert!(error.to_string().contains("cluster store cannot be reached"), "{error}");
+    // A deletion succeeds: the address is given back when the store is there again, visibly so.
+    let web = blue.endpoint_by_name("web").await.expect("there");
+    bounded("the deletion", web.delete()).await.expect("deleted");
+    until("a leak is seen", async || !a.engine().inspect().await.expect("inspected").leaks.is_empty()).await;
+    store.unreachable(false);
+    until("it is cleared", async || a.engine().inspect().await.expect("inspected").leaks.is_empty()).await;
+    until("nothing is used", async || pools(&a).await.iter().all(|pool| pool.used == 0)).await;
+    address(&blue, "db").await;
+    bounded("the end", delete_everything(a.engine())).await.expect("deleted");
+    until("nothing is there", async || pools(&a).await.is_empty()).await;
+}
