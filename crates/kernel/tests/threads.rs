@@ -147,10 +147,23 @@ fn addresses_and_routes_are_told_and_links_are_not() {
 #[test]
 fn a_watcher_that_does_not_read_is_told_so() {
     isolated(|lab| {
-        let mut events = lab.kernel.watch();
+        let (mut events, mut beside) = (lab.kernel.watch(), lab.kernel.watch());
         lab.must(vec![bridge("br0")]);
         let flip = |on| Op::SetLink { netns: HOST, name: ifname("br0"), up: on };
         lab.must((0..1500).map(|i| flip(i % 2 == 0)).collect());
+        // The kernel's news may be on their way still: not before the last has come is anything read.
+        lab.must(vec![bridge("last")]);
+        wait(async {
+            while let Some(event) = beside.next().await {
+                let last = |link: &netloom_kernel::LinkView| link.name == ifname("last");
+                match event {
+                    KernelEvent::Overrun => return,
+                    KernelEvent::LinkChanged(link) if last(&link) => return,
+                    _ => {}
+                }
+            }
+            panic!("the watch ended");
+        });
         let mut count = 0;
         wait(async {
             while let Some(event) = events.next().await {
