@@ -312,9 +312,17 @@ pub(super) async fn uses(kernel: &dyn Kernel, op: &OpCtx) -> Result<Vec<Use>> {
 
 async fn overlapping(services: &Services, nets: Vec<IpNet>, op: &OpCtx) -> Result<Vec<(IpNet, PoolHolding)>> {
     let drivers = services.ipam.all();
-    let asked = drivers
-        .iter()
-        .map(async |driver| answered(op, driver, driver.ask(op, ListOverlaps(nets.clone())).await.map(Ok)));
+    let asked = drivers.iter().map(async |driver| {
+        let listed = answered(op, driver, driver.ask(op, ListOverlaps(nets.clone())).await.map(Ok));
+        match listed {
+            // One of others that is out of service must not hide what overlaps the pools of the rest.
+            Err(error) if !driver.is_default() => {
+                tracing::warn!(%driver, %error, "it is not known which of its pools the host's overlap");
+                Ok(Vec::new())
+            }
+            listed => listed,
+        }
+    });
     Ok(try_join_all(asked).await?.into_iter().flatten().collect())
 }
 

@@ -1,7 +1,7 @@
 //! `netloom ipam`: pools and addresses, as the records of a data directory have them. Nothing there is changed, and an
 //! engine may be at work with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
@@ -186,7 +186,8 @@ impl Pools {
     }
 
     fn fill(records: Vec<(Key, Vec<u8>)>) -> Self {
-        let ipam = DefaultIpam::new(&[]);
+        let mut ipam = DefaultIpam::new(&[]);
+        ipam.open_global(&[]);
         let mut pools = Self { ipam, networks: BTreeMap::new(), endpoints: Vec::new(), whole: true };
         for (Key { kind, id }, value) in records {
             let read = match kind {
@@ -201,7 +202,16 @@ impl Pools {
             }
         }
         let networks: Vec<_> = pools.networks.values().cloned().collect();
+        let mut foreign = BTreeSet::new();
         for record in networks {
+            if record.spec.ipam.driver != "default" {
+                let (name, driver) = (&record.spec.name, &record.spec.ipam.driver);
+                report::aside(format_args!(
+                    "note: addresses of network {name:?} are known to IPAM driver {driver:?}"
+                ));
+                foreign.insert(record.id);
+                continue;
+            }
             let restored = RestoredPools {
                 network: record.id,
                 name: &record.spec.name,
@@ -218,6 +228,7 @@ impl Pools {
         for record in pools.endpoints.clone() {
             let lease = Lease { ipv4: record.ipv4, ipv6: record.ipv6 };
             if lease != Lease::default()
+                && !foreign.contains(&record.network)
                 && let Err(error) = pools.ipam.restore_lease(record.network, record.id, &record.name, &lease)
             {
                 pools.leave_out(&format!("endpoint {:?}", record.name), &error);

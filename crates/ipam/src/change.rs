@@ -20,6 +20,9 @@ pub enum Change {
         name: String,
         /// The address space.
         address_space: String,
+        /// The host that it is of.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
         /// Whether others may have pools in its subnets.
         shares: bool,
         /// IPv4 pools.

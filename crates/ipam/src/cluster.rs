@@ -30,6 +30,8 @@ use crate::request::{AddressSpace, Granted, Lease, LeaseRequest, PoolsRequest};
 
 /// How many changes a head has at most before an image is written.
 const LONG: usize = 64;
+/// How many bytes it has at most before: stores have a limit, of 1.5 MiB for etcd.
+const LARGE: usize = 256 * 1024;
 /// How many times others may be faster, or the store unclear, before a request gives up.
 const ATTEMPTS: usize = 32;
 /// Where everything lies in the store.
@@ -52,16 +54,22 @@ impl Head {
     }
 
     fn image_key(&self) -> String {
-        image_key(self.image)
+        format!("{}{:020}", self.images(), self.image)
+    }
+
+    /// What the keys of its history's images begin with.
+    fn images(&self) -> String {
+        format!("{PREFIX}/image/{}/", self.history.simple())
+    }
+
+    fn is_long(&self) -> bool {
+        let large = || encode(self).is_ok_and(|bytes| bytes.len() > LARGE);
+        self.changes.len() >= LONG || (self.changes.len() > 1 && large())
     }
 }
 
 fn head_key() -> String {
     format!("{PREFIX}/head")
-}
-
-fn image_key(number: u64) -> String {
-    format!("{PREFIX}/image/{number:020}")
 }
 
 /// This host's part of a shared address space.
@@ -85,6 +93,9 @@ struct Replica {
     at: u64,
     /// The head as it was last seen and its version, while nobody is known to have changed it.
     seen: Option<(Head, Option<Revision>)>,
+    /// Whether a change may still come into effect though nobody waits for it any more. Only another change of the head
+    /// keeps it out.
+    unclear: bool,
     /// Endpoints of this host whose links are dying.
     quarantined: FxHashSet<(NetworkId, EndpointId)>,
     /// What the store says and cannot be.
@@ -104,7 +115,7 @@ impl ClusterIpam {
         let mut ipam = DefaultIpam::new(&[]);
         ipam.open_global(default_pools);
         let (quarantined, found) = (FxHashSet::default(), Vec::new());
-        let replica = Replica { ipam, history, at: 0, seen: None, quarantined, found };
+        let replica = Replica { ipam, history, at: 0, seen: None, unclear: false, quarantined, found };
         Self { store, host: host.into(), history, replica: Mutex::new(replica) }
     }
 
@@ -113,12 +124,17 @@ impl ClusterIpam {
     /// As [`DefaultIpam::request_pools`]. A network that has pools in the space gets the same ones again.
     ///
     /// # Errors
-    /// As there, and `Store` when the store does not answer.
+    /// As there; `IdTaken` when another host has a network of that identifier, and `Store` when the store does not
+    /// answer.
     pub async fn request_pools(&self, request: &PoolsRequest<'_>) -> Result<Granted> {
         let (network, name) = (request.network, request.name.clone());
         let mut spec = request.spec.clone();
         spec.address_space = AddressSpace::Global.name().to_owned();
+        let host = self.host.clone();
         self.change(|ipam| {
+            if let Some(other) = ipam.of_another_host(network, &host) {
+                return Err(other);
+            }
             if let Some(granted) = ipam.granted(network) {
                 return Ok((Vec::new(), granted));
             }
@@ -127,6 +143,7 @@ impl ClusterIpam {
                 network,
                 name: name.clone(),
                 address_space: spec.address_space.clone(),
+                host: Some(host.to_string()),
                 shares: request.shares,
                 v4: granted.v4.clone(),
                 v6: granted.v6.clone(),
@@ -136,13 +153,14 @@ impl ClusterIpam {
         .await
     }
 
-    /// As [`DefaultIpam::release_pools`].
+    /// As [`DefaultIpam::release_pools`]. What another host has stays with it.
     ///
     /// # Errors
     /// `Store` when the store does not answer.
     pub async fn release_pools(&self, network: NetworkId) -> Result<()> {
+        let host = self.host.clone();
         self.change(|ipam| {
-            let known = ipam.knows(network);
+            let known = ipam.knows(network) && ipam.of_another_host(network, &host).is_none();
             Ok((known.then_some(Change::PoolsReleased { network }).into_iter().collect(), ()))
         })
         .await
@@ -163,6 +181,9 @@ impl ClusterIpam {
         let pools = RestoredPools { address_space, ..*pools };
         let host = self.host.clone();
         self.change(|ipam| {
+            if let Some(other) = ipam.of_another_host(pools.network, &host) {
+                return Err(other);
+            }
             let mut changes = Vec::new();
             let known = ipam.knows(pools.network);
             // Tried, and taken back.
@@ -172,6 +193,7 @@ impl ClusterIpam {
                     network: pools.network,
                     name: pools.name.to_owned(),
                     address_space: address_space.to_owned(),
+                    host: Some(host.to_string()),
                     shares: pools.shares,
                     v4: pools.v4.to_vec(),
                     v6: pools.v6.to_vec(),
@@ -227,8 +249,10 @@ impl ClusterIpam {
     /// As [`DefaultIpam::quarantine`]. Nobody else needs to know: until the addresses are released they are taken.
     pub async fn quarantine(&self, network: NetworkId, endpoint: EndpointId) {
         let mut replica = self.replica.lock().await;
-        replica.quarantined.insert((network, endpoint));
-        replica.ipam.quarantine(network, endpoint);
+        if replica.ipam.lease_of(network, endpoint).is_some() {
+            replica.quarantined.insert((network, endpoint));
+            replica.ipam.quarantine(network, endpoint);
+        }
     }
 
     /// As [`DefaultIpam::reserve`].
@@ -293,10 +317,14 @@ impl ClusterIpam {
         mut plan: impl FnMut(&mut DefaultIpam) -> Result<(Vec<Change>, T)>,
     ) -> Result<T> {
         let mut replica = self.replica.lock().await;
+        let mut asked = false;
         for _ in 0..ATTEMPTS {
             let looked = replica.seen.is_none();
             if looked {
-                self.look(&mut replica).await?;
+                // What was asked for before may have been done.
+                self.look(&mut replica)
+                    .await
+                    .map_err(|error| if asked { error.uncertain() } else { error })?;
             }
             let (changes, answer) = match plan(&mut replica.ipam) {
                 Ok(planned) => planned,
@@ -307,22 +335,25 @@ impl ClusterIpam {
                     continue;
                 }
             };
-            if changes.is_empty() && looked {
+            if changes.is_empty() && looked && !replica.unclear {
                 return Ok(answer);
             }
-            if changes.is_empty() {
+            if changes.is_empty() && !looked {
                 replica.seen = None;
                 continue;
             }
             match self.append(&mut replica, changes).await {
                 Ok(true) => return Ok(answer),
-                // Somebody was faster; or it is not known whether it was made, which the next look tells.
-                Ok(false) | Err(StoreError::CommitUncertain { .. }) => {}
+                Ok(false) => {}
+                // It is not known whether it was made, which the next look tells.
+                Err(StoreError::CommitUncertain { .. }) => asked = true,
+                Err(error) if asked => return Err(Error::from(error).uncertain()),
                 Err(error) => return Err(error.into()),
             }
         }
         let message = "others change the address space all the time".to_owned();
-        Err(Reason::Store { action: "change the cluster's address space", message }.into())
+        let error = Error::from(Reason::Store { action: "change the cluster's address space", message });
+        Err(if asked { error.uncertain() } else { error })
     }
 
     /// Adds changes to the head that was seen last, and follows them. `false` when it is not the last any more. Also when
@@ -330,29 +361,39 @@ impl ClusterIpam {
     async fn append(&self, replica: &mut Replica, changes: Vec<Change>) -> Result<bool, StoreError> {
         let Some((mut head, revision)) = replica.seen.take() else { return Ok(false) };
         let before = head.image;
-        if head.changes.len() >= LONG {
+        if head.is_long() {
             head = Head { history: head.history, image: head.last(), changes: Vec::new() };
             let image = replica.ipam.image(AddressSpace::Global);
             // One that is there already is of the same changes: of somebody who did not come further.
             self.store.swap(&head.image_key(), image, None).await?;
         }
         head.changes.extend(changes.iter().cloned());
-        let swapped = self.store.swap(&head_key(), encode(&head)?, revision).await?;
+        replica.unclear = true;
+        let swapped = match self.store.swap(&head_key(), encode(&head)?, revision).await {
+            Err(error) if !matches!(error, StoreError::CommitUncertain { .. }) => {
+                replica.unclear = false;
+                return Err(error);
+            }
+            swapped => swapped?,
+        };
+        // Whatever was on its way before has come too late now.
+        replica.unclear = false;
         let Swapped::Done(revision) = swapped else { return Ok(false) };
         changes.iter().for_each(|change| replica.follow(change));
-        let image = head.image;
+        let (last, images) = (head.image_key(), head.image != before);
         replica.seen = Some((head, Some(revision)));
-        if image != before {
-            self.clear_before(image).await;
+        if images {
+            self.clear_before(&last).await;
         }
         Ok(true)
     }
 
     /// Removes images that no head begins with any more. Later ones may be about to be used.
-    async fn clear_before(&self, image: u64) {
+    async fn clear_before(&self, last: &str) {
         // What stays is removed with the next image.
-        let Ok(keys) = self.store.keys(&format!("{PREFIX}/image/")).await else { return };
-        for key in keys.iter().filter(|key| **key < image_key(image)) {
+        let of_history = last.rsplit_once('/').map_or(last, |(images, _)| images);
+        let Ok(keys) = self.store.keys(of_history).await else { return };
+        for key in keys.iter().filter(|key| key.as_str() < last) {
             let _ = self.store.remove(key).await;
         }
     }
@@ -361,12 +402,18 @@ impl ClusterIpam {
     async fn look(&self, replica: &mut Replica) -> Result<()> {
         for _ in 0..ATTEMPTS {
             let Some(found) = self.store.get(&head_key()).await? else {
+                if replica.at > 0 {
+                    return Err(lost("it is gone from the store"));
+                }
                 let head = Head { history: self.history, image: 0, changes: Vec::new() };
                 replica.begin(self.history);
                 replica.seen = Some((head, None));
                 return Ok(());
             };
             let head: Head = decode(&found.value)?;
+            if replica.at > 0 && (replica.history != head.history || replica.at > head.last()) {
+                return Err(lost("the store has been set back, or begun anew"));
+            }
             let within = (head.image..=head.last()).contains(&replica.at) && replica.history == head.history;
             if !within && !self.read_image(replica, &head).await? {
                 // The head has gone on, and taken its image with it.
@@ -418,6 +465,14 @@ impl Replica {
             self.found.push(Contradiction { what: format!("{change:?}"), why: error.to_string() });
         }
     }
+}
+
+/// What was given away is not known to the store any more: to go on would give it away again.
+fn lost(why: &str) -> Error {
+    let message = format!(
+        "{why}; start the engines of all hosts again, one after the other, so that each says what it has"
+    );
+    Reason::Store { action: "follow the cluster's address space", message }.into()
 }
 
 fn leased(host: &str, network: NetworkId, (endpoint, name): (EndpointId, &str), lease: &Lease) -> Change {

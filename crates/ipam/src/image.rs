@@ -23,6 +23,8 @@ const CHECKSUM: usize = 4;
 const ENDPOINT: u8 = 0;
 const QUARANTINED: u8 = 1;
 const RESERVATION: u8 = 2;
+/// The bytes of an endpoint without a name at least: kind, identifier, and four lengths and flags.
+const OWNER: usize = 37;
 
 /// Why bytes are no image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -135,6 +137,7 @@ fn checked(image: &[u8]) -> Result<&[u8], ImageError> {
 fn write_network(writer: &mut Writer, network: &Network, shares: bool) {
     writer.text(&network.id().text());
     writer.text(network.name());
+    writer.text(network.host.as_deref().unwrap_or_default());
     writer.byte(u8::from(shares));
     for family in [Family::V4, Family::V6] {
         writer.count(network.pools(family).len());
@@ -193,7 +196,7 @@ fn read_network(
 ) -> Result<(), ImageError> {
     let network: NetworkId =
         reader.text()?.parse().map_err(|_| ImageError::Damaged("a network's identifier is none"))?;
-    let (name, shares) = (reader.text()?, reader.flag()?);
+    let (name, host, shares) = (reader.text()?, reader.text()?, reader.flag()?);
     let (mut pools, mut cursors) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     for (n, family) in [Family::V4, Family::V6].into_iter().enumerate() {
         for _ in 0..reader.count()? {
@@ -207,8 +210,10 @@ fn read_network(
         let what = format!("network {name:?} ({})", network.short());
         found.push(Contradiction { what, why: error.to_string() });
     }
+    ipam.set_host(network, (!host.is_empty()).then(|| host.into()));
     let owners = reader.count()?;
-    ipam.expect_owners(network, owners);
+    // What is announced is not believed: room is made for as many as there are bytes for.
+    ipam.expect_owners(network, owners.min(reader.left() / OWNER));
     for _ in 0..owners {
         read_owner(reader, ipam, network, found)?;
     }
@@ -252,15 +257,20 @@ impl DefaultIpam {
     /// As those of the call that the change is of.
     pub fn apply(&mut self, change: &Change) -> netloom_model::Result<()> {
         match change {
-            Change::PoolsTaken { network, name, address_space, shares, v4, v6 } => {
-                self.restore_pools(&RestoredPools {
+            Change::PoolsTaken { network, name, address_space, host, shares, v4, v6 } => {
+                let known = self.knows(*network);
+                let taken = self.restore_pools(&RestoredPools {
                     network: *network,
                     name,
                     address_space,
                     shares: *shares,
                     v4,
                     v6,
-                })
+                });
+                if !known && taken.is_ok() {
+                    self.set_host(*network, host.as_deref().map(Into::into));
+                }
+                taken
             }
             Change::PoolsReleased { network } => {
                 self.release_pools(*network);

@@ -25,6 +25,8 @@ const SHOWN_HOLDERS: usize = 3;
 pub(crate) struct Network {
     id: NetworkId,
     name: String,
+    /// The host whose network it is, where hosts share the address space.
+    pub(crate) host: Option<Arc<str>>,
     v4: Vec<Pool>,
     v6: Vec<Pool>,
     pub(crate) owners: Owners,
@@ -51,7 +53,7 @@ enum From {
 
 impl Network {
     pub(crate) fn new(id: NetworkId, name: String) -> Self {
-        Self { id, name, v4: Vec::new(), v6: Vec::new(), owners: Owners::default() }
+        Self { id, name, host: None, v4: Vec::new(), v6: Vec::new(), owners: Owners::default() }
     }
 
     pub(crate) fn id(&self) -> NetworkId {

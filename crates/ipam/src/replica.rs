@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use netloom_model::{EndpointId, Error, NetworkId, ObjectKind, Result};
+use netloom_model::{EndpointId, Error, Holder, NetworkId, ObjectKind, Reason, Result};
 use rustc_hash::FxHashMap;
 
 use crate::default::DefaultIpam;
@@ -95,6 +95,22 @@ impl DefaultIpam {
         let granted = self.request_pools(request)?;
         self.release_pools(request.network);
         Ok(granted)
+    }
+
+    /// Notes whose network it is.
+    pub(crate) fn set_host(&mut self, network: NetworkId, host: Option<Arc<str>>) {
+        if let Some((_, network)) = self.networks.get_mut(&network) {
+            network.host = host;
+        }
+    }
+
+    /// The error for a network that another host has, if one has it. Until hosts share networks, each has its own.
+    pub(crate) fn of_another_host(&self, network: NetworkId, host: &str) -> Option<Error> {
+        let (_, network) = self.networks.get(&network)?;
+        let other = network.host.as_deref().filter(|other| *other != host)?;
+        let holder =
+            Holder::new(ObjectKind::Network, network.id(), format!("{} of host {other}", network.name()));
+        Some(Reason::IdTaken { id: network.id().to_string(), holder }.into())
     }
 
     /// What a network was granted, if it was.

@@ -45,12 +45,15 @@ fn shared() -> (MemoryCluster, Arc<dyn ClusterStore>) {
     (memory.clone(), Arc::new(memory))
 }
 
+/// A subnet in which each host has a network.
+const SHARED: &str = "10.0.0.0/26";
+
 async fn pools(host: &ClusterIpam, n: u32, subnet: Option<&str>) -> Result<Vec<PoolRecord>> {
     let mut spec = IpamSpec::default();
     spec.v4.push(IpamPoolSpec { subnet: subnet.map(net), ..Default::default() });
     let name = format!("net {n}");
-    let request =
-        PoolsRequest { network: network(n), name, spec: &spec, ipv6: false, shares: false, host: &[] };
+    let (network, shares) = (network(n), subnet == Some(SHARED));
+    let request = PoolsRequest { network, name, spec: &spec, ipv6: false, shares, host: &[] };
     host.request_pools(&request).await.map(|granted| granted.v4)
 }
 
@@ -67,7 +70,10 @@ fn hosts_see_what_others_have_taken() {
         assert_eq!(pools(&b, 2, None).await.expect("free")[0].pool, net("10.0.1.0/24"));
         let error = pools(&b, 3, Some("10.0.0.0/16")).await.expect_err("overlap");
         assert!(matches!(error.reason(), Reason::PoolOverlap { .. }), "{error}");
-        assert_eq!(pools(&b, 1, None).await.expect("what it has")[0].pool, net("10.0.0.0/24"));
+        assert_eq!(pools(&a, 1, None).await.expect("what it has")[0].pool, net("10.0.0.0/24"));
+        let error = pools(&b, 1, None).await.expect_err("it is host a's");
+        assert!(error.to_string().contains("net 1 of host a"), "{error}");
+        b.release_pools(network(1)).await.expect("it has none of that name");
         for n in 0..40 {
             let by = if n % 2 == 0 { &a } else { &b };
             let ip = address(by, 1, n).await.expect("free");
@@ -154,14 +160,19 @@ fn a_start_puts_right_what_a_crash_left() {
         let thief = [(endpoint(1), "e1", kept), (endpoint(5), "thief", lost), (endpoint(6), "e6", unknown)];
         let error = again.restore(&restored, &thief).await.expect_err("10.0.0.77 is e9's");
         assert!(matches!(error.reason(), Reason::AddressTaken { .. }), "{error}");
-        // A store that was emptied begins anew with what the hosts have.
+        let error = b.restore(&restored, &[]).await.expect_err("it is host a's");
+        assert!(error.to_string().contains("of host a"), "{error}");
+        // What a store that was emptied does not know any more would be given away again.
         for key in store.keys("").await.expect("listed") {
             store.remove(&key).await.expect("removed");
         }
-        again.restore(&restored, &endpoints).await.expect("restored");
-        assert_eq!(again.usage(network(1)).await.expect("known")[0].used, 2);
-        assert_eq!(b.restore(&restored, &[]).await.expect("restored"), 0);
-        assert_eq!(b.usage(network(1)).await.expect("known")[0].used, 2);
+        let error = again.lease(network(1), &want(50)).await.expect_err("it is gone").to_string();
+        assert!(error.contains("gone from the store") && error.contains("start the engines"), "{error}");
+        let anew = host(&store, "a");
+        anew.restore(&restored, &endpoints).await.expect("restored");
+        assert_eq!(anew.usage(network(1)).await.expect("known")[0].used, 2);
+        let error = b.lease(network(1), &want(51)).await.expect_err("of before").to_string();
+        assert!(error.contains("set back"), "{error}");
     });
 }
 
@@ -271,6 +282,11 @@ impl ClusterStore for Slow {
     }
 }
 
+/// The network of a host.
+fn of(host: usize) -> NetworkId {
+    network(u32::try_from(host).expect("small") + 1)
+}
+
 /// The splitmix64 sequence.
 struct Random(u64);
 
@@ -298,7 +314,10 @@ fn many_hosts_at_once_never_have_one_address_twice() {
         let memory = MemoryCluster::default();
         let store: Arc<dyn ClusterStore> = Arc::new(Slow(memory.clone()));
         let mut hosts: Vec<_> = (0..4).map(|n| host(&store, &format!("h{n}"))).collect();
-        let v4 = block_on(pools(&hosts[0], 1, Some("10.0.0.0/26"))).expect("free");
+        let v4: Vec<_> = (1..5)
+            .zip(&hosts)
+            .map(|(n, host)| block_on(pools(host, n, Some(SHARED))).expect("shared"))
+            .collect();
         // What each host was told it has.
         let mut records: Vec<BTreeMap<u128, Lease>> = vec![BTreeMap::new(); hosts.len()];
         for _ in 0..60 {
@@ -319,11 +338,11 @@ fn many_hosts_at_once_never_have_one_address_twice() {
                 async move {
                     let work = async {
                         if *what < 5 {
-                            return host.lease(network(1), &want(*owner)).await.map(Some);
+                            return host.lease(of(n), &want(*owner)).await.map(Some);
                         }
                         // Its record goes first.
                         if records.contains_key(owner) {
-                            host.release(network(1), endpoint(*owner)).await?;
+                            host.release(of(n), endpoint(*owner)).await?;
                         }
                         Ok(None)
                     };
@@ -360,12 +379,13 @@ fn many_hosts_at_once_never_have_one_address_twice() {
                     .iter()
                     .map(|(owner, name, lease)| (endpoint(*owner), name.as_str(), *lease))
                     .collect();
+                let (network, name) = (of(n), format!("net {}", n + 1));
                 let pools = RestoredPools {
-                    network: network(1),
-                    name: "net 1",
+                    network,
+                    name: &name,
                     address_space: "",
-                    shares: false,
-                    v4: &v4,
+                    shares: true,
+                    v4: &v4[n],
                     v6: &[],
                 };
                 memory.fail(1_000_000, ClusterFault::Refused);
@@ -385,20 +405,16 @@ fn many_hosts_at_once_never_have_one_address_twice() {
                 records[n].iter().map(|(owner, lease)| (*owner, format!("e{owner}"), *lease)).collect();
             let endpoints: Vec<_> =
                 names.iter().map(|(owner, name, lease)| (endpoint(*owner), name.as_str(), *lease)).collect();
-            let pools = RestoredPools {
-                network: network(1),
-                name: "net 1",
-                address_space: "",
-                shares: false,
-                v4: &v4,
-                v6: &[],
-            };
+            let (network, name) = (of(n), format!("net {}", n + 1));
+            let pools =
+                RestoredPools { network, name: &name, address_space: "", shares: true, v4: &v4[n], v6: &[] };
             block_on(host.restore(&pools, &endpoints)).expect("its own");
         }
         let all: u64 = records.iter().map(|records| records.len() as u64).sum();
         for host in &hosts {
             block_on(host.release(network(1), endpoint(77))).expect("looks at the store");
-            assert_eq!(block_on(host.usage(network(1))).expect("known")[0].used, all);
+            let used = (0..4).map(|n| block_on(host.usage(of(n))).expect("known")[0].used);
+            assert_eq!(used.sum::<u64>(), all);
             assert!(block_on(host.take_found()).is_empty());
         }
     }

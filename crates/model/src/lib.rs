@@ -11,7 +11,7 @@ pub mod ifname;
 pub mod live;
 pub mod mac;
 pub mod record;
-mod reserved;
+pub mod reserved;
 pub mod seldom;
 pub mod snapshot;
 pub mod spec;

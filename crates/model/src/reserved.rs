@@ -21,7 +21,7 @@ const RESERVED: [(&str, &str); 9] = [
 ];
 
 /// Why a container cannot have every address of this span, if it cannot. One address is a span too.
-pub(crate) fn within(span: IpNet) -> Option<String> {
+pub fn within(span: IpNet) -> Option<String> {
     let overlaps = |block: &IpNet| block.contains(&span) || span.contains(block);
     RESERVED.iter().find_map(|(block, what)| {
         // The table is parsed by its test.

@@ -233,6 +233,11 @@ impl Books {
         address: IpAddr,
     ) -> Result<(), Unsettled> {
         let settled = self.with(network, |account| {
+            let records = account.pools.iter().filter_map(|pool| pool.record.as_deref());
+            if !matches!(owner, Owner::Gateway(_)) && records.map(gateway_of).any(|own| own == Some(address))
+            {
+                return Err(Unsettled::Taken("the gateway that came with its pool".to_owned()));
+            }
             let other = account.taken.get(&address).filter(|other| *other != owner);
             if let Some(other) = other.cloned() {
                 return Err(Unsettled::Taken(account.describe(&other)));

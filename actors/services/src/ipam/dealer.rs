@@ -281,6 +281,9 @@ fn check_pool(
     if length == 0 || length > LONGEST_NAME {
         return Err(format!("its name has {length} bytes, where 1 to {LONGEST_NAME} are expected"));
     }
+    if given.id.0.chars().any(char::is_control) {
+        return Err("its name has control characters".to_owned());
+    }
     let meta: usize = given.meta.iter().map(|(key, value)| key.len() + value.len()).sum();
     if meta > MOST_META {
         return Err(format!("what comes with it has {meta} bytes, and at most {MOST_META} are recorded"));
@@ -294,8 +297,8 @@ fn check_pool(
     if pool.trunc() != pool {
         return Err(format!("host bits are set; {} has none", pool.trunc()));
     }
-    if pool.addr().is_loopback() || pool.addr().is_multicast() {
-        return Err("it has no addresses for hosts".to_owned());
+    if let Some(why) = netloom_model::reserved::within(pool).filter(|_| pool.prefix_len() > 0) {
+        return Err(why);
     }
     let overlaps = |other: &IpNet| other.prefix_len() > 0 && (other.contains(&pool) || pool.contains(other));
     match beside.iter().map(|record| record.pool).find(overlaps).filter(|_| pool.prefix_len() > 0) {
@@ -308,6 +311,9 @@ fn check_address(pool: &PoolRecord, asked: Option<IpAddr>, given: IpNet) -> Resu
     let address = given.addr();
     if let Some(asked) = asked.filter(|asked| *asked != address) {
         return Err(format!("{asked} was asked for"));
+    }
+    if given.prefix_len() < pool.pool.prefix_len() {
+        return Err(format!("its subnet is larger than pool {}", pool.pool));
     }
     check_in_pool(pool.pool, address)
 }

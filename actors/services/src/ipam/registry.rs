@@ -13,6 +13,7 @@ use netloom_model::{Error, Holder, IpamSpec, ObjectKind, Reason, Result};
 use netloom_runtime::Port;
 
 use super::actor::{DRIVER, IpamActor};
+use super::shared::CLUSTER;
 
 /// Names that are kept for drivers that come with the engine later, and what brings them.
 const LATER: [(&str, &str, &str); 2] = [
@@ -159,7 +160,7 @@ impl IpamRegistry {
     /// taken (libnetwork's `ipam driver "x" already registered`).
     pub fn is_free(&self, name: &str) -> Result<()> {
         netloom_model::error::check_name(ObjectKind::IpamDriver, name)?;
-        if name == DRIVER || self.foreign.borrow().contains_key(name) {
+        if name == DRIVER || name == CLUSTER || self.foreign.borrow().contains_key(name) {
             let holder = Holder::new(ObjectKind::IpamDriver, name, "");
             return Err(Reason::NameTaken { name: name.to_owned(), holder }.into());
         }

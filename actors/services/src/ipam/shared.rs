@@ -41,7 +41,9 @@ impl Shared {
                 Ok(outcome) => outcome,
                 Err(_) => {
                     let what = "the cluster's address space".to_owned();
-                    Err(Reason::DeadlineExceeded { what, waited: op.allowed }.into())
+                    // The store may be at it still.
+                    Err(netloom_model::Error::from(Reason::DeadlineExceeded { what, waited: op.allowed })
+                        .uncertain())
                 }
             };
             reply.send(outcome);
