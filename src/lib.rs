@@ -49,7 +49,7 @@ pub use netloom_kernel as kernel;
 pub use netloom_model::config::{
     ClientConfig, ClusterConfig, DatastoreConfig, DefaultPool, Ignored, ScopeConfig,
 };
-pub use netloom_model::record::{PoolRecord, StaticRoute, WayOut};
+pub use netloom_model::record::{PoolRecord, Reservation, StaticRoute, WayOut};
 pub use netloom_model::{
     Certainty, ControllerId, EndpointId, EndpointSpec, EngineConfig, Error, ErrorKind, Event, EventKind,
     ExtraHost, Holder, HostOverlap, IfName, IpamPoolSpec, IpamSpec, JoinId, JoinSpec, Left, Limits,

@@ -1,11 +1,16 @@
 //! A network's handle.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use netloom_actor_controller::{DeleteNetwork, ListHolders};
-use netloom_actor_network::{CreateEndpoint, InspectEndpoint, InspectNetwork, ListEndpoints, NetworkActor};
+use netloom_actor_network::{
+    CreateEndpoint, InspectEndpoint, InspectNetwork, ListEndpoints, NetworkActor, ReleaseReservation,
+    ReserveAddress,
+};
 use netloom_model::error::check_name;
+use netloom_model::record::Reservation;
 use netloom_model::snapshot::{Holders, NetworkSnapshot};
 use netloom_model::{EndpointId, EndpointSpec, Error, NetworkId, ObjectKind, Result};
 use netloom_runtime::Addr;
@@ -61,7 +66,41 @@ impl Network {
         self.core.query(self.core.controller()?, list).await?
     }
 
-    /// Makes an endpoint.
+    /// Keeps addresses for endpoints of a name, whether there is one or not: one of a family, or one of each. An endpoint
+    /// of that name that is made gets them without asking, and they are kept again when it is deleted; nobody else gets
+    /// them. One that has them already keeps them. They stay kept over restarts, until they are released or the network
+    /// is deleted; an endpoint that is renamed takes its addresses along, and what is kept stays its old name's.
+    ///
+    /// Does nothing when exactly these are kept. (libnetwork keeps a fixed address only while its endpoint exists.)
+    ///
+    /// # Errors
+    /// `Forbidden` when somebody else has one of them, naming the holder, or when what was kept for the name is still
+    /// being given up; `Conflict` when others are kept for the name; `InvalidParameter` for a blank name, for no address
+    /// and for one that is outside of the network's pools; `NotImplemented` when the network's IPAM driver is not the
+    /// engine's own; `Exhausted` beyond 4,096 names; `NotFound` after the network's deletion; `Busy`, `Timeout`. Nothing
+    /// is kept then, unless the error says that this is uncertain: asked again, it is made sure.
+    pub async fn reserve_address(
+        &self,
+        name: &str,
+        ipv4: Option<Ipv4Addr>,
+        ipv6: Option<Ipv6Addr>,
+    ) -> Result<()> {
+        let reserve = ReserveAddress { name: name.to_owned(), kept: Reservation { ipv4, ipv6 } };
+        self.core.ask(Self::addr(&self.core, self.id)?, reserve).await
+    }
+
+    /// Keeps nothing for endpoints of a name any more. One that has such an address keeps it until it is deleted. Does
+    /// nothing when nothing is kept.
+    ///
+    /// # Errors
+    /// `InvalidParameter` for a blank name, `NotFound` after the network's deletion, `Busy`, `Timeout`, and what keeps
+    /// the record from being written.
+    pub async fn release_reservation(&self, name: &str) -> Result<()> {
+        self.core.ask(Self::addr(&self.core, self.id)?, ReleaseReservation(name.to_owned())).await
+    }
+
+    /// Makes an endpoint. When a deleted endpoint still holds the address that is asked for, or that is kept for its
+    /// name, because the kernel has not let go of its link, this waits for it.
     ///
     /// # Errors
     /// `InvalidParameter` for a malformed spec or an address outside of the network's pools, `Conflict` when

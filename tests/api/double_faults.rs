@@ -1,5 +1,6 @@
 //! Two things go wrong at once: two actors die, or one dies while force is used or an address is in quarantine.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -18,13 +19,13 @@ use crate::support::{World, bounded, note, until, within};
 const EBUSY: i32 = 16;
 
 impl World {
-    async fn kill_actor(&self, victim: Victim) {
+    pub(crate) async fn kill_actor(&self, victim: Victim) {
         // The controller passes it on. When that has died a moment ago, its successor does.
         until("told", async || self.simulation.crash_actor(victim.clone()).await.is_ok()).await;
     }
 
     /// The IPAM service dies and is back.
-    async fn renew_ipam(&self) {
+    pub(crate) async fn renew_ipam(&self) {
         let mut events = self.engine().events();
         self.kill_actor(Victim::Ipam).await;
         let back = async {
@@ -163,13 +164,24 @@ async fn a_new_ipam_knows_of_addresses_in_quarantine() {
         world.kernel().plan(Fault::verb(verb, 1, FaultKind::Refuse(EBUSY)).always());
     }
     endpoint.delete_with_force().await.expect("deleted");
-    let again = || network.create_endpoint(EndpointSpec::new("web").address(address.into()));
-    assert_eq!(again().await.expect_err("its link may answer").kind(), ErrorKind::Forbidden);
+    let held = || async {
+        let held = network.holders(10).await.expect("listed").holders;
+        held.into_iter().find(|held| held.address == IpAddr::from(address)).map(|held| held.holder)
+    };
+    let quarantine = Some(format!("quarantine of endpoint {}", endpoint.id().short()));
+    assert_eq!(held().await, quarantine);
+    let waits = network.clone();
+    let again =
+        tokio::spawn(
+            async move { waits.create_endpoint(EndpointSpec::new("web").address(address.into())).await },
+        );
     world.renew_ipam().await;
-    assert_eq!(again().await.expect_err("still").kind(), ErrorKind::Forbidden);
+    assert_eq!(held().await, quarantine, "still");
+    assert!(!again.is_finished(), "its link may answer");
     world.kernel().clear_faults();
+    let again = bounded("the creation", again).await.expect("it ends").expect("it is free now");
+    assert_eq!(again.inspect().await.expect("inspected").ipv4.expect("an address").addr(), address);
     world.settles().await;
-    again().await.expect("it is free now");
     world.delete_everything().await;
     world.assert_pristine_soon().await;
 }

@@ -2,6 +2,7 @@
 
 mod acme;
 mod addresses;
+mod again;
 mod answers;
 mod bad_input;
 mod builtin;
@@ -36,6 +37,7 @@ mod reconcile;
 mod recovery;
 mod reload;
 mod replug;
+mod reservations;
 mod restart;
 #[path = "../common/routed.rs"]
 mod routed;

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::future::LocalBoxFuture;
 use netloom::snapshot::SandboxPhase;
 use netloom::testkit::{Fault, FaultKind, SimKernel};
-use netloom::{Controller, Engine, Error, ErrorKind, Reason, Result};
+use netloom::{Controller, Engine, Error, ErrorKind, Reason, Reservation, Result};
 
 use crate::mortal::{Death, Disk, Mortal};
 use crate::outless::Outless;
@@ -27,6 +27,8 @@ pub(crate) struct Picture {
     pub(crate) sandboxes: BTreeMap<String, (String, String, bool)>,
     /// Each endpoint by its network and name, with the container in whose sandbox it is.
     pub(crate) endpoints: BTreeMap<(String, String), Option<String>>,
+    /// What is kept for names, by network and name.
+    pub(crate) kept: BTreeMap<(String, String), Reservation>,
 }
 
 impl Picture {
@@ -44,7 +46,11 @@ impl Picture {
                 ((network.name.clone(), endpoint.name.clone()), place)
             })
         });
-        Self { sandboxes: sandboxes.collect(), endpoints: endpoints.collect() }
+        let kept = seen.networks.iter().flat_map(|network| {
+            let kept = network.reservations.iter();
+            kept.map(|(name, kept)| ((network.name.clone(), name.clone()), *kept))
+        });
+        Self { sandboxes: sandboxes.collect(), endpoints: endpoints.collect(), kept: kept.collect() }
     }
 
     /// The networks whose endpoints are in a container's sandbox.

@@ -1,5 +1,6 @@
 //! The engine on the real kernel, in network and mount namespaces that each test makes for itself.
 
+mod again;
 mod churn;
 mod conformance;
 mod container;

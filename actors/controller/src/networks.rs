@@ -1,7 +1,5 @@
 //! Networks: created, restored, deleted.
 
-use std::collections::BTreeMap;
-
 use futures::future::join_all;
 use netloom_actor_network::{
     DeleteNetwork as DeleteInNetwork, Establish, InspectNetwork, ListEndpoints, NetworkEntry, Origin,
@@ -168,11 +166,6 @@ impl ControllerActor {
     }
 }
 
-/// The record of a network that is asked for.
-pub(super) fn asked(id: NetworkId, spec: NetworkSpec) -> NetworkRecord {
-    NetworkRecord { id, spec, v4: Vec::new(), v6: Vec::new(), found: BTreeMap::new() }
-}
-
 impl Handle<CreateNetwork> for ControllerActor {
     fn handle(
         &mut self,
@@ -188,7 +181,7 @@ impl Handle<CreateNetwork> for ControllerActor {
         }
         let driver = self.estate.drivers.get(&spec.driver);
         let scope = driver.map_or(Scope::Local, |driver| driver.capability.scope);
-        let record = asked(id, spec);
+        let record = NetworkRecord::asked(id, spec);
         let begun = self
             .admit()
             .and_then(|()| record.spec.validate())

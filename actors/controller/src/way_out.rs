@@ -45,7 +45,7 @@ impl Handle<ProvideWayOut> for ControllerActor {
             };
         }
         let spec = NetworkSpec::new(&name).option(NAME, &name).option(ENABLE_ICC, "false");
-        let begun = self.begin_network(id, networks::asked(id, spec), false);
+        let begun = self.begin_network(id, NetworkRecord::asked(id, spec), false);
         let addr = match begun {
             Ok(addr) => addr,
             Err(refusal) => return reply.send(Err(refusal)),

@@ -9,6 +9,8 @@
 //! | EvictEndpoint | command | any | the sandbox it was in |
 //! | EvictFrom | command | any | the sandbox it was in |
 //! | RenameEndpoint | command | Active, Deleting, Failed | () |
+//! | ReserveAddress | command | Active | () |
+//! | ReleaseReservation | command | Active | () |
 //! | AttachEndpoint | command | Active, Deleting, Failed | Attachment |
 //! | CommitAttachment | command | Active, Deleting, Failed | () |
 //! | AbandonAttachment | command | Active, Deleting, Failed | () |
@@ -26,8 +28,9 @@
 //! | DesireNetwork | query | any | NetworkDesire |
 //! | Finished | outcome | any | |
 //!
-//! Operations on one endpoint queue behind each other; `Establish`, `DeleteNetwork` and `RestoreInDriver`
-//! run alone. `commands.rs` starts operations, `outcomes.rs` ends them, `queries.rs` answers questions.
+//! Operations on one endpoint queue behind each other, and so do those that change the network's own record;
+//! `Establish`, `DeleteNetwork` and `RestoreInDriver` run alone. `commands.rs` starts operations, `outcomes.rs` ends
+//! them, `reservations.rs` has both for addresses that are kept for names, `queries.rs` answers questions.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,7 +38,7 @@ use std::sync::Arc;
 use netloom_actor_driver::DriverActor;
 use netloom_actor_services::{Services, panicked};
 use netloom_drivers::{Capability, SandboxOptions};
-use netloom_model::record::{AttachmentRecord, EndpointRecord, NetworkRecord};
+use netloom_model::record::{AttachmentRecord, EndpointRecord, NetworkRecord, Reservation};
 use netloom_model::snapshot::{EndpointPhase, NetworkPhase, NetworkSnapshot};
 use netloom_model::{EndpointId, Error, Holder, MacAddr, ObjectKind, Reason, Result, SandboxId};
 use netloom_runtime::{Actor, Admission, Cx, EventSink, Gate, OpCtx, Panicked, Port, Reply, Scope, messages};
@@ -45,10 +48,11 @@ use crate::endpoint::Endpoints;
 use crate::event::NetworkEvent;
 use crate::message::{
     AbandonAttachment, AttachEndpoint, Attachment, CommitAttachment, CreateEndpoint, DeleteEndpoint,
-    DetachEndpoint, EvictEndpoint, Origin, ProgramEndpoint, RenameEndpoint,
+    DetachEndpoint, EvictEndpoint, Origin, ProgramEndpoint, ReleaseReservation, RenameEndpoint,
+    ReserveAddress,
 };
 use crate::phase::{self, NetworkCommand, Verdict};
-use crate::saga::{CreatedEndpoint, Established, Everybody, Facts, World};
+use crate::saga::{CreatedEndpoint, Established, Everybody, Facts, Recorded, World};
 
 #[path = "commands.rs"]
 mod commands;
@@ -56,6 +60,8 @@ mod commands;
 mod outcomes;
 #[path = "queries.rs"]
 mod queries;
+#[path = "reservations.rs"]
+mod reservations;
 
 // === Actor ===
 
@@ -74,6 +80,20 @@ pub struct NetworkDeps {
     pub leaving: Leaving,
 }
 
+/// What operations queue for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Turn {
+    /// An endpoint.
+    Endpoint(EndpointId),
+    /// The network's own record, which is written whole.
+    Record,
+}
+
+/// What an operation on an endpoint touches.
+pub(crate) fn one(endpoint: EndpointId) -> Scope<Turn> {
+    Scope::One(Turn::Endpoint(endpoint))
+}
+
 /// The actor of one network.
 #[derive(Debug)]
 pub struct NetworkActor {
@@ -83,7 +103,9 @@ pub struct NetworkActor {
     pub(crate) phase: NetworkPhase,
     failure: Option<String>,
     pub(crate) endpoints: Endpoints,
-    pub(crate) gate: Gate<EndpointId, (OpCtx, Pending)>,
+    /// Whether the store may have another record of the network than this one: a commit did not answer.
+    unsure: bool,
+    pub(crate) gate: Gate<Turn, (OpCtx, Pending)>,
     leaving: Leaving,
     pub(crate) world: World,
 }
@@ -104,6 +126,7 @@ impl NetworkActor {
             record,
             phase: NetworkPhase::Creating,
             failure: None,
+            unsure: false,
             endpoints: Endpoints::default(),
             leaving,
             world,
@@ -144,22 +167,18 @@ impl NetworkActor {
     }
 
     /// A hardware address that is asked for must be nobody else's: two ports of a network with the same one cut each
-    /// other off. One that the driver draws comes from the endpoint's address, which is its own.
+    /// other off. One that the driver draws comes from the endpoint's address, which is its own. That of a deleted
+    /// endpoint is waited for.
     fn mac_is_free(&self, mac: Option<MacAddr>) -> Result<()> {
         let Some(mac) = mac else { return Ok(()) };
-        let dying = || {
-            let kept = self.world.services.quarantine.kept(self.record.id);
-            let holder = kept.into_iter().find(|record| record.mac == Some(mac))?;
-            Some(Holder::new(ObjectKind::Endpoint, holder.id, &holder.name))
-        };
-        match self.endpoints.with_mac(mac).or_else(dying) {
+        match self.endpoints.with_mac(mac) {
             None => Ok(()),
             Some(holder) => Err(Reason::MacTaken { mac, holder }.into()),
         }
     }
 
     fn snapshot(&self) -> NetworkSnapshot {
-        let NetworkRecord { id, spec, v4, v6, .. } = self.record.clone();
+        let NetworkRecord { id, spec, v4, v6, reservations, .. } = self.record.clone();
         NetworkSnapshot {
             id,
             name: spec.name,
@@ -173,6 +192,7 @@ impl NetworkActor {
             v4,
             v6,
             ipam: spec.ipam,
+            reservations,
             persist: spec.persist,
             endpoints: self.endpoints.snapshots(),
         }
@@ -197,7 +217,7 @@ impl NetworkActor {
     }
 
     /// Ends an operation and starts those that waited for it.
-    fn release(&mut self, scope: Scope<EndpointId>, cx: &mut Cx<'_, Self>) {
+    fn release(&mut self, scope: Scope<Turn>, cx: &mut Cx<'_, Self>) {
         let ready = self.gate.release(scope);
         self.start_each(ready, cx);
     }
@@ -218,7 +238,7 @@ impl NetworkActor {
     fn run<T>(
         &self,
         op: &OpCtx,
-        scope: Scope<EndpointId>,
+        scope: Scope<Turn>,
         work: impl Future<Output = Result<T>> + 'static,
         outcome: impl FnOnce(Result<T>) -> Outcome + Send + 'static,
         cx: &mut Cx<'_, Self>,
@@ -242,6 +262,8 @@ pub(crate) enum Pending {
     DeleteEndpoint(DeleteEndpoint, Reply<Result<()>>),
     Evict(EvictEndpoint, Reply<Result<Option<SandboxId>>>),
     Rename(RenameEndpoint, Reply<Result<()>>),
+    Reserve(ReserveAddress, Reply<Result<()>>),
+    Unreserve(ReleaseReservation, Reply<Result<()>>),
     Attach(Box<AttachEndpoint>, Reply<Result<Attachment>>),
     Commit(CommitAttachment, Reply<Result<()>>),
     Abandon(AbandonAttachment, Reply<Result<()>>),
@@ -252,17 +274,18 @@ pub(crate) enum Pending {
 }
 
 impl Pending {
-    fn scope(&self) -> Scope<EndpointId> {
+    fn scope(&self) -> Scope<Turn> {
         match self {
-            Self::CreateEndpoint(command, _) => Scope::One(command.endpoint),
+            Self::CreateEndpoint(command, _) => one(command.endpoint),
             Self::DeleteEndpoint(DeleteEndpoint(id), _)
             | Self::Evict(EvictEndpoint(id), _)
             | Self::Detach(DetachEndpoint { endpoint: id, .. }, _)
-            | Self::Program(ProgramEndpoint(id, ..), _) => Scope::One(*id),
-            Self::Rename(command, _) => Scope::One(command.endpoint),
-            Self::Attach(command, _) => Scope::One(command.endpoint),
-            Self::Commit(command, _) => Scope::One(command.endpoint),
-            Self::Abandon(command, _) => Scope::One(command.endpoint),
+            | Self::Program(ProgramEndpoint(id, ..), _) => one(*id),
+            Self::Rename(command, _) => one(command.endpoint),
+            Self::Attach(command, _) => one(command.endpoint),
+            Self::Commit(command, _) => one(command.endpoint),
+            Self::Abandon(command, _) => one(command.endpoint),
+            Self::Reserve(..) | Self::Unreserve(..) => Scope::One(Turn::Record),
             Self::Establish(..) | Self::Delete(_) | Self::RestoreInDriver(_) => Scope::All,
         }
     }
@@ -274,6 +297,8 @@ impl Pending {
             | Self::DeleteEndpoint(..)
             | Self::Evict(..)
             | Self::Rename(..)
+            | Self::Reserve(..)
+            | Self::Unreserve(..)
             | Self::Attach(..)
             | Self::Delete(_) => true,
             Self::Establish(..)
@@ -293,6 +318,8 @@ impl Pending {
             Self::Evict(_, reply) => reply.send(Err(error)),
             Self::DeleteEndpoint(_, reply)
             | Self::Rename(_, reply)
+            | Self::Reserve(_, reply)
+            | Self::Unreserve(_, reply)
             | Self::Commit(_, reply)
             | Self::Abandon(_, reply)
             | Self::Detach(_, reply)
@@ -305,7 +332,7 @@ impl Pending {
 
 /// The slow half of an operation ended.
 struct Finished {
-    scope: Scope<EndpointId>,
+    scope: Scope<Turn>,
     outcome: Outcome,
 }
 
@@ -343,6 +370,17 @@ enum Outcome {
         old: String,
         name: String,
         result: Result<Facts>,
+        reply: Reply<Result<()>>,
+    },
+    Reserved {
+        name: String,
+        kept: Reservation,
+        result: Result<Recorded>,
+        reply: Reply<Result<()>>,
+    },
+    Unreserved {
+        name: String,
+        result: Result<()>,
         reply: Reply<Result<()>>,
     },
     Attached {

@@ -40,6 +40,8 @@ impl NetworkActor {
             Pending::DeleteEndpoint(command, reply) => self.delete_endpoint(op, command, reply, cx),
             Pending::Evict(command, reply) => self.evict(op, command, reply, cx),
             Pending::Rename(command, reply) => self.rename(op, command, reply, cx),
+            Pending::Reserve(command, reply) => self.reserve(op, command, reply, cx),
+            Pending::Unreserve(command, reply) => self.unreserve(op, command, reply, cx),
             Pending::Attach(command, reply) => self.attach(op, command, reply, cx),
             Pending::Commit(command, reply) => self.commit(op, command, reply, cx),
             Pending::Abandon(command, reply) => self.abandon(op, command, reply, cx),
@@ -104,7 +106,8 @@ impl NetworkActor {
             .and_then(|()| spec.validate())
             .and_then(|()| self.mac_is_free(mac));
         let reply = checked(allowed, reply)?;
-        let wanted = (spec.ipv4, spec.ipv6);
+        let wanted = Reservation { ipv4: spec.ipv4, ipv6: spec.ipv6 };
+        let kept = self.record.reservations.get(&spec.name).copied().unwrap_or_default();
         let mut record = EndpointRecord::asked(endpoint, self.record.id, spec);
         record.mac = mac;
         let record = Arc::new(record);
@@ -112,9 +115,9 @@ impl NetworkActor {
         entry.cancel = op.cancel.canceller();
         let reply = checked(self.endpoints.insert(entry), reply)?;
         let shown_ipv6 = !self.record.spec.defer_ipv6;
-        let work = saga::create_endpoint(self.world.clone(), op.clone(), record, wanted, shown_ipv6);
+        let work = saga::create_endpoint(self.world.clone(), op.clone(), record, (wanted, kept), shown_ipv6);
         let outcome = move |result| Outcome::EndpointCreated { endpoint, result: Box::new(result), reply };
-        self.run(op, Scope::One(endpoint), work, outcome, cx);
+        self.run(op, one(endpoint), work, outcome, cx);
         Ok(())
     }
 
@@ -130,7 +133,7 @@ impl NetworkActor {
         let record = entry.record.clone();
         let work = saga::delete_endpoint(self.world.clone(), op.clone(), record, Patience::Usual);
         let outcome = move |result| Outcome::EndpointDeleted { endpoint, result, reply };
-        self.run(op, Scope::One(endpoint), work, outcome, cx);
+        self.run(op, one(endpoint), work, outcome, cx);
         Ok(())
     }
 
@@ -153,7 +156,7 @@ impl NetworkActor {
         let record = EndpointRecord { name: name.clone(), ..EndpointRecord::clone(&entry.record) };
         let work = saga::rename_endpoint(self.world.clone(), op.clone(), record);
         let outcome = move |result| Outcome::Renamed { endpoint, old, name, result, reply };
-        self.run(op, Scope::One(endpoint), work, outcome, cx);
+        self.run(op, one(endpoint), work, outcome, cx);
         Ok(())
     }
 
@@ -174,7 +177,7 @@ impl NetworkActor {
         let before = std::mem::replace(&mut entry.phase, EndpointPhase::Deleting);
         let work = saga::delete_endpoint(self.world.clone(), op.clone(), record, Patience::Short);
         let outcome = move |result| Outcome::Evicted { endpoint, before, sandbox, result, reply };
-        self.run(op, Scope::One(endpoint), work, outcome, cx);
+        self.run(op, one(endpoint), work, outcome, cx);
         Ok(())
     }
 
@@ -230,7 +233,7 @@ impl NetworkActor {
         });
         let work = saga::attach(self.world.clone(), op.clone(), (endpoint, command.join), join);
         let outcome = move |result| Outcome::Attached { command, ifname, kept, result, reply };
-        self.run(op, Scope::One(endpoint), work, outcome, cx);
+        self.run(op, one(endpoint), work, outcome, cx);
         Ok(())
     }
 
@@ -245,7 +248,7 @@ impl NetworkActor {
         let (record, reply) = checked_value(joining.map(|entry| entry.record.clone()), reply)?;
         let work = saga::commit_attachment(self.world.clone(), op.clone(), record, beside);
         let outcome = move |result| Outcome::Committed { endpoint, result, reply };
-        self.run(op, Scope::One(endpoint), work, outcome, cx);
+        self.run(op, one(endpoint), work, outcome, cx);
         Ok(())
     }
 
@@ -267,7 +270,7 @@ impl NetworkActor {
         let joined = entry.phase == EndpointPhase::Joined;
         let work = saga::abandon(self.world.clone(), op.clone(), (endpoint, join), recorded, joined);
         let outcome = move |result| Outcome::Abandoned { endpoint, result, reply };
-        self.run(op, Scope::One(endpoint), work, outcome, cx);
+        self.run(op, one(endpoint), work, outcome, cx);
         Ok(())
     }
 
@@ -286,7 +289,7 @@ impl NetworkActor {
         let record = entry.record.clone();
         let work = saga::detach(self.world.clone(), op.clone(), record, keeps_place);
         let outcome = move |result| Outcome::Detached { endpoint, keeps_place, result, reply };
-        self.run(op, Scope::One(endpoint), work, outcome, cx);
+        self.run(op, one(endpoint), work, outcome, cx);
         Ok(())
     }
 
@@ -304,7 +307,7 @@ impl NetworkActor {
         }
         let work = saga::program(self.world.clone(), op.clone(), endpoint, ports, options.clone());
         let outcome = move |result| Outcome::Programmed { endpoint, options, result, reply };
-        self.run(op, Scope::One(endpoint), work, outcome, cx);
+        self.run(op, one(endpoint), work, outcome, cx);
         Ok(())
     }
 
@@ -352,11 +355,11 @@ impl NetworkActor {
 }
 
 /// An answer that needs no slow half.
-type Answer = Box<dyn FnOnce()>;
+pub(super) type Answer = Box<dyn FnOnce()>;
 /// Whether an operation has started its slow half, or how it is answered at once.
-type Started = Result<(), Answer>;
+pub(super) type Started = Result<(), Answer>;
 
-fn checked<T: Send + 'static>(
+pub(super) fn checked<T: Send + 'static>(
     check: Result<()>,
     reply: Reply<Result<T>>,
 ) -> Result<Reply<Result<T>>, Answer> {
@@ -396,6 +399,8 @@ admit! {
     CreateEndpoint => EndpointSnapshot, |command, reply| Pending::CreateEndpoint(Box::new(command), reply);
     DeleteEndpoint => (), |command, reply| Pending::DeleteEndpoint(command, reply);
     RenameEndpoint => (), |command, reply| Pending::Rename(command, reply);
+    ReserveAddress => (), |command, reply| Pending::Reserve(command, reply);
+    ReleaseReservation => (), |command, reply| Pending::Unreserve(command, reply);
     AttachEndpoint => Attachment, |command, reply| Pending::Attach(Box::new(command), reply);
     CommitAttachment => (), |command, reply| Pending::Commit(command, reply);
     AbandonAttachment => (), |command, reply| Pending::Abandon(command, reply);
@@ -444,7 +449,7 @@ impl Handle<EvictEndpoint> for NetworkActor {
         };
         // What waits would be begun before it, and may hang as well; but what is to be undone is undone.
         let mut first = Vec::new();
-        for (own, pending) in self.gate.take(endpoint) {
+        for (own, pending) in self.gate.take(Turn::Endpoint(endpoint)) {
             if matches!(pending, Pending::Abandon(..)) {
                 first.push((own, pending));
             } else {
@@ -453,7 +458,7 @@ impl Handle<EvictEndpoint> for NetworkActor {
         }
         first.push((op, Pending::Evict(EvictEndpoint(endpoint), reply)));
         // Nor does it wait for what waits for others, such as the deletion of the network.
-        let begins = self.gate.admit_first(endpoint, first);
+        let begins = self.gate.admit_first(Turn::Endpoint(endpoint), first);
         self.start_each(begins.into_iter().collect(), cx);
     }
 }

@@ -19,6 +19,7 @@ pub use evict::EvictFrom;
 pub use message::{
     AbandonAttachment, AttachEndpoint, Attachment, CommitAttachment, CreateEndpoint, DeleteEndpoint,
     DeleteNetwork, DetachEndpoint, EndpointInfo, Establish, EvictEndpoint, InspectEndpoint, InspectNetwork,
-    ListEndpoints, MarkFailed, Origin, ProgramEndpoint, RenameEndpoint, RestoreInDriver, RevokeEndpoint,
+    ListEndpoints, MarkFailed, Origin, ProgramEndpoint, ReleaseReservation, RenameEndpoint, ReserveAddress,
+    RestoreInDriver, RevokeEndpoint,
 };
 pub use saga::driver_request;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::{Ipv4Net, Ipv6Net};
 use netloom_drivers::{Interface, OperInfo, SandboxOptions};
 use netloom_kernel::Netns;
-use netloom_model::record::{EndpointRecord, NetworkRecord, StaticRoute, WayOut};
+use netloom_model::record::{EndpointRecord, NetworkRecord, Reservation, StaticRoute, WayOut};
 use netloom_model::snapshot::{EndpointSnapshot, NetworkSnapshot};
 use netloom_model::{EndpointId, EndpointSpec, IfName, JoinId, Repair, Result, SandboxId};
 use netloom_runtime::messages;
@@ -53,6 +53,19 @@ pub struct RenameEndpoint {
     /// Its new name, unique within the network.
     pub name: String,
 }
+
+/// Keep addresses for endpoints of a name, whether there is one or not. Succeeds when exactly these are kept.
+#[derive(Clone, Debug)]
+pub struct ReserveAddress {
+    /// The name.
+    pub name: String,
+    /// What is kept: an address of one family, or of each.
+    pub kept: Reservation,
+}
+
+/// Keep nothing for a name any more. Succeeds when nothing is kept.
+#[derive(Clone, Debug)]
+pub struct ReleaseReservation(pub String);
 
 /// Make the link of an endpoint into a sandbox. `CommitAttachment` or `AbandonAttachment` must follow.
 #[derive(Clone, Debug)]
@@ -173,6 +186,8 @@ messages! {
     DeleteEndpoint => Result<()>;
     EvictEndpoint => Result<Option<SandboxId>>;
     RenameEndpoint => Result<()>;
+    ReserveAddress => Result<()>;
+    ReleaseReservation => Result<()>;
     AttachEndpoint => Result<Attachment>;
     CommitAttachment => Result<()>;
     AbandonAttachment => Result<()>;

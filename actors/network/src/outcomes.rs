@@ -32,6 +32,10 @@ impl Handle<Finished> for NetworkActor {
             Outcome::Renamed { endpoint, old, name, result, reply } => {
                 reply.send(self.renamed(endpoint, old, name, result));
             }
+            Outcome::Reserved { name, kept, result, reply } => {
+                reply.send(self.reserved(name, kept, result));
+            }
+            Outcome::Unreserved { name, result, reply } => reply.send(self.unreserved(&name, result)),
             Outcome::Attached { command, ifname, kept, result, reply } => {
                 reply.send(self.attached(&command, ifname, kept, result));
             }

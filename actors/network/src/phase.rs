@@ -8,6 +8,7 @@ pub(crate) enum NetworkCommand {
     Establish,
     CreateEndpoint,
     ChangeEndpoint,
+    Reserve,
     Delete,
     RestoreInDriver,
 }
@@ -41,18 +42,23 @@ pub(crate) fn network(phase: NetworkPhase, command: NetworkCommand) -> Verdict {
     use Verdict::{Go, Refuse};
     match (phase, command) {
         (NetworkPhase::Creating, C::Establish) => Go,
-        (NetworkPhase::Creating, C::CreateEndpoint | C::ChangeEndpoint | C::Delete | C::RestoreInDriver) => {
-            Refuse("being created")
-        }
+        (
+            NetworkPhase::Creating,
+            C::CreateEndpoint | C::ChangeEndpoint | C::Reserve | C::Delete | C::RestoreInDriver,
+        ) => Refuse("being created"),
         (NetworkPhase::Active, C::Establish) => Refuse("in service already"),
-        (NetworkPhase::Active, C::CreateEndpoint | C::ChangeEndpoint | C::Delete | C::RestoreInDriver) => Go,
+        (
+            NetworkPhase::Active,
+            C::CreateEndpoint | C::ChangeEndpoint | C::Reserve | C::Delete | C::RestoreInDriver,
+        ) => Go,
         // An endpoint's leave must be possible to the end, or a stuck deletion would hold sandboxes.
         (NetworkPhase::Deleting, C::ChangeEndpoint) => Go,
-        (NetworkPhase::Deleting, C::Establish | C::CreateEndpoint | C::Delete | C::RestoreInDriver) => {
-            Refuse("being deleted")
-        }
+        (
+            NetworkPhase::Deleting,
+            C::Establish | C::CreateEndpoint | C::Reserve | C::Delete | C::RestoreInDriver,
+        ) => Refuse("being deleted"),
         (NetworkPhase::Failed, C::Delete | C::ChangeEndpoint) => Go,
-        (NetworkPhase::Failed, C::Establish | C::CreateEndpoint | C::RestoreInDriver) => {
+        (NetworkPhase::Failed, C::Establish | C::CreateEndpoint | C::Reserve | C::RestoreInDriver) => {
             Refuse("out of service")
         }
     }
@@ -124,6 +130,7 @@ mod tests {
             (NetworkCommand::Establish, "grrr"),
             (NetworkCommand::CreateEndpoint, "rgrr"),
             (NetworkCommand::ChangeEndpoint, "rggg"),
+            (NetworkCommand::Reserve, "rgrr"),
             (NetworkCommand::Delete, "rgrg"),
             (NetworkCommand::RestoreInDriver, "rgrr"),
         ] {

@@ -208,6 +208,11 @@ impl OpCtx {
         }
     }
 
+    /// Waits for work until the operation's deadline; `None` then. The work is given up.
+    pub async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::time::timeout_at(self.deadline, work).await.ok()
+    }
+
     /// Waits a moment before another attempt; `false` when there is no time left for one.
     pub async fn pause(&self, moment: Duration) -> bool {
         if self.remaining() <= moment || self.cancel.is_cancelled() {

@@ -4,6 +4,9 @@
 //! it must not be given to anybody else. So the address of a deleted endpoint is released by whichever ends
 //! last: the endpoint's deletion or its link's. A link that could not even be cut off keeps its endpoint
 //! from being joined elsewhere.
+//!
+//! Who asks for the very address that a deleted endpoint still has, be it of IP or of hardware, waits here until that
+//! one has let go of it.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -11,11 +14,13 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures::channel::oneshot;
 use netloom_model::record::EndpointRecord;
 use netloom_model::{EndpointId, JoinId, NetworkId};
 use rustc_hash::FxBuildHasher;
 
 type Then = Box<dyn FnOnce()>;
+type Map<V> = HashMap<EndpointId, V, FxBuildHasher>;
 
 /// How far the removal of a link has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +34,20 @@ pub enum Dying {
 /// The dying links of each endpoint, and what is to happen when the last one is gone. Shared by the actors
 /// of one engine thread, so that it survives the restart of any of them.
 #[derive(Clone, Default)]
-pub struct Quarantine(Rc<RefCell<HashMap<EndpointId, Entry, FxBuildHasher>>>);
+pub struct Quarantine(Rc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    /// Endpoints with dying links.
+    dying: RefCell<Map<Entry>>,
+    /// Deleted endpoints that have not given back what they had.
+    retired: RefCell<Map<Retired>>,
+}
+
+struct Retired {
+    record: Arc<EndpointRecord>,
+    waiting: Vec<oneshot::Sender<()>>,
+}
 
 #[derive(Default)]
 struct Entry {
@@ -41,14 +59,15 @@ struct Entry {
 
 impl fmt::Debug for Quarantine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Quarantine({} endpoints)", self.0.borrow().len())
+        let Inner { dying, retired } = &*self.0;
+        write!(f, "Quarantine({} dying, {} retired)", dying.borrow().len(), retired.borrow().len())
     }
 }
 
 impl Quarantine {
     /// The link of a join begins to die, or has come further.
     pub fn dying(&self, endpoint: EndpointId, join: JoinId, state: Dying) {
-        let mut entries = self.0.borrow_mut();
+        let mut entries = self.0.dying.borrow_mut();
         let links = &mut entries.entry(endpoint).or_default().links;
         match links.iter_mut().find(|(known, _)| *known == join) {
             Some((_, known)) => *known = state,
@@ -58,7 +77,7 @@ impl Quarantine {
 
     /// The kernel has confirmed that the link of a join is gone.
     pub fn gone(&self, endpoint: EndpointId, join: JoinId) {
-        let mut entries = self.0.borrow_mut();
+        let mut entries = self.0.dying.borrow_mut();
         let Some(entry) = entries.get_mut(&endpoint) else { return };
         entry.links.retain(|(known, _)| *known != join);
         if !entry.links.is_empty() {
@@ -74,13 +93,13 @@ impl Quarantine {
     /// Whether a link of this endpoint is still dying.
     #[must_use]
     pub fn holds(&self, endpoint: EndpointId) -> bool {
-        self.0.borrow().contains_key(&endpoint)
+        self.0.dying.borrow().contains_key(&endpoint)
     }
 
     /// Whether a dying link of this endpoint may still pass traffic.
     #[must_use]
     pub fn passes(&self, endpoint: EndpointId) -> bool {
-        let entries = self.0.borrow();
+        let entries = self.0.dying.borrow();
         entries
             .get(&endpoint)
             .is_some_and(|entry| entry.links.iter().any(|(_, state)| *state == Dying::Uncut))
@@ -88,7 +107,7 @@ impl Quarantine {
 
     /// The endpoint is deleted while its links die: its addresses stay taken, also for an IPAM that is restarted.
     pub fn keep(&self, record: Arc<EndpointRecord>) {
-        if let Some(entry) = self.0.borrow_mut().get_mut(&record.id) {
+        if let Some(entry) = self.0.dying.borrow_mut().get_mut(&record.id) {
             entry.deleted = Some(record);
         }
     }
@@ -96,14 +115,48 @@ impl Quarantine {
     /// The records of deleted endpoints of a network whose links are still dying.
     #[must_use]
     pub fn kept(&self, network: NetworkId) -> Vec<EndpointRecord> {
-        let entries = self.0.borrow();
+        let entries = self.0.dying.borrow();
         let kept = entries.values().filter_map(|entry| entry.deleted.as_deref());
         kept.filter(|record| record.network == network).cloned().collect()
     }
 
+    /// A deleted endpoint still has its addresses, and will give them back.
+    pub fn retire(&self, record: Arc<EndpointRecord>) {
+        let id = record.id;
+        self.0.retired.borrow_mut().insert(id, Retired { record, waiting: Vec::new() });
+    }
+
+    /// It has given them back, if it had any left: who waits for that goes on.
+    pub fn returned(&self, endpoint: EndpointId) {
+        let retired = self.0.retired.borrow_mut().remove(&endpoint);
+        for waiting in retired.into_iter().flat_map(|retired| retired.waiting) {
+            // Some do not wait any more.
+            let _ = waiting.send(());
+        }
+    }
+
+    /// A deleted endpoint of a network that still has something, and the moment at which it has not any more.
+    #[must_use]
+    pub fn retired(
+        &self,
+        network: NetworkId,
+        has: impl Fn(&EndpointRecord) -> bool,
+    ) -> Option<(Arc<EndpointRecord>, oneshot::Receiver<()>)> {
+        let mut all = self.0.retired.borrow_mut();
+        let retired = all.values_mut().find(|retired| {
+            let record = &*retired.record;
+            record.network == network && has(record)
+        })?;
+        // Whoever has given up waiting must not be remembered for as long as a link can take.
+        retired.waiting.retain(|waiting| !waiting.is_canceled());
+        let (sender, returned) = oneshot::channel();
+        retired.waiting.push(sender);
+        Some((retired.record.clone(), returned))
+    }
+
     /// Does something once no link of this endpoint is dying: now, or when the last one is gone.
     pub fn after(&self, endpoint: EndpointId, then: impl FnOnce() + 'static) {
-        let mut entries = self.0.borrow_mut();
+        let mut entries = self.0.dying.borrow_mut();
         match entries.get_mut(&endpoint) {
             Some(entry) => entry.then.push(Box::new(then)),
             None => {
@@ -143,5 +196,29 @@ mod tests {
         assert_eq!((happened.get(), quarantine.holds(id)), (1, true));
         quarantine.gone(id, second);
         assert_eq!((happened.get(), quarantine.holds(id)), (2, false));
+    }
+
+    #[test]
+    fn who_waits_for_a_deleted_endpoint_is_woken_once_and_forgotten_when_it_gives_up() {
+        let quarantine = Quarantine::default();
+        let network: NetworkId = "b".repeat(64).parse().expect("an id");
+        let other: NetworkId = "c".repeat(64).parse().expect("an id");
+        let id: EndpointId = "a".repeat(64).parse().expect("an id");
+        let spec = netloom_model::EndpointSpec::new("web");
+        let any = |_: &EndpointRecord| true;
+        assert!(quarantine.retired(network, any).is_none());
+        quarantine.retire(Arc::new(EndpointRecord::asked(id, network, spec)));
+        assert!(quarantine.retired(other, any).is_none() && quarantine.retired(network, |_| false).is_none());
+        for _ in 0..100 {
+            drop(quarantine.retired(network, any));
+        }
+        let (holder, mut returned) = quarantine.retired(network, any).expect("it has something");
+        assert_eq!((holder.name.as_str(), returned.try_recv()), ("web", Ok(None)));
+        let waiting = quarantine.0.retired.borrow().get(&id).map(|retired| retired.waiting.len());
+        assert_eq!(waiting, Some(1), "nobody else waits");
+        quarantine.returned(id);
+        quarantine.returned(id);
+        assert_eq!(returned.try_recv(), Ok(Some(())));
+        assert!(quarantine.retired(network, any).is_none());
     }
 }

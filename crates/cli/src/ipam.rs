@@ -223,6 +223,13 @@ impl Pools {
             };
             if let Err(error) = pools.ipam.restore_pools(&restored) {
                 pools.leave_out(&format!("network {:?}", record.spec.name), &error);
+                continue;
+            }
+            for (name, kept) in &record.reservations {
+                let addresses: Vec<_> = kept.addresses().collect();
+                if let Err(error) = pools.ipam.reserve(record.id, name, &addresses) {
+                    pools.leave_out(&format!("reservation {name:?}"), &error);
+                }
             }
         }
         for record in pools.endpoints.clone() {

@@ -57,6 +57,7 @@ async fn furnish(engine: &Engine) {
     blue.ipam.v4[0].range = Some("10.1.0.128/25".parse().expect("a range"));
     blue.ipam.v4[0].auxiliary.insert("router".into(), "10.1.0.9".parse().expect("an address"));
     let blue = controller.create_network(blue).await.expect("a network");
+    blue.reserve_address("mail", Some("10.1.0.7".parse().expect("an address")), None).await.expect("kept");
     controller.create_network(NetworkSpec::new("amber")).await.expect("a network");
     for name in ["web", "db"] {
         let endpoint = blue.create_endpoint(EndpointSpec::new(name)).await.expect("an endpoint");
@@ -81,7 +82,7 @@ fn pools_and_holders_are_shown_beside_an_engine_and_after_it() {
         let expected = [
             &header[..],
             &["amber", "172.17.0.0/16", "65536", "0", "3", "0", "65533", "172.17.0.1"],
-            &["blue", "10.1.0.0/24", "10.1.0.128/25", "256", "2", "4", "0", "250", "10.1.0.128"],
+            &["blue", "10.1.0.0/24", "10.1.0.128/25", "256", "2", "5", "0", "249", "10.1.0.128"],
             &["blue", "fd01::/64", size6, "2", "2", "0", "18446744073709551612", "fd01::1"],
         ];
         let before = times(&data);
@@ -113,6 +114,7 @@ fn pools_and_holders_are_shown_beside_an_engine_and_after_it() {
         assert_eq!(rows[1..3], expected[2..4]);
         let held: Vec<_> = rows[4..].iter().map(|row| (row[0].as_str(), row[1].split(" (").next())).collect();
         let own = [
+            ("10.1.0.7", Some("reservation \"mail\"")),
             ("10.1.0.9", Some("auxiliary router")),
             ("10.1.0.128", Some("gateway")),
             ("10.1.0.129", Some("endpoint \"web\"")),
@@ -130,7 +132,7 @@ fn pools_and_holders_are_shown_beside_an_engine_and_after_it() {
             Some("endpoint \"web\"")
         );
         let limited = ipam(dir, &data, &["show", "blue", "--limit", "1"]);
-        assert!(text(&limited.stdout).contains("\nand 6 more; --limit shows them\n"), "{limited:?}");
+        assert!(text(&limited.stdout).contains("\nand 7 more; --limit shows them\n"), "{limited:?}");
         let unknown = ipam(dir, &data, &["show", "green"]);
         assert_eq!(unknown.status.code(), Some(1));
         let said = text(&unknown.stderr);

@@ -255,6 +255,11 @@ impl ClusterIpam {
         }
     }
 
+    /// As [`DefaultIpam::rename`], for this host alone.
+    pub async fn rename(&self, network: NetworkId, endpoint: EndpointId, name: &str) {
+        self.replica.lock().await.ipam.rename(network, endpoint, name);
+    }
+
     /// As [`DefaultIpam::reserve`].
     ///
     /// # Errors

@@ -194,6 +194,14 @@ impl DefaultIpam {
         self.network_mut(network).is_ok_and(|(space, network)| network.unreserve(space, name))
     }
 
+    /// An endpoint has another name. What it leases stays its own, and what is kept for its old name is still kept for
+    /// that.
+    pub fn rename(&mut self, network: NetworkId, owner: EndpointId, name: &str) {
+        if let Ok((_, network)) = self.network_mut(network) {
+            network.owners.rename(&owner, name);
+        }
+    }
+
     // === Queries ===
 
     /// How full each pool of a network is, IPv4 first.

@@ -284,8 +284,8 @@ impl Network {
     pub(crate) fn release(&mut self, space: &mut Space, id: &EndpointId) {
         let Some(owner) = self.owners.remove_endpoint(id) else { return };
         for address in owner.addresses() {
-            let kept =
-                owner.reservation.as_deref().and_then(|name| self.owners.reservation_of(name, address));
+            let noted = owner.reservation.as_deref();
+            let kept = noted.and_then(|name| self.owners.reservation_behind(name, address));
             if let Some(pool) = self.pool_of_mut(address) {
                 pool.release(space.subnet_mut(pool.slot), address, owner.quarantined, kept);
             }
@@ -387,9 +387,10 @@ impl Network {
             OwnerId::Endpoint(id) => Some(Holder::new(ObjectKind::Endpoint, id, &*owner.name)),
             OwnerId::Reservation => None,
         });
+        let fill = |pool: &Pool| pool.fill(space.subnet(pool.slot), self.owners.kept());
         let considered = AddressesConsidered {
             network: self.holder(),
-            pools: self.pools(family).iter().map(|pool| pool.fill(space.subnet(pool.slot))).collect(),
+            pools: self.pools(family).iter().map(fill).collect(),
             endpoints: self.owners.endpoint_count() as u64,
             holders: named.collect(),
         };

@@ -128,10 +128,40 @@ impl Owners {
         }
     }
 
-    /// Notes that the reservation from which an endpoint has an address is gone.
+    /// Notes that a reservation from which an endpoint has an address is gone: of another one it may have the other.
     pub(crate) fn forget_reservation(&mut self, number: OwnerNo) {
+        let kept = self.at(number).and_then(|owner| {
+            let number = owner.addresses().find_map(|address| self.reservation_keeping(address))?;
+            self.at(number).map(|kept| kept.name.clone())
+        });
         if let Some(owner) = self.slots.get_mut(number as usize).and_then(Option::as_mut) {
-            owner.reservation = None;
+            owner.reservation = kept;
+        }
+    }
+
+    /// The reservation that gets an address back: most often the one that its endpoint noted. An endpoint that was
+    /// renamed may have its two addresses from two of them.
+    pub(crate) fn reservation_behind(&self, noted: &str, address: IpAddr) -> Option<OwnerNo> {
+        self.reservation_of(noted, address).or_else(|| self.reservation_keeping(address))
+    }
+
+    fn reservation_keeping(&self, address: IpAddr) -> Option<OwnerNo> {
+        let keeps = |number: &OwnerNo| self.at(*number).is_some_and(|kept| kept.has(address));
+        self.reservations.values().copied().find(keeps)
+    }
+
+    /// What is kept for names, and by which reservation.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = (OwnerNo, IpAddr)> {
+        let numbers = self.reservations.values().copied();
+        numbers.flat_map(|number| {
+            self.at(number).into_iter().flat_map(Owner::addresses).map(move |address| (number, address))
+        })
+    }
+
+    /// Gives an endpoint another name.
+    pub(crate) fn rename(&mut self, id: &EndpointId, name: &str) {
+        if let Some(owner) = self.endpoint_mut(id) {
+            owner.name = name.into();
         }
     }
 

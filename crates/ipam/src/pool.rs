@@ -252,12 +252,16 @@ impl Pool {
         }
     }
 
-    /// How the addresses are used of which none is free.
-    pub(crate) fn fill(&self, subnet: &Subnet) -> PoolFill {
+    /// How the addresses are used of which none is free; `kept`: what is kept for names, and by which reservation.
+    pub(crate) fn fill(&self, subnet: &Subnet, kept: impl Iterator<Item = (OwnerNo, IpAddr)>) -> PoolFill {
         let in_window = |offset: &Offset| self.window.contains(*offset);
         let named = self.record.gateway.iter().chain(self.record.auxiliary.values());
         let named = named.filter_map(|address| subnet.offset(*address));
-        let reserved = subnet.ends().chain(named).filter(in_window).count() as u64;
+        let unused = kept.filter_map(|(owner, address)| {
+            let offset = subnet.offset(address)?;
+            (subnet.held(offset) == Some(Held::By(self.tenant, owner))).then_some(offset)
+        });
+        let reserved = subnet.ends().chain(named).chain(unused).filter(in_window).count() as u64;
         PoolFill {
             pool: self.record.pool,
             range: self.record.range,

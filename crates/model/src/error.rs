@@ -390,7 +390,7 @@ pub enum Reason {
     MacTaken {
         /// The address.
         mac: MacAddr,
-        /// Who holds it; one that is deleted holds it until its link is gone.
+        /// Who holds it.
         holder: Holder,
     },
     /// An address lies outside of every pool of the network, or may not be handed out.
@@ -654,6 +654,9 @@ impl Error {
             Reason::NotFound { object, .. } => {
                 format!("list the {} and check the spelling", object.plural())
             }
+            Reason::NameTaken { holder, .. } if holder.object == ObjectKind::Reservation => {
+                "release the reservation first".into()
+            }
             Reason::NameTaken { .. } => "choose another name or delete the holder".into(),
             Reason::InUse { .. } => "stop that one, or give this one a place and a name of its own".into(),
             Reason::LinkTaken { .. } => "remove or rename the link that has this name".into(),
@@ -675,7 +678,7 @@ impl Error {
                     .into()
             }
             Reason::AddressTaken { .. } | Reason::MacTaken { .. } => {
-                "choose another address, or delete the holder".into()
+                "choose another address, or delete or release the holder".into()
             }
             Reason::AddressUnusable { .. } => "choose an address inside a subnet of the network".into(),
             Reason::AddressesExhausted(_) => {

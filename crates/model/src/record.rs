@@ -1,7 +1,7 @@
 //! What the store keeps: one record per object. Everything else is derived from these.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -69,6 +69,36 @@ pub struct NetworkRecord {
     /// back, also after a crash.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub found: BTreeMap<String, String>,
+    /// The addresses that are kept for endpoints of a name, by that name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reservations: BTreeMap<String, Reservation>,
+}
+
+impl NetworkRecord {
+    /// One that is asked for: its pools are chosen later.
+    #[must_use]
+    pub fn asked(id: NetworkId, spec: NetworkSpec) -> Self {
+        let (found, reservations) = (BTreeMap::new(), BTreeMap::new());
+        Self { id, spec, v4: Vec::new(), v6: Vec::new(), found, reservations }
+    }
+}
+
+/// Addresses of a network that are kept for endpoints of a name, whether there is one or not.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct Reservation {
+    /// The IPv4 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv4: Option<Ipv4Addr>,
+    /// The IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+impl Reservation {
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.ipv4.map(IpAddr::V4).into_iter().chain(self.ipv6.map(IpAddr::V6))
+    }
 }
 
 /// An endpoint.
@@ -304,6 +334,16 @@ mod tests {
         assert_eq!(serde_json::from_str::<EndpointRecord>(&json).expect("read"), record);
         let before = json.replace('}', r#","mac":null,"ipv6":null,"prefix":null,"attachment":null}"#);
         assert_eq!(serde_json::from_str::<EndpointRecord>(&before).expect("read"), record);
+
+        let mut record = NetworkRecord::asked(network.parse().expect("an id"), NetworkSpec::new("blue"));
+        let before = serde_json::to_string(&record).expect("written");
+        assert!(!before.contains("reservations"), "{before}");
+        assert_eq!(serde_json::from_str::<NetworkRecord>(&before).expect("read"), record);
+        let kept = Reservation { ipv4: Some([10, 0, 0, 9].into()), ipv6: None };
+        record.reservations.insert("db".into(), kept);
+        let json = serde_json::to_string(&record).expect("written");
+        assert!(json.contains(r#""reservations":{"db":{"ipv4":"10.0.0.9"}}"#), "{json}");
+        assert_eq!(serde_json::from_str::<NetworkRecord>(&json).expect("read"), record);
 
         let record = SandboxRecord::new(
             id.parse().expect("an id"),

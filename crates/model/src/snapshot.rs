@@ -12,7 +12,7 @@ use crate::config::DatastoreConfig;
 use crate::id::{EndpointId, NetworkId, OpId, SandboxId};
 use crate::ifname::IfName;
 use crate::mac::MacAddr;
-use crate::record::{PoolRecord, StaticRoute, WayOut};
+use crate::record::{PoolRecord, Reservation, StaticRoute, WayOut};
 use crate::seldom::Seldom;
 use crate::spec::{IpamSpec, Names, NamespaceSpec, Ports, SandboxSettings};
 
@@ -93,6 +93,9 @@ pub struct NetworkSnapshot {
     pub v6: Vec<PoolRecord>,
     /// What was asked for of its address pools.
     pub ipam: IpamSpec,
+    /// The addresses that are kept for endpoints of a name, by that name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reservations: BTreeMap<String, Reservation>,
     /// Whether it outlives the engine.
     pub persist: bool,
     /// Its endpoints, by name.

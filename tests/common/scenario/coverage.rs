@@ -37,6 +37,7 @@ pub(crate) const TOPICS: &[&str] = &[
     "pains R7",
     "pains R8",
     "pains R9",
+    "pains I6",
     "pains V2",
     "pains V3",
     "pains B2",

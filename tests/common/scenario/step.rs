@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use netloom::{EndpointSpec, ErrorKind, JoinSpec, NetworkSpec, SandboxSpec, ShutdownMode};
+use netloom::{EndpointSpec, ErrorKind, JoinSpec, NetworkSpec, Reservation, SandboxSpec, ShutdownMode};
 use toml::{Table, Value};
 
 use super::How;
@@ -53,6 +53,16 @@ pub(crate) enum Act {
     DeleteEndpoint {
         path: String,
         force: bool,
+    },
+    /// Keeps addresses for a name.
+    Reserve {
+        network: String,
+        name: String,
+        kept: Reservation,
+    },
+    ReleaseReservation {
+        network: String,
+        name: String,
     },
     CreateSandbox(SandboxSpec),
     DeleteSandbox {
@@ -197,6 +207,8 @@ pub(crate) const VERBS: &[&str] = &[
     "delete_network",
     "create_endpoint",
     "delete_endpoint",
+    "reserve",
+    "release_reservation",
     "create_sandbox",
     "delete_sandbox",
     "destroy_sandbox",
@@ -316,6 +328,15 @@ impl Act {
             "delete_endpoint" => {
                 let force = args.take("force")?.unwrap_or_default();
                 args.ends(Self::DeleteEndpoint { path: text()?, force })
+            }
+            "reserve" => {
+                let (network, name) = split(&text()?)?;
+                let kept = Reservation { ipv4: args.take("ipv4")?, ipv6: args.take("ipv6")? };
+                args.ends(Self::Reserve { network, name, kept })
+            }
+            "release_reservation" => {
+                let (network, name) = split(&text()?)?;
+                args.ends(Self::ReleaseReservation { network, name })
             }
             "create_sandbox" => Ok(Self::CreateSandbox(args.with("container_id", text()?)?)),
             "delete_sandbox" => {

@@ -94,6 +94,14 @@ impl<M: Machine> Run<'_, M> {
     /// The rest of the steps that several callers may do at once.
     pub(super) async fn act_on_whole(&self, engine: &Engine, act: &Act) -> Found<Result<()>> {
         Ok(match act {
+            Act::Reserve { network, name, kept } => match self.network(network) {
+                Ok(network) => network.reserve_address(name, kept.ipv4, kept.ipv6).await,
+                Err(error) => Err(error),
+            },
+            Act::ReleaseReservation { network, name } => match self.network(network) {
+                Ok(network) => network.release_reservation(name).await,
+                Err(error) => Err(error),
+            },
             Act::RenameSandbox { container, name } => match self.sandbox(container) {
                 Ok(sandbox) => sandbox.rename(name).await,
                 Err(error) => Err(error),

@@ -40,7 +40,7 @@ fn ifname(name: &str) -> IfName {
 
 fn network_record(n: u8) -> NetworkRecord {
     let spec = NetworkSpec::new(format!("network {n}"));
-    NetworkRecord { id: network_id(n), spec, v4: Vec::new(), v6: Vec::new(), found: BTreeMap::new() }
+    NetworkRecord::asked(network_id(n), spec)
 }
 
 impl Case {

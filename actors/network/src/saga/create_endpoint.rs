@@ -1,17 +1,16 @@
 //! Making an endpoint, making its link, and making the link durable.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use netloom_actor_driver::{JoinDriverEndpoint, ProgramConnectivity};
 use netloom_actor_services::SagaWorld;
 use netloom_actor_services::interrupted;
-use netloom_actor_services::ipam::LeaseAddresses;
+use netloom_actor_services::ipam::{LeaseAddresses, OwnerRenamed};
 use netloom_drivers::{ExternalConnectivity, Join, Joined, Restored, SandboxOptions};
 use netloom_ipam::LeaseRequest;
-use netloom_model::record::{AttachmentRecord, EndpointRecord};
-use netloom_model::{EndpointId, Error, JoinId, Ports, Reason, Result, Seldom};
+use netloom_model::record::{AttachmentRecord, EndpointRecord, Reservation};
+use netloom_model::{EndpointId, Error, Holder, JoinId, MacAddr, ObjectKind, Ports, Reason, Result, Seldom};
 use netloom_runtime::{Fact, OpCtx};
 use netloom_store::{Change, Key, RecordKind, encode};
 
@@ -26,21 +25,26 @@ pub(crate) struct CreatedEndpoint {
     pub(crate) told: Fact<NetworkEvent>,
 }
 
-/// Leases addresses, tells the driver, commits the record. `wanted`: the addresses that are asked for. `shown_ipv6`:
-/// whether the driver is shown the IPv6 address.
+/// Leases addresses, tells the driver, commits the record. `wanted`: the addresses that are asked for, and those that
+/// are kept for its name. `shown_ipv6`: whether the driver is shown the IPv6 address.
 pub(crate) async fn create_endpoint(
     world: World,
     op: OpCtx,
     asked: Arc<EndpointRecord>,
-    wanted: (Option<Ipv4Addr>, Option<Ipv6Addr>),
+    (wanted, kept): (Reservation, Reservation),
     shown_ipv6: bool,
 ) -> Result<CreatedEndpoint> {
-    let (id, (ipv4, ipv6)) = (asked.id, wanted);
+    let (id, Reservation { ipv4, ipv6 }) = (asked.id, wanted);
     let named = asked.clone();
     let object = fmt::from_fn(move |f| write!(f, "endpoint {:?} ({})", named.name, named.id.short()));
     let made = world.saga(&op, "create_endpoint", object, async |saga| {
         let mut shared = asked;
         let record = Arc::make_mut(&mut shared);
+        let due = Reservation { ipv4: ipv4.or(kept.ipv4), ipv6: ipv6.or(kept.ipv6) };
+        if record.mac.is_some() || due != Reservation::default() {
+            let free = until_free(&world, &op, record.mac, due);
+            saga.step("wait for the link of a deleted endpoint", None, free).await?;
+        }
         let leased_by = world.ipam.incarnation();
         if world.capability.needs_ipam {
             let lease = saga.step("lease addresses", Undone::Addresses(id), async {
@@ -51,7 +55,7 @@ pub(crate) async fn create_endpoint(
             });
             let lease = lease.await?;
             (record.ipv4, record.ipv6) = (lease.ipv4, lease.ipv6);
-        } else if let Some(address) = ipv4.map(IpAddr::from).or(ipv6.map(IpAddr::from)) {
+        } else if let Some(address) = wanted.addresses().next() {
             let why = "the driver of this network leaves no addresses to choose".into();
             return Err(Reason::AddressUnusable { address, why }.into());
         }
@@ -75,13 +79,35 @@ pub(crate) async fn create_endpoint(
     made.await
 }
 
-/// Commits the record of an endpoint under its new name. Nobody below needs to know.
+/// Waits until no deleted endpoint of the network has this hardware address or one of these addresses any more. The
+/// kernel may still answer for them; whoever asks for them means to have them all the same, as a container does that is
+/// started again.
+async fn until_free(world: &World, op: &OpCtx, mac: Option<MacAddr>, due: Reservation) -> Result<()> {
+    let has = |record: &EndpointRecord| {
+        let (ipv4, ipv6) = (record.ipv4.map(|net| net.addr()), record.ipv6.map(|net| net.addr()));
+        (mac.is_some() && record.mac == mac)
+            || (due.ipv4.is_some() && ipv4 == due.ipv4)
+            || (due.ipv6.is_some() && ipv6 == due.ipv6)
+    };
+    while let Some((holder, returned)) = world.services.quarantine.retired(world.network, has) {
+        if op.in_time(returned).await.is_none() {
+            let holder = Holder::new(ObjectKind::Endpoint, holder.id, &holder.name);
+            let what = format!("the end of the link of deleted {holder}, whose address is asked for,");
+            return Err(Error::from(Reason::DeadlineExceeded { what, waited: op.allowed }).unwound());
+        }
+    }
+    Ok(())
+}
+
+/// Commits the record of an endpoint under its new name.
 pub(crate) async fn rename_endpoint(world: World, op: OpCtx, record: EndpointRecord) -> Result<Facts> {
     let (endpoint, network) = (record.id, world.network);
     let object = fmt::from_fn(move |f| write!(f, "endpoint {}", endpoint.short()));
     let entry = world.services.tools.ledger.enter(&op, "rename_endpoint", object);
     entry.step("commit");
     world.commit(&op, vec![put(&record)?]).await?;
+    // For what it says of who holds an address.
+    world.ipam.tell(&op, OwnerRenamed(network, endpoint, record.name.clone()));
     let event = NetworkEvent::EndpointRenamed { network, endpoint, name: record.name };
     Ok(vec![world.events.fact(&op, event)])
 }

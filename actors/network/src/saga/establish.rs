@@ -45,7 +45,7 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) ->
         let pools_of = world.ipam.incarnation();
         if world.capability.needs_ipam {
             let host = saga.step("look at the host", None, host_nets(&world, &op, &record.spec)).await?;
-            let pools = saga.step("reserve pools", undo, async {
+            let pools = saga.step("reserve pools", undo.clone(), async {
                 let (network, spec, capability) = (record.id, record.spec.clone(), world.capability);
                 let (scope, shares) = (capability.scope, capability.shares_pools);
                 let request = RequestPools { network, spec, host, scope, shares };
@@ -78,9 +78,7 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) ->
         .await?;
         saga.step("commit", Undone::NetworkRecord(record.id), async {
             world.still_leased(pools_of)?;
-            let key = Key { kind: RecordKind::Network, id: record.id.into() };
-            let value = encode(&record).map_err(|error| Error::internal(error.to_string()))?;
-            world.commit(&op, vec![Change::Put { key, value }]).await
+            world.commit(&op, vec![put_network(&record)?]).await
         })
         .await?;
         Ok(Established { record, endpoints: Vec::new(), repairs: Vec::new() })
@@ -95,6 +93,13 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) ->
         end_intent(&world, &op).await;
     }
     outcome
+}
+
+/// The change that records a network.
+pub(super) fn put_network(record: &NetworkRecord) -> Result<Change> {
+    let key = Key { kind: RecordKind::Network, id: record.id.into() };
+    let value = encode(record).map_err(|error| Error::internal(error.to_string()))?;
+    Ok(Change::Put { key, value })
 }
 
 /// Notes what is about to be done to a network: its effects may lie in objects that carry no mark of ours.

@@ -5,6 +5,7 @@ mod create_endpoint;
 mod detach;
 mod establish;
 mod remove;
+mod reserve;
 mod undo;
 
 use std::ops::Deref;
@@ -26,6 +27,7 @@ pub(crate) use detach::{abandon, detach, reap};
 pub use establish::driver_request;
 pub(crate) use establish::{Established, establish, restore_in_driver};
 pub(crate) use remove::{delete_endpoint, delete_network};
+pub(crate) use reserve::{Recorded, release_reservation, reserve};
 pub(crate) use undo::Undone;
 
 /// Everybody whom the sagas of one network ask; cheap to clone.

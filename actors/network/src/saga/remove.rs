@@ -51,9 +51,14 @@ pub(crate) async fn delete_endpoint(
 fn release_addresses(world: &World, op: &OpCtx, record: Arc<EndpointRecord>) {
     let (network, endpoint, services) = (world.network, record.id, &world.services);
     let (ipam, own) = (world.ipam.clone(), op.clone());
-    if services.quarantine.holds(endpoint) {
+    let dying = services.quarantine.holds(endpoint);
+    if dying {
         ipam.tell(op, QuarantineAddresses(network, endpoint));
-        services.quarantine.keep(record);
+        services.quarantine.keep(record.clone());
+    }
+    if dying || !ipam.is_default() {
+        // Who wants the same addresses waits for them.
+        services.quarantine.retire(record);
     }
     let again = world.clone();
     services.quarantine.after(endpoint, move || {
@@ -65,7 +70,9 @@ fn release_addresses(world: &World, op: &OpCtx, record: Arc<EndpointRecord>) {
             });
         }
         if ipam.is_alive() {
-            return ipam.order(&own, ReleaseAddresses(network, endpoint));
+            ipam.order(&own, ReleaseAddresses(network, endpoint));
+            // What is asked for from now on is asked for behind that.
+            return again.services.quarantine.returned(endpoint);
         }
         // It is being filled from records of a moment ago, with this endpoint among them: it has to be told when
         // it is back.

@@ -1,12 +1,13 @@
 //! How each step of a network's sagas is taken back.
 
 use std::fmt;
+use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use netloom_actor_driver::{DeleteDriverEndpoint, DeleteDriverNetwork, LeaveDriverEndpoint};
 use netloom_actor_services::SagaWorld;
-use netloom_actor_services::ipam::{ReleaseAddresses, ReleasePools};
+use netloom_actor_services::ipam::{ReleaseAddresses, ReleasePools, UnreserveAddresses};
 use netloom_actor_services::{Dying, interrupted, panicked};
 use netloom_drivers::Leave;
 use netloom_model::{Certainty, EndpointId, Error, JoinId, NetworkId, OpId, Result};
@@ -17,7 +18,7 @@ use super::establish::end_intent;
 use super::{World, reap};
 
 /// One step, to be taken back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Undone {
     /// The network in its driver, then its pools, which must not be handed out before, then the intent that
     /// was noted for the operation.
@@ -32,6 +33,8 @@ pub(crate) enum Undone {
     EndpointRecord(EndpointId),
     /// The link of one join of an endpoint.
     Link(EndpointId, JoinId),
+    /// What is kept for a name.
+    Reservation(Arc<str>),
 }
 
 impl fmt::Display for Undone {
@@ -43,6 +46,7 @@ impl fmt::Display for Undone {
             Self::DriverEndpoint(id) => write!(f, "endpoint {} in its driver", id.short()),
             Self::EndpointRecord(id) => write!(f, "record of endpoint {}", id.short()),
             Self::Link(id, join) => write!(f, "link of join {join} of endpoint {}", id.short()),
+            Self::Reservation(name) => write!(f, "addresses kept for {name:?}"),
         }
     }
 }
@@ -53,7 +57,17 @@ impl Undone {
         match self {
             Self::Addresses(endpoint) => {
                 let release = ReleaseAddresses(world.network, endpoint);
-                world.ipam_answered(&op, world.ipam.outcome(&op, release).await)
+                world.ipam_answered(&op, world.ipam.outcome(&op, release).await)?;
+                world.services.quarantine.returned(endpoint);
+                Ok(())
+            }
+            Self::Reservation(name) => {
+                // Until it is gone nobody makes one of the same name: this would take that one down.
+                world.services.removals.begin_reservation(world.network, &name);
+                let release = UnreserveAddresses(world.network, name.clone());
+                world.ipam_answered(&op, world.ipam.outcome(&op, release).await)?;
+                world.services.removals.end_reservation(world.network, &name);
+                Ok(())
             }
             Self::Network(network, OpId(intent)) => {
                 // Until it is gone nobody makes one of the same identifier: this would take that one down.
@@ -93,7 +107,7 @@ impl Undo for Undone {
     type Error = Error;
 
     fn undo(&self, world: &World, op: &OpCtx) -> LocalBoxFuture<'static, Result<()>> {
-        self.take_back(world.clone(), op.clone()).boxed_local()
+        self.clone().take_back(world.clone(), op.clone()).boxed_local()
     }
 
     fn uncertain(error: &Error) -> bool {

@@ -1,7 +1,6 @@
 //! What the tests of a sandbox share: its actor over real networks, a bridge driver that can be made to hang,
 //! and a simulated kernel, all on stopped time.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -199,7 +198,7 @@ impl Stage {
             .iter()
             .fold(NetworkSpec::new(name), |spec, subnet| spec.subnet(subnet.parse().expect("a subnet")));
         let id = name.parse().expect("an id");
-        let record = NetworkRecord { id, spec, v4: Vec::new(), v6: Vec::new(), found: BTreeMap::new() };
+        let record = NetworkRecord::asked(id, spec);
         let deps = NetworkDeps {
             services: self.services.clone(),
             driver: self.driver.clone(),

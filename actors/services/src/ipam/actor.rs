@@ -9,6 +9,9 @@
 //! | LeaseAddresses | command | Lease |
 //! | ReleaseAddresses | command | () |
 //! | QuarantineAddresses | command | () |
+//! | ReserveAddresses | command | () |
+//! | UnreserveAddresses | command | () |
+//! | OwnerRenamed | event | |
 //! | ListOverlaps | query | pools in use |
 //! | InspectPools | query | usage of each pool |
 //! | ReplaceDefaultPools | command | () |
@@ -31,16 +34,16 @@ use netloom_ipam::driver::MadeIpam;
 use netloom_ipam::{
     DefaultIpam, Granted, Lease, PoolHolding, PoolUsage, PoolsRequest, RestoredPools, picture,
 };
-use netloom_model::Result;
 use netloom_model::config::{DatastoreConfig, DefaultPool};
 use netloom_model::snapshot::{Holders, IpamSnapshot};
+use netloom_model::{Reason, Result};
 use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply, TaskGroup};
 
 use super::foreign::{Foreign, IpamDeps, Pending};
 use super::message::{
     ClusterStoreConfigured, InspectIpam, InspectPools, LeaseAddresses, ListHolders, ListOverlaps,
-    QuarantineAddresses, ReleaseAddresses, ReleasePools, ReplaceDefaultPools, RequestPools, RestorePools,
-    TakeBackPools,
+    OwnerRenamed, QuarantineAddresses, ReleaseAddresses, ReleasePools, ReplaceDefaultPools, RequestPools,
+    ReserveAddresses, RestorePools, TakeBackPools, UnreserveAddresses,
 };
 use super::shared::Shared;
 
@@ -184,7 +187,14 @@ impl Handle<RestorePools> for IpamActor {
                     v4: &network.v4,
                     v6: &network.v6,
                 };
-                let restored = ipam.restore_pools(&pools).and_then(|()| {
+                let reserve = |ipam: &mut DefaultIpam| {
+                    network.reservations.iter().try_for_each(|(name, kept)| {
+                        ipam.reserve(network.id, name, &kept.addresses().collect::<Vec<_>>())
+                    })
+                };
+                // Reservations first: endpoints have their addresses from them.
+                let reserved = ipam.restore_pools(&pools).and_then(|()| reserve(ipam));
+                let restored = reserved.and_then(|()| {
                     endpoints.iter().try_for_each(|endpoint| {
                         let lease = Lease { ipv4: endpoint.ipv4, ipv6: endpoint.ipv6 };
                         ipam.restore_lease(network.id, endpoint.id, &endpoint.name, &lease)
@@ -256,6 +266,48 @@ impl Handle<QuarantineAddresses> for IpamActor {
     }
 }
 
+impl Handle<ReserveAddresses> for IpamActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        ReserveAddresses { network, name, kept }: ReserveAddresses,
+        reply: Reply<Result<()>>,
+        _: &mut Cx<'_, Self>,
+    ) {
+        match &mut self.body {
+            Body::Default(ipam) => {
+                reply.send(ipam.reserve(network, &name, &kept.addresses().collect::<Vec<_>>()));
+            }
+            Body::Shared(shared) => shared.reserve(op, (network, name, kept), reply),
+            Body::Foreign(foreign) => {
+                let (what, by) =
+                    ("an address kept for a name", format!("the ipam driver {:?}", foreign.name()));
+                reply.send(Err(Reason::NotImplemented { what, by }.into()));
+            }
+        }
+    }
+}
+
+impl Handle<UnreserveAddresses> for IpamActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        UnreserveAddresses(network, name): UnreserveAddresses,
+        reply: Reply<Result<()>>,
+        _: &mut Cx<'_, Self>,
+    ) {
+        match &mut self.body {
+            Body::Default(ipam) => {
+                ipam.unreserve(network, &name);
+                reply.send(Ok(()));
+            }
+            Body::Shared(shared) => shared.unreserve(op, network, name, reply),
+            // Nothing is kept there.
+            Body::Foreign(_) => reply.send(Ok(())),
+        }
+    }
+}
+
 impl Handle<ReplaceDefaultPools> for IpamActor {
     fn handle(
         &mut self,
@@ -272,6 +324,22 @@ impl Handle<ReplaceDefaultPools> for IpamActor {
 }
 
 // === Events ===
+
+impl Handle<OwnerRenamed> for IpamActor {
+    fn handle(
+        &mut self,
+        _: OpCtx,
+        OwnerRenamed(network, endpoint, name): OwnerRenamed,
+        _: Reply<()>,
+        _: &mut Cx<'_, Self>,
+    ) {
+        match &mut self.body {
+            Body::Default(ipam) => ipam.rename(network, endpoint, &name),
+            Body::Shared(shared) => shared.rename(network, endpoint, name),
+            Body::Foreign(foreign) => foreign.books().rename(network, endpoint, &name),
+        }
+    }
+}
 
 impl Handle<ClusterStoreConfigured> for IpamActor {
     fn handle(

@@ -307,6 +307,11 @@ impl Books {
         self.with(network, |account| account.tenants.get_mut(&endpoint).map(|t| t.lease = Some(lease)));
     }
 
+    /// It has another name.
+    pub(super) fn rename(&self, network: NetworkId, endpoint: EndpointId, name: &str) {
+        self.with(network, |account| account.tenants.get_mut(&endpoint).map(|t| t.name = name.to_owned()));
+    }
+
     /// It is gone.
     pub(super) fn leave(&self, network: NetworkId, endpoint: EndpointId) {
         self.with(network, |account| account.tenants.remove(&endpoint));

@@ -1,12 +1,14 @@
 //! What IPAM can be asked.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 use netloom_ipam::driver::{
     AddressRelease, AddressRequest, AllocatedAddress, AllocatedPool, PoolRelease, PoolRequest,
 };
 use netloom_ipam::{Granted, HostNet, Lease, LeaseRequest, PoolHolding, PoolUsage};
 use netloom_model::config::{DatastoreConfig, DefaultPool, Scope};
-use netloom_model::record::{EndpointRecord, NetworkRecord};
+use netloom_model::record::{EndpointRecord, NetworkRecord, Reservation};
 use netloom_model::snapshot::{Holders, IpamSnapshot};
 use netloom_model::{EndpointId, MacAddr, NetworkId, NetworkSpec, Result};
 use netloom_runtime::messages;
@@ -61,6 +63,26 @@ pub struct ReleaseAddresses(pub NetworkId, pub EndpointId);
 #[derive(Clone, Copy, Debug)]
 pub struct QuarantineAddresses(pub NetworkId, pub EndpointId);
 
+/// Keep addresses of a network for endpoints of a name: at most one of each family. Succeeds when exactly these are
+/// kept. Drivers of others keep nothing for names: which endpoint an address is for they are told when it is asked for.
+#[derive(Clone, Debug)]
+pub struct ReserveAddresses {
+    /// The network.
+    pub network: NetworkId,
+    /// The name.
+    pub name: Arc<str>,
+    /// What is kept.
+    pub kept: Reservation,
+}
+
+/// Keep nothing for a name any more. Succeeds when nothing is kept.
+#[derive(Clone, Debug)]
+pub struct UnreserveAddresses(pub NetworkId, pub Arc<str>);
+
+/// An endpoint has another name.
+#[derive(Clone, Debug)]
+pub struct OwnerRenamed(pub NetworkId, pub EndpointId, pub String);
+
 /// The pools in use that overlap each of these subnets.
 #[derive(Clone, Debug)]
 pub struct ListOverlaps(pub Vec<IpNet>);
@@ -114,6 +136,9 @@ messages! {
     LeaseAddresses => Result<Lease>;
     ReleaseAddresses => Result<()>;
     QuarantineAddresses => ();
+    ReserveAddresses => Result<()>;
+    UnreserveAddresses => Result<()>;
+    OwnerRenamed => ();
     ListOverlaps => Vec<(IpNet, PoolHolding)>;
     InspectPools => Option<Vec<PoolUsage>>;
     ReplaceDefaultPools => ();

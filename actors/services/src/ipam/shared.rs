@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use netloom_ipam::cluster::ClusterIpam;
 use netloom_ipam::{AddressSpace, Granted, Lease, PoolHolding, PoolsRequest, RestoredPools};
 use netloom_model::config::DatastoreConfig;
+use netloom_model::record::Reservation;
 use netloom_model::snapshot::IpamSnapshot;
 use netloom_model::{EndpointId, NetworkId, Reason, Result};
 use netloom_runtime::{OpCtx, Reply, TaskGroup};
@@ -89,8 +90,15 @@ impl Shared {
             let known: Vec<_> =
                 endpoints.iter().map(|record| (record.id, record.name.as_str(), lease(record))).collect();
             let orphans = ipam.restore(&pools, &known).await?;
+            for (name, kept) in &network.reservations {
+                ipam.reserve(network.id, name, &kept.addresses().collect::<Vec<_>>()).await?;
+            }
             if orphans > 0 {
-                tracing::warn!(network = name, orphans, "gave back addresses of endpoints that are gone");
+                tracing::warn!(
+                    network = pools.name,
+                    orphans,
+                    "gave back addresses of endpoints that are gone"
+                );
             }
             Ok(())
         });
@@ -107,6 +115,27 @@ impl Shared {
         reply: Reply<Result<()>>,
     ) {
         self.answer(op, reply, |ipam| async move { ipam.release(network, endpoint).await });
+    }
+
+    pub(super) fn reserve(
+        &self,
+        op: OpCtx,
+        (network, name, kept): (NetworkId, Arc<str>, Reservation),
+        reply: Reply<Result<()>>,
+    ) {
+        self.answer(op, reply, |ipam| async move {
+            ipam.reserve(network, &name, &kept.addresses().collect::<Vec<_>>()).await
+        });
+    }
+
+    pub(super) fn unreserve(&self, op: OpCtx, network: NetworkId, name: Arc<str>, reply: Reply<Result<()>>) {
+        self.answer(op, reply, |ipam| async move { ipam.unreserve(network, &name).await });
+    }
+
+    /// Other hosts go on by the name that it was leased under.
+    pub(super) fn rename(&self, network: NetworkId, endpoint: EndpointId, name: String) {
+        let ipam = self.ipam.clone();
+        self.tasks.spawn(async move { ipam.rename(network, endpoint, &name).await });
     }
 
     pub(super) fn quarantine(&self, network: NetworkId, endpoint: EndpointId, reply: Reply<()>) {

@@ -80,7 +80,12 @@ fn network(id: NetworkId, bridge: &LinkView, adopted: bool, survey: &KernelSurve
     // Whatever an adopted bridge has now is taken for its owner's: rather leave too much than take too much.
     let before = adopted.then(|| Before { up: true, addresses: addresses.clone(), disable_ipv6: None });
     let found = Found { bridge: before }.record();
-    Some(NetworkRecord { id, spec, v4: vec![v4], v6: v6.into_iter().collect(), found })
+    Some(NetworkRecord {
+        v4: vec![v4],
+        v6: v6.into_iter().collect(),
+        found,
+        ..NetworkRecord::asked(id, spec)
+    })
 }
 
 const ETHERNET_MTU: u32 = 1500;

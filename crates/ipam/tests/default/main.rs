@@ -1,6 +1,7 @@
 //! The default driver through its public interface: rules, atomicity, idempotence.
 
 mod host;
+mod kept;
 mod pools;
 
 use std::net::{IpAddr, Ipv4Addr};

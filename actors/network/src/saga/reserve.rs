@@ -1,0 +1,73 @@
+//! Keeping addresses for a name, and giving them up.
+
+use std::fmt;
+use std::sync::Arc;
+
+use netloom_actor_services::SagaWorld;
+use netloom_actor_services::ipam::ReserveAddresses;
+use netloom_model::record::{NetworkRecord, Reservation};
+use netloom_model::{Certainty, Error, Result};
+use netloom_runtime::OpCtx;
+use netloom_runtime::saga::Patience;
+
+use super::establish::put_network;
+use super::{Undone, World};
+
+/// Whether a change is in the store.
+#[derive(Debug)]
+pub(crate) enum Recorded {
+    Surely,
+    /// It did not answer: this says why.
+    Perhaps(Error),
+}
+
+/// Has IPAM keep addresses, then commits the record that says so. `recorded`: an earlier attempt may have done both.
+pub(crate) async fn reserve(
+    world: World,
+    op: OpCtx,
+    record: NetworkRecord,
+    name: Arc<str>,
+    kept: Reservation,
+    recorded: bool,
+) -> Result<Recorded> {
+    let shown = name.clone();
+    let object = fmt::from_fn(move |f| write!(f, "reservation {shown:?}"));
+    let made = world.saga(&op, "reserve_address", object, async |saga| {
+        let by = world.ipam.incarnation();
+        // What an earlier attempt may have recorded stays kept, whatever becomes of this one.
+        let undo = (!recorded).then(|| Undone::Reservation(name.clone()));
+        saga.step("reserve addresses", undo, async {
+            let reserve = ReserveAddresses { network: world.network, name: name.clone(), kept };
+            world.ipam_answered(&op, world.ipam.outcome(&op, reserve).await)
+        })
+        .await?;
+        saga.step("commit", None, std::future::ready(world.still_leased(by))).await?;
+        // Waited for to its end, as it cannot be called back: what it says decides whether IPAM goes on keeping them.
+        match world.commit(&op, vec![put_network(&record)?]).await {
+            Ok(()) => Ok(Recorded::Surely),
+            Err(error) if error.certainty() == Certainty::Uncertain => Ok(Recorded::Perhaps(error)),
+            Err(error) => Err(error),
+        }
+    });
+    made.await
+}
+
+/// Commits the record without a reservation, if it was in there, then has IPAM give the addresses up. From the commit
+/// on there is no way back.
+pub(crate) async fn release_reservation(
+    world: World,
+    op: OpCtx,
+    record: Option<NetworkRecord>,
+    name: Arc<str>,
+) -> Result<()> {
+    let shown = name.clone();
+    let object = fmt::from_fn(move |f| write!(f, "reservation {shown:?}"));
+    let entry = world.services.tools.ledger.enter(&op, "release_reservation", object);
+    if let Some(record) = record {
+        entry.step("commit");
+        world.commit(&op, vec![put_network(&record)?]).await?;
+    }
+    entry.step("give the addresses up");
+    world.finish(&op, Undone::Reservation(name), Patience::of(&op)).await;
+    Ok(())
+}
