@@ -18,60 +18,18 @@ use netloom_model::{EndpointId, Error, NetworkId, Reason, Result};
 use netloom_store::cluster::{ClusterStore, Revision, Swapped};
 use netloom_store::{StoreError, decode, encode};
 use rustc_hash::FxHashSet;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::change::Change;
 use crate::default::{DefaultIpam, PoolHolding, RestoredPools};
+use crate::head::{Head, head_key};
 use crate::image::Contradiction;
 use crate::picture;
 use crate::pool::PoolUsage;
 use crate::request::{AddressSpace, Granted, Lease, LeaseRequest, PoolsRequest};
 
-/// How many changes a head has at most before an image is written.
-const LONG: usize = 64;
-/// How many bytes it has at most before: stores have a limit, of 1.5 MiB for etcd.
-const LARGE: usize = 256 * 1024;
 /// How many times others may be faster, or the store unclear, before a request gives up.
 const ATTEMPTS: usize = 32;
-/// Where everything lies in the store.
-const PREFIX: &str = "netloom/v1/ipam/GlobalDefault";
-
-/// What the store has of the last changes.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-struct Head {
-    /// Which history this is: a store that was emptied begins another one.
-    history: Uuid,
-    /// How many changes are in the image; there is none for zero.
-    image: u64,
-    /// Those after it.
-    changes: Vec<Change>,
-}
-
-impl Head {
-    fn last(&self) -> u64 {
-        self.image + self.changes.len() as u64
-    }
-
-    fn image_key(&self) -> String {
-        format!("{}{:020}", self.images(), self.image)
-    }
-
-    /// What the keys of its history's images begin with.
-    fn images(&self) -> String {
-        format!("{PREFIX}/image/{}/", self.history.simple())
-    }
-
-    fn is_long(&self) -> bool {
-        let large = || encode(self).is_ok_and(|bytes| bytes.len() > LARGE);
-        self.changes.len() >= LONG || (self.changes.len() > 1 && large())
-    }
-}
-
-fn head_key() -> String {
-    format!("{PREFIX}/head")
-}
-
 /// This host's part of a shared address space.
 ///
 /// Answers wait for the store, and for those asked before: whoever asks sets the deadline. A future that is dropped has

@@ -1,9 +1,9 @@
 //! Address pools and addresses: a pure allocator.
 //!
-//! [`DefaultIpam`] is libnetwork's default IPAM driver as one data structure: no IO, no clock, no chance,
-//! and nothing remembered outside of it. After a restart it is filled again from the records of networks and
-//! endpoints, so there is nothing that could disagree with them. What the host uses it is told; [`io`] reads
-//! the part of that which lies in files.
+//! [`DefaultIpam`] is libnetwork's default IPAM driver as one data structure: no IO, no clock, no chance. What belongs to
+//! one host is remembered nowhere else: after a restart it is filled again from the records of networks and endpoints, so
+//! there is nothing that could disagree with them. What hosts share is in a store that they share ([`cluster`]). What the
+//! host uses it is told; [`io`] reads the part of that which lies in files.
 //!
 //! Three rules differ from libnetwork on purpose. Addresses are handed out one after another and a released
 //! one comes back last, because a neighbour's cache may still name its last owner. Point-to-point subnets
@@ -21,6 +21,7 @@ mod codec;
 mod cooling;
 mod default;
 pub mod driver;
+mod head;
 mod host;
 mod image;
 pub mod io;
