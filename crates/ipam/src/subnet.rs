@@ -388,7 +388,8 @@ mod tests {
         (1..=300).for_each(|low| subnet.release(at(low)));
         let window = Window { high: 0, first: 0, last: 65_535 };
         assert_eq!(subnet.next(window, 1), Some(Free::Next(at(1))));
-        assert_eq!(subnet.next(window, 45), Some(Free::Next(at(301))));
+        assert_eq!(subnet.next(window, 236), Some(Free::Next(at(236))));
+        assert_eq!(subnet.next(window, 237), Some(Free::Next(at(301))));
     }
 
     #[test]

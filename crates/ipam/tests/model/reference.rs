@@ -9,7 +9,7 @@ use ipnet::IpNet;
 pub(crate) const OWNERS: u64 = 40;
 
 /// How many released addresses cool down.
-const COOLING: usize = 256;
+const COOLING: usize = 64;
 
 /// An address of each family, where one is asked for.
 pub(crate) type Wanted = [Option<IpAddr>; 2];
