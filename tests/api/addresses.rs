@@ -390,14 +390,7 @@ async fn ipam_dies_at_every_step_of_an_attach_and_no_living_address_is_free() {
         world.kernel().release();
         let _ = bounded("the attach", attach).await.expect("no panic");
         world.settles().await;
-        until("IPAM", async || {
-            world
-                .engine()
-                .inspect()
-                .await
-                .is_ok_and(|picture| picture.ipam.iter().any(|ipam| ipam.driver == "default"))
-        })
-        .await;
+        world.ipam_is_back().await;
         let living = living(world.kernel()).await;
         let given = take_all(&blue).await;
         assert!(given.is_disjoint(&living), "at operation {n}: {living:?} answer, and given were {given:?}");

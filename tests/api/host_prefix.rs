@@ -2,7 +2,7 @@
 
 use netloom::{DefaultPool, EngineConfig, ErrorKind, Network, NetworkSpec, Victim};
 
-use crate::support::{World, until};
+use crate::support::World;
 
 /// What the host of instance "netloom" has.
 const OWN: &str = "fda3:2d68:6785";
@@ -28,14 +28,7 @@ async fn networks_get_one_64_each_of_a_prefix_that_stays() {
     // No IPv6, no pool of it: a router of the container's own may announce what it likes.
     assert_eq!(world.network("third").await.inspect().await.unwrap().v6, []);
     world.simulation.crash_actor(Victim::Ipam).await.unwrap();
-    until("IPAM", async || {
-        world
-            .engine()
-            .inspect()
-            .await
-            .is_ok_and(|picture| picture.ipam.iter().any(|ipam| ipam.driver == "default"))
-    })
-    .await;
+    world.ipam_is_back().await;
     assert_eq!(pool(&ipv6(&world, "fourth").await).await, format!("{OWN}:2::/64"));
     let world = world.kill_and_restart().await;
     let controller = world.engine().controller();

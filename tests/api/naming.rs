@@ -10,13 +10,7 @@ use crate::support::{World, bounded};
 async fn a_sandbox_is_renamed_on_all_its_networks_or_on_none() {
     let world = World::new().await;
     let sandbox = world.sandbox("c1").await;
-    let mut networks = Vec::new();
-    for name in ["blue", "red"] {
-        let network = world.network(name).await;
-        let endpoint = network.create_endpoint(EndpointSpec::new("old")).await.expect("an endpoint");
-        endpoint.join(&sandbox, JoinSpec::default()).await.expect("joined");
-        networks.push(network);
-    }
+    let networks = world.blue_and_red(&sandbox).await;
     let mut events = world.engine().events();
     sandbox.rename("new").await.expect("renamed");
     for network in &networks {

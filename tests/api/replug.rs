@@ -115,13 +115,7 @@ async fn a_name_that_was_given_is_not_taken_back_for_an_earlier_attempt() {
     for died in [false, true] {
         let world = World::new().await;
         let sandbox = world.sandbox("c").await;
-        let mut networks = Vec::new();
-        for name in ["blue", "red"] {
-            let network = world.network(name).await;
-            let endpoint = network.create_endpoint(EndpointSpec::new("old")).await.expect("an endpoint");
-            endpoint.join(&sandbox, JoinSpec::default()).await.expect("joined");
-            networks.push(network);
-        }
+        let networks = world.blue_and_red(&sandbox).await;
         networks[1].create_endpoint(EndpointSpec::new("taken")).await.expect("an endpoint");
         // The first one is renamed; its old name cannot be written, nor at the janitor's first try.
         world.simulation.disk().fail_commits(2, 2);

@@ -106,6 +106,16 @@ impl World {
         (endpoint, sandbox)
     }
 
+    /// Two networks, and an endpoint `old` of each in a sandbox.
+    pub(crate) async fn blue_and_red(&self, sandbox: &Sandbox) -> [Network; 2] {
+        let networks = [self.network("blue").await, self.network("red").await];
+        for network in &networks {
+            let endpoint = network.create_endpoint(EndpointSpec::new("old")).await.expect("an endpoint");
+            endpoint.join(sandbox, JoinSpec::default()).await.expect("joined");
+        }
+        networks
+    }
+
     /// Deletes everything there is, through the public interface.
     pub(crate) async fn delete_everything(&self) {
         delete_everything(self.engine()).await.expect("everything can be deleted");
@@ -132,6 +142,15 @@ impl World {
             assert!(!late, "still left over:\n  {}", left.join("\n  "));
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Returns when the IPAM driver `default` answers, after its actor has died.
+    pub(crate) async fn ipam_is_back(&self) {
+        let answers = async || {
+            let picture = self.engine().inspect().await;
+            picture.is_ok_and(|picture| picture.ipam.iter().any(|ipam| ipam.driver == "default"))
+        };
+        until("IPAM", answers).await;
     }
 
     /// Waits until nothing runs and everything that is listed is true.

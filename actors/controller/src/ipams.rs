@@ -31,10 +31,7 @@ impl ControllerActor {
         let running = self.start(IpamActor::new(default_pools), Child::Ipam(DRIVER.to_owned()));
         self.tell_ipam(op, &running.addr);
         let port = self.estate.services.ipam.default_driver().clone();
-        port.set(running.addr);
-        let (incarnation, budget) = (running.incarnation, running.budget);
-        let child = IpamChild { registration: None, port, books: Books::default(), incarnation, budget };
-        self.estate.ipams.insert(DRIVER.to_owned(), child);
+        self.enter_ipam(DRIVER, running, (None, port, Books::default()));
     }
 
     /// Starts the part of the driver `default` that hosts of the cluster have in common, where there is a cluster.
@@ -43,11 +40,9 @@ impl ControllerActor {
         let child = Child::Ipam(CLUSTER.to_owned());
         let running = self.start(IpamActor::shared(cluster.ipam(OpId(op.id))), child);
         self.tell_ipam(op, &running.addr);
-        let port = IpamPort::foreign(Port::new(running.addr), CLUSTER, IpamCapability::default());
+        let port = IpamPort::foreign(Port::vacant(), CLUSTER, IpamCapability::default());
         self.estate.services.ipam.join_cluster(port.clone());
-        let (incarnation, budget) = (running.incarnation, running.budget);
-        let child = IpamChild { registration: None, port, books: Books::default(), incarnation, budget };
-        self.estate.ipams.insert(CLUSTER.to_owned(), child);
+        self.enter_ipam(CLUSTER, running, (None, port, Books::default()));
     }
 
     /// Starts a driver of the embedder's, or one of the engine's own that is like them.
@@ -59,11 +54,21 @@ impl ControllerActor {
         let actor = self.ipam_actor(made, &port, &books);
         let running = self.start(actor, Child::Ipam(name.clone()));
         self.tell_ipam(op, &running.addr);
-        port.set(running.addr);
         self.estate.services.ipam.add(port.clone());
-        let (registration, incarnation, budget) = (Some(registration), running.incarnation, running.budget);
-        self.estate.ipams.insert(name, IpamChild { registration, port, books, incarnation, budget });
+        self.enter_ipam(&name, running, (Some(registration), port, books));
         Ok(())
+    }
+
+    /// Lets an IPAM driver that was started be found, and be started again when it dies.
+    fn enter_ipam(
+        &mut self,
+        name: &str,
+        Running { addr, incarnation, budget, .. }: Running<IpamActor>,
+        (registration, port, books): (Option<IpamRegistration>, IpamPort, Books),
+    ) {
+        port.set(addr);
+        let child = IpamChild { registration, port, books, incarnation, budget };
+        self.estate.ipams.insert(name.to_owned(), child);
     }
 
     fn ipam_actor(&self, made: MadeIpam, port: &IpamPort, books: &Books) -> IpamActor {

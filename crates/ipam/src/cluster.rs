@@ -30,6 +30,7 @@ use crate::request::{AddressSpace, Granted, Lease, LeaseRequest, PoolsRequest};
 
 /// How many times others may be faster, or the store unclear, before a request gives up.
 const ATTEMPTS: usize = 32;
+
 /// This host's part of a shared address space.
 ///
 /// Answers wait for the store, and for those asked before: whoever asks sets the deadline. A future that is dropped has
@@ -85,7 +86,7 @@ impl ClusterIpam {
     /// As there; `IdTaken` when another host has a network of that identifier, and `Store` when the store does not
     /// answer.
     pub async fn request_pools(&self, request: &PoolsRequest<'_>) -> Result<Granted> {
-        let (network, name) = (request.network, request.name.clone());
+        let network = request.network;
         let mut spec = request.spec.clone();
         spec.address_space = AddressSpace::Global.name().to_owned();
         let host = self.host.clone();
@@ -97,16 +98,10 @@ impl ClusterIpam {
                 return Ok((Vec::new(), granted));
             }
             let granted = ipam.plan_pools(&PoolsRequest { spec: &spec, ..request.clone() })?;
-            let change = Change::PoolsTaken {
-                network,
-                name: name.clone(),
-                address_space: spec.address_space.clone(),
-                host: Some(host.to_string()),
-                shares: request.shares,
-                v4: granted.v4.clone(),
-                v6: granted.v6.clone(),
-            };
-            Ok((vec![change], granted))
+            let (name, address_space, shares) = (&*request.name, &*spec.address_space, request.shares);
+            let (v4, v6) = (&*granted.v4, &*granted.v6);
+            let pools = RestoredPools { network, name, address_space, shares, v4, v6 };
+            Ok((vec![taken(&host, &pools)], granted))
         })
         .await
     }
@@ -147,29 +142,20 @@ impl ClusterIpam {
             // Tried, and taken back.
             ipam.restore_pools(&pools)?;
             if !known {
-                changes.push(Change::PoolsTaken {
-                    network: pools.network,
-                    name: pools.name.to_owned(),
-                    address_space: address_space.to_owned(),
-                    host: Some(host.to_string()),
-                    shares: pools.shares,
-                    v4: pools.v4.to_vec(),
-                    v6: pools.v6.to_vec(),
-                });
+                changes.push(taken(&host, &pools));
             }
             let missing = missing(ipam, &host, pools.network, endpoints);
             if !known {
                 ipam.release_pools(pools.network);
             }
             changes.extend(missing?);
-            let mut orphans = 0;
-            for endpoint in ipam.endpoints_of(pools.network, &host) {
-                if endpoints.iter().all(|(known, ..)| *known != endpoint) {
-                    changes.push(Change::Released { network: pools.network, endpoint });
-                    orphans += 1;
-                }
-            }
-            Ok((changes, orphans))
+            let recorded: FxHashSet<_> = endpoints.iter().map(|(endpoint, ..)| *endpoint).collect();
+            let mut orphans = ipam.endpoints_of(pools.network, &host);
+            orphans.retain(|endpoint| !recorded.contains(endpoint));
+            let release =
+                |endpoint: &EndpointId| Change::Released { network: pools.network, endpoint: *endpoint };
+            changes.extend(orphans.iter().map(release));
+            Ok((changes, orphans.len()))
         })
         .await
     }
@@ -436,6 +422,18 @@ fn lost(why: &str) -> Error {
         "{why}; start the engines of all hosts again, one after the other, so that each says what it has"
     );
     Reason::Store { action: "follow the cluster's address space", message }.into()
+}
+
+fn taken(host: &str, pools: &RestoredPools<'_>) -> Change {
+    Change::PoolsTaken {
+        network: pools.network,
+        name: pools.name.to_owned(),
+        address_space: pools.address_space.to_owned(),
+        host: Some(host.to_owned()),
+        shares: pools.shares,
+        v4: pools.v4.to_vec(),
+        v6: pools.v6.to_vec(),
+    }
 }
 
 fn leased(host: &str, network: NetworkId, (endpoint, name): (EndpointId, &str), lease: &Lease) -> Change {

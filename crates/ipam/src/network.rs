@@ -244,22 +244,12 @@ impl Network {
         choices: [Option<Choice>; 2],
         mut chosen: impl FnMut(&mut Pool, Offset),
     ) -> Result<Lease> {
-        let mut owner = Owner {
-            id: OwnerId::Endpoint(id),
-            name: name.into(),
-            ipv4: None,
-            ipv6: None,
-            host,
-            reservation: None,
-            quarantined: false,
-        };
-        for choice in choices.into_iter().flatten() {
+        let addresses = choices.iter().flatten().map(|choice| choice.address);
+        let mut owner = Owner::new(OwnerId::Endpoint(id), name, addresses);
+        owner.host = host;
+        for choice in choices.iter().flatten() {
             if let From::Reservation(number) = choice.from {
                 owner.reservation = self.owners.at(number).map(|kept| kept.name.clone());
-            }
-            match choice.address {
-                IpAddr::V4(ip) => owner.ipv4 = Some(ip),
-                IpAddr::V6(ip) => owner.ipv6 = Some(ip),
             }
         }
         let owner = self.owners.insert(owner).ok_or_else(|| self.too_many())?;

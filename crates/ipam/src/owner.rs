@@ -35,6 +35,18 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
+    /// An owner of these addresses, at most one of each family.
+    pub(crate) fn new(id: OwnerId, name: &str, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        let (mut ipv4, mut ipv6) = (None, None);
+        for address in addresses {
+            match address {
+                IpAddr::V4(ip) => ipv4 = Some(ip),
+                IpAddr::V6(ip) => ipv6 = Some(ip),
+            }
+        }
+        Self { id, name: name.into(), ipv4, ipv6, host: None, reservation: None, quarantined: false }
+    }
+
     /// The owner in an error text.
     pub(crate) fn describe(&self) -> String {
         let own = self.describe_here();

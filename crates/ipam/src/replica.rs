@@ -83,8 +83,8 @@ impl DefaultIpam {
     /// # Errors
     /// As of the lease itself.
     pub fn plan_lease(&self, network: NetworkId, want: &LeaseRequest) -> Result<Lease> {
-        let found = self.network(network).ok_or_else(|| Error::not_found(ObjectKind::Network, network))?;
-        found.1.plan(found.0, want)
+        let (space, network) = self.known(network)?;
+        network.plan(space, want)
     }
 
     /// The pools that [`DefaultIpam::request_pools`] would give. Nothing has changed afterwards.
@@ -95,6 +95,11 @@ impl DefaultIpam {
         let granted = self.request_pools(request)?;
         self.release_pools(request.network);
         Ok(granted)
+    }
+
+    /// A network that has to be there.
+    fn known(&self, id: NetworkId) -> Result<(&Space, &Network)> {
+        self.network(id).ok_or_else(|| Error::not_found(ObjectKind::Network, id))
     }
 
     /// Notes whose network it is.
@@ -127,8 +132,8 @@ impl DefaultIpam {
         name: &str,
         addresses: &[IpAddr],
     ) -> Result<bool> {
-        let found = self.network(network).ok_or_else(|| Error::not_found(ObjectKind::Network, network))?;
-        Ok(found.1.plan_reservation(found.0, name, addresses)?.is_some())
+        let (space, network) = self.known(network)?;
+        Ok(network.plan_reservation(space, name, addresses)?.is_some())
     }
 
     /// Whether addresses are kept for a name.

@@ -52,21 +52,8 @@ impl Network {
             let holder = Holder::new(ObjectKind::Reservation, name, "");
             return Err(Reason::NameTaken { name: name.to_owned(), holder }.into());
         }
-        let mut owner = Owner {
-            id: OwnerId::Reservation,
-            name: name.into(),
-            ipv4: None,
-            ipv6: None,
-            host: None,
-            reservation: None,
-            quarantined: false,
-        };
         let (mut free, mut holders) = (Vec::new(), Vec::new());
         for address in addresses {
-            match address {
-                IpAddr::V4(ip) => owner.ipv4 = Some(*ip),
-                IpAddr::V6(ip) => owner.ipv6 = Some(*ip),
-            }
             let pool = self.pool_of(*address).ok_or_else(|| self.outside(family_of(*address), *address))?;
             let subnet = space.subnet(pool.slot);
             match subnet.offset(*address).and_then(|offset| subnet.held(offset)) {
@@ -79,6 +66,7 @@ impl Network {
                 Some(held) => return Err(self.taken(space, pool, *address, held)),
             }
         }
+        let owner = Owner::new(OwnerId::Reservation, name, addresses.iter().copied());
         Ok(Some(Planned { owner, free, holders }))
     }
 

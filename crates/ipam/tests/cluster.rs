@@ -1,7 +1,8 @@
 //! Hosts that share an address space: whatever the store does and whoever comes first, no address has two owners.
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,26 +14,16 @@ use netloom_ipam::cluster::ClusterIpam;
 use netloom_ipam::{Lease, LeaseRequest, PoolsRequest, RestoredPools};
 use netloom_model::config::DefaultPool;
 use netloom_model::record::PoolRecord;
-use netloom_model::{EndpointId, IpamPoolSpec, IpamSpec, NetworkId, Reason, Result};
+use netloom_model::{IpamPoolSpec, IpamSpec, NetworkId, Reason, Result};
 use netloom_store::cluster::{
     Answer, ClusterFault, ClusterStore, MemoryCluster, Revision, Swapped, Versioned,
 };
 use uuid::Uuid;
 
+use common::{Random, endpoint, network, want};
+
 fn net(text: &str) -> IpNet {
     text.parse().expect("a subnet")
-}
-
-fn network(n: u32) -> NetworkId {
-    format!("n{n}").parse().expect("an id")
-}
-
-fn endpoint(n: u128) -> EndpointId {
-    EndpointId::from_uuids(Uuid::from_u128(n), Uuid::nil())
-}
-
-fn want(n: u128) -> LeaseRequest {
-    LeaseRequest { owner: endpoint(n), name: format!("e{n}"), ipv4: None, ipv6: None }
 }
 
 fn host(store: &Arc<dyn ClusterStore>, name: &str) -> ClusterIpam {
@@ -287,28 +278,11 @@ fn of(host: usize) -> NetworkId {
     network(u32::try_from(host).expect("small") + 1)
 }
 
-/// The splitmix64 sequence.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-}
-
 /// Four hosts at once in one /26, each with faults, requests that are given up half-way, and crashes.
 /// `NETLOOM_TEST_SEED` repeats a run.
 #[test]
 fn many_hosts_at_once_never_have_one_address_twice() {
-    let given = std::env::var("NETLOOM_TEST_SEED").ok().map(|text| text.parse().expect("a number"));
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-    let seed = given.unwrap_or_else(|| u64::from(now.subsec_nanos()));
-    let _ = writeln!(std::io::stderr(), "NETLOOM_TEST_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::seeded();
     let (mut given_up, mut leased) = (0, 0);
     for _ in 0..30 {
         let memory = MemoryCluster::default();

@@ -1,25 +1,16 @@
 //! Images of address spaces, whole and damaged, and the texts of pools: whatever comes, nothing panics and nothing is
 //! half done. `PROPTEST_CASES` says how many of each are tried.
 
+mod common;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netloom_ipam::{AddressSpace, Change, DefaultIpam, ImageError, LeaseRequest, PoolsRequest};
-use netloom_model::{EndpointId, IpamPoolSpec, IpamSpec, NetworkId, NetworkSpec};
+use netloom_model::{IpamPoolSpec, IpamSpec, NetworkSpec};
 use proptest::prelude::*;
-use uuid::Uuid;
 
-fn network(n: u32) -> NetworkId {
-    format!("n{n}").parse().expect("an id")
-}
-
-fn endpoint(n: u128) -> EndpointId {
-    EndpointId::from_uuids(Uuid::from_u128(n), Uuid::nil())
-}
-
-fn want(n: u128) -> LeaseRequest {
-    LeaseRequest { owner: endpoint(n), name: format!("e{n}"), ipv4: None, ipv6: None }
-}
+use common::{endpoint, network, want};
 
 /// Networks of all sorts: two share a subnet, one has auxiliary addresses and two pools; addresses are leased,
 /// reserved, in quarantine and cooling down.
@@ -193,7 +184,7 @@ proptest! {
         let before = full(AddressSpace::Local);
         let net = IpNet::from(address);
         let (ipv4, ipv6) = match net { IpNet::V4(net) => (Some(net), None), IpNet::V6(net) => (None, Some(net)) };
-        let network = crate::network(network);
+        let network = common::network(network);
         for change in [
             Change::Leased { network, endpoint: endpoint(n), name: text.clone(), host: None, ipv4, ipv6 },
             Change::Reserved { network, name: text.clone(), addresses: vec![address] },

@@ -5,11 +5,11 @@
 //! what exists, as an engine does at its start. `NETLOOM_TEST_SEED` repeats a run, `NETLOOM_IPAM_OPERATIONS` says
 //! how long it is.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod reference;
 
-use std::io::Write as _;
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use netloom_ipam::{AddressSpace, Change, DefaultIpam, Lease, LeaseRequest, PoolsRequest, RestoredPools};
 use netloom_model::record::PoolRecord;
@@ -17,37 +17,8 @@ use netloom_model::snapshot::Holders;
 use netloom_model::{EndpointId, IpamPoolSpec, IpamSpec, NetworkId, Reason};
 use uuid::Uuid;
 
+use common::{Random, from_environment, note};
 use reference::{Network, OWNERS, Wanted};
-
-/// The splitmix64 sequence.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-
-    fn one_of(&mut self, count: usize) -> usize {
-        usize::try_from(self.below(count as u64)).expect("less than a length")
-    }
-
-    fn once_in(&mut self, bound: u64) -> bool {
-        self.below(bound) == 0
-    }
-}
-
-fn from_environment(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
-}
-
-/// Says something that whoever runs the test can use.
-fn note(text: std::fmt::Arguments<'_>) {
-    let _ = writeln!(std::io::stderr(), "{text}");
-}
 
 /// Subnets, ranges and gateways of three networks: small ones, so that they run full again and again, and large ones.
 const NETWORKS: [[(&str, Option<&str>, &str); 2]; 3] = [
@@ -288,12 +259,7 @@ impl Run {
 #[test]
 fn a_million_operations_agree_with_the_reference() {
     let operations = from_environment("NETLOOM_IPAM_OPERATIONS").unwrap_or(1_000_000);
-    let seed = from_environment("NETLOOM_TEST_SEED").unwrap_or_else(|| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-        u64::from(now.subsec_nanos())
-    });
-    note(format_args!("NETLOOM_TEST_SEED={seed}"));
-    let mut run = Run::new(Random(seed));
+    let mut run = Run::new(Random::seeded());
     for n in 0..operations {
         run.step();
         if n % 500 == 0 {

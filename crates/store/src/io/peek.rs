@@ -11,10 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableError};
+use redb::{Database, ReadableDatabase, StorageBackend, TableError};
 
 use super::directory::LOCK;
-use super::redb::{FORMAT, FORMAT_KEY, META, NAME, RECORDS};
+use super::redb::{FORMAT, FORMAT_KEY, META, NAME, read_rows};
 use crate::error::StoreError;
 use crate::record::Key;
 
@@ -124,17 +124,7 @@ fn rows(bytes: Vec<u8>) -> Result<Vec<(Key, Vec<u8>)>, Unread> {
         // The tables are made together.
         None => return Ok(Vec::new()),
     }
-    let read = || -> Result<Vec<_>, redb::Error> {
-        let table = database.begin_read()?.open_table(RECORDS)?;
-        let mut rows = Vec::new();
-        for entry in table.iter()? {
-            let (key, value) = entry?;
-            rows.push((Key::from_bytes(key.value()), value.value().to_vec()));
-        }
-        Ok(rows)
-    };
-    let rows = read().map_err(broken)?.into_iter().map(|(key, value)| Ok((key?, value)));
-    rows.collect::<Result<_, StoreError>>().map_err(|error| Unread::Broken(error.to_string()))
+    read_rows(&database).map_err(broken)?.map_err(|error| Unread::Broken(error.to_string()))
 }
 
 fn format(database: &Database) -> Result<Option<Vec<u8>>, redb::Error> {

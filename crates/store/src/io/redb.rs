@@ -20,7 +20,7 @@ use crate::store::{Finding, Store};
 /// The database's file.
 pub(super) const NAME: &str = "records.redb";
 /// Raw bytes on both sides: what they mean is our business, not the database's.
-pub(super) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
+const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
 pub(super) const META: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("meta");
 pub(super) const FORMAT_KEY: &[u8] = b"format";
 /// The layout of the tables.
@@ -160,23 +160,27 @@ fn reopen(path: &Path, disk: &Arc<Disk>) -> Result<Database, StoreError> {
     Ok(database)
 }
 
+/// Records: a key and bytes each.
+type Rows = Vec<(Key, Vec<u8>)>;
+
+/// Every record of a database. That it can be read and that a key in it is none are two things.
+pub(super) fn read_rows(database: &Database) -> Result<Result<Rows, StoreError>, redb::Error> {
+    let table = database.begin_read()?.open_table(RECORDS)?;
+    let mut rows = Vec::new();
+    for entry in table.iter()? {
+        let (key, value) = entry?;
+        rows.push((Key::from_bytes(key.value()), value.value().to_vec()));
+    }
+    Ok(rows.into_iter().map(|(key, value)| Ok((key?, value))).collect())
+}
+
 impl Store for RedbStore {
     fn load(&mut self) -> Result<Vec<(Key, Vec<u8>)>, StoreError> {
         let database = self.database()?;
-        let read = || -> Result<Vec<_>, redb::Error> {
-            let table = database.begin_read()?.open_table(RECORDS)?;
-            let mut rows = Vec::new();
-            for entry in table.iter()? {
-                let (key, value) = entry?;
-                rows.push((Key::from_bytes(key.value()), value.value().to_vec()));
-            }
-            Ok(rows)
-        };
-        let rows = read().map_err(|error| {
+        read_rows(database).map_err(|error| {
             self.close_after(&error);
             database_error("read the records", &error)
-        })?;
-        rows.into_iter().map(|(key, value)| Ok((key?, value))).collect()
+        })?
     }
 
     fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
