@@ -9,9 +9,10 @@ use std::time::Instant;
 use futures::FutureExt;
 use futures::channel::mpsc;
 use futures::future::{BoxFuture, pending, ready};
+use netloom::kernel::nft::{Contents, Table};
 use netloom::kernel::{
     AddressView, Kernel, KernelError, KernelEvent, KernelFuture, KernelStats, LinkCounters, LinkView,
-    NeighbourView, Netns, NetnsJob, Op, ReachEvent, RouteView,
+    NeighbourView, Netns, NetnsJob, Op, ReachEvent, RouteView, TableEvent,
 };
 use netloom::testkit::{FaultKind, SimKernel};
 use netloom::{IfName, NetnsName, OpId};
@@ -264,6 +265,10 @@ impl Kernel for Mortal {
         self.read("read a setting", deadline, self.sim.read_setting(netns, key, deadline))
     }
 
+    fn table(&self, table: Table, deadline: Instant) -> KernelFuture<Option<Contents>> {
+        self.read("read a table", deadline, self.sim.table(table, deadline))
+    }
+
     fn run_in(&self, netns: Netns, job: NetnsJob, deadline: Instant) -> KernelFuture<()> {
         if self.jobs {
             job();
@@ -282,6 +287,10 @@ impl Kernel for Mortal {
 
     fn watch_reach(&self) -> mpsc::Receiver<ReachEvent> {
         self.sim.watch_reach()
+    }
+
+    fn watch_tables(&self) -> mpsc::Receiver<TableEvent> {
+        self.sim.watch_tables()
     }
 
     fn stats(&self) -> KernelStats {

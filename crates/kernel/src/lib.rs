@@ -9,6 +9,7 @@
 pub mod error;
 pub mod isolate;
 pub mod linux;
+pub mod nft;
 pub mod op;
 pub mod view;
 pub mod worker;
@@ -26,7 +27,7 @@ pub use linux::{DirectoryError, LinuxConfig, LinuxKernel, floor};
 pub use op::{LinkTag, Neighbour, Netns, Op, Route};
 pub use view::{
     AddressView, KernelEvent, KernelStats, LinkCounters, LinkKind, LinkView, NeighbourView, PortState,
-    ReachEvent, RouteView,
+    ReachEvent, RouteView, TableEvent,
 };
 pub use worker::Worker;
 
@@ -96,6 +97,10 @@ pub trait Kernel: Debug + Send + Sync + 'static {
     /// What a setting below `/proc/sys/net` says, without its line end. `ENOENT` for an unknown one.
     fn read_setting(&self, netns: Netns, key: &str, deadline: Instant) -> KernelFuture<String>;
 
+    /// What is in a table of nftables of the host's namespace; `None` without it. Rules and sets are told as far as
+    /// [`nft`] knows them. A table without chains counts as none.
+    fn table(&self, table: nft::Table, deadline: Instant) -> KernelFuture<Option<nft::Contents>>;
+
     /// Runs a job on a thread that is in this namespace for as long as the job runs.
     ///
     /// The job must not wait for anything slow: other jobs queue behind it. Open sockets in it and use them
@@ -114,6 +119,10 @@ pub trait Kernel: Debug + Send + Sync + 'static {
     /// [`watch`](Self::watch). What does not [count](ReachEvent::counts) is not told, and Linux takes IPv4 routes away
     /// in silence when their link goes down or is deleted.
     fn watch_reach(&self) -> mpsc::Receiver<ReachEvent>;
+
+    /// What others change in nftables of the host's namespace, from now on, with the bounds of [`watch`](Self::watch).
+    /// Closed at once where the kernel has no nftables.
+    fn watch_tables(&self) -> mpsc::Receiver<TableEvent>;
 
     /// Closes what is kept open inside of namespaces only to be quick: until then a namespace that loses its name lives
     /// on. What is asked for later opens it again.

@@ -8,6 +8,8 @@ use ipnet::IpNet;
 use netloom_model::{IfName, MacAddr, NetnsName};
 use serde::{Deserialize, Serialize};
 
+use crate::nft::{Change, Table};
+
 /// A network namespace.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Netns {
@@ -279,6 +281,14 @@ pub enum Op {
         /// The text to write.
         value: String,
     },
+    /// Changes a table of nftables: all changes take effect in one moment, or none does. Only the host's namespace.
+    /// Each [`Change`] names its errors.
+    ChangeTable {
+        /// The table.
+        table: Table,
+        /// What to do, in order.
+        changes: Vec<Change>,
+    },
 }
 
 impl Op {
@@ -305,6 +315,7 @@ impl Op {
             Self::AddNeighbour { .. } => "add_neighbour",
             Self::DeleteNeighbour { .. } => "delete_neighbour",
             Self::Sysctl { .. } => "sysctl",
+            Self::ChangeTable { .. } => "change_table",
         }
     }
 
@@ -320,7 +331,8 @@ impl Op {
             | Self::CutLink { .. }
             | Self::DeleteLink { .. }
             | Self::SetMaster { .. }
-            | Self::IsolatePort { .. } => Netns::Host,
+            | Self::IsolatePort { .. }
+            | Self::ChangeTable { .. } => Netns::Host,
             Self::MoveLink { from: netns, .. }
             | Self::SetLink { netns, .. }
             | Self::SetMtu { netns, .. }
@@ -375,6 +387,10 @@ impl fmt::Display for Op {
                 write!(f, "remove neighbour {neighbour} from link {link} of {netns}")
             }
             Self::Sysctl { netns, key, value } => write!(f, "set net/{key} of {netns} to {value:?}"),
+            Self::ChangeTable { table, changes } => match changes.as_slice() {
+                [change] => write!(f, "change table {table}: {change}"),
+                changes => write!(f, "make {} changes to table {table}", changes.len()),
+            },
         }
     }
 }

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use netloom_model::{IfName, MacAddr};
 use serde::{Deserialize, Serialize};
 
+use crate::nft::Table;
 use crate::op::LinkTag;
 
 /// The kinds of links the engine tells apart.
@@ -145,6 +146,15 @@ pub enum KernelEvent {
         name: IfName,
     },
     /// Changes were lost; list again.
+    Overrun,
+}
+
+/// A change of nftables in the host's namespace that somebody else made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TableEvent {
+    /// Something of a table, or all of it. A larger change may be told several times.
+    Changed(Table),
+    /// Changes were lost; read again.
     Overrun,
 }
 

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use futures::channel::{mpsc, oneshot};
 use futures::future::{BoxFuture, LocalBoxFuture};
 use futures::{FutureExt, TryFutureExt};
+use netloom::kernel::nft::{Contents, Table};
 use netloom::kernel::{
     AddressView, Kernel, KernelError, KernelEvent, KernelFuture, KernelStats, LinkCounters, LinkView,
-    NeighbourView, Netns, NetnsJob, Op, ReachEvent, RouteView,
+    NeighbourView, Netns, NetnsJob, Op, ReachEvent, RouteView, TableEvent,
 };
 use netloom::testkit::SimKernel;
 use netloom::{IfName, NetnsName};
@@ -213,6 +214,10 @@ impl Kernel for Jitter {
         self.read(|sim| sim.read_setting(netns, key, deadline))
     }
 
+    fn table(&self, table: Table, deadline: Instant) -> KernelFuture<Option<Contents>> {
+        self.read(|sim| sim.table(table, deadline))
+    }
+
     fn run_in(&self, netns: Netns, job: NetnsJob, deadline: Instant) -> KernelFuture<()> {
         self.read(|sim| sim.run_in(netns, job, deadline))
     }
@@ -227,6 +232,10 @@ impl Kernel for Jitter {
 
     fn watch_reach(&self) -> mpsc::Receiver<ReachEvent> {
         self.sim.watch_reach()
+    }
+
+    fn watch_tables(&self) -> mpsc::Receiver<TableEvent> {
+        self.sim.watch_tables()
     }
 
     fn stats(&self) -> KernelStats {

@@ -7,6 +7,7 @@ use futures::channel::oneshot;
 
 use super::failure::Failure;
 use super::netns::Task;
+use super::nft;
 use crate::KernelError;
 use crate::op::{Netns, Op};
 use crate::worker::Worker;
@@ -20,12 +21,15 @@ enum Executor {
     Reaper,
     /// Everything inside other namespaces, and the namespaces themselves.
     Netns,
+    /// Tables of nftables.
+    Nft,
 }
 
 /// Decides which thread carries out an operation.
 fn executor(op: &Op) -> Executor {
     match op {
         Op::DeleteLink { .. } => Executor::Reaper,
+        Op::ChangeTable { .. } => Executor::Nft,
         // Namespaces at both ends, or settings, which are read through the thread's own namespace.
         Op::CreateNetns { .. }
         | Op::AdoptNetns { .. }
@@ -59,6 +63,7 @@ pub(super) struct Executors {
     pub(super) writer: Worker<Call>,
     pub(super) reaper: Worker<Call>,
     pub(super) netns: Worker<Task>,
+    pub(super) nft: Worker<nft::Task>,
 }
 
 /// The time that a call has.
@@ -148,6 +153,10 @@ impl Call {
             Some(Executor::Reaper) => executors.reaper.submit(self).err(),
             Some(Executor::Netns) => match executors.netns.submit(Task::Call(self)) {
                 Err(Task::Call(call)) => Some(call),
+                _ => None,
+            },
+            Some(Executor::Nft) => match executors.nft.submit(nft::Task::Call(self)) {
+                Err(nft::Task::Call(call)) => Some(call),
                 _ => None,
             },
         };

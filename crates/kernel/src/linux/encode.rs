@@ -46,6 +46,7 @@ pub(super) fn needs(op: &Op) -> Option<IfName> {
         | Op::SetLink { .. }
         | Op::IsolatePort { .. }
         | Op::SetMtu { .. }
+        | Op::ChangeTable { .. }
         | Op::Sysctl { .. } => None,
     }
 }
@@ -192,6 +193,7 @@ fn request(op: &Op, Places { index, netns, number, peer: other }: Places<'_>) ->
         | Op::AdoptNetns { .. }
         | Op::DeleteNetns { .. }
         | Op::DeleteLink { .. }
+        | Op::ChangeTable { .. }
         | Op::Sysctl { .. } => return Err(Failure::errno(Errno::EOPNOTSUPP)),
     };
     Ok(Request { flags, ..Request::new(message) })

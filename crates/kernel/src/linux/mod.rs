@@ -1,14 +1,15 @@
 //! The kernel of the machine: operations carried out over netlink, on threads of our own.
 //!
 //! A netlink request runs in the thread that sends it, under the kernel's lock, so no async thread ever
-//! sends one. Four threads do, each with sockets of its own:
+//! sends one. Five threads do, each with sockets of its own:
 //!
 //! - `nl-writer`: changes of the host's namespace, as many as wait in one send;
 //! - `nl-reaper`: deletions of links, as many as wait in one deletion;
 //! - `nl-netns`: everything inside other namespaces, and the namespaces themselves;
+//! - `nl-nft`: tables of nftables in the host's namespace;
 //! - `nl-reader`: inquiries about the host's namespace.
 //!
-//! `nl-monitor` and `nl-reach` listen only, to links and to addresses and routes. All of them start in the caller's namespace and end with the [`LinuxKernel`].
+//! `nl-monitor`, `nl-reach` and `nl-tables` listen only: to links, to addresses and routes, and to tables. All of them start in the caller's namespace and end with the [`LinuxKernel`].
 //!
 //! # New links
 //! A link's mark is its alias, which the kernel does not take at creation. So the link gets a number of our
@@ -31,6 +32,7 @@ pub mod floor;
 mod monitor;
 mod mounts;
 mod netns;
+mod nft;
 mod numbers;
 mod reader;
 mod reaper;
@@ -49,9 +51,11 @@ use futures::channel::{mpsc, oneshot};
 use futures::future::BoxFuture;
 use netloom_model::{IfName, NetnsName};
 
+use crate::nft::{Contents, Table};
 use crate::op::{Netns, Op};
 use crate::view::{
     AddressView, KernelEvent, KernelStats, LinkCounters, LinkView, NeighbourView, ReachEvent, RouteView,
+    TableEvent,
 };
 use crate::worker::Worker;
 use crate::{Kernel, KernelError, KernelFuture, NetnsJob};
@@ -85,6 +89,8 @@ pub struct LinuxKernel {
     reader: Worker<Inquiry>,
     monitor: Monitor<KernelEvent>,
     reach: Monitor<ReachEvent>,
+    /// `None` on a kernel without nftables.
+    tables: Option<Monitor<TableEvent>>,
     mounts: Mounts,
     counters: Arc<Counters>,
 }
@@ -99,14 +105,19 @@ impl LinuxKernel {
         let LinuxConfig { run_dir } = config;
         let mounts = Mounts::below(&run_dir)?;
         let counters = Arc::new(Counters::default());
+        let own = Arc::default();
         let executors = Executors {
             writer: writer::spawn(QUEUE, mounts.clone(), &counters)?,
             reaper: reaper::spawn(QUEUE, &counters)?,
             netns: netns::spawn(QUEUE, mounts.clone(), &counters)?,
+            nft: nft::spawn(QUEUE, &counters, Arc::clone(&own))?,
         };
         let reader = reader::spawn(QUEUE, &counters)?;
         let (monitor, reach) = (Monitor::start()?, Monitor::start()?);
-        Ok(Self { executors: Arc::new(executors), reader, monitor, reach, mounts, counters })
+        let tables = Monitor::start_without(own)
+            .inspect_err(|error| tracing::warn!(%error, "nobody hears what others do to nftables"))
+            .ok();
+        Ok(Self { executors: Arc::new(executors), reader, monitor, reach, tables, mounts, counters })
     }
 
     /// Has a question about a namespace answered on a socket of it.
@@ -228,6 +239,14 @@ impl Kernel for LinuxKernel {
         answered(format!("read net/{key} of {netns}"), allowance, queued, answer)
     }
 
+    fn table(&self, table: Table, deadline: Instant) -> KernelFuture<Option<Contents>> {
+        let allowance = Allowance::until(deadline);
+        let (reply, answer) = oneshot::channel();
+        let what = format!("read table {table}");
+        let queued = self.executors.nft.submit(nft::Task::Read { table, allowance, reply }).is_ok();
+        answered(what, allowance, queued, answer)
+    }
+
     fn run_in(&self, netns: Netns, job: NetnsJob, deadline: Instant) -> KernelFuture<()> {
         let allowance = Allowance::until(deadline);
         let (reply, answer) = oneshot::channel();
@@ -252,6 +271,10 @@ impl Kernel for LinuxKernel {
 
     fn watch_reach(&self) -> mpsc::Receiver<ReachEvent> {
         self.reach.watch()
+    }
+
+    fn watch_tables(&self) -> mpsc::Receiver<TableEvent> {
+        self.tables.as_ref().map_or_else(|| mpsc::channel(0).1, Monitor::watch)
     }
 
     fn stats(&self) -> KernelStats {

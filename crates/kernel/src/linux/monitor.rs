@@ -1,22 +1,25 @@
-//! The monitors: they tell watchers about changes of the host's links, and about those of its addresses and routes. Each
+//! The monitors: they tell watchers about changes of the host's links, of its addresses and routes, and of its tables. Each
 //! has a socket and a thread of its own: a flood of routes costs nobody news of a link.
 
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use futures::channel::mpsc;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::decode;
+use super::nft;
 use super::transport::open_socket;
 use super::wire::Packets;
-use crate::view::{KernelEvent, ReachEvent};
+use crate::view::{KernelEvent, ReachEvent, TableEvent};
 
 /// Events kept for a watcher that does not keep up.
 const BACKLOG: usize = 1_024;
@@ -27,6 +30,8 @@ const RECEIVE: usize = 64 << 10;
 pub(super) trait News: Clone + Debug + Send + 'static {
     /// The name of its thread.
     const THREAD: &'static str;
+    /// The protocol of its socket.
+    const PROTOCOL: isize = NETLINK_ROUTE;
     /// The groups of notifications that it hears.
     const GROUPS: &'static [u32];
     /// Something was lost.
@@ -73,6 +78,17 @@ impl News for ReachEvent {
     }
 }
 
+impl News for TableEvent {
+    const THREAD: &'static str = "nl-tables";
+    const PROTOCOL: isize = NETLINK_NETFILTER;
+    const GROUPS: &'static [u32] = &[libc::NFNLGRP_NFTABLES as u32];
+    const OVERRUN: Self = Self::Overrun;
+
+    fn read(kind: u16, body: &[u8]) -> Option<Self> {
+        nft::concerns(kind, body).map(Self::Changed)
+    }
+}
+
 /// The thread that listens; it ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Monitor<E> {
@@ -86,7 +102,12 @@ type Watchers<E> = Mutex<Option<Vec<Watcher<E>>>>;
 impl<E: News> Monitor<E> {
     /// Starts listening in the caller's namespace.
     pub(super) fn start() -> io::Result<Self> {
-        let mut socket = open_socket()?;
+        Self::start_without(Arc::default())
+    }
+
+    /// The same, but for news of what the socket of this number does; 0 is none.
+    pub(super) fn start_without(own: Arc<AtomicU32>) -> io::Result<Self> {
+        let mut socket = open_socket(E::PROTOCOL)?;
         socket.bind(&SocketAddr::new(0, 0))?;
         for group in E::GROUPS {
             socket.add_membership(*group)?;
@@ -94,7 +115,7 @@ impl<E: News> Monitor<E> {
         socket.set_non_blocking(true)?;
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let watchers = Arc::new(Mutex::new(Some(Vec::new())));
-        let listener = Listener { socket, stop: Arc::clone(&stop), watchers: Arc::clone(&watchers) };
+        let listener = Listener { socket, own, stop: Arc::clone(&stop), watchers: Arc::clone(&watchers) };
         thread::Builder::new().name(E::THREAD.into()).spawn(move || listener.listen())?;
         Ok(Self { watchers, stop })
     }
@@ -154,6 +175,7 @@ impl<E: News> Watcher<E> {
 
 struct Listener<E> {
     socket: Socket,
+    own: Arc<AtomicU32>,
     stop: Arc<EventFd>,
     watchers: Arc<Watchers<E>>,
 }
@@ -201,7 +223,8 @@ impl<E: News> Listener<E> {
             received.clear();
             match self.socket.recv(received, libc::MSG_DONTWAIT | libc::MSG_TRUNC) {
                 Ok(length) if length == received.len() => {
-                    let packets = Packets(received).flatten();
+                    let own = self.own.load(Ordering::Relaxed);
+                    let packets = Packets(received).flatten().filter(|packet| own == 0 || packet.port != own);
                     packets
                         .filter_map(|packet| E::read(packet.kind, packet.body))
                         .for_each(|event| self.tell(&event));

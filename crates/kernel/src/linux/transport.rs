@@ -3,6 +3,8 @@
 //! It is our own because an answer must never be guessed: a lost answer is an error, every wait has a
 //! deadline, and answers are matched, not counted (kernels differ in how many they send).
 
+mod whole;
+
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
@@ -80,13 +82,25 @@ pub(super) struct Transport {
 }
 
 impl Transport {
-    /// Opens a socket in this thread's network namespace.
+    /// Opens a socket for links, addresses, routes and neighbours in this thread's network namespace.
     pub(super) fn open(counters: &Arc<Counters>) -> io::Result<Self> {
-        let mut socket = open_socket()?;
+        Self::open_for(NETLINK_ROUTE, counters)
+    }
+
+    /// Opens a socket of a protocol in this thread's network namespace.
+    pub(super) fn open_for(protocol: isize, counters: &Arc<Counters>) -> io::Result<Self> {
+        let mut socket = open_socket(protocol)?;
         socket.bind_auto()?;
         // Connected to the kernel, it takes messages from nobody else.
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self { socket, sequence: 0, counters: Arc::clone(counters) })
+    }
+
+    /// The socket's number, which the kernel puts on what it tells others of our requests.
+    pub(super) fn port(&self) -> io::Result<u32> {
+        let mut address = SocketAddr::new(0, 0);
+        self.socket.get_address(&mut address)?;
+        Ok(address.port_number())
     }
 
     /// Sends requests in order and answers each, in order. A refused request does not stop the rest, not even
@@ -152,11 +166,22 @@ impl Transport {
         request: &Request,
         kind: u16,
         deadline: Instant,
+        read: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Failure> {
+        self.list(|out, sequence| encode(out, request, NLM_F_DUMP, sequence), kind, deadline, read)
+    }
+
+    /// The same for a request that `write` encodes with the number that it is given.
+    pub(super) fn list<T>(
+        &mut self,
+        write: impl Fn(&mut Vec<u8>, u32),
+        kind: u16,
+        deadline: Instant,
         mut read: impl FnMut(&[u8]) -> Option<T>,
     ) -> Result<Vec<T>, Failure> {
         let mut received = Vec::with_capacity(RECEIVE);
         for _ in 0..MAX_DUMPS {
-            let listed = self.list_once(request, kind, deadline, &mut read, &mut received);
+            let listed = self.list_once(&write, kind, deadline, &mut read, &mut received);
             if listed.is_err() {
                 self.empty(&mut received);
             }
@@ -173,7 +198,7 @@ impl Transport {
     /// One attempt at a listing; `None` when the table changed under it.
     fn list_once<T>(
         &mut self,
-        request: &Request,
+        write: &impl Fn(&mut Vec<u8>, u32),
         kind: u16,
         deadline: Instant,
         read: &mut impl FnMut(&[u8]) -> Option<T>,
@@ -181,7 +206,7 @@ impl Transport {
     ) -> Result<Option<Vec<T>>, Failure> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut out = Vec::new();
-        encode(&mut out, request, NLM_F_DUMP, self.sequence);
+        write(&mut out, self.sequence);
         self.send(&out, 1)?;
         let mut items = Vec::new();
         let mut interrupted = false;
@@ -236,8 +261,8 @@ impl Transport {
 }
 
 /// Opens a close-on-exec socket with large buffers and full error texts.
-pub(super) fn open_socket() -> io::Result<Socket> {
-    let socket = Socket::new(NETLINK_ROUTE)?;
+pub(super) fn open_socket(protocol: isize) -> io::Result<Socket> {
+    let socket = Socket::new(protocol)?;
     // Older kernels lack these; then errors have no text, or carry the whole request.
     let _ = socket.set_ext_ack(true);
     let _ = socket.set_cap_ack(true);

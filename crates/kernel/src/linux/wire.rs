@@ -17,6 +17,8 @@ pub(super) struct Packet<'a> {
     pub(super) kind: u16,
     pub(super) flags: u16,
     pub(super) sequence: u32,
+    /// The socket whose request it answers or tells of; 0 for the kernel itself.
+    pub(super) port: u32,
     pub(super) body: &'a [u8],
 }
 
@@ -53,6 +55,7 @@ impl<'a> Iterator for Packets<'a> {
             kind: u16_at(bytes, 4)?,
             flags: u16_at(bytes, 6)?,
             sequence: u32_at(bytes, 8)?,
+            port: u32_at(bytes, 12)?,
             body: &bytes[HEADER..length],
         };
         Some(Ok(packet))
@@ -194,11 +197,11 @@ mod tests {
 
     #[test]
     fn the_end_of_a_dump_carries_its_error() {
-        let done = |body: &'static [u8]| Packet { kind: NLMSG_DONE, flags: 0, sequence: 1, body };
+        let done = |body: &'static [u8]| Packet { kind: NLMSG_DONE, flags: 0, sequence: 1, port: 0, body };
         assert_eq!(done(&[]).verdict(), Some(Ok(Verdict { errno: 0, text: None })));
         assert_eq!(done(&[0; 4]).verdict(), Some(Ok(Verdict { errno: 0, text: None })));
         assert_eq!(done(&[0; 3]).verdict(), Some(Err(Malformed)));
-        let link = Packet { kind: libc::RTM_NEWLINK, flags: 0, sequence: 1, body: &[] };
+        let link = Packet { kind: libc::RTM_NEWLINK, flags: 0, sequence: 1, port: 0, body: &[] };
         assert_eq!(link.verdict(), None);
     }
 

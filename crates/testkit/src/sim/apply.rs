@@ -69,6 +69,7 @@ impl World {
                 self.delete_neighbour(id, *neighbour)
             }
             Op::Sysctl { netns, key, value } => self.write_setting(*netns, key, value),
+            Op::ChangeTable { table, changes } => self.tables.change(table, changes),
         }
     }
 }

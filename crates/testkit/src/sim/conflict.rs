@@ -13,6 +13,9 @@ pub(super) fn collide(one: &Op, other: &Op) -> bool {
         // Through whichever link: there is one route to a destination.
         return true;
     }
+    if let (Op::ChangeTable { table: one, .. }, Op::ChangeTable { table: other, .. }) = (one, other) {
+        return one == other;
+    }
     let others = touched(other);
     touched(one).into_iter().flatten().any(|a| others.into_iter().flatten().any(|b| a.meets(b)))
 }
@@ -60,7 +63,7 @@ fn touched(op: &Op) -> [Option<Object>; 2] {
         | Op::DeleteNeighbour { netns, link: name, .. } => [link(*netns, *name), None],
         Op::AddRoute { netns, route } | Op::DeleteRoute { netns, route } => [link(*netns, route.link), None],
         // A setting of a link that is gone is refused, whatever came in between.
-        Op::Sysctl { .. } => [None, None],
+        Op::Sysctl { .. } | Op::ChangeTable { .. } => [None, None],
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) const VERBS: &[&str] = &[
     "add_neighbour",
     "delete_neighbour",
     "sysctl",
+    "change_table",
 ];
 
 /// What becomes of an operation.

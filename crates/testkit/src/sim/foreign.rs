@@ -55,7 +55,20 @@ impl SimKernel {
     /// # Errors
     /// What the kernel refuses.
     pub fn foreign_op(&self, op: &Op) -> Result<(), KernelError> {
-        self.lock().world.apply(op).map_err(|refusal| refused(op, refusal))
+        let world = &mut self.lock().world;
+        world.apply(op).map_err(|refusal| refused(op, refusal))?;
+        if let Op::ChangeTable { table, .. } = op {
+            world.table_watchers.changed(table);
+        }
+        Ok(())
+    }
+
+    /// `nft flush ruleset`: every table is gone, whoever's it was, and those who watch are told.
+    pub fn flush_ruleset(&self) {
+        let world = &mut self.lock().world;
+        for table in world.tables.clear() {
+            world.table_watchers.changed(&table);
+        }
     }
 
     /// Deletes any link, whoever's it is. Devices of the host can be unplugged so.
@@ -129,6 +142,8 @@ impl World {
         self.watchers.overrun();
         self.reach = old.reach;
         self.reach.overrun();
+        self.table_watchers = old.table_watchers;
+        self.table_watchers.overrun();
     }
 }
 

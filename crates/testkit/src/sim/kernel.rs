@@ -7,9 +7,10 @@ use std::time::Instant;
 use futures::FutureExt as _;
 use futures::channel::mpsc;
 use futures::future::BoxFuture;
+use netloom_kernel::nft::{Contents, Table};
 use netloom_kernel::{
     AddressView, Kernel, KernelError, KernelEvent, KernelFuture, KernelStats, LinkCounters, LinkView,
-    NeighbourView, Netns, NetnsJob, Op, ReachEvent, RouteView,
+    NeighbourView, Netns, NetnsJob, Op, ReachEvent, RouteView, TableEvent,
 };
 use netloom_model::{IfName, NetnsName};
 use tokio::time::timeout_at;
@@ -94,6 +95,10 @@ impl Kernel for SimKernel {
         self.inquire(&format!("read net/{key}"), netns, |world| world.setting_text(netns, key))
     }
 
+    fn table(&self, table: Table, _deadline: Instant) -> KernelFuture<Option<Contents>> {
+        ready(Ok(self.lock().world.tables.contents(&table))).boxed()
+    }
+
     /// Always refused with `EOPNOTSUPP`: there is nothing to be in.
     fn run_in(&self, netns: Netns, _job: NetnsJob, _deadline: Instant) -> KernelFuture<()> {
         ready(Err(KernelError::refused(
@@ -115,6 +120,10 @@ impl Kernel for SimKernel {
 
     fn watch_reach(&self) -> mpsc::Receiver<ReachEvent> {
         self.lock().world.reach.add(WATCH_CAPACITY)
+    }
+
+    fn watch_tables(&self) -> mpsc::Receiver<TableEvent> {
+        self.lock().world.table_watchers.add(WATCH_CAPACITY)
     }
 
     fn stats(&self) -> KernelStats {

@@ -28,6 +28,7 @@ mod kernel;
 mod latency;
 mod links;
 mod neighbour;
+mod nft;
 mod pristine;
 mod reach;
 mod route;

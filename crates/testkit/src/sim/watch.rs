@@ -1,8 +1,9 @@
-//! Readers of changes of the host's links, and of its addresses and routes.
+//! Readers of changes of the host's links, of its addresses and routes, and of its tables.
 
 use futures::channel::mpsc;
 use ipnet::IpNet;
-use netloom_kernel::{AddressView, KernelEvent, LinkView, ReachEvent, RouteView};
+use netloom_kernel::nft::Table;
+use netloom_kernel::{AddressView, KernelEvent, LinkView, ReachEvent, RouteView, TableEvent};
 use netloom_model::IfName;
 
 use super::world::{HOST, LinkId, RouteEntry, World};
@@ -21,6 +22,10 @@ impl News for KernelEvent {
 }
 
 impl News for ReachEvent {
+    const OVERRUN: Self = Self::Overrun;
+}
+
+impl News for TableEvent {
     const OVERRUN: Self = Self::Overrun;
 }
 
@@ -78,6 +83,12 @@ impl Watchers<KernelEvent> {
 
     pub(super) fn link_gone(&mut self, index: u32, name: IfName) {
         self.tell(|| KernelEvent::LinkGone { index, name });
+    }
+}
+
+impl Watchers<TableEvent> {
+    pub(super) fn changed(&mut self, table: &Table) {
+        self.tell(|| TableEvent::Changed(table.clone()));
     }
 }
 

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use netloom_kernel::{KernelEvent, LinkTag, Neighbour, Netns, ReachEvent};
+use netloom_kernel::{KernelEvent, LinkTag, Neighbour, Netns, ReachEvent, TableEvent};
 use netloom_model::{IfName, MacAddr, NetnsName};
 use rustc_hash::FxHashMap;
 
 use super::arena::{Arena, Slot};
 use super::external::Externals;
+use super::nft::Tables;
 use super::sysctl::{Setting, is_on};
 use super::watch::Watchers;
 use crate::errno::{ENODEV, ENOENT, Refusal};
@@ -232,8 +233,10 @@ pub(super) struct World {
     pub(super) namespaces: Arena<NsId, Namespace>,
     pub(super) names: FxHashMap<NetnsName, NsId>,
     pub(super) externals: Externals,
+    pub(super) tables: Tables,
     pub(super) watchers: Watchers<KernelEvent>,
     pub(super) reach: Watchers<ReachEvent>,
+    pub(super) table_watchers: Watchers<TableEvent>,
     drawn_macs: u64,
 }
 
@@ -245,8 +248,10 @@ impl World {
             namespaces: Arena::new(),
             names: FxHashMap::default(),
             externals: Externals::default(),
+            tables: Tables::default(),
             watchers: Watchers::default(),
             reach: Watchers::default(),
+            table_watchers: Watchers::default(),
             drawn_macs: 0,
         };
         let host = world.add_namespace();

@@ -3,6 +3,7 @@
 mod adopt;
 mod effects;
 mod lasting;
+mod nft;
 mod random;
 mod reach;
 mod refusals;

@@ -1,0 +1,239 @@
+//! Tables of nftables: transactions and inquiries, on a thread of their own. A transaction waits for the kernel's lock of
+//! all tables of a namespace, and for RCU when it removes something; links should not wait for that.
+
+mod attributes;
+mod decode;
+mod encode;
+mod numbers;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use futures::channel::oneshot;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use self::encode::{Message, named};
+use self::numbers::{BATCH_BEGIN, BATCH_END, CHAIN, ELEMENT, NFTABLES, RULE, SET};
+use super::call::{Allowance, Call};
+use super::failure::Failure;
+use super::transport::{Counters, Transport};
+use crate::nft::{Change, Contents, Family, Table};
+use crate::op::Op;
+use crate::worker::Worker;
+
+/// `struct nlmsghdr`.
+const HEADER: usize = 16;
+/// The number of nftables among the parts of netfilter.
+const SUBSYSTEM: u16 = NFTABLES << 8;
+
+/// What the thread is asked.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// Operations.
+    Call(Call),
+    /// What is in a table.
+    Read { table: Table, allowance: Allowance, reply: oneshot::Sender<Result<Option<Contents>, Failure>> },
+}
+
+/// A socket that is opened when it is needed: a kernel without nftables is good for all else.
+struct Lazy {
+    transport: Option<Transport>,
+    counters: Arc<Counters>,
+    /// The socket's number, for those who listen to what others do.
+    own: Arc<AtomicU32>,
+}
+
+impl Lazy {
+    fn open(&mut self) -> Result<&mut Transport, Failure> {
+        if self.transport.is_none() {
+            let opened = Transport::open_for(NETLINK_NETFILTER, &self.counters)
+                .map_err(|error| Failure::io(&error, "this kernel has no nftables, or does not allow it"))?;
+            self.own.store(opened.port().unwrap_or(0), Ordering::Relaxed);
+            self.transport = Some(opened);
+        }
+        self.transport.as_mut().ok_or_else(|| Failure::Lost("no socket".into()))
+    }
+}
+
+/// Starts the thread in the caller's namespace. It tells the number of its socket in `own`.
+pub(super) fn spawn(bound: usize, counters: &Arc<Counters>, own: Arc<AtomicU32>) -> io::Result<Worker<Task>> {
+    let mut socket = Lazy { transport: None, counters: Arc::clone(counters), own };
+    Worker::spawn("nl-nft", bound, move |tasks: Vec<Task>| {
+        for task in tasks {
+            match task {
+                Task::Call(call) => {
+                    let Some(call) = call.if_in_time() else { continue };
+                    let deadline = call.allowance.deadline;
+                    let carry_out = |op| socket.open().and_then(|socket| carry_out(socket, op, deadline));
+                    let answers: Vec<_> = call.run().iter().map(carry_out).collect();
+                    call.answer(answers);
+                }
+                Task::Read { table, allowance, reply } => {
+                    let read = if allowance.is_over() {
+                        Err(Failure::NotStarted)
+                    } else {
+                        socket.open().and_then(|socket| contents(socket, &table, allowance.deadline))
+                    };
+                    // The caller may have stopped waiting.
+                    let _ = reply.send(read);
+                }
+            }
+        }
+    })
+}
+
+fn carry_out(transport: &mut Transport, op: &Op, deadline: Instant) -> Result<(), Failure> {
+    match op {
+        Op::ChangeTable { table, changes, .. } => transact(transport, table, changes, deadline),
+        // Sent here by mistake: nothing was done.
+        _ => Err(Failure::refused(libc::EINVAL, Some("not an operation on a table".into()))),
+    }
+}
+
+/// Carries out all changes, or none.
+fn transact(
+    transport: &mut Transport,
+    table: &Table,
+    changes: &[Change],
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let mut messages = Vec::new();
+    // The change of each message.
+    let mut of = Vec::new();
+    for (place, change) in changes.iter().enumerate() {
+        messages.extend(encode::change(table, change));
+        of.resize(messages.len(), place);
+    }
+    if messages.is_empty() {
+        return Ok(());
+    }
+    let last = messages.len() - 1;
+    let write = |out: &mut Vec<u8>, first: u32| {
+        let mut number = first;
+        let mut put = |kind: u16, flags: u16, family: u8, resource: u16, body: &[u8]| {
+            message(out, kind, flags, number, family, resource, body);
+            number = number.wrapping_add(1);
+        };
+        put(BATCH_BEGIN, 0, 0, NFTABLES, &[]);
+        for (place, Message { kind, flags, body }) in messages.iter().enumerate() {
+            let flags = if place == last { flags | NLM_F_ACK } else { *flags };
+            put(SUBSYSTEM | kind, flags, table.family.number(), 0, body);
+        }
+        put(BATCH_END, 0, 0, NFTABLES, &[]);
+        number.wrapping_sub(first)
+    };
+    transport.commit(write, deadline).map_err(|(place, failure)| match failure {
+        // The first message only opens the transaction.
+        Failure::Refused { errno, text } => match place.checked_sub(1).and_then(|place| of.get(place)) {
+            // The operation names a change that is alone.
+            Some(change) if changes.len() > 1 => {
+                Failure::Refused { errno, text: format!("{}: {text}", changes[*change]) }
+            }
+            _ => Failure::Refused { errno, text },
+        },
+        other => other,
+    })
+}
+
+/// What is in a table; `None` without it.
+fn contents(
+    transport: &mut Transport,
+    table: &Table,
+    deadline: Instant,
+) -> Result<Option<Contents>, Failure> {
+    let (name, family, by) = (table.name.as_str(), table.family, deadline);
+    // Not every kernel can list the chains of one table only.
+    let body = named(name, CHAIN.table, None);
+    let chains = list(
+        transport,
+        family,
+        numbers::message::GET_CHAIN,
+        numbers::message::NEW_CHAIN,
+        &body,
+        by,
+        |body| decode::chain(body, name),
+    )?;
+    if chains.is_empty() {
+        return Ok(None);
+    }
+    let body = named(name, RULE.table, None);
+    let rules = list(
+        transport,
+        family,
+        numbers::message::GET_RULE,
+        numbers::message::NEW_RULE,
+        &body,
+        by,
+        decode::rule,
+    )?;
+    let mut chains: Vec<_> = chains.into_iter().map(|chain| (chain, Vec::new())).collect();
+    for (chain, rule) in rules {
+        if let Some((_, rules)) = chains.iter_mut().find(|(found, _)| found.name == chain) {
+            rules.push(rule);
+        }
+    }
+    let body = named(name, SET.table, None);
+    let found = list(
+        transport,
+        family,
+        numbers::message::GET_SET,
+        numbers::message::NEW_SET,
+        &body,
+        by,
+        decode::set,
+    )?;
+    let mut sets = Vec::with_capacity(found.len());
+    for set in found {
+        let body = named(name, ELEMENT.table, Some((ELEMENT.set, &set.name)));
+        let (get, new) = (numbers::message::GET_ELEMENTS, numbers::message::NEW_ELEMENTS);
+        let elements =
+            list(transport, family, get, new, &body, by, |body| Some(decode::elements(body, &set)))?;
+        sets.push((set, elements.into_iter().flatten().collect()));
+    }
+    Ok(Some(Contents { chains, sets }))
+}
+
+/// The table that a notification is about.
+pub(super) fn concerns(kind: u16, body: &[u8]) -> Option<Table> {
+    let message = kind.checked_sub(SUBSYSTEM)?;
+    let named = [
+        numbers::message::NEW_TABLE..=numbers::message::DELETE_TABLE,
+        numbers::message::NEW_CHAIN..=numbers::message::DELETE_CHAIN,
+        numbers::message::NEW_RULE..=numbers::message::DELETE_RULE,
+        numbers::message::NEW_SET..=numbers::message::DELETE_SET,
+        numbers::message::NEW_ELEMENTS..=numbers::message::DELETE_ELEMENTS,
+    ];
+    named.iter().any(|kinds| kinds.contains(&message)).then(|| decode::table(body))?
+}
+
+fn list<T>(
+    transport: &mut Transport,
+    family: Family,
+    get: u16,
+    new: u16,
+    body: &[u8],
+    deadline: Instant,
+    read: impl FnMut(&[u8]) -> Option<T>,
+) -> Result<Vec<T>, Failure> {
+    let write = |out: &mut Vec<u8>, number| {
+        message(out, SUBSYSTEM | get, NLM_F_DUMP, number, family.number(), 0, body);
+    };
+    transport.list(write, SUBSYSTEM | new, deadline, read)
+}
+
+/// Adds a message: its header, a `nfgenmsg`, its attributes.
+fn message(out: &mut Vec<u8>, kind: u16, flags: u16, number: u32, family: u8, resource: u16, body: &[u8]) {
+    let length = u32::try_from(HEADER + decode::HEADER + body.len()).unwrap_or(u32::MAX);
+    out.extend(length.to_ne_bytes());
+    out.extend(kind.to_ne_bytes());
+    out.extend((flags | NLM_F_REQUEST).to_ne_bytes());
+    out.extend(number.to_ne_bytes());
+    out.extend(0u32.to_ne_bytes());
+    out.extend([family, 0]);
+    out.extend(resource.to_be_bytes());
+    out.extend(body);
+    out.resize(out.len().next_multiple_of(4), 0);
+}

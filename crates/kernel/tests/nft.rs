@@ -1,0 +1,274 @@
+//! Tables of nftables: what is written is read back, shown by `nft`, and carried out as a whole or not at all.
+
+mod common;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::Command;
+
+use common::{Lab, foreign, ifname, isolated, soon, wait};
+use futures::StreamExt;
+use netloom_kernel::nft::{
+    Base, Chain, ChainKind, Change, Contents, CtKey, Datum, Element, Expr, Family, FibResult, Hook, MetaKey,
+    NatKind, Point, Reg, Rule, Set, Table, Type, Verdict,
+};
+use netloom_kernel::{Kernel, KernelError, Op, TableEvent};
+
+const TCP: u8 = 6;
+
+fn table() -> Table {
+    Table::inet("trial")
+}
+
+impl Lab {
+    fn change(&self, changes: Vec<Change>) -> Result<(), KernelError> {
+        let ops = vec![Op::ChangeTable { table: table(), changes }];
+        wait(self.kernel.execute(ops, soon())).into_iter().next().expect("one answer")
+    }
+
+    fn contents(&self) -> Option<Contents> {
+        wait(self.kernel.table(table(), soon())).expect("listed")
+    }
+}
+
+fn chain(name: &str, kind: ChainKind, point: Point, priority: i32) -> Chain {
+    Chain { name: name.into(), hook: Some(Hook { kind, point, priority }) }
+}
+
+fn set(name: &str, key: &[Type], value: &[Type]) -> Set {
+    Set { name: name.into(), key: key.into(), value: value.into(), interval: false }
+}
+
+fn address(text: &str) -> Datum {
+    Datum::Address(text.parse().expect("an address"))
+}
+
+fn rule(exprs: Vec<Expr>) -> Rule {
+    Rule { exprs, comment: None }
+}
+
+fn load(base: Base, offset: u32, len: u32, to: u8) -> Expr {
+    Expr::Payload { base, offset, len, to: Reg(to) }
+}
+
+fn meta(key: MetaKey, to: u8) -> Expr {
+    Expr::Meta { key, to: Reg(to) }
+}
+
+fn lookup(set: &str, from: u8, to: Option<u8>, verdicts: bool) -> Expr {
+    Expr::Lookup { set: set.into(), from: Reg(from), to: to.map(Reg), verdicts, missing: false }
+}
+
+/// Something of everything.
+fn everything() -> Contents {
+    let ports = set("ports", &[Type::Ipv4, Type::Protocol, Type::Port], &[Type::Ipv4, Type::Port]);
+    let ports6 = set("ports6", &[Type::Ipv6, Type::Protocol, Type::Port], &[Type::Ipv6, Type::Port]);
+    let ranges =
+        Set { interval: true, ..set("ranges", &[Type::Ipv4, Type::Protocol, Type::Port], &[Type::Ipv4]) };
+    let bridges = set("bridges", &[Type::Interface], &[Type::Verdict]);
+    let pairs = set("pairs", &[Type::Interface, Type::Interface], &[]);
+    let key = |text, port| [address(text), Datum::Protocol(TCP), Datum::Port(port)];
+    let to = |text, port| [address(text), Datum::Port(port)];
+    let br0 = || Datum::from(ifname("br0"));
+    let nat =
+        |ipv6, port| Expr::Nat { kind: NatKind::Destination, ipv6, address: Reg(0), port: Some(Reg(port)) };
+    let local = |port: u8| {
+        vec![
+            Expr::Fib { result: FibResult::DestinationType, to: Reg(0) },
+            Expr::Cmp { from: Reg(0), equal: true, data: 2u32.to_ne_bytes().to_vec() },
+            meta(MetaKey::L4proto, port - 1),
+        ]
+    };
+    let nfproto = |family: u8| {
+        vec![meta(MetaKey::Nfproto, 0), Expr::Cmp { from: Reg(0), equal: true, data: vec![family] }]
+    };
+    let v4 = [
+        nfproto(2),
+        local(2),
+        vec![
+            load(Base::Network, 16, 4, 0),
+            load(Base::Transport, 2, 2, 2),
+            lookup("ports", 0, Some(0), false),
+            nat(false, 1),
+        ],
+    ]
+    .concat();
+    let v6 = [
+        nfproto(10),
+        local(5),
+        vec![
+            load(Base::Network, 24, 16, 0),
+            load(Base::Transport, 2, 2, 5),
+            lookup("ports6", 0, Some(0), false),
+            nat(true, 4),
+        ],
+    ]
+    .concat();
+    let established = vec![
+        Expr::Ct { key: CtKey::State, to: Reg(0) },
+        Expr::Bitwise { from: Reg(0), to: Reg(0), mask: 6u32.to_ne_bytes().to_vec(), xor: vec![0; 4] },
+        Expr::Cmp { from: Reg(0), equal: false, data: vec![0; 4] },
+        Expr::Verdict(Verdict::Accept),
+    ];
+    let same = vec![
+        meta(MetaKey::Iifname, 0),
+        meta(MetaKey::Oifname, 4),
+        Expr::Lookup { set: "pairs".into(), from: Reg(0), to: None, verdicts: false, missing: true },
+        Expr::Masquerade,
+    ];
+    Contents {
+        chains: vec![
+            (
+                Chain { name: "ours".into(), hook: None },
+                vec![
+                    Rule { exprs: established, comment: Some("answers".into()) },
+                    rule(vec![Expr::Verdict(Verdict::Drop)]),
+                ],
+            ),
+            (
+                chain("forward", ChainKind::Filter, Point::Forward, 0),
+                vec![rule(vec![meta(MetaKey::Iifname, 0), lookup("bridges", 0, None, true)])],
+            ),
+            (chain("prerouting", ChainKind::Nat, Point::Prerouting, -100), vec![rule(v4), rule(v6)]),
+            (chain("postrouting", ChainKind::Nat, Point::Postrouting, 100), vec![rule(same)]),
+        ],
+        sets: vec![
+            (ports, vec![Element::entry(key("192.0.2.1", 80), to("10.0.0.2", 8080))]),
+            (ports6, vec![Element::entry(key("2001:db8::1", 80), to("fd00::2", 8080))]),
+            (
+                ranges,
+                vec![
+                    Element::entry(key("192.0.2.1", 1000), [address("10.0.0.3")]).to(key("192.0.2.1", 1999)),
+                ],
+            ),
+            (bridges, vec![Element::entry([br0()], [Datum::Verdict(Verdict::Goto("ours".into()))])]),
+            (pairs, vec![Element::member([br0(), br0()])]),
+        ],
+    }
+}
+
+/// What makes a table as it should be.
+fn make(contents: &Contents) -> Vec<Change> {
+    let mut changes = vec![Change::AddTable];
+    changes.extend(contents.chains.iter().map(|(chain, _)| Change::AddChain(chain.clone())));
+    for (set, elements) in &contents.sets {
+        changes.push(Change::AddSet(set.clone()));
+        changes.push(Change::AddElements { set: set.name.clone(), elements: elements.clone() });
+    }
+    for (chain, rules) in &contents.chains {
+        let add = |rule: &Rule| Change::AddRule { chain: chain.name.clone(), rule: rule.clone() };
+        changes.extend(rules.iter().map(add));
+    }
+    changes
+}
+
+fn shown() -> String {
+    let output = Command::new("nft").args(["list", "table", "inet", "trial"]).output().expect("nft runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn a_table_is_read_as_it_was_written_and_nft_can_show_it() {
+    isolated(|lab| {
+        assert_eq!(lab.contents(), None);
+        let everything = everything();
+        lab.change(make(&everything)).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(lab.contents().as_ref(), Some(&everything));
+        let shown = shown();
+        for line in [
+            "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service",
+            "192.0.2.1 . tcp . 80 : 10.0.0.2 . 8080",
+            "2001:db8::1 . tcp . 80 : fd00::2 . 8080",
+            "192.0.2.1 . tcp . 1000-1999 : 10.0.0.3",
+            "\"br0\" : goto ours",
+            "iifname . oifname != @pairs masquerade",
+            "fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @ports",
+            "ct state established,related accept comment \"answers\"",
+            "type filter hook forward priority filter; policy accept;",
+        ] {
+            assert!(shown.contains(line), "{line} in\n{shown}");
+        }
+        lab.change(vec![Change::DeleteTable]).expect("deleted");
+        assert_eq!(lab.contents(), None);
+    });
+}
+
+#[test]
+fn a_refused_change_undoes_the_others_and_is_named() {
+    isolated(|lab| {
+        let pairs = || Change::AddSet(set("pairs", &[Type::Interface], &[]));
+        let member = |name: &str| vec![Element::member([Datum::from(ifname(name))])];
+        lab.change(vec![Change::AddTable, Change::AddChain(Chain { name: "x".into(), hook: None }), pairs()])
+            .expect("made");
+        let before = lab.contents();
+        let error = lab
+            .change(vec![
+                Change::AddElements { set: "pairs".into(), elements: member("br0") },
+                Change::DeleteElements { set: "pairs".into(), elements: member("br9") },
+                Change::AddElements { set: "pairs".into(), elements: member("br1") },
+            ])
+            .expect_err("refused");
+        assert_eq!(error.errno, nix::libc::ENOENT);
+        assert!(error.to_string().contains("delete 1 elements of set pairs"), "{error}");
+        assert_eq!(lab.contents(), before);
+        // What is there is left alone when it is added again.
+        let add = || Change::AddElements { set: "pairs".into(), elements: member("br0") };
+        lab.change(vec![add()]).expect("added");
+        lab.change(vec![Change::AddTable, pairs(), add()]).expect("there already");
+        assert_eq!(lab.contents().expect("there").sets[0].1, member("br0"));
+    });
+}
+
+#[test]
+fn a_map_of_ten_thousand_entries_goes_in_and_out_in_one_transaction_each() {
+    isolated(|lab| {
+        let ports = set("ports", &[Type::Ipv4, Type::Protocol, Type::Port], &[Type::Ipv4, Type::Port]);
+        let chain = Chain { name: "x".into(), hook: None };
+        let entry = |n: u32| {
+            let host = Datum::Address(IpAddr::from(Ipv4Addr::from(0xc000_0200 + n / 5_000)));
+            let port = Datum::Port(u16::try_from(1 + n % 5_000).expect("small"));
+            Element::entry([host, Datum::Protocol(TCP), port.clone()], [address("10.0.0.2"), port])
+        };
+        let mut all: Vec<_> = (0..10_000).map(entry).collect();
+        let changes = vec![Change::AddTable, Change::AddChain(chain), Change::AddSet(ports)];
+        lab.change(changes).expect("made");
+        lab.change(vec![Change::AddElements { set: "ports".into(), elements: all.clone() }]).expect("added");
+        let mut found = lab.contents().expect("there").sets.remove(0).1;
+        found.sort();
+        all.sort();
+        assert!(found == all, "{} of {}", found.len(), all.len());
+        lab.change(vec![Change::DeleteElements { set: "ports".into(), elements: all }]).expect("removed");
+        assert_eq!(lab.contents().expect("there").sets[0].1, []);
+    });
+}
+
+#[test]
+fn rules_of_others_in_our_table_are_seen_and_other_tables_are_not() {
+    isolated(|lab| {
+        foreign("nft add table inet other");
+        foreign("nft add chain inet other ours");
+        foreign("nft add rule inet other ours accept");
+        let chain = Chain { name: "ours".into(), hook: None };
+        lab.change(vec![Change::AddTable, Change::AddChain(chain.clone())]).expect("made");
+        foreign("nft add rule inet trial ours limit rate 5/second accept");
+        let contents = lab.contents().expect("there");
+        let accept = Expr::Verdict(Verdict::Accept);
+        assert_eq!(contents.chains, [(chain, vec![rule(vec![Expr::Other("limit".into()), accept])])]);
+    });
+}
+
+#[test]
+fn what_others_change_is_heard_and_our_own_changes_are_not() {
+    isolated(|lab| {
+        let mut news = lab.kernel.watch_tables();
+        let chain = Chain { name: "ours".into(), hook: None };
+        lab.change(vec![Change::AddTable, Change::AddChain(chain)]).expect("made");
+        foreign("nft add table ip6 other");
+        let other = Table { family: Family::Ip6, name: "other".into() };
+        assert_eq!(wait(news.next()), Some(TableEvent::Changed(other)), "ours was heard, or theirs was not");
+        foreign("nft flush ruleset");
+        let gone = TableEvent::Changed(table());
+        while wait(news.next()).expect("still listening") != gone {}
+        assert_eq!(lab.contents(), None);
+    });
+}
