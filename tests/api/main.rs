@@ -24,6 +24,7 @@ mod live;
 mod model;
 mod mortal;
 mod naming;
+mod neighbours;
 mod options;
 #[path = "../common/outless.rs"]
 mod outless;

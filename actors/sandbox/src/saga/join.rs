@@ -86,7 +86,8 @@ async fn try_join(world: &World, op: &OpCtx, before: &Inside, command: &JoinSand
         for newcomer in newcomers.iter().rev() {
             let commit = async { newcomer.commit(world, op, &inside.record).await.map_err(forgotten) };
             let commit = saga.step("commit", None, commit);
-            let opened = op.unless_cancelled(port::opened(world, op, &newcomer.interface));
+            let member = newcomer.member(&inside)?;
+            let opened = op.unless_cancelled(port::opened(world, op, &newcomer.interface, member));
             futures::try_join!(commit, async { Ok(opened.await) })?;
         }
         Ok(Joined { inside, endpoint })
@@ -116,7 +117,7 @@ pub(super) struct Newcomer {
 }
 
 impl Newcomer {
-    fn member<'a>(&self, inside: &'a Inside) -> Result<&'a Member> {
+    pub(super) fn member<'a>(&self, inside: &'a Inside) -> Result<&'a Member> {
         let own = inside.members.iter().find(|member| member.endpoint == self.endpoint);
         own.ok_or_else(|| Error::internal("a newcomer is not inside"))
     }
