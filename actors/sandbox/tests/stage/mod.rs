@@ -217,9 +217,11 @@ impl Stage {
 
     /// Adds an endpoint that is in no sandbox.
     pub(crate) async fn endpoint(&self, network: NetworkId, name: &str) -> End {
-        let endpoint = EndpointId::from_uuids(Uuid::new_v4(), Uuid::new_v4());
+        let chance = Uuid::new_v4();
+        let endpoint = EndpointId::from_uuids(chance, Uuid::new_v4());
+        let [a, b, c, d, e, ..] = *chance.as_bytes();
         // Not what follows from its address, so that a join has all it can have to do.
-        let spec = EndpointSpec::new(name).mac(MacAddr([2, 0, 0, 0, 0, 1]));
+        let spec = EndpointSpec::new(name).mac(MacAddr([2, a, b, c, d, e]));
         let create = CreateEndpoint { endpoint, spec };
         self.of(network).ask(&op(), create).await.expect("it answers").expect("created");
         End { network, endpoint }
