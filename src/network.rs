@@ -76,9 +76,9 @@ impl Network {
     /// # Errors
     /// `Forbidden` when somebody else has one of them, naming the holder, or when what was kept for the name is still
     /// being given up; `Conflict` when others are kept for the name; `InvalidParameter` for a blank name, for no address
-    /// and for one that is outside of the network's pools; `NotImplemented` when the network's IPAM driver is not the
-    /// engine's own; `Exhausted` beyond 4,096 names; `NotFound` after the network's deletion; `Busy`, `Timeout`. Nothing
-    /// is kept then, unless the error says that this is uncertain: asked again, it is made sure.
+    /// and for one that is outside of the network's pools; `Exhausted` beyond 4,096 names; `NotFound` after the network's
+    /// deletion; `Busy`, `Timeout`; whatever an IPAM driver of the embedder's own refuses with. Nothing is kept then, unless
+    /// the error says that this is uncertain: asked again, it is made sure.
     pub async fn reserve_address(
         &self,
         name: &str,

@@ -19,12 +19,14 @@ mod force;
 mod gateway;
 mod host_prefix;
 mod interfaces;
+mod kept_by_others;
 mod lifecycle;
 mod listening;
 mod live;
 mod model;
 mod mortal;
 mod naming;
+mod neighbours;
 mod options;
 #[path = "../common/outless.rs"]
 mod outless;

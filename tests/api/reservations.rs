@@ -4,7 +4,6 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use futures::FutureExt;
 use futures::future::join_all;
-use netloom::ipam::IpamCapability;
 use netloom::snapshot::PoolSnapshot;
 use netloom::testkit::{Fault, FaultKind};
 use netloom::{
@@ -12,7 +11,6 @@ use netloom::{
     Reason, Reservation, Victim,
 };
 
-use crate::acme::{Acme, of_acme};
 use crate::support::{World, bounded, until};
 use crate::sweep::{Step, Story};
 
@@ -181,8 +179,7 @@ async fn a_renamed_endpoint_takes_its_lease_along_and_leaves_the_reservation() {
 
 #[tokio::test]
 async fn what_cannot_be_kept_is_refused_and_changes_nothing() {
-    let acme = Acme::new(IpamCapability::default());
-    let world = acme.world(EngineConfig::default(), |more| more).await;
+    let world = World::new().await;
     let controller = world.engine().controller();
     let network = blue(world.engine()).await;
     let web = network.create_endpoint(EndpointSpec::new("web").address(KEPT.into())).await.expect("made");
@@ -214,15 +211,14 @@ async fn what_cannot_be_kept_is_refused_and_changes_nothing() {
     web.delete().await.expect("deleted");
     assert_eq!(holder(&network, KEPT).await.as_deref(), Some("reservation \"web\""));
 
-    let foreign = controller.create_network(of_acme("foreign")).await.expect("a network");
-    let error = foreign.reserve_address("db", v4(3), None).await.expect_err("not of this driver");
-    assert_eq!((error.kind(), error.certainty()), (ErrorKind::NotImplemented, Certainty::Aborted));
-    assert!(error.to_string().contains("the ipam driver \"acme\""), "{error}");
-    foreign.release_reservation("db").await.expect("nothing is kept");
-    assert_eq!(foreign.inspect().await.expect("inspected").reservations, [].into());
-    let host = controller.create_network(NetworkSpec::new("host").driver("host")).await.expect("a network");
-    let error = host.reserve_address("db", v4(3), None).await.expect_err("it has no addresses");
-    assert!(matches!(error.reason(), Reason::AddressUnusable { .. }), "{error:?}");
+    let mut null = NetworkSpec::new("null").driver("null");
+    null.ipam.driver = "null".into();
+    for spec in [null, NetworkSpec::new("host").driver("host")] {
+        let unchosen = controller.create_network(spec).await.expect("a network");
+        let error = unchosen.reserve_address("db", v4(3), None).await.expect_err("it has no addresses");
+        assert!(matches!(error.reason(), Reason::AddressUnusable { .. }), "{error:?}");
+        unchosen.release_reservation("db").await.expect("nothing is kept");
+    }
 }
 
 /// Many at once, beside endpoints that come and go: none is lost, in the engine or in the record.

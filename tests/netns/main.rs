@@ -12,6 +12,7 @@ mod lab;
 mod live;
 mod many;
 mod misuse;
+mod neighbours;
 #[expect(dead_code, reason = "what drivers are told is looked at over the simulated kernel")]
 #[path = "../common/outless.rs"]
 mod outless;

@@ -218,6 +218,12 @@ fn public(event: NetworkEvent) -> EventKind {
         NetworkEvent::EndpointDeleted { network, endpoint, name } => {
             EventKind::EndpointDeleted { network, endpoint, name }
         }
+        NetworkEvent::AddressesReserved { network, name, kept } => {
+            EventKind::AddressesReserved { network, name, kept }
+        }
+        NetworkEvent::ReservationReleased { network, name } => {
+            EventKind::ReservationReleased { network, name }
+        }
     }
 }
 

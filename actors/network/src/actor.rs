@@ -380,7 +380,7 @@ enum Outcome {
     },
     Unreserved {
         name: String,
-        result: Result<()>,
+        result: Result<Facts>,
         reply: Reply<Result<()>>,
     },
     Attached {

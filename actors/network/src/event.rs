@@ -1,8 +1,9 @@
 //! The facts a network emits.
 
+use netloom_model::record::Reservation;
 use netloom_model::{EndpointId, IfName, NetworkId, SandboxId};
 
-/// What happened to a network's endpoints. The network's own creation and deletion are the controller's to
+/// What happened to a network's endpoints and reservations. The network's own creation and deletion are the controller's to
 /// tell: it owns the list of networks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NetworkEvent {
@@ -51,6 +52,22 @@ pub enum NetworkEvent {
         /// The endpoint.
         endpoint: EndpointId,
         /// Its name.
+        name: String,
+    },
+    /// Addresses are kept for endpoints of a name.
+    AddressesReserved {
+        /// The network.
+        network: NetworkId,
+        /// The name.
+        name: String,
+        /// What is kept.
+        kept: Reservation,
+    },
+    /// Nothing is kept for a name any more.
+    ReservationReleased {
+        /// The network.
+        network: NetworkId,
+        /// The name.
         name: String,
     },
 }

@@ -110,6 +110,8 @@ pub struct Attachment {
     pub routes: Vec<StaticRoute>,
     /// What it has to do with the way out.
     pub way_out: WayOut,
+    /// Whether its neighbours know all about its IPv4 address ([`netloom_drivers::Joined::ipv4_settled`]).
+    pub ipv4_settled: bool,
 }
 
 /// Make an attachment durable: the endpoint is joined from here on.

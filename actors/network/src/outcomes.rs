@@ -214,6 +214,7 @@ impl NetworkActor {
             gateway6: joined.gateway6,
             routes: joined.routes,
             way_out,
+            ipv4_settled: joined.ipv4_settled,
         })
     }
 

@@ -75,9 +75,10 @@ impl NetworkActor {
             self.allows(NetworkCommand::Reserve).and_then(|()| check_name(ObjectKind::Reservation, &name));
         let reply = checked(allowed, reply)?;
         let mut record = self.record.clone();
-        let recorded = record.reservations.remove(&name).is_some() || self.unsure;
-        let record = recorded.then_some(record);
-        let work = saga::release_reservation(self.world.clone(), op.clone(), record, name.as_str().into());
+        let listed = record.reservations.remove(&name).is_some();
+        let record = (listed || self.unsure).then_some(record);
+        let shared = name.as_str().into();
+        let work = saga::release_reservation(self.world.clone(), op.clone(), record, shared, listed);
         let outcome = move |result| Outcome::Unreserved { name, result, reply };
         self.run(op, Scope::One(Turn::Record), work, outcome, cx);
         Ok(())
@@ -92,7 +93,7 @@ impl NetworkActor {
         let recorded = result?;
         self.record.reservations.insert(name, kept);
         match recorded {
-            Recorded::Surely => {
+            Recorded::Surely(_told) => {
                 self.unsure = false;
                 Ok(())
             }
@@ -103,15 +104,15 @@ impl NetworkActor {
         }
     }
 
-    pub(super) fn unreserved(&mut self, name: &str, result: Result<()>) -> Result<()> {
+    pub(super) fn unreserved(&mut self, name: &str, result: Result<Facts>) -> Result<()> {
         match &result {
-            Ok(()) => {
+            Ok(_told) => {
                 // Whatever it was unsure of is written now, if there was anything.
                 self.unsure = false;
                 self.record.reservations.remove(name);
             }
             Err(error) => self.unsure |= error.certainty() == Certainty::Uncertain,
         }
-        result
+        result.map(drop)
     }
 }

@@ -164,7 +164,8 @@ fn a_join_whose_network_hangs_ends_at_its_deadline_and_the_next_one_goes_on() {
 }
 
 /// Each operation of a join that would win the way out fails once, in each of the ways in which it can: all
-/// before it is undone, and so is what was sent together with it and took effect.
+/// before it is undone, and so is what was sent together with it and took effect. Only where neighbours cannot be told
+/// the join stands.
 #[test]
 fn a_set_up_that_fails_half_way_is_undone_wholly() {
     on_stopped_time(async {
@@ -184,10 +185,15 @@ fn a_set_up_that_fails_half_way_is_undone_wholly() {
                     outcome.expect("past the last operation");
                     break;
                 }
-                let error = outcome.expect_err("an operation failed");
-                assert_eq!((error.kind(), error.certainty()), (ErrorKind::Internal, Certainty::Aborted));
                 let lost = |(op, outcome): &(Op, Result<_, _>)| outcome.is_err().then(|| op.verb());
                 failed.extend(stage.kernel.log().iter().find_map(lost));
+                if matches!(failed.last(), Some(&("sysctl" | "announce"))) {
+                    outcome.expect("nothing depends on it");
+                    assert!(stage.inside().await.contains(&new.endpoint));
+                    continue;
+                }
+                let error = outcome.expect_err("an operation failed");
+                assert_eq!((error.kind(), error.certainty()), (ErrorKind::Internal, Certainty::Aborted));
                 stage.settled().await;
                 stage.assert_clean(&before);
                 assert_eq!(stage.picture().await, picture);
@@ -200,6 +206,7 @@ fn a_set_up_that_fails_half_way_is_undone_wholly() {
             let routes = ["delete_route", "add_route", "delete_route", "add_route"];
             let expected =
                 ["create_veth", "set_link", "add_address", "add_address"].into_iter().chain(routes);
+            let expected = expected.chain(["sysctl", "sysctl", "announce"]);
             assert_eq!(failed, expected.collect::<Vec<_>>(), "{kind:?}");
         }
     });
@@ -218,12 +225,13 @@ fn force_waits_a_second_for_a_join_that_hangs_and_what_is_stuck_is_a_leak_until_
             stage.kernel.plan(Fault::nth(n, FaultKind::Hang));
             let join = tokio::task::spawn_local(stage.begin(&op(), stuck.join(9)));
             until(|| stage.kernel.hanging() > 0 || join.is_finished()).await;
-            if stage.kernel.hanging() == 0 {
-                join.await.expect("it ends").expect("past the last operation");
-                assert_eq!(n, 6, "a link, its state, an address, and the way out: out, and in");
+            let began = Instant::now();
+            if n == 6 {
+                // Before it: a link, its state, an address, and the way out: out, and in.
+                join.await.expect("it ends").expect("joined, though neighbours cannot be told");
+                assert_eq!((began.elapsed(), stage.kernel.hanging()), (SECOND, 1));
                 break;
             }
-            let began = Instant::now();
             stage.ask(DeleteSandbox { force: true }).await.expect("deleted");
             assert!(began.elapsed() <= SECOND, "operation {n}: {:?}", began.elapsed());
             let error = join.await.expect("it ends").expect_err("it was ended");

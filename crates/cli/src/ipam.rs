@@ -52,8 +52,9 @@ struct List {
 
 #[derive(Debug, clap::Args)]
 struct Show {
-    /// A network, by its name or its identifier, or a pool, by its subnet.
-    #[arg(value_name = "NETWORK|POOL")]
+    /// A network, by its name or its identifier; pools, by their identifier (`LocalDefault/10.0.0.0/24`) or a subnet
+    /// that they overlap; or an address.
+    #[arg(value_name = "NETWORK|POOL|ADDRESS")]
     what: String,
     #[command(flatten)]
     source: Source,
@@ -258,20 +259,52 @@ impl Pools {
         let named = |pool: &PoolSnapshot| pool.name == what || pool.network.to_string() == what;
         let all = self.all();
         let mut shown: Vec<_> = all.iter().filter(|pool| named(pool)).cloned().collect();
+        // Of a place in a pool, only what is there.
+        let mut part = None;
         if shown.is_empty() {
-            shown = all.into_iter().filter(|pool| pool.pool.to_string() == what).collect();
+            let id = |pool: &PoolSnapshot| format!("{}/{}", pool.space, pool.pool) == what;
+            part = picture::place(what);
+            let meant =
+                |pool: &PoolSnapshot| id(pool) || part.is_some_and(|net| picture::overlap(pool.pool, net));
+            shown = all.into_iter().filter(meant).collect();
         }
-        let Some(network) = shown.first().map(|pool| pool.network) else {
-            let known = self.networks.values().any(|record| record.spec.name == what);
-            anyhow::ensure!(!known, "network {what:?} has no pools");
-            return Err(Error::not_found(ObjectKind::Network, what))
-                .context("no network or pool is called so");
+        if shown.is_empty() {
+            return Err(self.unfound(what));
+        }
+        let held = |network: NetworkId| {
+            let within = |held: &AddressHolder| {
+                let pools = shown.iter().filter(|pool| pool.network == network);
+                part.is_none_or(|net| net.contains(&held.address))
+                    && pools.map(|pool| pool.pool).any(|pool| pool.contains(&held.address))
+            };
+            let held = self.ipam.holders(network, usize::MAX).unwrap_or_default();
+            held.holders.into_iter().filter(within).collect::<Vec<_>>()
         };
-        let within = |held: &AddressHolder| shown.iter().any(|pool| pool.pool.contains(&held.address));
-        let mut holders = self.ipam.holders(network, usize::MAX).unwrap_or_default();
-        holders.holders.retain(within);
-        holders.more = holders.holders.len().saturating_sub(limit) as u64;
-        holders.holders.truncate(limit);
-        Ok((shown, holders))
+        let networks: BTreeSet<_> = shown.iter().map(|pool| pool.network).collect();
+        let mut holders: Vec<_> = networks.into_iter().flat_map(held).collect();
+        holders.sort_by_key(|held| held.address);
+        let more = holders.len().saturating_sub(limit) as u64;
+        holders.truncate(limit);
+        Ok((shown, Holders { holders, more }))
+    }
+
+    /// Why nothing is shown.
+    fn unfound(&self, what: &str) -> anyhow::Error {
+        let has = |record: &&NetworkRecord| record.v4.iter().chain(&record.v6).any(|pool| pool.id == what);
+        if let Some(record) = self.networks.values().find(has) {
+            let (name, driver) = (&record.spec.name, &record.spec.ipam.driver);
+            return anyhow::anyhow!(
+                "pool {what:?} of network {name:?} is known to IPAM driver {driver:?} alone"
+            );
+        }
+        if self.networks.values().any(|record| record.spec.name == what || record.id.to_string() == what) {
+            return anyhow::anyhow!("network {what:?} has no pools here");
+        }
+        let error = Error::not_found(ObjectKind::Network, what);
+        let context = match picture::place(what) {
+            Some(place) => format!("no pool has anything of {place}"),
+            None => "no network or pool is called so".to_owned(),
+        };
+        anyhow::Error::from(error).context(context)
     }
 }

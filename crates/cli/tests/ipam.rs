@@ -131,6 +131,29 @@ fn pools_and_holders_are_shown_beside_an_engine_and_after_it() {
             pool["holders"][1]["holder"].as_str().expect("text").split(" (").next(),
             Some("endpoint \"web\"")
         );
+        // By what lies within a pool, and what a pool lies within.
+        let shown = |what: &str| {
+            let rows = cells(&ipam(dir, &data, &["show", what]));
+            let header = rows.iter().position(|row| row[0] == "ADDRESS").expect("two tables");
+            let pools: Vec<_> = rows[1..header].iter().map(|row| row[1].clone()).collect();
+            let held: Vec<_> = rows[header + 1..].iter().map(|row| row[0].clone()).collect();
+            (pools.join(" "), held.join(" "))
+        };
+        let all4 = "10.1.0.7 10.1.0.9 10.1.0.128 10.1.0.129 10.1.0.130";
+        for (what, pools, held) in [
+            ("10.1.0.1/24", "10.1.0.0/24", all4),
+            ("LocalDefault/10.1.0.0/24", "10.1.0.0/24", all4),
+            ("10.1.0.7", "10.1.0.0/24", "10.1.0.7"),
+            ("10.1.0.55", "10.1.0.0/24", ""),
+            ("10.1.0.128/30", "10.1.0.0/24", "10.1.0.128 10.1.0.129 10.1.0.130"),
+            ("fd01::2", "fd01::/64", "fd01::2"),
+            ("0.0.0.0/0", "172.17.0.0/16 10.1.0.0/24", &format!("{all4} 172.17.0.1")),
+        ] {
+            assert_eq!(shown(what), (pools.to_owned(), held.to_owned()), "{what}");
+        }
+        let nowhere = ipam(dir, &data, &["show", "192.0.2.1"]);
+        assert_eq!((nowhere.status.code(), text(&nowhere.stdout)), (Some(1), ""));
+        assert!(text(&nowhere.stderr).contains("no pool has anything of 192.0.2.1/32"), "{nowhere:?}");
         let limited = ipam(dir, &data, &["show", "blue", "--limit", "1"]);
         assert!(text(&limited.stdout).contains("\nand 7 more; --limit shows them\n"), "{limited:?}");
         let unknown = ipam(dir, &data, &["show", "green"]);
@@ -157,6 +180,10 @@ fn what_cannot_be_read_is_told() {
     assert!(said.contains("records.redb: No such file") && said.contains("--data-dir names"), "{said}");
     assert!(!data.exists(), "nothing was made");
     fs::create_dir(&data).expect("made");
+    fs::write(data.join("records.redb"), "").expect("written");
+    let empty = ipam(dir.path(), &data, &["ls"]);
+    assert_eq!((empty.status.code(), text(&empty.stdout)), (Some(1), ""));
+    assert!(text(&empty.stderr).contains("records.redb: it is empty: no engine has"), "{empty:?}");
     fs::write(data.join("records.redb"), "nonsense").expect("written");
     let damaged = ipam(dir.path(), &data, &["show", "blue"]);
     assert_eq!(damaged.status.code(), Some(1));

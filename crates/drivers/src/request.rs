@@ -241,6 +241,9 @@ pub struct Joined {
     pub routes: Vec<StaticRoute>,
     /// The sandbox needs no default gateway network on account of this endpoint.
     pub disable_gateway_service: bool,
+    /// Whoever can have had its IPv4 address before, as far as a neighbour may remember, had its hardware address in the
+    /// same place: neighbours need not be told then. `false`, as from a driver that does not know, means that they are.
+    pub ipv4_settled: bool,
     /// Entries to publish.
     pub table_entries: Vec<TableEntry>,
 }

@@ -125,6 +125,9 @@ pub enum Owner {
     Gateway(NetworkId),
     /// A network, for an auxiliary address of this name.
     Auxiliary(NetworkId, String),
+    /// A network, for endpoints of this name, whether there is one or not. Such an endpoint has the address without a
+    /// request of its own, and one that had it before goes on having it: the driver is told neither.
+    Reservation(NetworkId, String),
 }
 
 impl fmt::Display for Owner {
@@ -133,6 +136,7 @@ impl fmt::Display for Owner {
             Self::Endpoint(id) => write!(f, "endpoint {}", id.short()),
             Self::Gateway(id) => write!(f, "the gateway of network {}", id.short()),
             Self::Auxiliary(id, name) => write!(f, "auxiliary address {name:?} of network {}", id.short()),
+            Self::Reservation(id, name) => write!(f, "reservation {name:?} of network {}", id.short()),
         }
     }
 }
@@ -175,7 +179,8 @@ pub struct AddressRelease {
     pub pool: PoolId,
     /// The address. `None` after a request that did not answer: whatever that gave the owner, if anything.
     pub address: Option<IpAddr>,
-    /// Who has it.
+    /// Who has it. Not always the one that it was requested for: after a restart, an endpoint that outlived the
+    /// reservation of its address, or the other way about.
     pub owner: Owner,
 }
 
@@ -236,7 +241,8 @@ pub trait IpamDriver: Send + 'static {
     /// Takes a pool back. Its addresses have been given back before.
     fn release_pool(&mut self, cx: &IpamCx, release: PoolRelease) -> Begun<()>;
 
-    /// Gives an address: to an endpoint, or to a network for its gateway and its auxiliary addresses.
+    /// Gives an address: to an endpoint, or to a network for its gateway, its auxiliary addresses and what is kept for
+    /// names.
     ///
     /// libnetwork's own drivers refuse with: `NotFound` an unknown pool, `InvalidParameter` an address outside of it,
     /// `Forbidden` one that is taken, `Exhausted` when none is free. After `Exhausted` the network's next pool is asked.

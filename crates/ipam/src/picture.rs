@@ -2,6 +2,8 @@
 //!
 //! All of it is asked of the allocator in the ordinary way, so what is shown is what the next request meets.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use netloom_model::NetworkId;
 use netloom_model::config::DefaultPool;
@@ -39,6 +41,19 @@ pub fn pools_of(network: NetworkId, name: &str, space: &str, usage: Vec<PoolUsag
         quarantined: usage.quarantined,
     };
     usage.into_iter().map(snapshot).collect()
+}
+
+/// The place that somebody names: a subnet, with or without host bits, or one address.
+#[must_use]
+pub fn place(text: &str) -> Option<IpNet> {
+    let net = text.parse::<IpNet>().ok();
+    net.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)).map(|net| net.trunc())
+}
+
+/// Whether one of two subnets is within the other.
+#[must_use]
+pub fn overlap(one: IpNet, other: IpNet) -> bool {
+    one.contains(&other) || other.contains(&one)
 }
 
 /// How much of each block of default pools is left, when networks have these subnets. A pool counts as used when any part

@@ -272,6 +272,20 @@ pub enum Op {
         /// The entry.
         neighbour: Neighbour,
     },
+    /// Tells the neighbours of a link its hardware address: a gratuitous ARP (RFC 5227) for each of its IPv4 addresses
+    /// where `arp_notify` is on for it, an unsolicited neighbour advertisement (RFC 4861, 7.2.6) for each IPv6 address
+    /// that is not tentative where `ndisc_notify` is on. Nobody answers, so nothing is waited for.
+    ///
+    /// Linux does it when a link is given its hardware address, also the one it has. The link then forgets its own
+    /// neighbours, permanent ones too: announce first, add them then. A link that is down tells nobody. `ENODEV`
+    /// without the link; for a kind of link that has no hardware address of its own it is unsupported
+    /// ([`crate::KernelError::unsupported`]).
+    Announce {
+        /// The link's namespace.
+        netns: Netns,
+        /// The link.
+        link: IfName,
+    },
     /// Writes a setting below `/proc/sys/net`. `ENOENT` for an unknown one, `EINVAL` for a bad value.
     Sysctl {
         /// The namespace whose setting it is.
@@ -314,6 +328,7 @@ impl Op {
             Self::DeleteRoute { .. } => "delete_route",
             Self::AddNeighbour { .. } => "add_neighbour",
             Self::DeleteNeighbour { .. } => "delete_neighbour",
+            Self::Announce { .. } => "announce",
             Self::Sysctl { .. } => "sysctl",
             Self::ChangeTable { .. } => "change_table",
         }
@@ -342,6 +357,7 @@ impl Op {
             | Self::DeleteRoute { netns, .. }
             | Self::AddNeighbour { netns, .. }
             | Self::DeleteNeighbour { netns, .. }
+            | Self::Announce { netns, .. }
             | Self::Sysctl { netns, .. } => *netns,
         }
     }
@@ -386,6 +402,7 @@ impl fmt::Display for Op {
             Self::DeleteNeighbour { netns, link, neighbour } => {
                 write!(f, "remove neighbour {neighbour} from link {link} of {netns}")
             }
+            Self::Announce { netns, link } => write!(f, "tell the neighbours of link {link} of {netns}"),
             Self::Sysctl { netns, key, value } => write!(f, "set net/{key} of {netns} to {value:?}"),
             Self::ChangeTable { table, changes } => match changes.as_slice() {
                 [change] => write!(f, "change table {table}: {change}"),

@@ -4,8 +4,11 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Lab, bridge, create_netns, foreign, ifname, inside, isolated, soon, veth, wait};
-use netloom_kernel::{Kernel, LinkView, Netns, Op};
+use common::{
+    Lab, add_address, bridge, create_netns, foreign, ifname, inside, isolated, soon, up, veth, wait,
+};
+use netloom_kernel::{Kernel, LinkView, Neighbour, Netns, Op};
+use netloom_model::MacAddr;
 
 const HOST: Netns = Netns::Host;
 
@@ -159,5 +162,32 @@ fn as_many_links_are_found_as_are_asked_for() {
         assert_eq!(found.len(), names.len());
         let right = |(name, link): (&&str, &Option<LinkView>)| link.is_some() == (*name == "br0");
         assert!(names.iter().zip(&found).all(right));
+    });
+}
+
+/// What is heard of an announcement is tested with packets, in the tests of the engine on the real kernel.
+#[test]
+fn an_announcement_leaves_the_link_as_it_is_and_forgets_its_neighbours() {
+    isolated(|lab| {
+        lab.must(vec![
+            create_netns("c1"),
+            veth("veth1", "eth0", inside("c1"), None),
+            up(inside("c1"), "eth0"),
+            add_address(inside("c1"), "eth0", "10.0.0.2/24"),
+        ]);
+        let link = || wait(lab.kernel.find_links(inside("c1"), vec![ifname("eth0")], soon())).expect("found");
+        let other = "10.0.0.9".parse().expect("an address");
+        let neighbour = Neighbour::Address { address: other, mac: MacAddr([2, 0, 0, 0, 0, 9]) };
+        let known = || {
+            let known = wait(lab.kernel.neighbours(inside("c1"), soon())).expect("listed");
+            known.iter().filter(|entry| entry.address == Some(other)).count()
+        };
+        let before = link();
+        lab.must(vec![Op::AddNeighbour { netns: inside("c1"), link: ifname("eth0"), neighbour }]);
+        assert_eq!(known(), 1);
+        let announce = |name| Op::Announce { netns: inside("c1"), link: ifname(name) };
+        lab.must(vec![announce("eth0")]);
+        assert_eq!((link(), known()), (before, 0));
+        assert_eq!(lab.errno(announce("eth1")), libc::ENODEV);
     });
 }

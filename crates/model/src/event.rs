@@ -9,6 +9,7 @@ use crate::error::ObjectKind;
 use crate::id::{EndpointId, NetworkId, OpId, SandboxId};
 use crate::ifname::IfName;
 use crate::live::{LiveSandbox, ReleasedSandbox};
+use crate::record::Reservation;
 
 /// A fact, numbered in the order in which the engine learnt it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -85,6 +86,22 @@ pub enum EventKind {
         /// The endpoint.
         endpoint: EndpointId,
         /// Its name.
+        name: String,
+    },
+    /// Addresses are kept for endpoints of a name. Told again where a commit that did not answer is made sure.
+    AddressesReserved {
+        /// Their network.
+        network: NetworkId,
+        /// The name.
+        name: String,
+        /// What is kept.
+        kept: Reservation,
+    },
+    /// Nothing is kept for a name any more. Not told where the network itself is deleted.
+    ReservationReleased {
+        /// The network.
+        network: NetworkId,
+        /// The name.
         name: String,
     },
     /// A sandbox came into service.

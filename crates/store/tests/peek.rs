@@ -53,6 +53,25 @@ fn what_was_committed_is_read_and_nothing_is_touched() {
     }
 }
 
+/// What an engine made and did not get round to writing is something only while there is an engine.
+#[test]
+fn a_database_that_nobody_has_written_to_is_none() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, _) = RedbStore::open(dir.path()).expect("opened");
+    let file = dir.path().join("records.redb");
+    let written = fs::read(&file).expect("there");
+    fs::write(&file, "").expect("emptied");
+    let beside = peek(dir.path()).expect("an engine is at it");
+    assert!(beside.records.is_empty() && beside.held.is_some(), "{beside:?}");
+    fs::write(&file, written).expect("put back");
+    drop(store);
+    assert_eq!(peek(dir.path()).expect("no records is something else").records, []);
+    fs::write(&file, "").expect("emptied");
+    let error = peek(dir.path()).expect_err("nobody will");
+    let said = error.to_string();
+    assert!(said.contains("records.redb: it is empty: no engine has"), "{said}");
+}
+
 /// Two records that only ever change together: a copy of two moments would have them differ.
 #[test]
 fn beside_an_engine_that_writes_one_moment_is_read() {
@@ -102,7 +121,8 @@ fn what_cannot_be_read_is_told_and_stays_as_it_is() {
     assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 0, "nothing was made");
     let file = dir.path().join("records.redb");
     fs::write(&file, []).expect("written");
-    assert_eq!(peek(dir.path()).expect("made a moment ago").records, []);
+    let error = peek(dir.path()).expect_err("nobody has made it");
+    assert!(error.to_string().contains("it is empty"), "{error}");
     drop(RedbStore::open(dir.path()).expect("opened"));
     assert_eq!(peek(dir.path()).expect("read").records, []);
     let (mut store, _) = RedbStore::open(dir.path()).expect("opened");

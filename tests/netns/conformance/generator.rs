@@ -9,7 +9,7 @@ use netloom::kernel::{LinkTag, Neighbour, Netns, Op, Route};
 use super::pair::OUTSIDE;
 
 /// Every operation there is.
-pub(super) const VERBS: [&str; 18] = [
+pub(super) const VERBS: [&str; 19] = [
     "create_netns",
     "adopt_netns",
     "delete_netns",
@@ -27,6 +27,7 @@ pub(super) const VERBS: [&str; 18] = [
     "delete_route",
     "add_neighbour",
     "delete_neighbour",
+    "announce",
     "sysctl",
 ];
 
@@ -138,7 +139,7 @@ impl Generator {
 
     fn random_op(&mut self) -> Op {
         // Made more often than taken away, so that something is there to disagree about.
-        match self.below(71) {
+        match self.below(72) {
             0..=1 => Op::CreateNetns { name: parsed(self.pick(&NAMESPACES)) },
             2 => Op::DeleteNetns { name: parsed(self.pick(&NAMESPACES)) },
             3..=5 => self.create_bridge(),
@@ -166,6 +167,7 @@ impl Generator {
             59..=62 => self.set_master(),
             63..=64 => self.adopt_netns(),
             65 => self.isolate_port(),
+            66 => self.announce(),
             _ => {
                 let key = self.pick(&SETTINGS).to_owned();
                 Op::Sysctl { netns: self.place(), key, value: self.pick(&["0", "1", "x"]).to_owned() }
@@ -227,6 +229,12 @@ impl Generator {
     fn set_mtu(&mut self) -> Op {
         let (netns, name) = self.spot_of_a_wire();
         Op::SetMtu { netns, name: parsed(name), mtu: self.pick(&MTUS) }
+    }
+
+    /// Never of a loopback, whose address of zeros older kernels refuse.
+    fn announce(&mut self) -> Op {
+        let (netns, name) = self.spot_of_a_wire();
+        Op::Announce { netns, link: parsed(name) }
     }
 
     fn delete_address(&mut self) -> Op {

@@ -97,6 +97,10 @@ fn drop_neighbour(netns: Netns, link: &str, neighbour: Neighbour) -> Op {
     Op::DeleteNeighbour { netns, link: parsed(link), neighbour }
 }
 
+fn announce(netns: Netns, link: &str) -> Op {
+    Op::Announce { netns, link: parsed(link) }
+}
+
 fn sysctl(netns: Netns, key: &str, value: &str) -> Op {
     Op::Sysctl { netns, key: key.into(), value: value.into() }
 }
@@ -224,6 +228,7 @@ fn absent_objects() -> Vec<Step> {
         step("ENODEV", route(a, "10.9.0.0/16", None, "eth9")),
         step("ENODEV", drop_route(a, "10.9.0.0/16", None, "eth9")),
         step("ENODEV", add_neighbour(a, "eth9", neighbour("10.0.0.9", 9))),
+        step("ENODEV", announce(a, "eth9")),
         step("ENODEV", move_link(HOST, "vc", a, "eth1")),
         step("ENOENT", move_link(HOST, "va", gone, "eth1")),
         // What was there is gone with its namespace, the host's end too.
@@ -440,7 +445,12 @@ fn neighbours() -> Vec<Step> {
         does(add_neighbour(HOST, "br0", neighbour("10.0.0.5", 5))),
         does(drop_neighbour(a, "eth0", neighbour("10.0.0.5", 6))),
         step("ENOENT", drop_neighbour(a, "eth0", neighbour("10.0.0.5", 6))),
+        // Who is announced forgets its own neighbours, and nobody else does.
+        does(announce(a, "eth0")),
+        step("ENOENT", drop_neighbour(a, "eth0", neighbour("fd00::5", 5))),
+        does(drop_neighbour(HOST, "br0", neighbour("10.0.0.5", 5))),
         does(down(a, "eth0")),
+        does(announce(a, "eth0")),
         does(mtu(a, "eth0", 1000)),
         step("EINVAL", add_neighbour(a, "eth0", neighbour("fd00::5", 5))),
     ]
@@ -456,6 +466,8 @@ fn settings() -> Vec<Step> {
         step("EINVAL", sysctl(a, "ipv4/../ipv4/ip_forward", "1")),
         step("EINVAL", sysctl(a, "ipv4/ip_default_ttl", "0")),
         does(sysctl(a, "ipv4/ip_forward", "1")),
+        does(sysctl(a, "ipv4/conf/eth0/arp_notify", "1")),
+        does(sysctl(a, "ipv6/conf/eth0/ndisc_notify", "1")),
         does(sysctl(a, "ipv6/conf/all/disable_ipv6", "1")),
         does(veth("vb", "eth1", a, None)),
         step("EACCES", address(a, "eth1", "fd00::9/64")),

@@ -11,12 +11,13 @@ use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;
 
 use super::establish::put_network;
-use super::{Undone, World};
+use super::{Facts, Undone, World};
+use crate::event::NetworkEvent;
 
 /// Whether a change is in the store.
 #[derive(Debug)]
 pub(crate) enum Recorded {
-    Surely,
+    Surely(Facts),
     /// It did not answer: this says why.
     Perhaps(Error),
 }
@@ -44,7 +45,11 @@ pub(crate) async fn reserve(
         saga.step("commit", None, std::future::ready(world.still_leased(by))).await?;
         // Waited for to its end, as it cannot be called back: what it says decides whether IPAM goes on keeping them.
         match world.commit(&op, vec![put_network(&record)?]).await {
-            Ok(()) => Ok(Recorded::Surely),
+            Ok(()) => {
+                let (network, name) = (world.network, name.to_string());
+                let event = NetworkEvent::AddressesReserved { network, name, kept };
+                Ok(Recorded::Surely(vec![world.events.fact(&op, event)]))
+            }
             Err(error) if error.certainty() == Certainty::Uncertain => Ok(Recorded::Perhaps(error)),
             Err(error) => Err(error),
         }
@@ -53,13 +58,14 @@ pub(crate) async fn reserve(
 }
 
 /// Commits the record without a reservation, if it was in there, then has IPAM give the addresses up. From the commit
-/// on there is no way back.
+/// on there is no way back. `listed`: there is something to tell of.
 pub(crate) async fn release_reservation(
     world: World,
     op: OpCtx,
     record: Option<NetworkRecord>,
     name: Arc<str>,
-) -> Result<()> {
+    listed: bool,
+) -> Result<Facts> {
     let shown = name.clone();
     let object = fmt::from_fn(move |f| write!(f, "reservation {shown:?}"));
     let entry = world.services.tools.ledger.enter(&op, "release_reservation", object);
@@ -67,7 +73,10 @@ pub(crate) async fn release_reservation(
         entry.step("commit");
         world.commit(&op, vec![put_network(&record)?]).await?;
     }
+    let network = world.network;
+    let event = || NetworkEvent::ReservationReleased { network, name: name.to_string() };
+    let told = listed.then(|| world.events.fact(&op, event()));
     entry.step("give the addresses up");
-    world.finish(&op, Undone::Reservation(name), Patience::of(&op)).await;
-    Ok(())
+    world.finish(&op, Undone::Reservation(name.clone()), Patience::of(&op)).await;
+    Ok(told.into_iter().collect())
 }

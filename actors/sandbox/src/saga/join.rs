@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use netloom_actor_network::{AttachEndpoint, CommitAttachment, ProgramEndpoint, RevokeEndpoint};
+use netloom_actor_network::{AttachEndpoint, Attachment, CommitAttachment, ProgramEndpoint, RevokeEndpoint};
 use netloom_actor_services::SagaWorld;
 use netloom_drivers::Interface;
 use netloom_kernel::{Netns, Op};
@@ -11,6 +11,7 @@ use netloom_model::{Certainty, EndpointId, Error, JoinId, NetworkId, Reason, Res
 use netloom_runtime::{OpCtx, Saga};
 use netloom_store::Change;
 
+use super::port::Untold;
 use super::{Undone, World, port, record_of, way_out};
 use crate::gateway::elect;
 use crate::inside::Inside;
@@ -86,7 +87,8 @@ async fn try_join(world: &World, op: &OpCtx, before: &Inside, command: &JoinSand
         for newcomer in newcomers.iter().rev() {
             let commit = async { newcomer.commit(world, op, &inside.record).await.map_err(forgotten) };
             let commit = saga.step("commit", None, commit);
-            let opened = op.unless_cancelled(port::opened(world, op, &newcomer.interface));
+            let opened =
+                op.unless_cancelled(port::opened(world, op, newcomer.untold(&inside)?, &newcomer.interface));
             futures::try_join!(commit, async { Ok(opened.await) })?;
         }
         Ok(Joined { inside, endpoint })
@@ -113,12 +115,19 @@ pub(super) struct Newcomer {
     endpoint: EndpointId,
     join: JoinId,
     pub(super) interface: Interface,
+    ipv4_settled: bool,
 }
 
 impl Newcomer {
     fn member<'a>(&self, inside: &'a Inside) -> Result<&'a Member> {
         let own = inside.members.iter().find(|member| member.endpoint == self.endpoint);
         own.ok_or_else(|| Error::internal("a newcomer is not inside"))
+    }
+
+    /// What its neighbours have to be told.
+    pub(super) fn untold(&self, inside: &Inside) -> Result<Untold> {
+        let Member { ifname: link, ipv4, ipv6, .. } = *self.member(inside)?;
+        Ok(Untold { link, ipv4: ipv4.is_some() && !self.ipv4_settled, ipv6: ipv6.is_some() })
     }
 
     /// Makes its attachment durable, and with it the number of the sandbox's next interface.
@@ -170,7 +179,8 @@ pub(super) async fn attach(
     // Most sandboxes have one member, and there are many sandboxes.
     inside.members.reserve_exact(1);
     inside.members.push(member);
-    Ok(Newcomer { network, endpoint, join, interface: attachment.interface })
+    let Attachment { interface, ipv4_settled, .. } = attachment;
+    Ok(Newcomer { network, endpoint, join, interface, ipv4_settled })
 }
 
 /// A network that was restarted after it made the link knows nothing of the attachment. To the caller that

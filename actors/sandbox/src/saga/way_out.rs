@@ -90,7 +90,7 @@ pub(super) async fn add(world: &World, op: &OpCtx, inside: &mut Inside, offer: &
             hand_over(saga, world, op, before, &inside).await?;
             let [newcomer] = &newcomers;
             saga.step("commit", None, newcomer.commit(world, op, &inside.record)).await?;
-            port::opened(world, op, &newcomer.interface).await;
+            port::opened(world, op, newcomer.untold(&inside)?, &newcomer.interface).await;
             Ok(inside)
         });
         match added.await {

@@ -29,8 +29,8 @@ use netloom_kernel::{Kernel, Netns};
 use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
 use netloom_model::snapshot::{EndpointSnapshot, SandboxEndpoint, SandboxSnapshot};
 use netloom_model::{
-    EndpointId, EndpointSpec, EngineConfig, IfName, JoinSpec, NetworkId, NetworkSpec, Repair, Result,
-    SandboxId, SandboxSpec,
+    EndpointId, EndpointSpec, EngineConfig, IfName, JoinSpec, MacAddr, NetworkId, NetworkSpec, Repair,
+    Result, SandboxId, SandboxSpec,
 };
 use netloom_runtime::{
     Addr, Cause, EventSink, Handle, Janitor, Ledger, Message, OpCtx, Port, ReadModel, ReadModelWriter,
@@ -217,8 +217,12 @@ impl Stage {
 
     /// Adds an endpoint that is in no sandbox.
     pub(crate) async fn endpoint(&self, network: NetworkId, name: &str) -> End {
-        let endpoint = EndpointId::from_uuids(Uuid::new_v4(), Uuid::new_v4());
-        let create = CreateEndpoint { endpoint, spec: EndpointSpec::new(name) };
+        let chance = Uuid::new_v4();
+        let endpoint = EndpointId::from_uuids(chance, Uuid::new_v4());
+        let [a, b, c, d, e, ..] = *chance.as_bytes();
+        // Not what follows from its address, so that a join has all it can have to do.
+        let spec = EndpointSpec::new(name).mac(MacAddr([2, a, b, c, d, e]));
+        let create = CreateEndpoint { endpoint, spec };
         self.of(network).ask(&op(), create).await.expect("it answers").expect("created");
         End { network, endpoint }
     }

@@ -34,9 +34,9 @@ use netloom_ipam::driver::MadeIpam;
 use netloom_ipam::{
     DefaultIpam, Granted, Lease, PoolHolding, PoolUsage, PoolsRequest, RestoredPools, picture,
 };
+use netloom_model::Result;
 use netloom_model::config::{DatastoreConfig, DefaultPool};
 use netloom_model::snapshot::{Holders, IpamSnapshot};
-use netloom_model::{Reason, Result};
 use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply, TaskGroup};
 
 use super::foreign::{Foreign, IpamDeps, Pending};
@@ -272,7 +272,7 @@ impl Handle<ReserveAddresses> for IpamActor {
         op: OpCtx,
         ReserveAddresses { network, name, kept }: ReserveAddresses,
         reply: Reply<Result<()>>,
-        _: &mut Cx<'_, Self>,
+        cx: &mut Cx<'_, Self>,
     ) {
         match &mut self.body {
             Body::Default(ipam) => {
@@ -280,9 +280,8 @@ impl Handle<ReserveAddresses> for IpamActor {
             }
             Body::Shared(shared) => shared.reserve(op, (network, name, kept), reply),
             Body::Foreign(foreign) => {
-                let (what, by) =
-                    ("an address kept for a name", format!("the ipam driver {:?}", foreign.name()));
-                reply.send(Err(Reason::NotImplemented { what, by }.into()));
+                let message = ReserveAddresses { network, name, kept };
+                foreign.admit(op, network, Pending::Keep(message, reply), cx);
             }
         }
     }
@@ -294,7 +293,7 @@ impl Handle<UnreserveAddresses> for IpamActor {
         op: OpCtx,
         UnreserveAddresses(network, name): UnreserveAddresses,
         reply: Reply<Result<()>>,
-        _: &mut Cx<'_, Self>,
+        cx: &mut Cx<'_, Self>,
     ) {
         match &mut self.body {
             Body::Default(ipam) => {
@@ -302,8 +301,7 @@ impl Handle<UnreserveAddresses> for IpamActor {
                 reply.send(Ok(()));
             }
             Body::Shared(shared) => shared.unreserve(op, network, name, reply),
-            // Nothing is kept there.
-            Body::Foreign(_) => reply.send(Ok(())),
+            Body::Foreign(foreign) => foreign.admit(op, network, Pending::GiveUp(name, reply), cx),
         }
     }
 }

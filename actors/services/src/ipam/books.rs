@@ -17,6 +17,10 @@ use netloom_model::snapshot::{AddressHolder, Holders, PoolSnapshot};
 use netloom_model::{EndpointId, Error, Holder, NetworkId, ObjectKind, Reason, Result};
 use rustc_hash::FxBuildHasher;
 
+use kept::{Kept, Standing};
+
+mod kept;
+
 type Map<K, V> = HashMap<K, V, FxBuildHasher>;
 
 /// The books of one driver. Shared by the incarnations of its actor and their tasks on one engine thread: what a driver
@@ -38,6 +42,10 @@ struct Account {
     /// Gateways and auxiliary addresses.
     reserved: Vec<HeldAddress>,
     tenants: Map<EndpointId, Tenant>,
+    /// What is kept for names, by these.
+    kept: Map<String, Kept>,
+    /// Addresses of these that endpoints have at the moment.
+    lent: Map<IpAddr, EndpointId>,
     /// Who has which address.
     taken: Map<IpAddr, Owner>,
 }
@@ -83,6 +91,7 @@ impl Account {
     fn slots(&mut self, owner: &Owner) -> Option<&mut Vec<HeldAddress>> {
         match owner {
             Owner::Endpoint(id) => self.tenants.get_mut(id).map(|tenant| &mut tenant.held),
+            Owner::Reservation(_, name) => self.kept.get_mut(name).map(|kept| &mut kept.held),
             Owner::Gateway(_) | Owner::Auxiliary(..) => Some(&mut self.reserved),
         }
     }
@@ -95,6 +104,7 @@ impl Account {
             }
             Owner::Gateway(_) => "the gateway".to_owned(),
             Owner::Auxiliary(_, name) => format!("auxiliary address {name:?}"),
+            Owner::Reservation(_, name) => format!("reservation {name:?}"),
         }
     }
 
@@ -116,6 +126,10 @@ impl Account {
         for address in addresses.map(|net| net.addr()) {
             // One of no pool is the network driver's.
             let Some(pool) = self.pool_of(address) else { continue };
+            if matches!(self.taken.get(&address), Some(Owner::Reservation(..))) {
+                self.lent.insert(address, endpoint.id);
+                continue;
+            }
             self.taken.insert(address, owner.clone());
             held.push(HeldAddress { pool, owner: owner.clone(), address: Some(address) });
         }
@@ -174,6 +188,7 @@ impl Books {
             }
             account.pools.push(HeldPool { v6, id: Some(id), record: Some(Rc::new(record.clone())) });
         }
+        network.reservations.iter().for_each(|(name, kept)| account.restore_kept(network.id, name, kept));
         endpoints.iter().for_each(|endpoint| account.restore_tenant(endpoint));
     }
 
@@ -254,13 +269,20 @@ impl Books {
     /// An address is not held, or not any more.
     pub(super) fn forget_address(&self, network: NetworkId, owner: &Owner, pool: &PoolId) {
         self.with(network, |account| {
-            let slots = account.slots(owner)?;
-            let at = slots.iter().rposition(|held| held.pool == *pool && held.owner == *owner)?;
-            let address = slots.remove(at).address?;
-            if account.taken.get(&address) == Some(owner) {
-                account.taken.remove(&address);
-            }
-            Some(())
+            let find = |slots: &Vec<HeldAddress>| {
+                slots.iter().rposition(|held| held.pool == *pool && held.owner == *owner)
+            };
+            let removed = match account.slots(owner).and_then(|slots| find(slots).map(|at| slots.remove(at)))
+            {
+                Some(own) => own,
+                None => {
+                    // What a name and an endpoint had one after the other is with the later one.
+                    let kept = account.kept.values_mut().map(|kept| &mut kept.held);
+                    let tenants = account.tenants.values_mut().map(|tenant| &mut tenant.held);
+                    kept.chain(tenants).find_map(|slots| find(slots).map(|at| slots.remove(at)))?
+                }
+            };
+            account.taken.remove(&removed.address?)
         });
     }
 
@@ -273,7 +295,10 @@ impl Books {
             let mut tenants: Vec<_> = account.tenants.iter().collect();
             tenants.sort_by_key(|(id, _)| **id);
             let of_tenants = tenants.into_iter().flat_map(|(_, tenant)| &tenant.held);
-            account.reserved.iter().chain(of_tenants).cloned().collect()
+            let mut kept: Vec<_> = account.kept.iter().collect();
+            kept.sort_by_key(|(name, _)| *name);
+            let kept = kept.into_iter().flat_map(|(_, kept)| &kept.held);
+            account.reserved.iter().chain(kept).chain(of_tenants).cloned().collect()
         });
         held.unwrap_or_default()
     }
@@ -314,7 +339,10 @@ impl Books {
 
     /// It is gone.
     pub(super) fn leave(&self, network: NetworkId, endpoint: EndpointId) {
-        self.with(network, |account| account.tenants.remove(&endpoint));
+        self.with(network, |account| {
+            account.lent.retain(|_, holder| *holder != endpoint);
+            account.tenants.remove(&endpoint)
+        });
     }
 
     /// It is deleted, and keeps its addresses until they are released.
@@ -328,20 +356,23 @@ impl Books {
     pub(super) fn usage(&self, network: NetworkId) -> Option<Vec<PoolUsage>> {
         self.with(network, |account| {
             let usage = |record: &PoolRecord| {
-                let here = |held: &&HeldAddress| held.pool.0 == record.id && held.address.is_some();
-                let count = |quarantined: bool| {
-                    let tenants = account.tenants.values().filter(|t| t.quarantined == quarantined);
-                    tenants.flat_map(|tenant| &tenant.held).filter(here).count() as u64
-                };
+                let (mut used, mut reserved, mut quarantined) = (0, 0, 0);
+                for Standing { endpoint, .. } in account.standing().filter(|held| held.pool.0 == record.id) {
+                    match endpoint {
+                        None => reserved += 1,
+                        Some(id) if account.is_quarantined(id) => quarantined += 1,
+                        Some(_) => used += 1,
+                    }
+                }
                 let bits = if record.pool.addr().is_ipv4() { 32 } else { 128 };
                 PoolUsage {
                     pool: record.pool,
                     range: record.range,
                     gateway: record.gateway,
                     size: 1_u128.checked_shl(bits - u32::from(record.pool.prefix_len())).unwrap_or(u128::MAX),
-                    used: count(false),
-                    reserved: account.reserved.iter().filter(here).count() as u64,
-                    quarantined: count(true),
+                    used,
+                    reserved,
+                    quarantined,
                 }
             };
             account.pools.iter().filter_map(|pool| pool.record.as_deref()).map(usage).collect()
@@ -382,17 +413,18 @@ impl Books {
     /// that has no account.
     pub(super) fn holders(&self, network: NetworkId, limit: usize) -> Option<Holders> {
         self.with(network, |account| {
-            let reserved = account.reserved.iter();
-            let held = account.tenants.values().flat_map(|tenant| &tenant.held).chain(reserved);
-            let mut held: Vec<_> = held.filter_map(|held| Some((held.address?, &held.owner))).collect();
-            held.sort_unstable_by_key(|(address, _)| *address);
+            let mut held: Vec<_> = account.standing().collect();
+            held.sort_unstable_by_key(|held| held.address);
             let more = held.len().saturating_sub(limit) as u64;
             let shown = held.into_iter().take(limit);
-            let holders = shown.map(|(address, owner)| {
-                let quarantined = matches!(owner, Owner::Endpoint(id)
-                    if account.tenants.get(id).is_some_and(|tenant| tenant.quarantined));
-                let holder = account.describe(owner);
-                let holder = if quarantined { format!("quarantine of {holder}") } else { holder };
+            let holders = shown.map(|Standing { address, endpoint, owner, .. }| {
+                let holder = match endpoint {
+                    None => account.describe(owner),
+                    Some(id) if account.is_quarantined(id) => {
+                        format!("quarantine of {}", account.describe(&Owner::Endpoint(id)))
+                    }
+                    Some(id) => account.describe(&Owner::Endpoint(id)),
+                };
                 AddressHolder { address, holder }
             });
             Holders { holders: holders.collect(), more }

@@ -11,9 +11,9 @@ use netloom_model::record::{EndpointRecord, NetworkRecord, PoolRecord};
 use netloom_model::{ErrorKind, IpamPoolSpec, IpamSpec, MacAddr, NetworkId, Reason, Result};
 use netloom_runtime::OpCtx;
 
-use super::books::{add_to, gateway_of, recorded, reserved_of};
+use super::books::{HeldAddress, add_to, gateway_of, recorded, reserved_of};
 use super::dealer::{Dealer, check_in_pool, request};
-use super::message::RequestPools;
+use super::message::{RequestPools, ReserveAddresses};
 
 /// A family's name in an error text.
 fn family(v6: bool) -> &'static str {
@@ -146,6 +146,12 @@ impl Dealer {
                 self.ask_address_again(&op, request(pool, owner, Some(address))).await?;
             }
         }
+        for HeldAddress { pool, owner, address } in self.books.held(id, None) {
+            let pool = recorded(&network).find(|(_, record)| record.id == pool.0 && !record.is_none());
+            if let (Owner::Reservation(..), Some((_, pool))) = (&owner, pool) {
+                self.ask_address_again(&op, request(pool, owner, address)).await?;
+            }
+        }
         for endpoint in &endpoints {
             let owner = Owner::Endpoint(endpoint.id);
             for held in self.books.held(id, Some(endpoint.id)) {
@@ -210,6 +216,17 @@ impl Dealer {
     ) -> Result<Lease> {
         let mut lease = Lease::default();
         for (v6, asked) in [(false, want.ipv4.map(IpAddr::V4)), (true, want.ipv6.map(IpAddr::V6))] {
+            if let Some((pool, HeldAddress { owner, address, .. })) =
+                self.books.lend(network, want, v6, asked)
+            {
+                // The driver has given it already, and says once more with which prefix length.
+                let given = self.ask_address_again(op, request(&pool, owner, address)).await?;
+                add_to(&mut lease, given);
+                continue;
+            }
+            if let Some(address) = asked {
+                self.books.check_unkept(network, address)?;
+            }
             let pools = self.books.pools(network).into_iter().filter(|pool| pool.v6 == v6);
             let mut pools: Vec<_> = pools.filter_map(|pool| pool.record).collect();
             if let Some(address) = asked {
@@ -238,6 +255,30 @@ impl Dealer {
             }
         }
         Ok(lease)
+    }
+
+    /// Keeps addresses of a network for endpoints of a name.
+    pub(super) async fn keep(&self, op: OpCtx, message: ReserveAddresses) -> Result<()> {
+        let ReserveAddresses { network, name, kept } = message;
+        let Some(missing) = self.books.begin_keeping(network, &name, &kept)? else { return Ok(()) };
+        let owner = Owner::Reservation(network, name.to_string());
+        for (pool, address) in missing {
+            let ask = request(&pool, owner.clone(), Some(address));
+            if let Err(error) = self.ask_address(&op, network, &pool, ask).await {
+                let back = self.give_up(Self::time_to_give_back(&op), network, &name).await;
+                return Err(Self::undone(error, back));
+            }
+        }
+        self.books.keep(network, &name);
+        Ok(())
+    }
+
+    /// Keeps nothing for a name any more. What an endpoint of the name has stays with it.
+    pub(super) async fn give_up(&self, op: OpCtx, network: NetworkId, name: &str) -> Result<()> {
+        let left = self.books.give_up(network, name);
+        self.give_addresses_back(&op, network, left).await?;
+        self.books.forget_kept(network, name);
+        Ok(())
     }
 
     fn with_mac(

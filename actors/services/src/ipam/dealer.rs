@@ -178,17 +178,17 @@ impl Dealer {
         }
     }
 
-    /// Asks for a recorded address again. It is not given back when that fails.
-    pub(super) async fn ask_address_again(&self, op: &OpCtx, request: AddressRequest) -> Result<()> {
+    /// Asks for an address again that was given. It is not given back when that fails.
+    pub(super) async fn ask_address_again(&self, op: &OpCtx, request: AddressRequest) -> Result<IpNet> {
         let (owner, asked) = (request.owner.clone(), request.address);
         let given = answered(op, self.who(), self.me.outcome(op, AskAddress(request)).await)?.address;
-        if given.map(|net| net.addr()) == asked {
-            return Ok(());
+        if let Some(net) = given.filter(|net| Some(net.addr()) == asked) {
+            return Ok(net);
         }
         let text = |address: Option<String>| address.unwrap_or_else(|| "no address".into());
         let given = text(given.map(|net| format!("address {net}")));
         let asked = text(asked.map(|address| address.to_string()));
-        Err(self.bad(format!("{given} to {owner}"), format!("{asked} is recorded and was requested again")))
+        Err(self.bad(format!("{given} to {owner}"), format!("{asked} was given and was requested again")))
     }
 
     /// Gives the addresses of an endpoint back. What the driver has not taken stays in the books.
@@ -206,7 +206,7 @@ impl Dealer {
         Ok(())
     }
 
-    async fn give_addresses_back(
+    pub(super) async fn give_addresses_back(
         &self,
         op: &OpCtx,
         network: NetworkId,

@@ -26,7 +26,8 @@ use super::actor::IpamActor;
 use super::books::Books;
 use super::dealer::{Dealer, Terms};
 use super::message::{
-    AskAddress, AskPool, GiveAddressBack, GivePoolBack, LeaseAddresses, RequestPools, RestorePools,
+    AskAddress, AskPool, GiveAddressBack, GivePoolBack, LeaseAddresses, RequestPools, ReserveAddresses,
+    RestorePools,
 };
 use crate::{interrupted, panicked};
 
@@ -69,12 +70,19 @@ pub(super) enum Pending {
     Restore(Box<RestorePools>, Reply<Result<()>>),
     Lease(LeaseAddresses, Reply<Result<Lease>>),
     ReleaseOne(EndpointId, Reply<Result<()>>),
+    Keep(ReserveAddresses, Reply<Result<()>>),
+    GiveUp(Arc<str>, Reply<Result<()>>),
 }
 
 impl Pending {
     fn scope(&self) -> Scope<EndpointId> {
         match self {
-            Self::Request(..) | Self::Release(_) | Self::TakeBack(..) | Self::Restore(..) => Scope::All,
+            Self::Request(..)
+            | Self::Release(_)
+            | Self::TakeBack(..)
+            | Self::Restore(..)
+            | Self::Keep(..)
+            | Self::GiveUp(..) => Scope::All,
             Self::Lease(LeaseAddresses(_, want, _), _) => Scope::One(want.owner),
             Self::ReleaseOne(endpoint, _) => Scope::One(*endpoint),
         }
@@ -83,13 +91,17 @@ impl Pending {
     /// Whether something begins with it. All else is a part of what has begun, or its undoing.
     fn is_fresh(&self) -> bool {
         match self {
-            Self::Request(..) | Self::Lease(..) => true,
-            Self::Release(_) | Self::TakeBack(..) | Self::Restore(..) | Self::ReleaseOne(..) => false,
+            Self::Request(..) | Self::Lease(..) | Self::Keep(..) => true,
+            Self::Release(_)
+            | Self::TakeBack(..)
+            | Self::Restore(..)
+            | Self::ReleaseOne(..)
+            | Self::GiveUp(..) => false,
         }
     }
 
     fn gives_back(&self) -> bool {
-        matches!(self, Self::Release(_) | Self::TakeBack(..) | Self::ReleaseOne(..))
+        matches!(self, Self::Release(_) | Self::TakeBack(..) | Self::ReleaseOne(..) | Self::GiveUp(..))
     }
 
     fn refuse(self, error: Error) {
@@ -99,6 +111,8 @@ impl Pending {
             Self::Release(reply)
             | Self::TakeBack(_, reply)
             | Self::Restore(_, reply)
+            | Self::Keep(_, reply)
+            | Self::GiveUp(_, reply)
             | Self::ReleaseOne(_, reply) => reply.send(Err(error)),
         }
     }
@@ -203,6 +217,13 @@ impl Foreign {
             }
             Pending::ReleaseOne(endpoint, reply) => {
                 let work = async move { dealer.give_endpoint_back(&own, network, endpoint).await };
+                run(op, network, scope, work, reply, cx);
+            }
+            Pending::Keep(message, reply) => {
+                run(op, network, scope, async move { dealer.keep(own, message).await }, reply, cx);
+            }
+            Pending::GiveUp(name, reply) => {
+                let work = async move { dealer.give_up(own, network, &name).await };
                 run(op, network, scope, work, reply, cx);
             }
         }

@@ -64,7 +64,7 @@ pub struct ReleaseAddresses(pub NetworkId, pub EndpointId);
 pub struct QuarantineAddresses(pub NetworkId, pub EndpointId);
 
 /// Keep addresses of a network for endpoints of a name: at most one of each family. Succeeds when exactly these are
-/// kept. Drivers of others keep nothing for names: which endpoint an address is for they are told when it is asked for.
+/// kept.
 #[derive(Clone, Debug)]
 pub struct ReserveAddresses {
     /// The network.

@@ -58,10 +58,17 @@ struct Network {
     touched: Touched,
     endpoints: HashMap<EndpointId, Endpoint, FxBuildHasher>,
     ports: usize,
+    /// Set when the device was made, under a name of the engine's choice: nobody on it remembers anything.
+    blank: Blank,
+    /// Whether an endpoint has had a hardware address that does not follow from its IPv4 address, or was joined before
+    /// the driver was made: who remembers what of them is not known.
+    strangers: bool,
 }
 
 /// Set by a slow part that found out that there is nothing (any more).
 type Gone = Arc<OnceLock<()>>;
+/// Set by a slow part that found out that there was nothing before.
+type Blank = Arc<OnceLock<()>>;
 
 #[derive(Clone, Debug)]
 struct Going {
@@ -74,6 +81,8 @@ struct Going {
 #[derive(Debug)]
 struct Endpoint {
     mac: MacAddr,
+    /// Whether that is the one that follows from its IPv4 address.
+    derived: bool,
     /// Its join, while it is joined.
     present: Option<Present>,
     /// Set when the kernel refused the link of that join: what has its name is somebody else's.
@@ -122,17 +131,15 @@ impl Bridge {
             let holder = Holder::new(ObjectKind::Endpoint, request.endpoint, &request.name);
             return Err(Reason::IdTaken { id: request.endpoint.to_string(), holder }.into());
         }
-        let mac = match (request.mac, request.ipv4) {
-            (Some(mac), _) => mac,
-            (None, Some(ipv4)) => MacAddr::from_ipv4(ipv4.addr()),
-            (None, None) => {
-                return Err(Error::invalid("ipv4", "", "a bridge endpoint needs an IPv4 address"));
-            }
+        let follows = request.ipv4.map(|ipv4| MacAddr::from_ipv4(ipv4.addr()));
+        let Some(mac) = request.mac.or(follows) else {
+            return Err(Error::invalid("ipv4", "", "a bridge endpoint needs an IPv4 address"));
         };
+        let derived = follows == Some(mac);
+        network.strangers |= !derived || request.joined.is_some();
         network.ports += usize::from(request.joined.is_some());
-        network
-            .endpoints
-            .insert(request.endpoint, Endpoint { mac, present: request.joined, refused: Gone::default() });
+        let endpoint = Endpoint { mac, derived, present: request.joined, refused: Gone::default() };
+        network.endpoints.insert(request.endpoint, endpoint);
         let prefix = network.config.interface_prefix.to_string();
         Ok(EndpointCreated { mac: Some(mac), interface_prefix: Some(prefix), ..Default::default() })
     }
@@ -169,6 +176,7 @@ impl Bridge {
             interface: Interface::InPlace { link: Some(link) },
             gateway: outward.then_some(config.gateway),
             gateway6: config.gateway6.filter(|_| outward),
+            ipv4_settled: endpoint.derived && !network.strangers && network.blank.get().is_some(),
             ..Joined::default()
         };
         Ok((create, config.clone(), refused, joined))
@@ -224,7 +232,11 @@ impl Driver for Bridge {
             touched: touched.clone(),
             endpoints: HashMap::default(),
             ports: 0,
+            blank: Blank::default(),
+            strangers: false,
         };
+        // To a bridge that the user has named the user may plug in more than endpoints of this engine.
+        let blank = (!request.options.contains_key(config::NAME)).then(|| network.blank.clone());
         self.networks.insert(request.network, network);
         let cx = cx.clone();
         Ok(async move {
@@ -235,6 +247,9 @@ impl Driver for Bridge {
             }
             let device = format!("bridge {}", config.bridge);
             let made = device::set_up(&cx, &config, &found, &touched).await?;
+            if let Some(blank) = blank.filter(|_| made) {
+                let _ = blank.set(());
+            }
             let remade = (made && restored).then_some(device);
             Ok(NetworkCreated { tables: Vec::new(), remade: remade.into_iter().collect() })
         }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use netloom_model::{IfName, NetnsName};
+use netloom_model::{IfName, MacAddr, NetnsName};
 use nix::errno::Errno;
 use rustc_hash::FxHashMap;
 
@@ -69,7 +69,8 @@ fn wave(
         let netns = encode::puts_into(op).and_then(|netns| namespaces.get(&netns));
         let netns = netns.map(|opened| opened.as_ref().map_err(Clone::clone)).transpose()?;
         let look = |link: Option<IfName>| link.and_then(|link| links.get(&link)).cloned().transpose();
-        let index = look(encode::needs(op))?.map(|found| found.index);
+        let needed = look(encode::needs(op))?;
+        let (index, mac) = (needed.map(|found| found.index), needed.and_then(|found| found.mac));
         let master = look(encode::unbridges(op))?.and_then(|found| found.master);
         let take = |name| match &mut numbers {
             Some(numbers) => numbers.take(name),
@@ -77,7 +78,7 @@ fn wave(
         };
         let number = encode::makes(op).map(take).transpose()?;
         let netns = netns.and_then(Option::as_ref).map(AsFd::as_fd);
-        Ok((number, master, encode::requests(op, Places { index, netns, number, peer: None })?))
+        Ok((number, master, encode::requests(op, Places { index, mac, netns, number, peer: None })?))
     };
     let mut requests = Vec::with_capacity(2 * ops.len());
     let mut answers: Vec<Result<(), Failure>> = Vec::with_capacity(ops.len());
@@ -110,6 +111,7 @@ struct Found {
     index: u32,
     /// The number of the bridge that it is a port of.
     master: Option<u32>,
+    mac: Option<MacAddr>,
 }
 
 /// Looks up the links for which the operations ask.
@@ -124,8 +126,9 @@ fn find_links(
     let requests: Vec<_> = names.iter().map(|name| encode::get_link(*name)).collect();
     let answers = transport.exchange(&requests, deadline);
     let found = answers.into_iter().map(|answer| {
-        let master = answer.as_ref().ok().and_then(Option::as_deref).and_then(decode::link_master);
-        Ok(Found { index: number(answer)?, master })
+        let body = answer.as_ref().ok().and_then(Option::as_deref);
+        let (master, mac) = (body.and_then(decode::link_master), body.and_then(decode::link_mac));
+        Ok(Found { index: number(answer)?, master, mac })
     });
     names.into_iter().zip(found).collect()
 }

@@ -48,7 +48,8 @@ fn executor(op: &Op) -> Executor {
         | Op::AddRoute { .. }
         | Op::DeleteRoute { .. }
         | Op::AddNeighbour { .. }
-        | Op::DeleteNeighbour { .. } => match op.netns() {
+        | Op::DeleteNeighbour { .. }
+        | Op::Announce { .. } => match op.netns() {
             Netns::Host => Executor::Writer,
             Netns::Named(_) => Executor::Netns,
         },

@@ -126,6 +126,11 @@ pub(super) fn link_master(body: &[u8]) -> Option<u32> {
     u32_at(attribute(body.get(LINK_HEADER..)?, libc::IFLA_MASTER)?, 0)
 }
 
+/// The hardware address of a link, if it has one.
+pub(super) fn link_mac(body: &[u8]) -> Option<MacAddr> {
+    mac(attribute(body.get(LINK_HEADER..)?, libc::IFLA_ADDRESS)?)
+}
+
 /// The group of a link, whatever its name: even a link that is not listed counts here.
 pub(super) fn link_group(body: &[u8]) -> Option<u32> {
     let group = attribute(body.get(LINK_HEADER..)?, libc::IFLA_GROUP)?;
@@ -271,7 +276,7 @@ mod tests {
         ) {
             let whole = veth();
             for bytes in [&bytes[..], &whole[..length.min(whole.len())]] {
-                let _ = (link_master(bytes), link_group(bytes));
+                let _ = (link_master(bytes), link_mac(bytes), link_group(bytes));
                 let _ = (link(bytes), address(bytes), route(bytes), neighbour(bytes));
             }
         }

@@ -36,7 +36,8 @@ pub(super) fn needs(op: &Op) -> Option<IfName> {
         | Op::AddRoute { route: Route { link, .. }, .. }
         | Op::DeleteRoute { route: Route { link, .. }, .. }
         | Op::AddNeighbour { link, .. }
-        | Op::DeleteNeighbour { link, .. } => Some(*link),
+        | Op::DeleteNeighbour { link, .. }
+        | Op::Announce { link, .. } => Some(*link),
         Op::CreateNetns { .. }
         | Op::AdoptNetns { .. }
         | Op::DeleteNetns { .. }
@@ -94,6 +95,8 @@ pub(super) fn makes(op: &Op) -> Option<IfName> {
 pub(super) struct Places<'a> {
     /// The number of the link that the operation [`needs`].
     pub(super) index: Option<u32>,
+    /// The hardware address of that link, if it has one.
+    pub(super) mac: Option<MacAddr>,
     /// The namespace that it [`puts_into`] where that is not the socket's own.
     pub(super) netns: Option<BorrowedFd<'a>>,
     /// The number that the link it [`makes`] shall have.
@@ -109,7 +112,10 @@ pub(super) fn requests(op: &Op, places: Places<'_>) -> Result<Vec<Request>, Fail
     Ok(requests)
 }
 
-fn request(op: &Op, Places { index, netns, number, peer: other }: Places<'_>) -> Result<Request, Failure> {
+fn request(
+    op: &Op,
+    Places { index, mac: own, netns, number, peer: other }: Places<'_>,
+) -> Result<Request, Failure> {
     let index = index.unwrap_or(0);
     let number = number.unwrap_or(0);
     let (message, flags) = match op {
@@ -187,6 +193,12 @@ fn request(op: &Op, Places { index, netns, number, peer: other }: Places<'_>) ->
         }
         Op::DeleteNeighbour { neighbour, .. } => {
             (Message::DelNeighbour(self::neighbour(index, neighbour)), 0)
+        }
+        // The address that it has. With another one the link would change; without one there is nothing to tell.
+        Op::Announce { .. } => {
+            let own = own.ok_or_else(|| Failure::errno(Errno::EOPNOTSUPP))?;
+            let link = LinkUnspec::new_with_index(index).address(own.0.to_vec());
+            (Message::SetLink(link.build()), 0)
         }
         // These have executors of their own.
         Op::CreateNetns { .. }

@@ -2,8 +2,8 @@
 //! allocator, no store, deletions in groups. Benchmarks measure the engine against it in the same run.
 //!
 //! An endpoint comes up as the engine brings it up: a namespace, mounted; a veth pair in one message,
-//! straight into it, with its mark; then loopback, link, address and default route in one send inside. It goes
-//! down with its group, then its namespace is unmounted.
+//! straight into it, with its mark; then loopback, link, address and default route in one send inside. Neighbours
+//! are told nothing. It goes down with its group, then its namespace is unmounted.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -164,6 +164,7 @@ impl Floor {
         };
         let places = Places {
             index: Some(self.bridges[bridge].1),
+            mac: None,
             netns: Some(netns.as_fd()),
             number: Some(number),
             peer: Some(INSIDE),

@@ -125,7 +125,9 @@ impl Traveller {
                 Op::CreateNetns { name } => answers.push(self.create(*name, deadline)),
                 Op::AdoptNetns { name, source } => answers.push(self.adopt(*name, source, deadline)),
                 Op::DeleteNetns { name } => answers.push(self.delete(*name)),
-                Op::Sysctl { netns, key, value } => answers.push(self.write_setting(*netns, key, value)),
+                Op::Sysctl { netns, .. } => {
+                    answers.extend(self.write_settings(*netns, &ops[answers.len()..]));
+                }
                 _ => {
                     let rest = &ops[answers.len()..];
                     let together = |other: &&Op| is_plain(other) && other.netns() == op.netns();
@@ -215,16 +217,15 @@ impl Traveller {
         self.mounts.remove(name)
     }
 
-    fn write_setting(&mut self, netns: Netns, key: &str, value: &str) -> Result<(), Failure> {
-        let path = setting_path(key)?;
-        let write = || {
-            let written = OpenOptions::new().write(true).open(&path).and_then(|mut file| {
-                // One write: the kernel takes each as the whole value.
-                file.write(value.as_bytes()).map(drop)
-            });
-            written.map_err(|error| setting_failed(&error))
+    /// Writes the settings of one namespace with which `ops` begin, in one visit there, and answers each.
+    fn write_settings(&mut self, netns: Netns, ops: &[Op]) -> Vec<Result<(), Failure>> {
+        let own = |op| match op {
+            &Op::Sysctl { netns: of, ref key, ref value } if of == netns => Some((key, value)),
+            _ => None,
         };
-        self.inside(netns, write)
+        let settings: Vec<_> = ops.iter().map_while(own).collect();
+        let write = || Ok(settings.iter().map(|(key, value)| write_setting(key, value)).collect());
+        self.inside(netns, write).unwrap_or_else(|failure| vec![Err(failure); settings.len()])
     }
 
     fn read_setting(&mut self, netns: Netns, key: &str) -> Result<String, Failure> {
@@ -320,6 +321,14 @@ fn setting_path(key: &str) -> Result<PathBuf, Failure> {
         return Err(Failure::errno(Errno::EINVAL));
     }
     Ok(Path::new("/proc/sys/net").join(key))
+}
+
+fn write_setting(key: &str, value: &str) -> Result<(), Failure> {
+    let written = OpenOptions::new().write(true).open(setting_path(key)?).and_then(|mut file| {
+        // One write: the kernel takes each as the whole value.
+        file.write(value.as_bytes()).map(drop)
+    });
+    written.map_err(|error| setting_failed(&error))
 }
 
 fn setting_failed(error: &io::Error) -> Failure {

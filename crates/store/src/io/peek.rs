@@ -44,7 +44,7 @@ pub struct Held {
 /// that is missing.
 ///
 /// # Errors
-/// `Io` when there is no database or it cannot be read; `Damaged` and `Newer` for what it holds; `Busy` when an engine
+/// `Io` when there is no database, nobody has ever written to it, or it cannot be read; `Damaged` and `Newer` for what it holds; `Busy` when an engine
 /// writes to it so much that no copy of it is whole.
 pub fn peek(dir: &Path) -> Result<Peeked, StoreError> {
     let path = dir.join(NAME);
@@ -54,6 +54,12 @@ pub fn peek(dir: &Path) -> Result<Peeked, StoreError> {
         let bytes = copy(&path)?;
         match read(bytes) {
             Ok(records) => return Ok(Peeked { records, held }),
+            // Made a moment ago.
+            Err(Unread::Blank) if held.is_some() => return Ok(Peeked { records: Vec::new(), held }),
+            Err(Unread::Blank) => {
+                let why = "it is empty: no engine has finished its first start here, and none is at it";
+                return Err(StoreError::io("read", &path, &io::Error::other(why)));
+            }
             Err(Unread::Format(found)) => {
                 let what = path.display().to_string();
                 return Err(StoreError::Newer { what, found, known: FORMAT.into() });
@@ -99,12 +105,13 @@ enum Unread {
     Broken(String),
     /// Whole, and of this format.
     Format(u32),
+    /// Nothing has been written yet.
+    Blank,
 }
 
 fn read(bytes: Vec<u8>) -> Result<Vec<(Key, Vec<u8>)>, Unread> {
     if bytes.is_empty() {
-        // Made a moment ago.
-        return Ok(Vec::new());
+        return Err(Unread::Blank);
     }
     let opened = catch_unwind(AssertUnwindSafe(|| rows(bytes)));
     opened.unwrap_or_else(|_| Err(Unread::Broken("the database stopped over its contents".into())))
@@ -122,7 +129,7 @@ fn rows(bytes: Vec<u8>) -> Result<Vec<(Key, Vec<u8>)>, Unread> {
         }
         Some(_) => {}
         // The tables are made together.
-        None => return Ok(Vec::new()),
+        None => return Err(Unread::Blank),
     }
     read_rows(&database).map_err(broken)?.map_err(|error| Unread::Broken(error.to_string()))
 }

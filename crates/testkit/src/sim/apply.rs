@@ -68,6 +68,11 @@ impl World {
                 let id = self.find(*netns, *link)?;
                 self.delete_neighbour(id, *neighbour)
             }
+            Op::Announce { netns, link } => {
+                let id = self.find(*netns, *link)?;
+                self.announce(id);
+                Ok(())
+            }
             Op::Sysctl { netns, key, value } => self.write_setting(*netns, key, value),
             Op::ChangeTable { table, changes } => self.tables.change(table, changes),
         }

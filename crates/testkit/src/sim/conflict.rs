@@ -60,7 +60,8 @@ fn touched(op: &Op) -> [Option<Object>; 2] {
         Op::AddAddress { netns, link: name, .. }
         | Op::DeleteAddress { netns, link: name, .. }
         | Op::AddNeighbour { netns, link: name, .. }
-        | Op::DeleteNeighbour { netns, link: name, .. } => [link(*netns, *name), None],
+        | Op::DeleteNeighbour { netns, link: name, .. }
+        | Op::Announce { netns, link: name } => [link(*netns, *name), None],
         Op::AddRoute { netns, route } | Op::DeleteRoute { netns, route } => [link(*netns, route.link), None],
         // A setting of a link that is gone is refused, whatever came in between.
         Op::Sysctl { .. } | Op::ChangeTable { .. } => [None, None],

@@ -20,6 +20,7 @@ pub(super) const VERBS: &[&str] = &[
     "delete_route",
     "add_neighbour",
     "delete_neighbour",
+    "announce",
     "sysctl",
     "change_table",
 ];

@@ -154,6 +154,12 @@ impl SimKernel {
         self.lock().ops
     }
 
+    /// How often the neighbours of a link were told since the start ([`Op::Announce`]).
+    #[must_use]
+    pub fn announcements(&self) -> u64 {
+        self.lock().announcements
+    }
+
     /// Keeps the newest so many operations with their answers from now on; zero keeps none.
     pub fn set_log(&self, limit: usize) {
         self.lock().log.keep(limit);

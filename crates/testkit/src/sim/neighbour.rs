@@ -33,6 +33,12 @@ impl World {
         neighbours.remove(&key);
         Ok(())
     }
+
+    /// No packet passes here, so nobody is told. The link's own neighbours are forgotten, as Linux does.
+    pub(super) fn announce(&mut self, id: LinkId) {
+        self.links[id].neighbours.retain(|key, _| !matches!(key, NeighbourKey::Address(_)));
+        self.note_changed(id);
+    }
 }
 
 fn key(neighbour: Neighbour) -> NeighbourKey {

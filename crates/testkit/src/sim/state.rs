@@ -20,6 +20,8 @@ pub(super) struct State {
     pub(super) log: Log,
     pub(super) stats: KernelStats,
     pub(super) ops: u64,
+    /// How often the neighbours of a link were told.
+    pub(super) announcements: u64,
 }
 
 /// The operations carried out and their answers, the newest up to a limit.
@@ -47,6 +49,7 @@ impl State {
             log: Log::default(),
             stats: KernelStats::default(),
             ops: 0,
+            announcements: 0,
         }
     }
 
@@ -107,6 +110,7 @@ impl State {
     fn take_effect(&mut self, op: &Op) -> Result<(), Refusal> {
         self.world.apply(op)?;
         self.stats.links_deleted += u64::from(matches!(op, Op::DeleteLink { .. }));
+        self.announcements += u64::from(matches!(op, Op::Announce { .. }));
         Ok(())
     }
 }

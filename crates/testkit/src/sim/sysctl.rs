@@ -116,6 +116,7 @@ const PER_LINK: &[(&str, &[Rule])] = &[
             int("disable_ipv6"),
             int("forwarding"),
             int("keep_addr_on_down"),
+            int("ndisc_notify"),
             int("proxy_ndp"),
             int("router_solicitations"),
             int("use_tempaddr"),

@@ -119,6 +119,7 @@ fn any_op() -> impl Strategy<Value = Op> {
             .prop_map(|(netns, link, neighbour)| Op::AddNeighbour { netns, link, neighbour }),
         1 => (inside(), any_link(), any_neighbour())
             .prop_map(|(netns, link, neighbour)| Op::DeleteNeighbour { netns, link, neighbour }),
+        1 => (inside(), any_link()).prop_map(|(netns, link)| Op::Announce { netns, link }),
         1 => (inside(), key, pick(&["0", "1", "x"]))
             .prop_map(|(netns, key, value)| sysctl(netns, key, value)),
     ]
@@ -206,7 +207,8 @@ proptest! {
                 Op::AddAddress { netns, link: on, .. }
                 | Op::DeleteAddress { netns, link: on, .. }
                 | Op::AddNeighbour { netns, link: on, .. }
-                | Op::DeleteNeighbour { netns, link: on, .. } => *netns == HOST_NS && *on == link("lo"),
+                | Op::DeleteNeighbour { netns, link: on, .. }
+                | Op::Announce { netns, link: on } => *netns == HOST_NS && *on == link("lo"),
                 Op::AddRoute { netns, route } | Op::DeleteRoute { netns, route } => {
                     *netns == HOST_NS && route.link == link("lo")
                 }
