@@ -1,9 +1,10 @@
 //! The same engine over a simulated kernel and a store in memory: no root, no side effects, faults on
 //! demand. For message-level harnesses.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use netloom_actor_controller::{CrashActor, Membership, Victim};
+use netloom_actor_controller::{CrashActor, Membership, NodeChanged, Victim};
 use netloom_drivers::Registration;
 use netloom_ipam::driver::IpamRegistration;
 use netloom_model::{EngineConfig, LiveSandbox, Result};
@@ -157,6 +158,15 @@ impl Simulation {
     pub async fn crash_actor(&self, victim: Victim) -> Result<()> {
         let core = self.engine.core();
         core.query(core.controller()?, CrashActor(victim)).await
+    }
+
+    /// Tells the engine that a node of the cluster is there, or is not any more, as discovery will.
+    ///
+    /// # Errors
+    /// `Unavailable` when the engine is gone.
+    pub async fn tell_of_node(&self, address: IpAddr, this_node: bool, present: bool) -> Result<()> {
+        let core = self.engine.core();
+        core.query(core.controller()?, NodeChanged { address, this_node, present }).await
     }
 
     /// Kills the engine at once, as `kill -9` would, and starts another one on the same machine. Handles of

@@ -356,3 +356,32 @@ async fn an_ipam_driver_is_told_of_the_cluster_store() {
     .await;
     assert_eq!(heard, ["a:1", "a:1"]);
 }
+
+/// Nodes of the cluster: each is told once, and all there are to a driver that is started again.
+#[tokio::test]
+async fn an_ipam_driver_is_told_of_nodes_and_again_after_it_has_died() {
+    let acme = Acme::new(IpamCapability::default());
+    let world = acme.world(EngineConfig::default(), |more| more).await;
+    let mut heard = Vec::new();
+    let mut told = async |count: usize| {
+        until("it is told", async || {
+            heard.extend(acme.calls().into_iter().filter(|call| matches!(call, Call::Discovered(_))));
+            heard.len() >= count
+        })
+        .await;
+        std::mem::take(&mut heard)
+    };
+    let (own, other) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+    let appeared = |address, this_node| Call::Discovered(IpamDiscovery::NodeAppeared { address, this_node });
+    for (address, this_node) in [(own, true), (other, false), (own, true)] {
+        world.simulation.tell_of_node(address, this_node, true).await.expect("told");
+    }
+    assert_eq!(told(2).await, [appeared(own, true), appeared(other, false)]);
+    for _ in 0..2 {
+        world.simulation.tell_of_node(other, false, false).await.expect("told");
+    }
+    let lost = Call::Discovered(IpamDiscovery::NodeLost { address: other, this_node: false });
+    assert_eq!(told(1).await, [lost]);
+    world.simulation.crash_actor(Victim::IpamDriver(NAME.into())).await.expect("crashed");
+    assert_eq!(told(1).await, [appeared(own, true)], "of those there are");
+}

@@ -28,6 +28,7 @@ mod mortal;
 mod naming;
 mod neighbours;
 mod options;
+mod order;
 #[path = "../common/outless.rs"]
 mod outless;
 #[path = "../common/outside.rs"]
@@ -48,6 +49,7 @@ mod scenario;
 mod scenarios;
 mod schedules;
 mod scripted;
+mod shared_pools;
 mod start_faults;
 mod static_routes;
 mod supervision;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::join_all;
-use netloom::drivers::{DatastoreConfig, Discovery, DriverConfig, Scope};
+use netloom::drivers::{DatastoreConfig, Discovery, DriverConfig, NodeDiscovery, Scope};
 use netloom::testkit::{Fault, FaultKind};
 use netloom::{
     Certainty, ClientConfig, DefaultPool, EndpointSpec, Engine, EngineConfig, ErrorKind, EventKind, JoinSpec,
@@ -451,4 +451,23 @@ async fn an_engine_is_configured_by_a_file() {
     assert_eq!((file.as_deref(), *line, &**key), (path.to_str(), 3, "timeouts.operation"));
     let gone = Engine::builder().config_file(dir.path().join("gone")).map(drop);
     refused(gone, ErrorKind::InvalidParameter, "gone");
+}
+
+/// Drivers whose networks reach other nodes are told of them, once and again after they have died.
+#[tokio::test]
+async fn nodes_are_told_to_drivers_that_reach_them() {
+    let heard = Heard::start(EngineConfig::default()).await.expect("started");
+    heard.told("first").await;
+    let (address, this_node) = ([192, 0, 2, 2].into(), false);
+    let node = || NodeDiscovery { address, this_node };
+    for present in [true, true, false, false, true] {
+        heard.simulation.tell_of_node(address, this_node, present).await.expect("told");
+    }
+    let appeared = || Told::Discovered(Discovery::NodeAppeared(node()));
+    let lost = Told::Discovered(Discovery::NodeLost(node()));
+    assert_eq!(heard.told("second").await, [appeared(), lost, appeared()]);
+    heard.crash(Victim::Driver(KIND.into())).await;
+    let told = heard.told("third").await;
+    let nodes: Vec<_> = told.into_iter().filter(|told| matches!(told, Told::Discovered(_))).collect();
+    assert_eq!(nodes, [appeared()], "of those there are");
 }

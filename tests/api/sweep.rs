@@ -171,7 +171,7 @@ impl Story {
         let mut left = left();
         let networks = left.iter().filter(|line| line.contains("kind: Network")).count();
         if networks == self.stays {
-            left.retain(|line| !line.contains("kind: Network"));
+            left.retain(|line| !line.contains("kind: Network") && !line.contains("kind: Order"));
         }
         if left.is_empty() { Ok(()) } else { Err(format!("left over: {}", left.join("; "))) }
     }

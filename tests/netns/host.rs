@@ -149,3 +149,46 @@ fn what_the_host_learns_later_is_told_where_it_overlaps_a_pool() {
         lab.assert_pristine().await;
     });
 }
+
+/// A VPN with a table of its own, as WireGuard's and others have: its routes count, and say in which table they are.
+#[test]
+fn routes_of_other_tables_overlap_pools_too() {
+    in_lab(async |lab| {
+        let ip = |line: &str| {
+            let status = std::process::Command::new("ip").args(line.split(' ')).status();
+            assert!(status.expect("iproute2 is installed").success(), "ip {line}");
+        };
+        let engine = lab.engine().await;
+        ip("link add tun0 type veth peer name tun1");
+        ip("link set tun1 up");
+        ip("address add 10.8.0.2/24 dev tun0");
+        ip("link set tun0 up");
+        let network = engine.controller().create_network(NetworkSpec::new("blue")).await.unwrap();
+        joined(&engine, &network, "web").await;
+        let mut events = engine.events();
+        ip("rule add to 172.17.0.0/16 lookup 100");
+        ip("route add default dev tun0 table 100");
+        ip("route add 172.17.128.0/17 dev tun0 table 100");
+        assert_eq!(told(&mut events).await, "+ 172.17.0.0/16 172.17.128.0/17 a route of table 100");
+        ip("route add 172.17.64.0/18 dev tun0 table 51820");
+        assert_eq!(told(&mut events).await, "+ 172.17.0.0/16 172.17.64.0/18 a route of table 51820");
+        // The same in two tables is one overlap.
+        ip("route add 172.17.64.0/18 dev tun0 table 100");
+        ip("route del 172.17.128.0/17 dev tun0 table 100");
+        assert_eq!(told(&mut events).await, "- 172.17.0.0/16 172.17.128.0/17");
+        ip("route del 172.17.64.0/18 dev tun0 table 51820");
+        ip("route add 172.18.0.0/24 dev tun0 table 100");
+        // A new network keeps off, and who asks for the subnet is told why not.
+        let second = engine.controller().create_network(NetworkSpec::new("red")).await.unwrap();
+        assert_eq!(second.inspect().await.unwrap().v4[0].pool.to_string(), "172.19.0.0/16");
+        let given = NetworkSpec::new("given").subnet("172.18.0.0/16".parse().unwrap());
+        let refused = engine.controller().create_network(given).await.unwrap_err().to_string();
+        assert!(refused.contains("172.18.0.0/24, a route of table 100 of the host"), "{refused}");
+        assert_eq!(engine.inspect().await.unwrap().overlaps.len(), 1);
+        ip("link del tun0");
+        ip("rule del to 172.17.0.0/16 lookup 100");
+        assert_eq!(told(&mut events).await, "- 172.17.0.0/16 172.17.64.0/18");
+        delete_everything(&engine).await;
+        lab.assert_pristine().await;
+    });
+}

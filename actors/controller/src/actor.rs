@@ -30,6 +30,8 @@
 //! | StoreCounters | query | StoreStats |
 //! | LookAtHost | query | () |
 //! | HostChanged | event | |
+//! | LookDue | tick | |
+//! | NodeChanged | event | |
 //! | ChildExited | event | |
 //! | Finished | outcome | |
 //!
@@ -71,10 +73,14 @@ mod diff;
 mod ipams;
 #[path = "networks.rs"]
 mod networks;
+#[path = "nodes.rs"]
+mod nodes;
 #[path = "overlap.rs"]
 pub(crate) mod overlap;
 #[path = "owners.rs"]
 mod owners;
+#[path = "pace.rs"]
+mod pace;
 #[path = "release.rs"]
 mod release;
 #[path = "reload.rs"]

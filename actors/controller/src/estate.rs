@@ -2,6 +2,7 @@
 //! incarnation when that actor dies.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 
 use netloom_actor_services::Services;
 use netloom_actor_services::store::Backend;
@@ -36,6 +37,8 @@ pub(crate) struct Estate {
     pub(crate) ipams: BTreeMap<String, IpamChild>,
     /// Pools in use that overlap what the host has.
     pub(crate) overlaps: Overlaps,
+    /// The nodes that discovery has told of, and which of them is this one.
+    pub(crate) nodes: BTreeMap<IpAddr, bool>,
     pub(crate) respawn: Respawn,
     pub(crate) incarnations: u64,
 }
@@ -72,6 +75,7 @@ impl Estate {
             drivers: HashMap::default(),
             ipams: BTreeMap::new(),
             overlaps: Overlaps::default(),
+            nodes: BTreeMap::new(),
             respawn,
             incarnations: 0,
         }

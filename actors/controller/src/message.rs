@@ -1,5 +1,6 @@
 //! What the controller can be asked.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -202,6 +203,21 @@ pub struct Diff;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LookAtHost;
 
+/// News that came shortly after a look may be looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LookDue;
+
+/// A node of the cluster appeared or went away, as discovery has it (libnetwork's `processNodeDiscovery`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NodeChanged {
+    /// Its address.
+    pub address: IpAddr,
+    /// Whether it is this node.
+    pub this_node: bool,
+    /// Whether it is there now.
+    pub present: bool,
+}
+
 /// Addresses or routes of the host have changed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct HostChanged {
@@ -289,6 +305,8 @@ messages! {
     ListOwners => Owners;
     LookAtHost => ();
     HostChanged => ();
+    LookDue => ();
+    NodeChanged => ();
     ChildExited => ();
     ReloadConfiguration => Result<()>;
     ListIpamDrivers => Vec<String>;

@@ -3,7 +3,8 @@
 //! The kernel's news are taken in bundles, as many as have come by the time the last look is over. Those that touch no
 //! pool cost a question to IPAM, and those of a network's own device a look at that link. Any other one means that
 //! everything is looked at and compared with what is known, so that it does not matter what was told, in which order,
-//! or lost.
+//! or lost. Where there is news all the time, looks keep a distance from each other (`pace.rs`). The routes of all tables
+//! count, because rules of a VPN may lead to any.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -24,8 +25,10 @@ use netloom_model::snapshot::PoolOverlap;
 use netloom_runtime::Handle;
 use rustc_hash::FxBuildHasher;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::owners::{ENDPOINT, NETWORK};
+use super::pace::Pace;
 use super::*;
 use crate::message::{HostChanged, LookAtHost};
 
@@ -93,9 +96,11 @@ pub(crate) struct Lookout {
     /// How long was waited for that.
     rested: Duration,
     /// What came since the last look began.
-    pending: HostChanged,
+    pub(super) pending: HostChanged,
     /// Who waits for the next one.
     waiting: Vec<Reply<()>>,
+    /// How soon news may be looked at.
+    pub(super) pace: Pace,
     /// Whether the host has learnt something that touches no pool while a network was being made: that one may have
     /// looked at the host before, and have taken its pools since.
     unplaced: bool,
@@ -287,7 +292,7 @@ async fn look(services: &Services, mut devices: Devices, op: &OpCtx) -> Result<F
             if *listed > LISTED {
                 continue;
             }
-            let what = used_as.name().to_owned();
+            let what = used_as.name().into_owned();
             let (network, name, pool) = (*network, name.clone(), *pool);
             found.insert(key, (PoolOverlap { network, name, pool, other, what }, link));
         }
@@ -301,12 +306,12 @@ pub(super) async fn uses(kernel: &dyn Kernel, op: &OpCtx) -> Result<Vec<Use>> {
     let deadline = op.deadline_std();
     let addresses = kernel.addresses(Netns::Host, deadline).await?.into_iter();
     let addresses = addresses.map(|view| (ReachEvent::AddressCame(view), HostUse::Address, Some(view.link)));
-    let routes = kernel.routes(Netns::Host, deadline).await?.into_iter();
-    let routes = routes.map(|view| (ReachEvent::RouteCame(view), HostUse::Route, view.link));
+    let routes = kernel.routes_of_all_tables(Netns::Host, deadline).await?.into_iter();
+    let routes = routes.map(|view| (ReachEvent::RouteCame(view), HostUse::route(view.table), view.link));
     let all = addresses.chain(routes).filter(|(event, ..)| event.counts());
     let nets = all.filter_map(|(event, used_as, link)| Some((event.net()?, used_as, link)));
     let mut uses: Vec<_> = nets.filter(|(net, ..)| counts(net)).collect();
-    uses.sort_by_key(|(net, used_as, link)| (*used_as != HostUse::Address, *net, *link));
+    uses.sort_by_key(|(net, used_as, link)| (*used_as != HostUse::Address, *net, *used_as, *link));
     Ok(uses)
 }
 
@@ -336,8 +341,8 @@ impl ControllerActor {
     }
 
     /// Begins a look if there is a reason for one, and none under way.
-    fn look_on(&mut self, cx: &mut Cx<'_, Self>) {
-        if self.lookout.looking {
+    pub(super) fn look_on(&mut self, cx: &mut Cx<'_, Self>) {
+        if self.lookout.looking || (self.lookout.waiting.is_empty() && self.waits_for_more(cx)) {
             return;
         }
         let HostChanged { came, went, lost } = mem::take(&mut self.lookout.pending);
@@ -347,6 +352,7 @@ impl ControllerActor {
             return waiting.into_iter().for_each(|reply| reply.send(()));
         }
         self.lookout.looking = true;
+        self.lookout.pace.begin(Instant::now());
         let services = self.estate.services.clone();
         let networks = self.estate.networks.iter().filter(|(_, child)| !child.adopts.is_empty());
         let adopted: Vec<_> = networks.map(|(id, child)| (*id, child.adopts.clone())).collect();
@@ -376,6 +382,7 @@ impl ControllerActor {
         cx: &mut Cx<'_, Self>,
     ) {
         self.lookout.looking = false;
+        self.lookout.pace.end(Instant::now());
         match result {
             Ok(Looked { found, unplaced }) => {
                 self.lookout.rested = Duration::ZERO;

@@ -4,11 +4,14 @@
 //! object is gone is released; an intent that was never ended is undone or finished. Each is reported.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use netloom_actor_sandbox::Member;
 use netloom_drivers::{Driver, KernelSurvey};
 use netloom_kernel::{LinkTag, LinkView};
-use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord, WAY_OUT_LABEL, WayOut};
+use netloom_model::record::{
+    EndpointRecord, NetworkRecord, OrderRecord, SandboxRecord, WAY_OUT_LABEL, WayOut,
+};
 use netloom_model::{EndpointId, IfName, LiveList, NetnsName, NetworkId, OpId, Repair, SandboxId, Verdict};
 use netloom_store::{Change, Intent, Key, RecordKind, StoreError, decode, encode};
 use rustc_hash::FxBuildHasher;
@@ -22,6 +25,8 @@ pub struct Records {
     pub endpoints: BTreeMap<EndpointId, EndpointRecord>,
     /// Sandboxes.
     pub sandboxes: BTreeMap<SandboxId, SandboxRecord>,
+    /// Where the choice of addresses goes on, by network.
+    pub orders: BTreeMap<NetworkId, Vec<IpAddr>>,
     /// Records that cannot be read, with the reason.
     pub unreadable: Vec<(Key, String)>,
     /// How many of those seem to be of a later format.
@@ -44,6 +49,9 @@ impl Records {
                 RecordKind::Sandbox => decode::<SandboxRecord>(&bytes).map(|record| {
                     records.sandboxes.insert(record.id, record);
                 }),
+                RecordKind::Order => decode::<OrderRecord>(&bytes).map(|record| {
+                    records.orders.insert(record.network, record.next);
+                }),
                 RecordKind::Driver | RecordKind::Engine => Ok(()),
             };
             if let Err(error) = outcome {
@@ -55,10 +63,16 @@ impl Records {
     }
 
     /// Whether some cannot be read because they are damaged, and none because a newer engine wrote them: those
-    /// are whole, only not for us.
+    /// are whole, only not for us. Of the order of addresses the kernel knows nothing.
     #[must_use]
     pub fn damaged(&self) -> bool {
-        !self.unreadable.is_empty() && self.newer == 0
+        self.unreadable.iter().any(|(key, _)| key.kind != RecordKind::Order) && self.newer == 0
+    }
+
+    /// A network's record with what is recorded apart.
+    fn whole(&self, network: &NetworkRecord) -> NetworkRecord {
+        let order = self.orders.get(&network.id).cloned().unwrap_or_default();
+        NetworkRecord { order, ..network.clone() }
     }
 
     /// Every network with its endpoints.
@@ -69,7 +83,7 @@ impl Records {
             endpoints.entry(endpoint.network).or_default().push(endpoint.clone());
         }
         let networks = self.networks.values();
-        networks.map(|n| (n.clone(), endpoints.remove(&n.id).unwrap_or_default())).collect()
+        networks.map(|n| (self.whole(n), endpoints.remove(&n.id).unwrap_or_default())).collect()
     }
 
     /// Every sandbox with what is plugged into it.
@@ -92,7 +106,7 @@ impl Records {
     #[must_use]
     pub fn network(&self, id: NetworkId) -> Option<(NetworkRecord, Vec<EndpointRecord>)> {
         let endpoints = self.endpoints.values().filter(|endpoint| endpoint.network == id).cloned().collect();
-        Some((self.networks.get(&id)?.clone(), endpoints))
+        Some((self.whole(self.networks.get(&id)?), endpoints))
     }
 
     /// A sandbox with what is plugged into it.
@@ -189,6 +203,7 @@ pub fn plan(
         return plan;
     }
     plan.check_endpoints(inventory);
+    plan.forget_orders();
     plan.release_ways_out();
     plan.sweep(inventory, identity);
     plan
@@ -322,6 +337,16 @@ impl Plan {
             self.changes.push(Change::Put { key, value });
         }
         self.records.endpoints.insert(record.id, record);
+    }
+
+    /// Drops what is recorded of the pools of networks that are gone.
+    fn forget_orders(&mut self) {
+        let Records { orders, networks, .. } = &mut self.records;
+        let gone: Vec<_> = orders.keys().filter(|id| !networks.contains_key(id)).copied().collect();
+        for id in gone {
+            self.records.orders.remove(&id);
+            self.delete(RecordKind::Order, &id.text());
+        }
     }
 
     /// Drops ways out that are in no sandbox: an operation was cut short that would have plugged one in or deleted it.

@@ -93,10 +93,13 @@ impl ControllerActor {
         DriverConfig::of(kind, &self.estate.directory.config())
     }
 
-    /// Tells a driver that was made just now of the cluster store.
-    pub(super) fn tell_driver_of_store(&self, op: &OpCtx, driver: &Addr<DriverActor>) {
+    /// Tells a driver that was made just now of the cluster: its store, and its nodes if it reaches them.
+    pub(super) fn tell_driver_of_cluster(&self, op: &OpCtx, driver: &Addr<DriverActor>, scope: Scope) {
         if let Some(store) = self.estate.directory.config().cluster_store() {
             driver.tell(op, discovered(store));
+        }
+        if scope == Scope::Global {
+            self.nodes().for_each(|node| driver.tell(op, nodes::to_driver(node)));
         }
     }
 
@@ -107,6 +110,7 @@ impl ControllerActor {
         if let Some(store) = config.cluster_store() {
             ipam.tell(op, ClusterStoreConfigured(store));
         }
+        self.nodes().for_each(|node| ipam.tell(op, nodes::to_ipam(node)));
     }
 }
 

@@ -51,7 +51,7 @@ impl ControllerActor {
         let (driver, capability) = registration.make(&self.driver_config(&kind))?;
         let actor = driver_actor(driver, &self.estate.services);
         let running = self.start(actor, Child::Driver(kind.clone()));
-        self.tell_driver_of_store(op, &running.addr);
+        self.tell_driver_of_cluster(op, &running.addr, capability.scope);
         let child = DriverChild {
             registration,
             capability,

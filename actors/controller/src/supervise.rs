@@ -257,10 +257,11 @@ impl ControllerActor {
         estate.incarnations += 1;
         let incarnation = estate.incarnations;
         driver.incarnation = incarnation;
+        let scope = driver.capability.scope;
         let actor = startup::driver_actor(made, &estate.services);
         let (addr, _) = watch(actor, child.clone(), incarnation, &estate.port);
         driver.port.set(addr.clone());
-        self.tell_driver_of_store(op, &addr);
+        self.tell_driver_of_cluster(op, &addr, scope);
         for (id, network) in users {
             self.tell_driver(op, id, &network, cx);
         }

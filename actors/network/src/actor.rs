@@ -32,12 +32,14 @@
 //! `Establish`, `DeleteNetwork` and `RestoreInDriver` run alone. `commands.rs` starts operations, `outcomes.rs` ends
 //! them, `reservations.rs` has both for addresses that are kept for names, `queries.rs` answers questions.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use netloom_actor_driver::DriverActor;
 use netloom_actor_services::{Services, panicked};
 use netloom_drivers::{Capability, SandboxOptions};
+use netloom_ipam::Order;
 use netloom_model::record::{AttachmentRecord, EndpointRecord, NetworkRecord, Reservation};
 use netloom_model::snapshot::{EndpointPhase, NetworkPhase, NetworkSnapshot};
 use netloom_model::{EndpointId, Error, Holder, MacAddr, ObjectKind, Reason, Result, SandboxId};
@@ -119,7 +121,8 @@ impl NetworkActor {
         let limit = services.operations_per_object.get();
         let network = record.id;
         let ipam = services.ipam.of_network(&record.spec.ipam, capability.scope);
-        let world = World::new(Everybody { services, driver, ipam, network, capability, events });
+        let order = RefCell::new(Order::recorded(record.order.clone()));
+        let world = World::new(Everybody { services, driver, ipam, network, capability, events, order });
         Self {
             gate: Gate::new(limit),
             name: record.spec.name.as_str().into(),

@@ -196,7 +196,7 @@ impl Pools {
                     pools.networks.insert(record.id, record);
                 }),
                 RecordKind::Endpoint => decode(&value).map(|record| pools.endpoints.push(record)),
-                RecordKind::Sandbox | RecordKind::Driver | RecordKind::Engine => Ok(()),
+                RecordKind::Sandbox | RecordKind::Driver | RecordKind::Engine | RecordKind::Order => Ok(()),
             };
             if let Err(error) = read {
                 pools.leave_out(&format!("record {id} of a {}", ObjectKind::from(kind)), &error);

@@ -1,5 +1,7 @@
 //! What the host uses already: automatic pools keep off it, preferred subnets may not overlap it.
 
+use std::borrow::Cow;
+
 use ipnet::IpNet;
 
 use crate::span::{Family, Span};
@@ -13,25 +15,37 @@ pub struct HostNet {
     pub used_as: HostUse,
 }
 
-/// What the host uses a subnet for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What the host uses a subnet for. In this order one is told before another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum HostUse {
     /// An address of one of its links.
     Address,
-    /// A route.
+    /// A route of the main table.
     Route,
+    /// A route of another table, by its number: rules lead there.
+    RouteOf(u32),
     /// One of its name servers, wherever that is.
     NameServer,
 }
 
+/// The number of the main table (`RT_TABLE_MAIN`).
+const MAIN: u32 = 254;
+
 impl HostUse {
+    /// A route, by the number of its table.
+    #[must_use]
+    pub fn route(table: u32) -> Self {
+        if table == MAIN { Self::Route } else { Self::RouteOf(table) }
+    }
+
     /// The same in words, for the error text.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub fn name(self) -> Cow<'static, str> {
         match self {
-            Self::Address => "an address",
-            Self::Route => "a route",
-            Self::NameServer => "a name server",
+            Self::Address => "an address".into(),
+            Self::Route => "a route".into(),
+            Self::RouteOf(table) => format!("a route of table {table}").into(),
+            Self::NameServer => "a name server".into(),
         }
     }
 }

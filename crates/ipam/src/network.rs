@@ -173,8 +173,8 @@ impl Network {
         self.add_lease(space, who, [v4, v6], Pool::move_cursor_behind)
     }
 
-    /// Puts a recorded lease back. Which address was handed out last is not recorded: behind the highest one is
-    /// where addresses freed before the restart are reused last.
+    /// Puts a recorded lease back, and lets choice go on behind the highest one: the mark that is recorded for it says
+    /// better where, and is set after all leases, where there is one.
     pub(crate) fn restore(
         &mut self,
         space: &mut Space,

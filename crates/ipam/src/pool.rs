@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use netloom_model::record::PoolRecord;
 use netloom_model::{Error, PoolFill, Reason, Result};
 
+use crate::order::Place;
 use crate::span::{Family, Span};
 use crate::subnet::{AUXILIARY, Free, GATEWAY, Held, Offset, OwnerNo, Subnet, TenantNo, Window};
 
@@ -174,6 +175,20 @@ impl Pool {
         let place = self.window.first.checked_add(cursor).filter(|place| *place <= self.window.last);
         self.cursor = place.unwrap_or(self.cursor);
         place.is_some()
+    }
+
+    /// Lets the next automatic choice begin at an address, if it is one to choose from.
+    pub(crate) fn go_on_at(&mut self, offset: Offset) {
+        if self.window.contains(offset) {
+            self.cursor = offset.low;
+        }
+    }
+
+    /// The same place, in addresses.
+    pub(crate) fn place(&self, subnet: &Subnet) -> Place {
+        let Window { high, first, last } = self.window;
+        let address = |low| subnet.address(Offset { high, low });
+        Place { first: address(first), last: address(last), next: address(self.cursor) }
     }
 
     /// Frees a leased address, or gives it back to the reservation it was leased from.

@@ -88,6 +88,12 @@ pub trait Kernel: Debug + Send + Sync + 'static {
     /// Every route of a namespace's main table.
     fn routes(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<RouteView>>;
 
+    /// Every unicast route of a namespace in whichever table, for rules may lead there; without the table `local`, which
+    /// repeats the addresses. A kernel that has no other tables has those of the main one.
+    fn routes_of_all_tables(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<RouteView>> {
+        self.routes(netns, deadline)
+    }
+
     /// Every neighbour entry of a namespace, forwarding entries of bridges included.
     fn neighbours(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<NeighbourView>>;
 
@@ -115,7 +121,7 @@ pub trait Kernel: Debug + Send + Sync + 'static {
     /// any more, be it for an error or because this is gone; one that is asked for later is closed at once.
     fn watch(&self) -> mpsc::Receiver<KernelEvent>;
 
-    /// Changes of addresses and routes of the host's namespace, from now on, with the bounds of
+    /// Changes of addresses and of the routes of all tables of the host's namespace, from now on, with the bounds of
     /// [`watch`](Self::watch). What does not [count](ReachEvent::counts) is not told, and Linux takes IPv4 routes away
     /// in silence when their link goes down or is deleted.
     fn watch_reach(&self) -> mpsc::Receiver<ReachEvent>;

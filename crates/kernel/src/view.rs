@@ -107,7 +107,7 @@ pub struct AddressView {
     pub address: IpNet,
 }
 
-/// A route of the main table.
+/// A unicast route.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RouteView {
     /// The destination.
@@ -116,6 +116,13 @@ pub struct RouteView {
     pub via: Option<IpAddr>,
     /// The number of the link it leaves by.
     pub link: Option<u32>,
+    /// The number of its table.
+    pub table: u32,
+}
+
+impl RouteView {
+    /// The number of the table that is looked through where no rule says otherwise (`RT_TABLE_MAIN`).
+    pub const MAIN: u32 = 254;
 }
 
 /// A neighbour entry.

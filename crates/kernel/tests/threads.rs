@@ -128,8 +128,13 @@ fn addresses_and_routes_are_told_and_links_are_not() {
         lab.must(vec![Op::DeleteAddress { netns: HOST, link, address }]);
         let seen: Vec<_> = wait(events.by_ref().take(6).collect());
         let (own, link) = (AddressView { link: index, address }, Some(index));
-        let connected = RouteView { destination: "10.9.0.0/24".parse().expect("a net"), via: None, link };
-        let route = RouteView { destination, via, link };
+        let connected = RouteView {
+            destination: "10.9.0.0/24".parse().expect("a net"),
+            via: None,
+            link,
+            table: RouteView::MAIN,
+        };
+        let route = RouteView { destination, via, link, table: RouteView::MAIN };
         let mut expected = vec![
             ReachEvent::AddressCame(own),
             ReachEvent::RouteCame(connected),

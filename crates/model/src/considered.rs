@@ -28,14 +28,14 @@ pub struct PoolsConsidered {
 }
 
 /// A pool that overlaps what the host uses.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HostOverlap {
     /// The pool.
     pub pool: IpNet,
     /// The host's subnet.
     pub other: IpNet,
     /// What that is: "an address", "a route", "a name server".
-    pub what: &'static str,
+    pub what: std::borrow::Cow<'static, str>,
 }
 
 impl PoolsConsidered {
@@ -162,7 +162,7 @@ mod tests {
             example: Some(HostOverlap {
                 pool: "172.17.0.0/16".parse().expect("a net"),
                 other: "172.17.0.53/32".parse().expect("a net"),
-                what: "a name server",
+                what: "a name server".into(),
             }),
         }
     }

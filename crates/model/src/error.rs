@@ -369,8 +369,8 @@ pub enum Reason {
         pool: IpNet,
         /// The host's subnet.
         other: IpNet,
-        /// What it is: "a route", "an address", "a name server".
-        what: &'static str,
+        /// What it is: "a route", "a route of table 100", "an address", "a name server".
+        what: std::borrow::Cow<'static, str>,
     },
     /// Every pool to choose from is taken.
     #[error("no free address pool left: {0}")]

@@ -72,6 +72,19 @@ pub struct NetworkRecord {
     /// The addresses that are kept for endpoints of a name, by that name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reservations: BTreeMap<String, Reservation>,
+    /// Where the choice of addresses goes on in its pools: an address of each at most. It is recorded apart, as an
+    /// [`OrderRecord`], because it changes with the endpoints.
+    #[serde(skip)]
+    pub order: Vec<IpAddr>,
+}
+
+/// How far the choice of addresses may have come in the pools of a network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct OrderRecord {
+    /// The network.
+    pub network: NetworkId,
+    /// Where choice goes on after a start: an address of each pool at most.
+    pub next: Vec<IpAddr>,
 }
 
 impl NetworkRecord {
@@ -79,7 +92,7 @@ impl NetworkRecord {
     #[must_use]
     pub fn asked(id: NetworkId, spec: NetworkSpec) -> Self {
         let (found, reservations) = (BTreeMap::new(), BTreeMap::new());
-        Self { id, spec, v4: Vec::new(), v6: Vec::new(), found, reservations }
+        Self { id, spec, v4: Vec::new(), v6: Vec::new(), found, reservations, order: Vec::new() }
     }
 }
 

@@ -26,11 +26,14 @@ pub enum RecordKind {
     Driver,
     /// The engine's own data, such as its identity.
     Engine,
+    /// How far the choice of addresses may have come in a network.
+    Order,
 }
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Network, Self::Endpoint, Self::Sandbox, Self::Driver, Self::Engine];
+    pub const ALL: [Self; 6] =
+        [Self::Network, Self::Endpoint, Self::Sandbox, Self::Driver, Self::Engine, Self::Order];
 
     /// Its number on disk. Never reused for another kind.
     pub(crate) fn code(self) -> u8 {
@@ -40,6 +43,7 @@ impl RecordKind {
             Self::Sandbox => 3,
             Self::Driver => 4,
             Self::Engine => 5,
+            Self::Order => 6,
         }
     }
 
@@ -52,7 +56,7 @@ impl From<RecordKind> for ObjectKind {
     /// The kind of object the record is about; the engine's is the controller.
     fn from(kind: RecordKind) -> Self {
         match kind {
-            RecordKind::Network => Self::Network,
+            RecordKind::Network | RecordKind::Order => Self::Network,
             RecordKind::Endpoint => Self::Endpoint,
             RecordKind::Sandbox => Self::Sandbox,
             RecordKind::Driver => Self::Driver,

@@ -53,7 +53,12 @@ fn healthy() -> (Wanted, Seen) {
     let picture = Picture {
         links: vec![link(1, "lo"), link(2, "eth0")],
         addresses: vec![AddressView { link: 2, address }],
-        routes: vec![RouteView { destination: route.destination, via: route.via, link: Some(2) }],
+        routes: vec![RouteView {
+            destination: route.destination,
+            via: route.via,
+            link: Some(2),
+            table: RouteView::MAIN,
+        }],
         neighbours: vec![NeighbourView {
             link: 2,
             address: Some(gateway),
@@ -146,10 +151,10 @@ fn strange_addresses_and_ways_out_are_told_of_our_links_alone() {
             picture.links.push(self::link(3, "tun0"));
             picture.addresses.push(AddressView { link, address: "10.9.9.9/32".parse().expect("a net") });
             picture.addresses.push(AddressView { link, address: "fe80::1/64".parse().expect("a net") });
-            let destination = "::/0".parse().expect("a net");
-            picture.routes.push(RouteView { destination, via: None, link: Some(link) });
-            let destination = "10.8.0.0/16".parse().expect("a net");
-            picture.routes.push(RouteView { destination, via: None, link: Some(link) });
+            for destination in ["::/0", "10.8.0.0/16"] {
+                let (destination, table) = (destination.parse().expect("a net"), RouteView::MAIN);
+                picture.routes.push(RouteView { destination, via: None, link: Some(link), table });
+            }
         })
     };
     assert_eq!(strange(3), Vec::<String>::new(), "the container's own");

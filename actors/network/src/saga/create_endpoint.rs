@@ -8,8 +8,8 @@ use netloom_actor_services::SagaWorld;
 use netloom_actor_services::interrupted;
 use netloom_actor_services::ipam::{LeaseAddresses, OwnerRenamed};
 use netloom_drivers::{ExternalConnectivity, Join, Joined, Restored, SandboxOptions};
-use netloom_ipam::LeaseRequest;
-use netloom_model::record::{AttachmentRecord, EndpointRecord, Reservation};
+use netloom_ipam::{LeaseRequest, Leased};
+use netloom_model::record::{AttachmentRecord, EndpointRecord, OrderRecord, Reservation};
 use netloom_model::{EndpointId, Error, Holder, JoinId, MacAddr, ObjectKind, Ports, Reason, Result, Seldom};
 use netloom_runtime::{Fact, OpCtx};
 use netloom_store::{Change, Key, RecordKind, encode};
@@ -53,7 +53,9 @@ pub(crate) async fn create_endpoint(
                 let lease = LeaseAddresses(world.network, want, record.mac);
                 world.ipam_answered(&op, world.ipam.outcome(&op, lease).await)
             });
-            let lease = lease.await?;
+            let Leased { lease, places } = lease.await?;
+            let mut order = world.order.borrow_mut();
+            places.iter().flatten().for_each(|place| order.advance(place));
             (record.ipv4, record.ipv6) = (lease.ipv4, lease.ipv6);
         } else if let Some(address) = wanted.addresses().next() {
             let why = "the driver of this network leaves no addresses to choose".into();
@@ -69,7 +71,7 @@ pub(crate) async fn create_endpoint(
         record.prefix = created.interface_prefix;
         saga.step("commit", Undone::EndpointRecord(id), async {
             world.still_leased(leased_by)?;
-            world.commit(&op, vec![put(record)?]).await
+            commit_in_order(&world, &op, vec![put(record)?]).await
         })
         .await?;
         let (network, name) = (world.network, record.name.clone());
@@ -77,6 +79,23 @@ pub(crate) async fn create_endpoint(
         Ok(CreatedEndpoint { record: shared, told: world.events.fact(&op, event) })
     });
     made.await
+}
+
+/// Commits changes, and with them how far the choice of addresses may have come, if that is due: a crash from then on
+/// gives none of those again at once.
+async fn commit_in_order(world: &World, op: &OpCtx, mut changes: Vec<Change>) -> Result<()> {
+    let due = world.order.borrow_mut().take_due();
+    let Some(next) = due else { return world.commit(op, changes).await };
+    let record = OrderRecord { network: world.network, next };
+    let key = Key { kind: RecordKind::Order, id: world.network.into() };
+    let value = encode(&record).map_err(|error| Error::internal(error.to_string()))?;
+    changes.push(Change::Put { key, value });
+    let committed = world.commit(op, changes).await;
+    if committed.is_err() {
+        // The next one tries again.
+        world.order.borrow_mut().not_written();
+    }
+    committed
 }
 
 /// Waits until no deleted endpoint of the network has this hardware address or one of these addresses any more. The

@@ -238,10 +238,10 @@ async fn host_nets(world: &World, op: &OpCtx, spec: &NetworkSpec) -> Result<Vec<
             nets.push(HostNet { net: view.address.trunc(), used_as: HostUse::Address });
         }
     }
-    for view in kernel.routes(Netns::Host, deadline).await? {
+    for view in kernel.routes_of_all_tables(Netns::Host, deadline).await? {
         let excepted = view.link.is_some_and(|link| named.contains(&link));
         if !excepted && !is_link_local(&view.destination) {
-            nets.push(HostNet { net: view.destination, used_as: HostUse::Route });
+            nets.push(HostNet { net: view.destination, used_as: HostUse::route(view.table) });
         }
     }
     if chooses_pools(spec) {

@@ -8,6 +8,7 @@ mod remove;
 mod reserve;
 mod undo;
 
+use std::cell::RefCell;
 use std::ops::Deref;
 use std::rc::Rc;
 
@@ -15,6 +16,7 @@ use netloom_actor_driver::DriverActor;
 use netloom_actor_services::ipam::IpamPort;
 use netloom_actor_services::{Outcome, SagaWorld, Services, answered};
 use netloom_drivers::Capability;
+use netloom_ipam::Order;
 use netloom_model::{Error, NetworkId, Reason, Result};
 use netloom_runtime::{EventSink, Fact, OpCtx, Port};
 
@@ -43,6 +45,8 @@ pub(crate) struct Everybody {
     pub(crate) network: NetworkId,
     pub(crate) capability: Capability,
     pub(crate) events: EventSink<NetworkEvent>,
+    /// How far the choice of addresses may have come.
+    pub(crate) order: RefCell<Order>,
 }
 
 /// What an operation has to tell, in order, once the actor has applied it.

@@ -88,7 +88,8 @@ pub(crate) async fn delete_network(world: World, op: OpCtx, record: NetworkRecor
     let intent = intent_for("delete_network", &op, &record)?;
     answered(&op, "the store", world.services.store.outcome(&op, BeginIntent(intent)).await)?;
     entry.step("commit");
-    if let Err(error) = world.commit(&op, vec![delete(RecordKind::Network, record.id)]).await {
+    let changes = vec![delete(RecordKind::Network, record.id), delete(RecordKind::Order, record.id)];
+    if let Err(error) = world.commit(&op, changes).await {
         end_intent(&world, &op).await;
         return Err(error);
     }

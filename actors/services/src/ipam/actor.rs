@@ -6,7 +6,7 @@
 //! | ReleasePools | command | () |
 //! | TakeBackPools | command | () |
 //! | RestorePools | command | () |
-//! | LeaseAddresses | command | Lease |
+//! | LeaseAddresses | command | Leased |
 //! | ReleaseAddresses | command | () |
 //! | QuarantineAddresses | command | () |
 //! | ReserveAddresses | command | () |
@@ -16,6 +16,7 @@
 //! | InspectPools | query | usage of each pool |
 //! | ReplaceDefaultPools | command | () |
 //! | ClusterStoreConfigured | event | |
+//! | NodeDiscovered | event | |
 //! | InspectIpam | query | IpamSnapshot |
 //! | ListHolders | query | Holders |
 //! | AskPool | command | AllocatedPool |
@@ -30,9 +31,9 @@
 
 use ipnet::IpNet;
 use netloom_ipam::cluster::ClusterIpam;
-use netloom_ipam::driver::MadeIpam;
+use netloom_ipam::driver::{IpamDiscovery, MadeIpam};
 use netloom_ipam::{
-    DefaultIpam, Granted, Lease, PoolHolding, PoolUsage, PoolsRequest, RestoredPools, picture,
+    DefaultIpam, Granted, Lease, Leased, PoolHolding, PoolUsage, PoolsRequest, RestoredPools, picture,
 };
 use netloom_model::Result;
 use netloom_model::config::{DatastoreConfig, DefaultPool};
@@ -42,8 +43,8 @@ use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply, TaskGroup};
 use super::foreign::{Foreign, IpamDeps, Pending};
 use super::message::{
     ClusterStoreConfigured, InspectIpam, InspectPools, LeaseAddresses, ListHolders, ListOverlaps,
-    OwnerRenamed, QuarantineAddresses, ReleaseAddresses, ReleasePools, ReplaceDefaultPools, RequestPools,
-    ReserveAddresses, RestorePools, TakeBackPools, UnreserveAddresses,
+    NodeDiscovered, OwnerRenamed, QuarantineAddresses, ReleaseAddresses, ReleasePools, ReplaceDefaultPools,
+    RequestPools, ReserveAddresses, RestorePools, TakeBackPools, UnreserveAddresses,
 };
 use super::shared::Shared;
 
@@ -200,6 +201,7 @@ impl Handle<RestorePools> for IpamActor {
                         ipam.restore_lease(network.id, endpoint.id, &endpoint.name, &lease)
                     })
                 });
+                ipam.go_on_at(network.id, &network.order);
                 reply.send(restored);
             }
             Body::Shared(shared) => shared.restore(op, message, reply),
@@ -216,12 +218,15 @@ impl Handle<LeaseAddresses> for IpamActor {
         &mut self,
         op: OpCtx,
         message: LeaseAddresses,
-        reply: Reply<Result<Lease>>,
+        reply: Reply<Result<Leased>>,
         cx: &mut Cx<'_, Self>,
     ) {
         let network = message.0;
         match &mut self.body {
-            Body::Default(ipam) => reply.send(ipam.lease(network, &message.1)),
+            Body::Default(ipam) => {
+                let lease = ipam.lease(network, &message.1);
+                reply.send(lease.map(|lease| Leased { lease, places: ipam.places(network, &lease) }));
+            }
             Body::Shared(shared) => shared.lease(op, message, reply),
             Body::Foreign(foreign) => foreign.admit(op, network, Pending::Lease(message, reply), cx),
         }
@@ -349,7 +354,21 @@ impl Handle<ClusterStoreConfigured> for IpamActor {
     ) {
         self.cluster_store = Some(store.clone());
         if let Some(foreign) = self.foreign() {
-            foreign.discovered(&op, store, &cx.tasks());
+            foreign.discovered(&op, IpamDiscovery::DatastoreConfigured(store), &cx.tasks());
+        }
+    }
+}
+
+impl Handle<NodeDiscovered> for IpamActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        NodeDiscovered(discovery): NodeDiscovered,
+        _: Reply<()>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        if let Some(foreign) = self.foreign() {
+            foreign.discovered(&op, discovery, &cx.tasks());
         }
     }
 }

@@ -12,8 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use futures::FutureExt;
 use netloom_ipam::driver::{AddressSpaces, Begun, IpamCx, IpamDiscovery, IpamDriver, MadeIpam, Work};
-use netloom_ipam::{Granted, Lease};
-use netloom_model::config::DatastoreConfig;
+use netloom_ipam::{Granted, Leased};
 use netloom_model::record::NetworkRecord;
 use netloom_model::snapshot::PoolSnapshot;
 use netloom_model::{EndpointId, Error, NetworkId, Reason, Result};
@@ -68,7 +67,7 @@ pub(super) enum Pending {
     Release(Reply<Result<()>>),
     TakeBack(Box<NetworkRecord>, Reply<Result<()>>),
     Restore(Box<RestorePools>, Reply<Result<()>>),
-    Lease(LeaseAddresses, Reply<Result<Lease>>),
+    Lease(LeaseAddresses, Reply<Result<Leased>>),
     ReleaseOne(EndpointId, Reply<Result<()>>),
     Keep(ReserveAddresses, Reply<Result<()>>),
     GiveUp(Arc<str>, Reply<Result<()>>),
@@ -212,7 +211,7 @@ impl Foreign {
                 run(op, network, scope, work, reply, cx);
             }
             Pending::Lease(LeaseAddresses(_, want, mac), reply) => {
-                let work = async move { dealer.lease(own, network, want, mac).await };
+                let work = async move { dealer.lease(own, network, want, mac).await.map(Leased::from) };
                 run(op, network, scope, work, reply, cx);
             }
             Pending::ReleaseOne(endpoint, reply) => {
@@ -247,10 +246,10 @@ impl Foreign {
         IpamCx { instance: self.deps.instance.clone(), deadline: op.deadline_std() }
     }
 
-    /// The cluster store is known.
-    pub(super) fn discovered(&mut self, op: &OpCtx, store: DatastoreConfig, tasks: &TaskGroup) {
+    /// Discovery has something to say.
+    pub(super) fn discovered(&mut self, op: &OpCtx, discovery: IpamDiscovery, tasks: &TaskGroup) {
         let cx = self.cx(op);
-        let begun = self.driver.discovered(&cx, IpamDiscovery::DatastoreConfigured(store));
+        let begun = self.driver.discovered(&cx, discovery);
         self.answer(op, begun, Reply::channel().0, tasks);
     }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use netloom_ipam::driver::{
-    AddressRelease, AddressRequest, AllocatedAddress, AllocatedPool, PoolRelease, PoolRequest,
+    AddressRelease, AddressRequest, AllocatedAddress, AllocatedPool, IpamDiscovery, PoolRelease, PoolRequest,
 };
-use netloom_ipam::{Granted, HostNet, Lease, LeaseRequest, PoolHolding, PoolUsage};
+use netloom_ipam::{Granted, HostNet, LeaseRequest, Leased, PoolHolding, PoolUsage};
 use netloom_model::config::{DatastoreConfig, DefaultPool, Scope};
 use netloom_model::record::{EndpointRecord, NetworkRecord, Reservation};
 use netloom_model::snapshot::{Holders, IpamSnapshot};
@@ -99,6 +99,11 @@ pub struct ReplaceDefaultPools(pub Vec<DefaultPool>);
 #[derive(Clone, Debug)]
 pub struct ClusterStoreConfigured(pub DatastoreConfig);
 
+/// A node of the cluster appeared or went away (libnetwork's `DiscoverNew` and `DiscoverDelete`). For drivers of others:
+/// the cluster's address space knows its hosts by what they have.
+#[derive(Clone, Debug)]
+pub struct NodeDiscovered(pub IpamDiscovery);
+
 /// The service's pools in use, and what it knows beside them. The default pools are not in the answer: the
 /// configuration has them.
 #[derive(Clone, Copy, Debug)]
@@ -133,7 +138,7 @@ messages! {
     ReleasePools => Result<()>;
     TakeBackPools => Result<()>;
     RestorePools => Result<()>;
-    LeaseAddresses => Result<Lease>;
+    LeaseAddresses => Result<Leased>;
     ReleaseAddresses => Result<()>;
     QuarantineAddresses => ();
     ReserveAddresses => Result<()>;
@@ -143,6 +148,7 @@ messages! {
     InspectPools => Option<Vec<PoolUsage>>;
     ReplaceDefaultPools => ();
     ClusterStoreConfigured => ();
+    NodeDiscovered => ();
     InspectIpam => IpamSnapshot;
     ListHolders => Option<Holders>;
     AskPool => Result<AllocatedPool>;

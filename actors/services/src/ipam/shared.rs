@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use netloom_ipam::cluster::ClusterIpam;
-use netloom_ipam::{AddressSpace, Granted, Lease, PoolHolding, PoolsRequest, RestoredPools};
+use netloom_ipam::{AddressSpace, Granted, Lease, Leased, PoolHolding, PoolsRequest, RestoredPools};
 use netloom_model::config::DatastoreConfig;
 use netloom_model::record::Reservation;
 use netloom_model::snapshot::IpamSnapshot;
@@ -104,8 +104,13 @@ impl Shared {
         });
     }
 
-    pub(super) fn lease(&self, op: OpCtx, message: LeaseAddresses, reply: Reply<Result<Lease>>) {
-        self.answer(op, reply, |ipam| async move { ipam.lease(message.0, &message.1).await });
+    pub(super) fn lease(&self, op: OpCtx, message: LeaseAddresses, reply: Reply<Result<Leased>>) {
+        // Its history has the order.
+        self.answer(
+            op,
+            reply,
+            |ipam| async move { ipam.lease(message.0, &message.1).await.map(Leased::from) },
+        );
     }
 
     pub(super) fn give_back(

@@ -27,10 +27,10 @@ fn what_the_host_uses_is_passed_over_or_refused() {
     let error = error.expect_err("all used");
     let PoolsConsidered { held, networks, of_host, example, .. } = considered(&error);
     assert_eq!((*held, *networks, *of_host), (0, 0, Some(4_127)));
-    let example = example.expect("one of them");
+    let example = example.as_ref().expect("one of them");
     assert_eq!(
-        (example.pool, example.other, example.what),
-        (net("172.17.0.0/16"), net("172.0.0.0/8"), "a route")
+        (example.pool, example.other, example.what.clone()),
+        (net("172.17.0.0/16"), net("172.0.0.0/8"), "a route".into())
     );
     assert!(ipam == before);
     create(&mut ipam, 1, &["192.168.7.0/24"]).expect("free");
@@ -93,7 +93,7 @@ fn at_exhaustion_the_error_says_who_has_what() {
     assert_eq!((*held, *networks, *of_host), (6, 5, Some(2)));
     let named: Vec<_> = holders.iter().map(|holder| holder.name.as_str()).collect();
     assert_eq!(named, ["net-2", "net-1", "net-3"], "who holds most comes first");
-    assert_eq!(example.map(|example| example.pool), Some(net("10.9.128.0/18")));
+    assert_eq!(example.as_ref().map(|example| example.pool), Some(net("10.9.128.0/18")));
     assert!(ipam == before);
 
     // A request for more than there is counts what it has got so far, and gives it back.

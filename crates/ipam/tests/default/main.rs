@@ -126,7 +126,7 @@ fn the_default_pools_hold_a_thousand_networks_and_then_some() {
     assert_eq!(considered.sizes, [(16, 15), (20, 16), (24, 4_096)]);
     assert_eq!((considered.held, considered.networks, considered.of_host), (4_127, 4_127, Some(0)));
     let named: Vec<_> = considered.holders.iter().map(|holder| holder.name.as_str()).collect();
-    assert_eq!((named, considered.example), (vec!["net-31", "net-32", "net-33"], None));
+    assert_eq!((named, considered.example.clone()), (vec!["net-31", "net-32", "net-33"], None));
     seen.sort_by_key(|net| (net.network(), net.broadcast()));
     assert!(seen.windows(2).all(|pair| !pair[0].contains(&pair[1])), "two pools overlap");
     ipam.release_pools(network(3_000));

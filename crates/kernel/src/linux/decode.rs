@@ -152,13 +152,15 @@ pub(super) fn address(body: &[u8]) -> Option<AddressView> {
     Some(AddressView { link: u32_at(body, 4)?, address })
 }
 
-/// A unicast route of the main table.
+/// A unicast route of any table but `local`, which has the addresses.
 pub(super) fn route(body: &[u8]) -> Option<RouteView> {
     let (family, prefix, table, kind) = (*body.first()?, *body.get(1)?, *body.get(4)?, *body.get(7)?);
-    if table != libc::RT_TABLE_MAIN || kind != libc::RTN_UNICAST {
+    let rest = body.get(ROUTE_HEADER..)?;
+    // The header has no room for numbers above 255.
+    let table = attribute(rest, libc::RTA_TABLE).and_then(|value| u32_at(value, 0)).unwrap_or(table.into());
+    if table == libc::RT_TABLE_LOCAL.into() || kind != libc::RTN_UNICAST {
         return None;
     }
-    let rest = body.get(ROUTE_HEADER..)?;
     let destination = match attribute(rest, libc::RTA_DST) {
         Some(value) => ip(family, value)?,
         None if family == AF_INET => Ipv4Addr::UNSPECIFIED.into(),
@@ -175,6 +177,7 @@ pub(super) fn route(body: &[u8]) -> Option<RouteView> {
         destination: IpNet::new(destination, prefix).ok()?,
         via: gateway.or_else(foreign),
         link: attribute(rest, libc::RTA_OIF).and_then(|value| u32_at(value, 0)),
+        table,
     })
 }
 
@@ -246,6 +249,23 @@ mod tests {
         assert_eq!(view.peer, Some(2));
         assert_eq!(view.tag().expect("a tag").id, "b");
         assert_eq!(view.mac, Some(MacAddr([2, 0, 0, 0, 0, 1])));
+    }
+
+    #[test]
+    fn a_route_is_of_the_table_that_its_attribute_says() {
+        // struct rtmsg: family, prefix, source prefix, tos, table, protocol, scope, type, flags.
+        let message = |table: u8, more: Option<u32>, kind: u8| {
+            let header = [AF_INET, 24, 0, 0, table, 3, 0, kind, 0, 0, 0, 0].to_vec();
+            let more = more.map(|table| attribute_bytes(libc::RTA_TABLE, &table.to_ne_bytes()));
+            let more = more.into_iter().chain([attribute_bytes(libc::RTA_DST, &[10, 9, 0, 0])]);
+            more.fold(header, |bytes, attribute| [bytes, attribute].concat())
+        };
+        let table = |bytes: Vec<u8>| route(&bytes).map(|view| view.table);
+        assert_eq!(table(message(libc::RT_TABLE_MAIN, None, libc::RTN_UNICAST)), Some(RouteView::MAIN));
+        assert_eq!(table(message(100, Some(100), libc::RTN_UNICAST)), Some(100));
+        assert_eq!(table(message(252, Some(51_820), libc::RTN_UNICAST)), Some(51_820));
+        assert_eq!(table(message(libc::RT_TABLE_LOCAL, Some(255), libc::RTN_UNICAST)), None);
+        assert_eq!(table(message(100, Some(100), libc::RTN_BLACKHOLE)), None);
     }
 
     #[test]

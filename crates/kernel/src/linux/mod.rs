@@ -217,7 +217,15 @@ impl Kernel for LinuxKernel {
     }
 
     fn routes(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<RouteView>> {
-        self.inquire("list routes", netns, deadline, reader::routes)
+        self.inquire("list routes", netns, deadline, |socket, deadline| {
+            reader::routes(socket, deadline, false)
+        })
+    }
+
+    fn routes_of_all_tables(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<RouteView>> {
+        self.inquire("list routes", netns, deadline, |socket, deadline| {
+            reader::routes(socket, deadline, true)
+        })
     }
 
     fn neighbours(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<NeighbourView>> {

@@ -132,14 +132,16 @@ pub(super) fn addresses(socket: &mut Transport, deadline: Instant) -> Listing<Ad
     socket.dump(&request, libc::RTM_NEWADDR, deadline, decode::address)
 }
 
-/// Every unicast route of the main table.
-pub(super) fn routes(socket: &mut Transport, deadline: Instant) -> Listing<RouteView> {
+/// Every unicast route of the main table, or of all.
+pub(super) fn routes(socket: &mut Transport, deadline: Instant, everywhere: bool) -> Listing<RouteView> {
+    // The kernel tells those of all tables.
+    let read = |body: &[u8]| decode::route(body).filter(|view| everywhere || view.table == RouteView::MAIN);
     let mut all = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
         let request = Request::new(Message::GetRoute(message));
-        all.extend(socket.dump(&request, libc::RTM_NEWROUTE, deadline, decode::route)?);
+        all.extend(socket.dump(&request, libc::RTM_NEWROUTE, deadline, read)?);
     }
     Ok(all)
 }

@@ -88,6 +88,7 @@ impl World {
             destination: route.destination,
             via: route.via,
             link: Some(self.links[route.link].index),
+            table: RouteView::MAIN,
         };
         Ok(namespace.routes.iter().map(view).collect())
     }

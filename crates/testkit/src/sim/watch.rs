@@ -108,7 +108,8 @@ impl World {
     pub(super) fn note_route(&mut self, route: &RouteEntry, came: bool) {
         if self.is_heard(route.link) {
             let link = Some(self.links[route.link].index);
-            let view = RouteView { destination: route.destination, via: route.via, link };
+            let view =
+                RouteView { destination: route.destination, via: route.via, link, table: RouteView::MAIN };
             self.note(if came { ReachEvent::RouteCame(view) } else { ReachEvent::RouteWent(view) });
         }
     }
