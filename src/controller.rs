@@ -6,14 +6,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use netloom_actor_controller::{
-    CreateNetwork, CreateSandbox, InspectAddresses, ListDrivers, ListIpamDrivers, ReloadConfiguration,
+    CreateNetwork, CreateSandbox, InspectAddresses, ListDrivers, ListIpamDrivers, PurgeHost,
+    ReloadConfiguration,
 };
 use netloom_actor_sandbox::SandboxEntry;
 use netloom_model::error::check_name;
 use netloom_model::snapshot::IpamSnapshot;
 use netloom_model::{
-    ControllerId, EngineConfig, Error, ErrorKind, NetworkId, NetworkSpec, ObjectKind, Result, SandboxId,
-    SandboxSpec,
+    ControllerId, EngineConfig, Error, ErrorKind, NetworkId, NetworkSpec, ObjectKind, PurgedHost, Result,
+    SandboxId, SandboxSpec,
 };
 
 use crate::core::{Core, fresh};
@@ -53,6 +54,18 @@ impl Controller {
     /// otherwise.
     pub async fn reload(&self, config: EngineConfig) -> Result<()> {
         self.core.ask(self.core.controller()?, ReloadConfiguration(config)).await
+    }
+
+    /// Gives back all that a host has in the cluster's address space, and its name there, and says what that was. For a host
+    /// that is gone for good, or whose engine has lost its identity: whether it is, nobody can tell from here, and what a
+    /// host that still runs has would be given to others.
+    ///
+    /// # Errors
+    /// `NotFound` for a host of which the cluster knows nothing, and where there is no cluster; `InvalidParameter` for the
+    /// engine's own; `Conflict` when an engine has taken the name meanwhile; `Internal` and `Timeout` when the store does
+    /// not answer. What was removed by then stays so: asked again, the rest goes.
+    pub async fn purge_cluster_host(&self, host: impl Into<String>) -> Result<PurgedHost> {
+        self.core.ask(self.core.controller()?, PurgeHost(host.into())).await
     }
 
     /// Makes a network. A blank driver stands for the configured `default_driver`.

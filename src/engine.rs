@@ -207,7 +207,7 @@ impl EngineBuilder {
                 StoreSource::InPlace(store) | StoreSource::Blocking(store) => (store, Vec::new()),
                 StoreSource::OnDisk => open_store(&own)?,
             };
-            let Opened { kernel, id, identity, host, ran_before } = match kernel {
+            let Opened { kernel, id, lasts, identity, host, ran_before } = match kernel {
                 KernelSource::Given(kernel) => Opened::given(kernel, &own),
                 KernelSource::Linux => Opened::linux(&own, told)?,
             };
@@ -216,6 +216,7 @@ impl EngineBuilder {
             let input = BootInput {
                 config: own,
                 identity,
+                engine: lasts.then_some(id),
                 host_pools: netloom_ipam::host_pools(&host),
                 kernel: kernel.clone(),
                 store,
@@ -251,6 +252,8 @@ fn open_store(config: &EngineConfig) -> Result<(Box<dyn Store>, Vec<Finding>)> {
 struct Opened {
     kernel: Arc<dyn Kernel>,
     id: ControllerId,
+    /// Whether it is the same at the next start.
+    lasts: bool,
     /// The mark of this engine's objects.
     identity: String,
     /// What tells this host from others.
@@ -266,7 +269,7 @@ impl Opened {
         let (a, b) = fresh();
         let id = ControllerId::from_uuids(a, b);
         let name = || config.instance.clone();
-        Self { kernel, id, identity: name(), host: name(), ran_before: false }
+        Self { kernel, id, lasts: false, identity: name(), host: name(), ran_before: false }
     }
 
     /// The kernel of this machine. Hooks can connect from now on, and are attended to when the engine is there.
@@ -286,7 +289,7 @@ impl Opened {
         });
         let identity = format!("{}.{}", config.instance, id.short());
         let host = read_machine_id(&config.machine_id_file).unwrap_or_else(|| id.to_string());
-        Ok(Self { kernel: Arc::new(kernel), id, identity, host, ran_before })
+        Ok(Self { kernel: Arc::new(kernel), id, lasts: true, identity, host, ran_before })
     }
 }
 

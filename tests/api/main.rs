@@ -6,6 +6,7 @@ mod again;
 mod answers;
 mod bad_input;
 mod builtin;
+mod cluster_faults;
 mod cluster_space;
 mod concurrency;
 mod custom_ipam;

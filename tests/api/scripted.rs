@@ -1,5 +1,6 @@
 //! A driver that makes nothing and does as a test tells it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use netloom::drivers::{
@@ -14,6 +15,7 @@ use crate::support::World;
 /// What the driver is asked to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Asked {
+    Survey,
     CreateNetwork,
     DeleteNetwork,
     CreateEndpoint,
@@ -93,6 +95,10 @@ impl Driver for Scripted {
 
     fn capability(&self) -> Capability {
         self.capability
+    }
+
+    fn survey_network(&mut self, _: &DriverCx, _: &CreateNetwork) -> Begun<BTreeMap<String, String>> {
+        self.then(Asked::Survey, BTreeMap::new())
     }
 
     fn create_network(&mut self, _: &DriverCx, _: CreateNetwork) -> Begun<NetworkCreated> {

@@ -243,6 +243,7 @@ pub(crate) fn killed_after<T>(
         let input = BootInput {
             host_pools: own,
             identity: config.instance.clone(),
+            engine: None,
             kernel,
             store: Box::new(disk.open()),
             store_blocks: false,

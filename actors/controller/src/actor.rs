@@ -29,6 +29,8 @@
 //! | Diff | query | Differences |
 //! | StoreCounters | query | StoreStats |
 //! | LookAtHost | query | () |
+//! | PurgeHost | command | PurgedHost |
+//! | ReviveDue | tick | |
 //! | HostChanged | event | |
 //! | LookDue | tick | |
 //! | NodeChanged | event | |
@@ -38,7 +40,8 @@
 //! `startup.rs` begins, `networks.rs`, `sandboxes.rs` and `way_out.rs` hold the commands, `supervise.rs` restarts what
 //! dies and `ipams.rs` IPAM drivers, `succession.rs` the controller itself, `reload.rs` replaces the configuration.
 //! `release.rs` and `sweep.rs` clear away what is dead, `diff.rs` compares, `owners.rs` is behind both. `overlap.rs` looks
-//! at what the host learns, `addresses.rs` tells who has which address. `control.rs` has the rest.
+//! at what the host learns, `addresses.rs` tells who has which address, `revive.rs` tries networks again that the cluster
+//! was away for. `control.rs` has the rest.
 
 use netloom_actor_driver::DriverActor;
 use netloom_actor_network::{Leaving, NetworkActor, NetworkDeps, NetworkEvent};
@@ -85,6 +88,8 @@ mod pace;
 mod release;
 #[path = "reload.rs"]
 mod reload;
+#[path = "revive.rs"]
+mod revive;
 #[path = "sandboxes.rs"]
 mod sandboxes;
 #[path = "startup.rs"]
@@ -109,11 +114,14 @@ pub struct ControllerActor {
     for_way_out: Vec<(NetworkId, Reply<Result<NetworkId>>)>,
     /// How the host is looked at.
     lookout: overlap::Lookout,
+    /// How networks are tried again that the cluster was away for.
+    reviving: revive::Reviving,
 }
 
 impl ControllerActor {
     pub(crate) fn new(estate: Lent<Estate>) -> Self {
-        Self { estate, for_way_out: Vec::new(), lookout: overlap::Lookout::default() }
+        let (lookout, reviving) = (overlap::Lookout::default(), revive::Reviving::default());
+        Self { estate, for_way_out: Vec::new(), lookout, reviving }
     }
 
     pub(crate) fn directory(&self) -> Directory {
@@ -260,6 +268,7 @@ enum Outcome {
     SandboxRestarted(SandboxId, Result<supervise::Reread<SandboxRecord>>),
     IpamRestarted(String, Result<ipams::RefilledIpam>),
     HostLooked(Result<overlap::Looked>, Vec<Reply<()>>),
+    Revived(Result<Vec<(NetworkId, Result<()>)>>),
     /// The first message of a new incarnation was answered.
     Settled(Child, Result<()>),
     /// Answered by the work itself.

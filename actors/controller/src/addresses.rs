@@ -3,14 +3,17 @@
 use futures::future::join_all;
 use ipnet::IpNet;
 use netloom_actor_services::answered;
-use netloom_actor_services::ipam::{DRIVER, InspectIpam, ListHolders as ListInIpam};
-use netloom_ipam::{AddressSpace, picture};
+use netloom_actor_services::ipam::{
+    CLUSTER, DRIVER, InspectIpam, ListHolders as ListInIpam, PurgeHost as PurgeInIpam,
+};
+use netloom_ipam::{AddressSpace, no_store, picture};
+use netloom_model::PurgedHost;
 use netloom_model::config::DefaultPool;
 use netloom_model::snapshot::{Holders, IpamSnapshot};
 use netloom_runtime::Handle;
 
 use super::*;
-use crate::message::{InspectAddresses, ListHolders};
+use crate::message::{InspectAddresses, ListHolders, PurgeHost};
 
 /// Completes what IPAM drivers say of themselves with the default pools in force, which are those of the driver
 /// `default`. Without the host's subnets it is not said which of them are the host's.
@@ -67,6 +70,32 @@ impl Handle<ListHolders> for ControllerActor {
             silent.map_or(Ok(Holders::default()), |silent| {
                 answered(&own, "ipam", silent.map(Ok)).map(Option::unwrap_or_default)
             })
+        };
+        self.serve(&op, reply, work, cx);
+    }
+}
+
+impl Handle<PurgeHost> for ControllerActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        PurgeHost(host): PurgeHost,
+        reply: Reply<Result<PurgedHost>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let cluster = self.admit().and_then(|()| {
+            let cluster = self.estate.ipams.get(CLUSTER).map(|ipam| ipam.port.clone());
+            cluster.ok_or_else(|| no_store(AddressSpace::Global))
+        });
+        let cluster = match cluster {
+            Ok(cluster) => cluster,
+            Err(refusal) => return reply.send(Err(refusal)),
+        };
+        let own = op.clone();
+        let work = async move {
+            let purged = answered(&own, &cluster, cluster.outcome(&own, PurgeInIpam(host)).await)?;
+            tracing::warn!(%purged, "what a host of the cluster had was given back");
+            Ok(purged)
         };
         self.serve(&op, reply, work, cx);
     }

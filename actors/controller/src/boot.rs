@@ -15,7 +15,7 @@ use netloom_ipam::driver::IpamRegistration;
 use netloom_kernel::{Kernel, Netns, Op};
 use netloom_model::config::DefaultPool;
 use netloom_model::record::{NetworkRecord, SandboxRecord};
-use netloom_model::{EngineConfig, Error, EventKind, LiveList, OpId, Repair, Result};
+use netloom_model::{ControllerId, EngineConfig, Error, EventKind, LiveList, OpId, Repair, Result};
 use netloom_runtime::{Addr, Cause, Janitor, Ledger, OpCtx, Port, SagaTools, TaskGroup};
 use netloom_store::{Finding, Intent, Store};
 
@@ -23,7 +23,7 @@ use crate::actor::{ControllerActor, succession};
 use crate::directory::Directory;
 use crate::estate::{Estate, Respawn};
 use crate::events::EventHub;
-use crate::membership::Membership;
+use crate::membership::{Entered, Membership};
 use crate::message::{
     DeleteNetwork, LookAtHost, ReleaseSandbox, RestoreNetwork, RestoreSandbox, StartChildren, TakeDown,
 };
@@ -43,6 +43,8 @@ pub struct BootInput {
     /// What its kernel objects are marked with: unlike that of any other engine whose objects may be in the
     /// same kernel.
     pub identity: String,
+    /// What tells the engine from all others, if its kernel's directories know. Where they do not, its store does.
+    pub engine: Option<ControllerId>,
     /// The IPv6 pools of this host, for networks that name none.
     pub host_pools: DefaultPool,
     /// The kernel.
@@ -95,6 +97,7 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
     let BootInput {
         config,
         identity,
+        engine,
         host_pools,
         kernel,
         mut store,
@@ -111,6 +114,10 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
     let op = OpCtx::new(Cause::Start, config.timeouts.operation.max(Duration::from_secs(60)));
     // No actor runs yet on this thread, so reading the store blocks nobody.
     let raw = store.load().map_err(Error::from)?;
+    let cluster = match cluster {
+        Some(cluster) => Some(cluster.enter(engine, &raw, &mut *store, OpId(op.id)).await?),
+        None => None,
+    };
     let intents = store.open_intents().map_err(Error::from)?;
     let lost = missing || !findings.is_empty();
     let made = drivers.iter().map(|registration| {
@@ -191,7 +198,7 @@ struct Own<'a> {
     config: EngineConfig,
     identity: &'a str,
     host_pools: DefaultPool,
-    cluster: Option<Membership>,
+    cluster: Option<Entered>,
 }
 
 async fn start_actors(

@@ -50,6 +50,8 @@ pub(crate) struct NetworkChild {
     pub(crate) leaving: Leaving,
     /// Which incarnation of its driver knows of it.
     pub(crate) known_to: u64,
+    /// Whether its pools are in the cluster's address space.
+    pub(crate) in_cluster: bool,
     pub(crate) running: Running<NetworkActor>,
 }
 

@@ -27,7 +27,9 @@ impl Handle<Finished> for ControllerActor {
                 let _ = self.network_created(&op, id, result);
             }
             Outcome::NetworkDeleted(id, result, reply) => reply.send(self.network_deleted(&op, id, result)),
-            Outcome::NetworkRestored(id, result, reply) => reply.send(self.network_restored(&op, id, result)),
+            Outcome::NetworkRestored(id, result, reply) => {
+                reply.send(self.network_restored(&op, id, result, cx));
+            }
             Outcome::NetworkRestarted(id, result) => self.network_reread(&op, id, result, cx),
             Outcome::SandboxCreated(id, result, reply) => reply.send(self.sandbox_created(&op, id, result)),
             Outcome::SandboxDeleted(id, result, reply) => reply.send(self.sandbox_deleted(&op, id, result)),
@@ -37,7 +39,8 @@ impl Handle<Finished> for ControllerActor {
             }
             Outcome::SandboxRestored(id, result, reply) => reply.send(self.sandbox_restored(&op, id, result)),
             Outcome::SandboxRestarted(id, result) => self.sandbox_reread(&op, id, result, cx),
-            Outcome::IpamRestarted(name, result) => self.ipam_restarted(&op, &name, result),
+            Outcome::IpamRestarted(name, result) => self.ipam_restarted(&op, &name, result, cx),
+            Outcome::Revived(result) => self.revived(&op, result, cx),
             Outcome::HostLooked(result, waiting) => self.host_looked(&op, result, waiting, cx),
             Outcome::Settled(child, result) => self.settled(&op, &child, result),
             Outcome::Done(result) => {

@@ -1,13 +1,13 @@
 //! What belongs to the controller's office and not to the actor that holds it: it passes to the next
 //! incarnation when that actor dies.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use netloom_actor_services::Services;
 use netloom_actor_services::store::Backend;
 use netloom_model::config::DefaultPool;
-use netloom_model::{EngineConfig, ObjectKind, OpId};
+use netloom_model::{EngineConfig, NetworkId, ObjectKind, OpId};
 use netloom_runtime::{Port, RestartBudget};
 use rustc_hash::FxBuildHasher;
 
@@ -16,7 +16,7 @@ use crate::actor::overlap::Overlaps;
 use crate::children::{DriverChild, IpamChild, NetworkChildren, SandboxChildren};
 use crate::directory::DirectoryWriter;
 use crate::events::EventHub;
-use crate::membership::Membership;
+use crate::membership::Entered;
 
 /// The lists of everything, and what is needed to start any of it again.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub(crate) struct Estate {
     pub(crate) overlaps: Overlaps,
     /// The nodes that discovery has told of, and which of them is this one.
     pub(crate) nodes: BTreeMap<IpAddr, bool>,
+    /// Networks that the cluster's address space was away for, to be tried again.
+    pub(crate) away: BTreeSet<NetworkId>,
     pub(crate) respawn: Respawn,
     pub(crate) incarnations: u64,
 }
@@ -76,6 +78,7 @@ impl Estate {
             ipams: BTreeMap::new(),
             overlaps: Overlaps::default(),
             nodes: BTreeMap::new(),
+            away: BTreeSet::new(),
             respawn,
             incarnations: 0,
         }
@@ -89,12 +92,12 @@ pub(crate) struct Respawn {
     /// The IPv6 pools of this host.
     pub(crate) host_pools: DefaultPool,
     /// The cluster that the engine is part of.
-    pub(crate) cluster: Option<Membership>,
+    pub(crate) cluster: Option<Entered>,
     pub(crate) store: (u64, RestartBudget),
 }
 
 impl Respawn {
-    pub(crate) fn new(backend: Backend, host_pools: DefaultPool, cluster: Option<Membership>) -> Self {
+    pub(crate) fn new(backend: Backend, host_pools: DefaultPool, cluster: Option<Entered>) -> Self {
         Self { backend, host_pools, cluster, store: (0, RestartBudget::default()) }
     }
 }

@@ -152,7 +152,13 @@ impl ControllerActor {
         with_pools.collect()
     }
 
-    pub(super) fn ipam_restarted(&mut self, op: &OpCtx, name: &str, result: Result<RefilledIpam>) {
+    pub(super) fn ipam_restarted(
+        &mut self,
+        op: &OpCtx,
+        name: &str,
+        result: Result<RefilledIpam>,
+        cx: &mut Cx<'_, Self>,
+    ) {
         let child = Child::Ipam(name.to_owned());
         let RefilledIpam { addr, incarnation, refused } = match result {
             Ok(refilled) => refilled,
@@ -167,6 +173,7 @@ impl ControllerActor {
         ipam.port.set(addr);
         self.restarted(op, &child);
         for (id, error) in refused {
+            self.try_again(op, id, &error, cx);
             // Only this one: what it has taken is not known.
             self.settled(op, &Child::Network(id), Err(error));
         }

@@ -21,6 +21,6 @@ pub use membership::Membership;
 pub use message::{
     CrashActor, CreateNetwork, CreateSandbox, DeleteNetwork, DeleteSandbox, Diff, Drain, ForceDeleteEndpoint,
     InspectAddresses, InspectEngine, ListDrivers, ListHolders, ListIpamDrivers, NodeChanged, ProvideWayOut,
-    Reconcile, ReloadConfiguration, Shutdown, ShutdownMode, StoreCounters, Victim,
+    PurgeHost, Reconcile, ReloadConfiguration, Shutdown, ShutdownMode, StoreCounters, Victim,
 };
 pub use netloom_actor_services::store::StoreStats;

@@ -11,8 +11,8 @@ use netloom_ipam::driver::IpamRegistration;
 use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
 use netloom_model::snapshot::{EngineSnapshot, Holders, IpamSnapshot, NetworkSnapshot, SandboxSnapshot};
 use netloom_model::{
-    EndpointId, EngineConfig, LiveSet, NetworkId, NetworkSpec, ObjectKind, ReconcileReport, ReleasedSandbox,
-    Repair, Result, SandboxId, SandboxSpec,
+    EndpointId, EngineConfig, LiveSet, NetworkId, NetworkSpec, ObjectKind, PurgedHost, ReconcileReport,
+    ReleasedSandbox, Repair, Result, SandboxId, SandboxSpec,
 };
 use netloom_runtime::{Addr, Exit, Permits, messages};
 use uuid::Uuid;
@@ -133,6 +133,14 @@ pub struct ListHolders {
     /// How many are listed, by address; the rest is counted.
     pub limit: usize,
 }
+
+/// Give back all that a host of the cluster has, and its name: it is gone for good.
+#[derive(Clone, Debug)]
+pub struct PurgeHost(pub String);
+
+/// Bring those networks into service that the cluster's address space was away for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReviveDue;
 
 /// The store's counters.
 #[derive(Clone, Copy, Debug)]
@@ -312,4 +320,6 @@ messages! {
     ListIpamDrivers => Vec<String>;
     InspectAddresses => Vec<IpamSnapshot>;
     ListHolders => Result<Holders>;
+    PurgeHost => Result<PurgedHost>;
+    ReviveDue => ();
 }

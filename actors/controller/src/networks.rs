@@ -5,6 +5,7 @@ use netloom_actor_network::{
     DeleteNetwork as DeleteInNetwork, Establish, InspectNetwork, ListEndpoints, NetworkEntry, Origin,
 };
 use netloom_actor_services::answered;
+use netloom_actor_services::ipam::CLUSTER;
 use netloom_model::{ErrorKind, Holder, NetworkSpec};
 use netloom_runtime::{Addr, Handle};
 
@@ -36,6 +37,10 @@ impl ControllerActor {
         let driver = record.spec.driver.clone();
         let leaving = Leaving::default();
         let adopts = self.adopted_by(&record.spec);
+        let capability = self.estate.drivers.get(&driver).map(|driver| driver.capability);
+        let scope = capability.map_or(Scope::Local, |capability| capability.scope);
+        let in_cluster = capability.is_none_or(|capability| capability.needs_ipam)
+            && self.estate.services.ipam.of_network(&record.spec.ipam, scope).name() == CLUSTER;
         let actor = match self.network_actor(record.clone(), leaving.clone()) {
             Err(_) if restored => self.orphan(record, leaving.clone()),
             made => made?,
@@ -44,7 +49,16 @@ impl ControllerActor {
         let addr = running.addr.clone();
         let state = if restored { State::Told } else { State::Creating };
         let known_to = self.estate.drivers.get(&driver).map(|driver| driver.incarnation).unwrap_or_default();
-        let child = NetworkChild { name: name.clone(), state, driver, adopts, leaving, known_to, running };
+        let child = NetworkChild {
+            name: name.clone(),
+            state,
+            driver,
+            adopts,
+            leaving,
+            known_to,
+            in_cluster,
+            running,
+        };
         self.estate.networks.insert(id, &name, child);
         Ok(addr)
     }
@@ -151,6 +165,7 @@ impl ControllerActor {
         op: &OpCtx,
         id: NetworkId,
         result: Result<Vec<Repair>>,
+        cx: &mut Cx<'_, Self>,
     ) -> Result<Vec<Repair>> {
         // Also one that could not be restored stays: visible, inspectable, deletable.
         self.publish_network(op, id);
@@ -159,6 +174,7 @@ impl ControllerActor {
         {
             let cause = error.to_string();
             child.running.addr.tell(op, netloom_actor_network::MarkFailed(cause.clone()));
+            self.try_again(op, id, error, cx);
             let (object, id) = (ObjectKind::Network, id.to_string());
             self.estate.events.emit(op, EventKind::ObjectFailed { object, id, cause });
         }

@@ -211,7 +211,9 @@ pub fn plan(
 
 impl Plan {
     fn settle_intents(&mut self, intents: &[Intent]) {
-        for intent in intents {
+        // Of what an operation noted several times, the last says most.
+        let last: BTreeMap<_, _> = intents.iter().enumerate().map(|(n, intent)| (intent.op, n)).collect();
+        for (_, intent) in intents.iter().enumerate().filter(|(n, intent)| last[&intent.op] == *n) {
             let Ok(record) = serde_json::from_value::<NetworkRecord>(intent.detail.clone()) else {
                 self.ended.push(intent.op);
                 let record = format!("intent {} of {}", intent.op, intent.verb);

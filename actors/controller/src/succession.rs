@@ -86,6 +86,7 @@ impl Handle<TakeOver> for ControllerActor {
         for (id, incarnation) in sandboxes {
             self.reread_sandbox(&op, id, incarnation, cx);
         }
+        self.revive_later(&op, cx);
         // What the host learnt while there was no controller.
         cx.me().tell(&op, LookAtHost);
         let (object, id) = (ObjectKind::Controller, String::new());

@@ -19,6 +19,7 @@
 //! | RevokeEndpoint | command | any | () |
 //! | DeleteNetwork | command | Active, Failed | () |
 //! | RestoreInDriver | command | Active | () |
+//! | Revive | command | Active, Failed | () |
 //! | MarkFailed | command | any | () |
 //! | InspectNetwork | query | any | NetworkSnapshot |
 //! | InspectEndpoint | query | any | EndpointSnapshot |
@@ -29,7 +30,7 @@
 //! | Finished | outcome | any | |
 //!
 //! Operations on one endpoint queue behind each other, and so do those that change the network's own record;
-//! `Establish`, `DeleteNetwork` and `RestoreInDriver` run alone. `commands.rs` starts operations, `outcomes.rs` ends
+//! `Establish`, `DeleteNetwork`, `RestoreInDriver` and `Revive` run alone. `commands.rs` starts operations, `outcomes.rs` ends
 //! them, `reservations.rs` has both for addresses that are kept for names, `queries.rs` answers questions.
 
 use std::cell::RefCell;
@@ -274,6 +275,7 @@ pub(crate) enum Pending {
     Program(ProgramEndpoint, Reply<Result<()>>),
     Delete(Reply<Result<()>>),
     RestoreInDriver(Reply<Result<()>>),
+    Revive(Reply<Result<()>>),
 }
 
 impl Pending {
@@ -289,7 +291,7 @@ impl Pending {
             Self::Commit(command, _) => one(command.endpoint),
             Self::Abandon(command, _) => one(command.endpoint),
             Self::Reserve(..) | Self::Unreserve(..) => Scope::One(Turn::Record),
-            Self::Establish(..) | Self::Delete(_) | Self::RestoreInDriver(_) => Scope::All,
+            Self::Establish(..) | Self::Delete(_) | Self::RestoreInDriver(_) | Self::Revive(_) => Scope::All,
         }
     }
 
@@ -309,7 +311,8 @@ impl Pending {
             | Self::Abandon(..)
             | Self::Detach(..)
             | Self::Program(..)
-            | Self::RestoreInDriver(_) => false,
+            | Self::RestoreInDriver(_)
+            | Self::Revive(_) => false,
         }
     }
 
@@ -328,7 +331,8 @@ impl Pending {
             | Self::Detach(_, reply)
             | Self::Program(_, reply)
             | Self::Delete(reply)
-            | Self::RestoreInDriver(reply) => reply.send(Err(error)),
+            | Self::RestoreInDriver(reply)
+            | Self::Revive(reply) => reply.send(Err(error)),
         }
     }
 }
@@ -417,6 +421,12 @@ enum Outcome {
         reply: Reply<Result<()>>,
     },
     Deleted {
+        result: Result<()>,
+        reply: Reply<Result<()>>,
+    },
+    /// Without a failure: it was in service already.
+    Revived {
+        failure: Option<String>,
         result: Result<()>,
         reply: Reply<Result<()>>,
     },

@@ -12,7 +12,7 @@ use netloom_runtime::{Handle, Stop};
 
 use super::*;
 use crate::endpoint::Endpoint;
-use crate::message::{DeleteNetwork, Establish, MarkFailed, RestoreInDriver, RevokeEndpoint};
+use crate::message::{DeleteNetwork, Establish, MarkFailed, RestoreInDriver, Revive, RevokeEndpoint};
 use crate::phase::EndpointCommand;
 use crate::saga;
 
@@ -49,6 +49,7 @@ impl NetworkActor {
             Pending::Program(command, reply) => self.program(op, command, reply, cx),
             Pending::Delete(reply) => self.delete(op, reply, cx),
             Pending::RestoreInDriver(reply) => self.restore_in_driver(op, reply, cx),
+            Pending::Revive(reply) => self.revive(op, reply, cx),
         };
         match refused {
             Ok(()) => true,
@@ -322,17 +323,29 @@ impl NetworkActor {
 
     fn restore_in_driver(&mut self, op: &OpCtx, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) -> Started {
         let reply = checked(self.allows(NetworkCommand::RestoreInDriver), reply)?;
+        let work = self.told_again(op, false);
+        self.run(op, Scope::All, work, |result| Outcome::RestoredInDriver { result, reply }, cx);
+        Ok(())
+    }
+
+    fn revive(&mut self, op: &OpCtx, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) -> Started {
+        let reply = checked(self.allows(NetworkCommand::Revive), reply)?;
+        let (work, failure) = (self.told_again(op, true), self.failure.clone());
+        self.run(op, Scope::All, work, |result| Outcome::Revived { failure, result, reply }, cx);
+        Ok(())
+    }
+
+    /// Tells the driver, and IPAM before it, what there is.
+    fn told_again(&self, op: &OpCtx, with_ipam: bool) -> impl Future<Output = Result<()>> + use<> {
         let (world, records, own) = (self.world.clone(), self.endpoints.records(), op.clone());
         let (record, outward) = (self.record.clone(), self.endpoints.outward());
-        let work = async move {
-            saga::restore_in_driver(world.clone(), own.clone(), record, records, false).await?;
+        async move {
+            saga::restore_in_driver(world.clone(), own.clone(), record, records, with_ipam).await?;
             for (endpoint, ports, options) in outward {
                 saga::program(world.clone(), own.clone(), endpoint, ports, options).await?;
             }
             Ok(())
-        };
-        self.run(op, Scope::All, work, |result| Outcome::RestoredInDriver { result, reply }, cx);
-        Ok(())
+        }
     }
 
     /// Moves an endpoint into the phase of an operation, if its present phase allows that.
@@ -408,6 +421,7 @@ admit! {
     ProgramEndpoint => (), |command, reply| Pending::Program(command, reply);
     DeleteNetwork => (), |_command, reply| Pending::Delete(reply);
     RestoreInDriver => (), |_command, reply| Pending::RestoreInDriver(reply);
+    Revive => (), |_command, reply| Pending::Revive(reply);
 }
 
 impl Handle<RevokeEndpoint> for NetworkActor {

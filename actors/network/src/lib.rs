@@ -20,6 +20,6 @@ pub use message::{
     AbandonAttachment, AttachEndpoint, Attachment, CommitAttachment, CreateEndpoint, DeleteEndpoint,
     DeleteNetwork, DetachEndpoint, EndpointInfo, Establish, EvictEndpoint, InspectEndpoint, InspectNetwork,
     ListEndpoints, MarkFailed, Origin, ProgramEndpoint, ReleaseReservation, RenameEndpoint, ReserveAddress,
-    RestoreInDriver, RevokeEndpoint,
+    RestoreInDriver, Revive, RevokeEndpoint,
 };
 pub use saga::driver_request;

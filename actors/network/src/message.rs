@@ -162,6 +162,11 @@ pub struct DeleteNetwork;
 #[derive(Clone, Copy, Debug)]
 pub struct RestoreInDriver;
 
+/// Bring the network into service again, which what it needs was away for: IPAM and the driver are told what is recorded,
+/// as at a start. Until that has succeeded it stays as it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Revive;
+
 /// The network is out of service from here on.
 #[derive(Clone, Debug)]
 pub struct MarkFailed(pub String);
@@ -198,6 +203,7 @@ messages! {
     RevokeEndpoint => Result<()>;
     DeleteNetwork => Result<()>;
     RestoreInDriver => Result<()>;
+    Revive => Result<()>;
     MarkFailed => ();
     InspectNetwork => NetworkSnapshot;
     InspectEndpoint => Result<EndpointSnapshot>;

@@ -78,6 +78,13 @@ impl Handle<Finished> for NetworkActor {
                 reply.send(result);
             }
             Outcome::RestoredInDriver { result, reply } => reply.send(result),
+            Outcome::Revived { failure, result, reply } => {
+                // Not if it was put out of service for something else meanwhile.
+                if result.is_ok() && self.failure == failure {
+                    (self.failure, self.phase) = (None, NetworkPhase::Active);
+                }
+                reply.send(result);
+            }
         }
         self.release(scope, cx);
     }

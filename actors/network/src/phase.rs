@@ -11,6 +11,7 @@ pub(crate) enum NetworkCommand {
     Reserve,
     Delete,
     RestoreInDriver,
+    Revive,
 }
 
 /// The commands that a network decides on by the phase of an endpoint.
@@ -44,20 +45,20 @@ pub(crate) fn network(phase: NetworkPhase, command: NetworkCommand) -> Verdict {
         (NetworkPhase::Creating, C::Establish) => Go,
         (
             NetworkPhase::Creating,
-            C::CreateEndpoint | C::ChangeEndpoint | C::Reserve | C::Delete | C::RestoreInDriver,
+            C::CreateEndpoint | C::ChangeEndpoint | C::Reserve | C::Delete | C::RestoreInDriver | C::Revive,
         ) => Refuse("being created"),
         (NetworkPhase::Active, C::Establish) => Refuse("in service already"),
         (
             NetworkPhase::Active,
-            C::CreateEndpoint | C::ChangeEndpoint | C::Reserve | C::Delete | C::RestoreInDriver,
+            C::CreateEndpoint | C::ChangeEndpoint | C::Reserve | C::Delete | C::RestoreInDriver | C::Revive,
         ) => Go,
         // An endpoint's leave must be possible to the end, or a stuck deletion would hold sandboxes.
         (NetworkPhase::Deleting, C::ChangeEndpoint) => Go,
         (
             NetworkPhase::Deleting,
-            C::Establish | C::CreateEndpoint | C::Reserve | C::Delete | C::RestoreInDriver,
+            C::Establish | C::CreateEndpoint | C::Reserve | C::Delete | C::RestoreInDriver | C::Revive,
         ) => Refuse("being deleted"),
-        (NetworkPhase::Failed, C::Delete | C::ChangeEndpoint) => Go,
+        (NetworkPhase::Failed, C::Delete | C::ChangeEndpoint | C::Revive) => Go,
         (NetworkPhase::Failed, C::Establish | C::CreateEndpoint | C::Reserve | C::RestoreInDriver) => {
             Refuse("out of service")
         }
@@ -133,6 +134,7 @@ mod tests {
             (NetworkCommand::Reserve, "rgrr"),
             (NetworkCommand::Delete, "rgrg"),
             (NetworkCommand::RestoreInDriver, "rgrr"),
+            (NetworkCommand::Revive, "rgrg"),
         ] {
             assert_eq!(row(&NETWORK_PHASES, |phase| network(phase, command)), expected, "{command:?}");
         }

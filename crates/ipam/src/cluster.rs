@@ -9,27 +9,26 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::lock::Mutex;
 use ipnet::IpNet;
 use netloom_model::config::DefaultPool;
 use netloom_model::snapshot::{Holders, PoolSnapshot};
-use netloom_model::{EndpointId, Error, NetworkId, Reason, Result};
-use netloom_store::cluster::{ClusterStore, Revision, Swapped};
-use netloom_store::{StoreError, decode, encode};
+use netloom_model::{EndpointId, NetworkId, Result};
+use netloom_store::cluster::ClusterStore;
 use rustc_hash::FxHashSet;
-use uuid::Uuid;
 
+use crate::back_off::Rest;
 use crate::change::Change;
+pub use crate::claim::Place;
 use crate::default::{DefaultIpam, PoolHolding, RestoredPools};
-use crate::head::{Head, head_key};
+use crate::history::Replica;
 use crate::image::Contradiction;
 use crate::picture;
 use crate::pool::PoolUsage;
 use crate::request::{AddressSpace, Granted, Lease, LeaseRequest, PoolsRequest};
-
-/// How many times others may be faster, or the store unclear, before a request gives up.
-const ATTEMPTS: usize = 32;
 
 /// This host's part of a shared address space.
 ///
@@ -37,45 +36,31 @@ const ATTEMPTS: usize = 32;
 /// made its change or not.
 #[derive(Debug)]
 pub struct ClusterIpam {
-    store: Arc<dyn ClusterStore>,
-    host: Arc<str>,
-    history: Uuid,
-    replica: Mutex<Replica>,
-}
-
-/// What this host knows of the space.
-#[derive(Debug)]
-struct Replica {
-    ipam: DefaultIpam,
-    history: Uuid,
-    /// How many changes were followed.
-    at: u64,
-    /// The head as it was last seen and its version, while nobody is known to have changed it.
-    seen: Option<(Head, Option<Revision>)>,
-    /// Whether a change may still come into effect though nobody waits for it any more. Only another change of the head
-    /// keeps it out.
-    unclear: bool,
-    /// Endpoints of this host whose links are dying.
-    quarantined: FxHashSet<(NetworkId, EndpointId)>,
-    /// What the store says and cannot be.
-    found: Vec<Contradiction>,
+    pub(crate) store: Arc<dyn ClusterStore>,
+    pub(crate) place: Place,
+    pub(crate) rest: Rest,
+    pub(crate) replica: Mutex<Replica>,
 }
 
 impl ClusterIpam {
-    /// The part of this host, by which its endpoints are known to others. `history` is a fresh identifier, used when the
-    /// store is empty.
+    /// The part of an engine, by whose host its endpoints are known to others. The host's name is taken with the first
+    /// change, unless it was taken before ([`Place::claim`]): every request is refused when another engine has it.
     #[must_use]
-    pub fn new(
-        store: Arc<dyn ClusterStore>,
-        host: &str,
-        default_pools: &[DefaultPool],
-        history: Uuid,
-    ) -> Self {
+    pub fn new(store: Arc<dyn ClusterStore>, place: Place, default_pools: &[DefaultPool]) -> Self {
         let mut ipam = DefaultIpam::new(&[]);
         ipam.open_global(default_pools);
-        let (quarantined, found) = (FxHashSet::default(), Vec::new());
-        let replica = Replica { ipam, history, at: 0, seen: None, unclear: false, quarantined, found };
-        Self { store, host: host.into(), history, replica: Mutex::new(replica) }
+        let replica = Mutex::new(Replica::new(ipam, place.start));
+        Self { store, place, rest: Rest::default(), replica }
+    }
+
+    /// Rests in this way when others were faster, for as long as it is told. Without it, it asks again at once.
+    #[must_use]
+    pub fn resting(
+        mut self,
+        rest: impl Fn(Duration) -> BoxFuture<'static, ()> + Send + Sync + 'static,
+    ) -> Self {
+        self.rest = Rest::new(rest);
+        self
     }
 
     // === Requests ===
@@ -89,7 +74,7 @@ impl ClusterIpam {
         let network = request.network;
         let mut spec = request.spec.clone();
         spec.address_space = AddressSpace::Global.name().to_owned();
-        let host = self.host.clone();
+        let host = self.place.host.clone();
         self.change(|ipam| {
             if let Some(other) = ipam.of_another_host(network, &host) {
                 return Err(other);
@@ -111,7 +96,7 @@ impl ClusterIpam {
     /// # Errors
     /// `Store` when the store does not answer.
     pub async fn release_pools(&self, network: NetworkId) -> Result<()> {
-        let host = self.host.clone();
+        let host = self.place.host.clone();
         self.change(|ipam| {
             let known = ipam.knows(network) && ipam.of_another_host(network, &host).is_none();
             Ok((known.then_some(Change::PoolsReleased { network }).into_iter().collect(), ()))
@@ -132,7 +117,7 @@ impl ClusterIpam {
     ) -> Result<usize> {
         let address_space = AddressSpace::Global.name();
         let pools = RestoredPools { address_space, ..*pools };
-        let host = self.host.clone();
+        let host = self.place.host.clone();
         self.change(|ipam| {
             if let Some(other) = ipam.of_another_host(pools.network, &host) {
                 return Err(other);
@@ -165,7 +150,7 @@ impl ClusterIpam {
     /// # Errors
     /// As there, and `Store` when the store does not answer.
     pub async fn lease(&self, network: NetworkId, want: &LeaseRequest) -> Result<Lease> {
-        let host = self.host.clone();
+        let host = self.place.host.clone();
         self.change(|ipam| {
             let lease = ipam.plan_lease(network, want)?;
             if ipam.lease_of(network, want.owner).is_some() {
@@ -256,172 +241,6 @@ impl ClusterIpam {
     pub async fn take_found(&self) -> Vec<Contradiction> {
         std::mem::take(&mut self.replica.lock().await.found)
     }
-
-    // === The store ===
-
-    /// Makes the changes that `plan` wants, by the space as it is. `plan` leaves it as it was, and is asked again when
-    /// that was not of today.
-    async fn change<T>(
-        &self,
-        mut plan: impl FnMut(&mut DefaultIpam) -> Result<(Vec<Change>, T)>,
-    ) -> Result<T> {
-        let mut replica = self.replica.lock().await;
-        let mut asked = false;
-        for _ in 0..ATTEMPTS {
-            let looked = replica.seen.is_none();
-            if looked {
-                // What was asked for before may have been done.
-                self.look(&mut replica)
-                    .await
-                    .map_err(|error| if asked { error.uncertain() } else { error })?;
-            }
-            let (changes, answer) = match plan(&mut replica.ipam) {
-                Ok(planned) => planned,
-                Err(refusal) if looked => return Err(refusal),
-                // It may be the refusal of yesterday.
-                Err(_) => {
-                    replica.seen = None;
-                    continue;
-                }
-            };
-            if changes.is_empty() && looked && !replica.unclear {
-                return Ok(answer);
-            }
-            if changes.is_empty() && !looked {
-                replica.seen = None;
-                continue;
-            }
-            match self.append(&mut replica, changes).await {
-                Ok(true) => return Ok(answer),
-                Ok(false) => {}
-                // It is not known whether it was made, which the next look tells.
-                Err(StoreError::CommitUncertain { .. }) => asked = true,
-                Err(error) if asked => return Err(Error::from(error).uncertain()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let message = "others change the address space all the time".to_owned();
-        let error = Error::from(Reason::Store { action: "change the cluster's address space", message });
-        Err(if asked { error.uncertain() } else { error })
-    }
-
-    /// Adds changes to the head that was seen last, and follows them. `false` when it is not the last any more. Also when
-    /// this is dropped half-way, the head is looked at before the next change.
-    async fn append(&self, replica: &mut Replica, changes: Vec<Change>) -> Result<bool, StoreError> {
-        let Some((mut head, revision)) = replica.seen.take() else { return Ok(false) };
-        let before = head.image;
-        if head.is_long() {
-            head = Head { history: head.history, image: head.last(), changes: Vec::new() };
-            let image = replica.ipam.image(AddressSpace::Global);
-            // One that is there already is of the same changes: of somebody who did not come further.
-            self.store.swap(&head.image_key(), image, None).await?;
-        }
-        head.changes.extend(changes.iter().cloned());
-        replica.unclear = true;
-        let swapped = match self.store.swap(&head_key(), encode(&head)?, revision).await {
-            Err(error) if !matches!(error, StoreError::CommitUncertain { .. }) => {
-                replica.unclear = false;
-                return Err(error);
-            }
-            swapped => swapped?,
-        };
-        // Whatever was on its way before has come too late now.
-        replica.unclear = false;
-        let Swapped::Done(revision) = swapped else { return Ok(false) };
-        changes.iter().for_each(|change| replica.follow(change));
-        let (last, images) = (head.image_key(), head.image != before);
-        replica.seen = Some((head, Some(revision)));
-        if images {
-            self.clear_before(&last).await;
-        }
-        Ok(true)
-    }
-
-    /// Removes images that no head begins with any more. Later ones may be about to be used.
-    async fn clear_before(&self, last: &str) {
-        // What stays is removed with the next image.
-        let of_history = last.rsplit_once('/').map_or(last, |(images, _)| images);
-        let Ok(keys) = self.store.keys(of_history).await else { return };
-        for key in keys.iter().filter(|key| key.as_str() < last) {
-            let _ = self.store.remove(key).await;
-        }
-    }
-
-    /// Looks at the head and follows what others have changed.
-    async fn look(&self, replica: &mut Replica) -> Result<()> {
-        for _ in 0..ATTEMPTS {
-            let Some(found) = self.store.get(&head_key()).await? else {
-                if replica.at > 0 {
-                    return Err(lost("it is gone from the store"));
-                }
-                let head = Head { history: self.history, image: 0, changes: Vec::new() };
-                replica.begin(self.history);
-                replica.seen = Some((head, None));
-                return Ok(());
-            };
-            let head: Head = decode(&found.value)?;
-            if replica.at > 0 && (replica.history != head.history || replica.at > head.last()) {
-                return Err(lost("the store has been set back, or begun anew"));
-            }
-            let within = (head.image..=head.last()).contains(&replica.at) && replica.history == head.history;
-            if !within && !self.read_image(replica, &head).await? {
-                // The head has gone on, and taken its image with it.
-                continue;
-            }
-            let known = usize::try_from(replica.at - head.image).unwrap_or(usize::MAX);
-            head.changes.iter().skip(known).for_each(|change| replica.follow(change));
-            replica.seen = Some((head, Some(found.revision)));
-            return Ok(());
-        }
-        let message = "it has no image of what it says to have".to_owned();
-        Err(Reason::Store { action: "read the cluster's address space", message }.into())
-    }
-
-    /// Begins anew at the image of a head; `false` when it is not there.
-    async fn read_image(&self, replica: &mut Replica, head: &Head) -> Result<bool> {
-        if head.image == 0 {
-            replica.begin(head.history);
-            return Ok(true);
-        }
-        let Some(image) = self.store.get(&head.image_key()).await? else { return Ok(false) };
-        replica.begin(head.history);
-        let loaded = replica.ipam.load_image(AddressSpace::Global, &image.value);
-        let found = loaded.map_err(|error| {
-            let damaged = StoreError::Damaged { what: head.image_key(), why: error.to_string() };
-            Error::from(damaged)
-        })?;
-        replica.found.extend(found);
-        replica.at = head.image;
-        for (network, endpoint) in replica.quarantined.clone() {
-            replica.ipam.quarantine(network, endpoint);
-        }
-        Ok(true)
-    }
-}
-
-impl Replica {
-    /// Nothing has changed yet.
-    fn begin(&mut self, history: Uuid) {
-        self.ipam = self.ipam.without_networks();
-        (self.history, self.at) = (history, 0);
-    }
-
-    /// Makes a change that is in the store.
-    fn follow(&mut self, change: &Change) {
-        self.at += 1;
-        if let Err(error) = self.ipam.apply(change) {
-            // Nobody can have added it; everybody leaves it out alike.
-            self.found.push(Contradiction { what: format!("{change:?}"), why: error.to_string() });
-        }
-    }
-}
-
-/// What was given away is not known to the store any more: to go on would give it away again.
-fn lost(why: &str) -> Error {
-    let message = format!(
-        "{why}; start the engines of all hosts again, one after the other, so that each says what it has"
-    );
-    Reason::Store { action: "follow the cluster's address space", message }.into()
 }
 
 fn taken(host: &str, pools: &RestoredPools<'_>) -> Change {

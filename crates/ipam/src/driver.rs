@@ -166,7 +166,8 @@ pub struct AllocatedAddress {
 /// A pool to be given back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PoolRelease {
-    /// The pool. `None` after a request that did not answer: whatever that gave the network, if anything.
+    /// The pool. `None` after a request that did not answer, or whose answer the engine did not live to note: whatever was
+    /// given to the network, if anything, with the addresses in it.
     pub id: Option<PoolId>,
     /// The network that has it.
     pub network: NetworkId,

@@ -14,14 +14,17 @@
 //! that gives nothing.
 
 mod addresses;
+mod back_off;
 mod block;
 mod change;
+mod claim;
 pub mod cluster;
 mod codec;
 mod cooling;
 mod default;
 pub mod driver;
 mod head;
+mod history;
 mod host;
 mod image;
 pub mod io;

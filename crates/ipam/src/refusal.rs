@@ -63,9 +63,11 @@ pub(crate) fn pools_exhausted(
     Reason::PoolsExhausted(Box::new(considered)).into()
 }
 
-/// The error for an address space that has no store yet (libnetwork's text).
+/// The error for the address space that hosts share, where the engine is in no cluster. Parity: libnetwork says that most
+/// likely the backing datastore is not configured; here no key of the configuration opens the space.
 #[must_use]
 pub fn no_store(space: AddressSpace) -> Error {
-    let name = format!("{} (most likely the backing datastore is not configured)", space.name());
+    let why = "the engine is in no cluster: the program that embeds it says so, [scopes.global] does not";
+    let name = format!("{} ({why})", space.name());
     Error::not_found(ObjectKind::AddressSpace, name)
 }

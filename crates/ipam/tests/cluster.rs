@@ -9,48 +9,14 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::executor::block_on;
 use futures::future::join_all;
-use ipnet::IpNet;
-use netloom_ipam::cluster::ClusterIpam;
-use netloom_ipam::{Lease, LeaseRequest, PoolsRequest, RestoredPools};
-use netloom_model::config::DefaultPool;
-use netloom_model::record::PoolRecord;
-use netloom_model::{IpamPoolSpec, IpamSpec, NetworkId, Reason, Result};
+use netloom_ipam::{Lease, LeaseRequest, RestoredPools};
+use netloom_model::{NetworkId, Reason};
 use netloom_store::cluster::{
     Answer, ClusterFault, ClusterStore, MemoryCluster, Revision, Swapped, Versioned,
 };
-use uuid::Uuid;
 
+use common::space::{SHARED, address, host, net, pools, shared};
 use common::{Random, endpoint, network, want};
-
-fn net(text: &str) -> IpNet {
-    text.parse().expect("a subnet")
-}
-
-fn host(store: &Arc<dyn ClusterStore>, name: &str) -> ClusterIpam {
-    let pools = [DefaultPool { base: net("10.0.0.0/8"), size: 24 }];
-    ClusterIpam::new(store.clone(), name, &pools, Uuid::from_u128(7))
-}
-
-fn shared() -> (MemoryCluster, Arc<dyn ClusterStore>) {
-    let memory = MemoryCluster::default();
-    (memory.clone(), Arc::new(memory))
-}
-
-/// A subnet in which each host has a network.
-const SHARED: &str = "10.0.0.0/26";
-
-async fn pools(host: &ClusterIpam, n: u32, subnet: Option<&str>) -> Result<Vec<PoolRecord>> {
-    let mut spec = IpamSpec::default();
-    spec.v4.push(IpamPoolSpec { subnet: subnet.map(net), ..Default::default() });
-    let name = format!("net {n}");
-    let (network, shares) = (network(n), subnet == Some(SHARED));
-    let request = PoolsRequest { network, name, spec: &spec, ipv6: false, shares, host: &[] };
-    host.request_pools(&request).await.map(|granted| granted.v4)
-}
-
-async fn address(host: &ClusterIpam, n: u32, owner: u128) -> Result<IpAddr> {
-    host.lease(network(n), &want(owner)).await.map(|lease| lease.addresses().next().expect("one"))
-}
 
 #[test]
 fn hosts_see_what_others_have_taken() {
@@ -213,10 +179,10 @@ fn a_fault_at_every_call_leaves_no_half() {
         assert!(error.to_string().contains("cluster store cannot be reached"), "{error}");
         memory.unreachable(false);
         pools(&a, 1, None).await.expect("free");
-        store
-            .swap("netloom/v1/ipam/GlobalDefault/head", b"rubbish".to_vec(), Some(Revision(1)))
-            .await
-            .expect("swapped");
+        let head = "netloom/v1/ipam/GlobalDefault/head";
+        let revision = store.get(head).await.expect("answered").expect("there").revision;
+        let swapped = store.swap(head, b"rubbish".to_vec(), Some(revision)).await;
+        assert!(matches!(swapped, Ok(Swapped::Done(_))), "{swapped:?}");
         let b = host(&store, "b");
         assert!(address(&b, 1, 1).await.is_err(), "what is damaged is not overwritten");
     });
@@ -393,4 +359,37 @@ fn many_hosts_at_once_never_have_one_address_twice() {
         }
     }
     assert!(leased > 500 && given_up > 100, "{leased} leased, {given_up} given up");
+}
+
+/// Hosts that are as fast as each other, one of which has far more to do than the others: nobody is starved.
+#[test]
+fn a_host_with_many_changes_lets_others_come_in_between() {
+    let memory = MemoryCluster::default();
+    let store: Arc<dyn ClusterStore> = Arc::new(Slow(memory.clone()));
+    // A rest takes as many turns as milliseconds: the store takes two to answer.
+    let rest = |time: std::time::Duration| {
+        let turns = time.as_millis();
+        async move {
+            for _ in 0..turns {
+                pause().await;
+            }
+        }
+        .boxed()
+    };
+    let hosts: Vec<_> = (0..8).map(|n| host(&store, &format!("h{n}")).resting(rest)).collect();
+    block_on(pools(&hosts[0], 1, Some("10.0.0.0/16"))).expect("free");
+    let work = hosts.iter().enumerate().map(|(n, host)| async move {
+        let mut given = Vec::new();
+        let many = if n == 0 { 1_000 } else { 30 };
+        for owner in 0..many {
+            given.push(address(host, 1, owner + 10_000 * n as u128).await?);
+        }
+        Ok::<_, netloom_model::Error>(given)
+    });
+    let mut all = BTreeSet::new();
+    for (n, given) in block_on(join_all(work)).into_iter().enumerate() {
+        let given = given.unwrap_or_else(|error| panic!("host {n} was starved: {error}"));
+        assert!(given.into_iter().all(|address| all.insert(address)), "an address was given twice");
+    }
+    assert_eq!(all.len(), 1_000 + 7 * 30);
 }

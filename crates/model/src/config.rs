@@ -231,17 +231,7 @@ impl EngineConfig {
                 return Err(Error::invalid(key, path.display(), "an absolute path is needed"));
             }
         }
-        for pool in &self.default_pools {
-            let (base, size) = (pool.base, pool.size);
-            if base.addr() != base.network() || size < base.prefix_len() || size > base.max_prefix_len() - 2 {
-                let why = "base must be a subnet and size a longer prefix that leaves room for hosts";
-                return Err(Error::invalid("default_pools", format!("{base} size {size}"), why));
-            }
-            // As for a subnet that is given: the pools cut from it would be refused one by one, at each use.
-            if let Some(why) = crate::reserved::within(base) {
-                return Err(Error::invalid("default_pools", format!("{base} size {size}"), why));
-            }
-        }
+        check_default_pools("default_pools", &self.default_pools)?;
         let Limits { operations, operations_per_object, event_backlog } = self.limits;
         for (key, value) in [
             ("limits.operations", operations),
@@ -283,6 +273,24 @@ impl EngineConfig {
         self.cluster.validate()?;
         self.scopes.iter().try_for_each(|(name, scope)| scope.validate(name))
     }
+}
+
+/// Whether default pools make sense, of either family. `key` is what they are called.
+///
+/// # Errors
+/// `InvalidParameter`, naming the first that does not.
+pub fn check_default_pools(key: &str, pools: &[DefaultPool]) -> Result<()> {
+    for &DefaultPool { base, size } in pools {
+        if base.addr() != base.network() || size < base.prefix_len() || size > base.max_prefix_len() - 2 {
+            let why = "base must be a subnet and size a longer prefix that leaves room for hosts";
+            return Err(Error::invalid(key, format!("{base} size {size}"), why));
+        }
+        // As for a subnet that is given: the pools cut from it would be refused one by one, at each use.
+        if let Some(why) = crate::reserved::within(base) {
+            return Err(Error::invalid(key, format!("{base} size {size}"), why));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

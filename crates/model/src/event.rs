@@ -134,6 +134,13 @@ pub enum EventKind {
         /// Why.
         cause: String,
     },
+    /// An object that was out of service because what it needs was away is in service again.
+    ObjectRecovered {
+        /// The kind of object.
+        object: ObjectKind,
+        /// The object.
+        id: String,
+    },
     /// The host has learnt an address or a route where a network has a pool: a VPN came up, say. Told once for each, also
     /// when it is found at a start; `what` is `an address` or `a route`.
     PoolOverlapsHost {

@@ -10,6 +10,7 @@ pub mod id;
 pub mod ifname;
 pub mod live;
 pub mod mac;
+pub mod purge;
 pub mod record;
 pub mod reserved;
 pub mod seldom;
@@ -26,6 +27,7 @@ pub use live::{
     Left, LiveList, LiveSandbox, LiveSet, Mark, ReconcileReport, ReleasedSandbox, Stray, Verdict,
 };
 pub use mac::MacAddr;
+pub use purge::{PurgedEndpoint, PurgedHost, PurgedNetwork};
 pub use seldom::Seldom;
 pub use spec::{
     EndpointSpec, ExtraHost, IpamPoolSpec, IpamSpec, JoinSpec, Names, NamespaceSpec, NetworkSpec,

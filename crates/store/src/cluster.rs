@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 
-use crate::error::StoreError;
+pub use crate::error::StoreError;
 
 /// A version of a value. No two values of a key have the same one, not even after it was removed and made again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -65,6 +65,16 @@ struct Shared {
     /// The number of the call that fails, and how.
     fault: Option<(u64, ClusterFault)>,
     unreachable: bool,
+    late: Vec<Late>,
+}
+
+/// A call that is on its way.
+struct Late(Box<dyn FnOnce(&mut Shared) + Send>);
+
+impl fmt::Debug for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Late")
+    }
 }
 
 /// How a call of a [`MemoryCluster`] fails.
@@ -74,6 +84,12 @@ pub enum ClusterFault {
     Refused,
     /// A change is made, and its answer is lost.
     AnswerLost,
+    /// The same, and from then on nothing is answered, as after [`MemoryCluster::unreachable`].
+    LostAndAway,
+    /// Its answer is lost, and the change is on its way until [`MemoryCluster::land`].
+    Late,
+    /// The same, and from then on nothing is answered.
+    LateAndAway,
 }
 
 impl MemoryCluster {
@@ -92,6 +108,12 @@ impl MemoryCluster {
         self.lock().unreachable = unreachable;
     }
 
+    /// Lets what is on its way arrive, and says how much that was. It finds the store as it is now.
+    pub fn land(&self) -> usize {
+        let late = std::mem::take(&mut self.lock().late);
+        late.into_iter().map(|Late(call)| call(&mut self.lock())).count()
+    }
+
     /// How many calls there were.
     #[must_use]
     pub fn calls(&self) -> u64 {
@@ -99,7 +121,7 @@ impl MemoryCluster {
     }
 
     /// Counts a call and says how it fails, if it does.
-    fn call<T: Send + 'static>(&self, f: impl FnOnce(&mut Shared) -> T) -> Answer<T> {
+    fn call<T: Send + 'static>(&self, f: impl FnOnce(&mut Shared) -> T + Send + 'static) -> Answer<T> {
         let mut shared = self.lock();
         shared.calls += 1;
         let struck = shared.fault.filter(|(call, _)| *call == shared.calls).map(|(_, fault)| fault);
@@ -107,8 +129,13 @@ impl MemoryCluster {
         let answer = match struck {
             _ if shared.unreachable => Err(refused),
             Some(ClusterFault::Refused) => Err(refused),
-            Some(ClusterFault::AnswerLost) => {
-                f(&mut shared);
+            Some(fault) => {
+                shared.unreachable = matches!(fault, ClusterFault::LostAndAway | ClusterFault::LateAndAway);
+                if matches!(fault, ClusterFault::Late | ClusterFault::LateAndAway) {
+                    shared.late.push(Late(Box::new(|shared| drop(f(shared)))));
+                } else {
+                    f(&mut shared);
+                }
                 Err(StoreError::CommitUncertain { message: "the answer was lost".into() })
             }
             None => Ok(f(&mut shared)),
@@ -119,28 +146,34 @@ impl MemoryCluster {
 
 impl ClusterStore for MemoryCluster {
     fn get(&self, key: &str) -> Answer<Option<Versioned>> {
-        self.call(|shared| shared.values.get(key).cloned())
+        let key = key.to_owned();
+        self.call(move |shared| shared.values.get(&key).cloned())
     }
 
     fn keys(&self, prefix: &str) -> Answer<Vec<String>> {
-        self.call(|shared| shared.values.keys().filter(|key| key.starts_with(prefix)).cloned().collect())
+        let prefix = prefix.to_owned();
+        self.call(move |shared| {
+            shared.values.keys().filter(|key| key.starts_with(&prefix)).cloned().collect()
+        })
     }
 
     fn swap(&self, key: &str, value: Vec<u8>, expected: Option<Revision>) -> Answer<Swapped> {
-        self.call(|shared| {
-            if shared.values.get(key).map(|known| known.revision) != expected {
+        let key = key.to_owned();
+        self.call(move |shared| {
+            if shared.values.get(&key).map(|known| known.revision) != expected {
                 return Swapped::Changed;
             }
             shared.last += 1;
             let revision = Revision(shared.last);
-            shared.values.insert(key.to_owned(), Versioned { value, revision });
+            shared.values.insert(key, Versioned { value, revision });
             Swapped::Done(revision)
         })
     }
 
     fn remove(&self, key: &str) -> Answer<()> {
-        self.call(|shared| {
-            shared.values.remove(key);
+        let key = key.to_owned();
+        self.call(move |shared| {
+            shared.values.remove(&key);
         })
     }
 }

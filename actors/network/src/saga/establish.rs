@@ -44,6 +44,12 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) ->
         let mut record = record;
         let pools_of = world.ipam.incarnation();
         if world.capability.needs_ipam {
+            if !world.ipam.is_default() {
+                // Before anything is asked of one that remembers: should the engine die, the next start gives back what it
+                // has given. With the driver `default` that is free again by itself.
+                let intent = intent_for("create_network", &op, &record)?;
+                saga.step("note the request", None, note(&world, &op, intent)).await?;
+            }
             let host = saga.step("look at the host", None, host_nets(&world, &op, &record.spec)).await?;
             let pools = saga.step("reserve pools", undo.clone(), async {
                 let (network, spec, capability) = (record.id, record.spec.clone(), world.capability);
@@ -63,12 +69,10 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) ->
                 world.driver_answered(&op, world.driver.outcome(&op, survey).await)
             })
             .await?;
-        // With the pools and what was there: the next start needs them to find what the driver did.
+        // With the pools and what was there: the next start needs them to find what the driver did. It is in the place of
+        // what was noted before.
         let intent = intent_for("create_network", &op, &record)?;
-        saga.step("note the intent", None, async {
-            answered(&op, "the store", world.services.store.outcome(&op, BeginIntent(intent)).await)
-        })
-        .await?;
+        saga.step("note the intent", None, note(&world, &op, intent)).await?;
         saga.step(
             "driver",
             // With pools, their undo covers the driver too.
@@ -114,6 +118,11 @@ pub(super) fn intent_for(verb: &str, op: &OpCtx, record: &NetworkRecord) -> Resu
     })
 }
 
+/// Notes it in the store's journal.
+pub(super) async fn note(world: &World, op: &OpCtx, intent: Intent) -> Result<()> {
+    answered(op, "the store", world.services.store.outcome(op, BeginIntent(intent)).await)
+}
+
 pub(super) async fn end_intent(world: &World, op: &OpCtx) {
     let (services, intent) = (world.services.clone(), OpId(op.id));
     let end = async move |op: OpCtx| {
@@ -147,7 +156,13 @@ pub(crate) async fn restore_in_driver(
         let restore = RestorePools { network, endpoints: known, scope, shares };
         world.ipam_answered(&op, world.ipam.outcome(&op, restore).await)?;
     }
-    let created = create_in_driver(&world, &op, &record, Restored::FromStore).await?;
+    let created = match create_in_driver(&world, &op, &record, Restored::FromStore).await {
+        // Only IPAM had to be told again: the driver has known the network and its endpoints all along.
+        Err(error) if with_ipam && matches!(error.reason(), Reason::IdTaken { .. }) => {
+            return Ok(Established { record, endpoints, repairs: Vec::new() });
+        }
+        created => created?,
+    };
     let mut remade = created.remade;
     let all = endpoints
         .iter()

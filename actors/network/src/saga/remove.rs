@@ -4,16 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use netloom_actor_services::SagaWorld;
-use netloom_actor_services::answered;
 use netloom_actor_services::ipam::{QuarantineAddresses, ReleaseAddresses};
-use netloom_actor_services::store::BeginIntent;
 use netloom_model::record::{AttachmentRecord, EndpointRecord, NetworkRecord};
 use netloom_model::{OpId, Result};
 use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;
 use netloom_store::{Change, Key, RecordKind};
 
-use super::establish::{end_intent, intent_for};
+use super::establish::{end_intent, intent_for, note};
 use super::{Facts, Undone, World};
 use crate::event::NetworkEvent;
 
@@ -86,7 +84,7 @@ pub(crate) async fn delete_network(world: World, op: OpCtx, record: NetworkRecor
     let entry = world.services.tools.ledger.enter(&op, "delete_network", object);
     entry.step("intent");
     let intent = intent_for("delete_network", &op, &record)?;
-    answered(&op, "the store", world.services.store.outcome(&op, BeginIntent(intent)).await)?;
+    note(&world, &op, intent).await?;
     entry.step("commit");
     let changes = vec![delete(RecordKind::Network, record.id), delete(RecordKind::Order, record.id)];
     if let Err(error) = world.commit(&op, changes).await {

@@ -11,6 +11,7 @@
 //! | QuarantineAddresses | command | () |
 //! | ReserveAddresses | command | () |
 //! | UnreserveAddresses | command | () |
+//! | PurgeHost | command | PurgedHost |
 //! | OwnerRenamed | event | |
 //! | ListOverlaps | query | pools in use |
 //! | InspectPools | query | usage of each pool |
@@ -33,18 +34,20 @@ use ipnet::IpNet;
 use netloom_ipam::cluster::ClusterIpam;
 use netloom_ipam::driver::{IpamDiscovery, MadeIpam};
 use netloom_ipam::{
-    DefaultIpam, Granted, Lease, Leased, PoolHolding, PoolUsage, PoolsRequest, RestoredPools, picture,
+    AddressSpace, DefaultIpam, Granted, Lease, Leased, PoolHolding, PoolUsage, PoolsRequest, RestoredPools,
+    no_store, picture,
 };
 use netloom_model::Result;
 use netloom_model::config::{DatastoreConfig, DefaultPool};
 use netloom_model::snapshot::{Holders, IpamSnapshot};
+use netloom_model::PurgedHost;
 use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply, TaskGroup};
 
 use super::foreign::{Foreign, IpamDeps, Pending};
 use super::message::{
     ClusterStoreConfigured, InspectIpam, InspectPools, LeaseAddresses, ListHolders, ListOverlaps,
-    NodeDiscovered, OwnerRenamed, QuarantineAddresses, ReleaseAddresses, ReleasePools, ReplaceDefaultPools,
-    RequestPools, ReserveAddresses, RestorePools, TakeBackPools, UnreserveAddresses,
+    NodeDiscovered, OwnerRenamed, PurgeHost, QuarantineAddresses, ReleaseAddresses, ReleasePools,
+    ReplaceDefaultPools, RequestPools, ReserveAddresses, RestorePools, TakeBackPools, UnreserveAddresses,
 };
 use super::shared::Shared;
 
@@ -307,6 +310,21 @@ impl Handle<UnreserveAddresses> for IpamActor {
             }
             Body::Shared(shared) => shared.unreserve(op, network, name, reply),
             Body::Foreign(foreign) => foreign.admit(op, network, Pending::GiveUp(name, reply), cx),
+        }
+    }
+}
+
+impl Handle<PurgeHost> for IpamActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        PurgeHost(host): PurgeHost,
+        reply: Reply<Result<PurgedHost>>,
+        _: &mut Cx<'_, Self>,
+    ) {
+        match &self.body {
+            Body::Shared(shared) => shared.purge(op, host, reply),
+            Body::Default(_) | Body::Foreign(_) => reply.send(Err(no_store(AddressSpace::Global))),
         }
     }
 }

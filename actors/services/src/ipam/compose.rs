@@ -167,12 +167,17 @@ impl Dealer {
     /// What a record names, entered and given back. A pool that another network has by now is that one's.
     pub(super) async fn take_back(&self, op: OpCtx, mut network: NetworkRecord) -> Result<()> {
         let id = network.id;
+        let asked_only = network.v4.is_empty() && network.v6.is_empty();
         let own = |pool: &PoolRecord| {
             pool.is_none() || self.books.other_holder(id, &PoolId(pool.id.clone())).is_none()
         };
         network.v4.retain(own);
         network.v6.retain(own);
         self.books.restore(&network, &[]);
+        if asked_only && self.books.pools(id).is_empty() {
+            // The engine died before it had noted what it was given.
+            self.books.expect_pool(id, false);
+        }
         self.give_network_back(&op, id).await
     }
 

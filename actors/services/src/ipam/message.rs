@@ -10,7 +10,7 @@ use netloom_ipam::{Granted, HostNet, LeaseRequest, Leased, PoolHolding, PoolUsag
 use netloom_model::config::{DatastoreConfig, DefaultPool, Scope};
 use netloom_model::record::{EndpointRecord, NetworkRecord, Reservation};
 use netloom_model::snapshot::{Holders, IpamSnapshot};
-use netloom_model::{EndpointId, MacAddr, NetworkId, NetworkSpec, Result};
+use netloom_model::{EndpointId, MacAddr, NetworkId, NetworkSpec, PurgedHost, Result};
 use netloom_runtime::messages;
 
 /// Reserve every pool of a network, with gateways and auxiliary addresses: all or nothing.
@@ -79,6 +79,10 @@ pub struct ReserveAddresses {
 #[derive(Clone, Debug)]
 pub struct UnreserveAddresses(pub NetworkId, pub Arc<str>);
 
+/// Give back all that a host of the cluster has, and its name: it is gone for good.
+#[derive(Clone, Debug)]
+pub struct PurgeHost(pub String);
+
 /// An endpoint has another name.
 #[derive(Clone, Debug)]
 pub struct OwnerRenamed(pub NetworkId, pub EndpointId, pub String);
@@ -143,6 +147,7 @@ messages! {
     QuarantineAddresses => ();
     ReserveAddresses => Result<()>;
     UnreserveAddresses => Result<()>;
+    PurgeHost => Result<PurgedHost>;
     OwnerRenamed => ();
     ListOverlaps => Vec<(IpNet, PoolHolding)>;
     InspectPools => Option<Vec<PoolUsage>>;

@@ -3,13 +3,14 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use ipnet::IpNet;
 use netloom_ipam::cluster::ClusterIpam;
 use netloom_ipam::{AddressSpace, Granted, Lease, Leased, PoolHolding, PoolsRequest, RestoredPools};
 use netloom_model::config::DatastoreConfig;
 use netloom_model::record::Reservation;
 use netloom_model::snapshot::IpamSnapshot;
-use netloom_model::{EndpointId, NetworkId, Reason, Result};
+use netloom_model::{EndpointId, NetworkId, PurgedHost, Reason, Result};
 use netloom_runtime::{OpCtx, Reply, TaskGroup};
 
 use super::actor::DRIVER;
@@ -27,6 +28,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(ipam: ClusterIpam, tasks: TaskGroup) -> Self {
+        let ipam = ipam.resting(|time| tokio::time::sleep(time).boxed());
         Self { ipam: Arc::new(ipam), tasks }
     }
 
@@ -135,6 +137,10 @@ impl Shared {
 
     pub(super) fn unreserve(&self, op: OpCtx, network: NetworkId, name: Arc<str>, reply: Reply<Result<()>>) {
         self.answer(op, reply, |ipam| async move { ipam.unreserve(network, &name).await });
+    }
+
+    pub(super) fn purge(&self, op: OpCtx, host: String, reply: Reply<Result<PurgedHost>>) {
+        self.answer(op, reply, |ipam| async move { ipam.purge(&host).await });
     }
 
     /// Other hosts go on by the name that it was leased under.

@@ -1,6 +1,8 @@
 //! What the tests of the allocator have in common.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub(crate) mod space;
+
 use std::fmt;
 use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
