@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use ipnet::IpNet;
+use netloom::drivers::{Joined, done};
 use netloom::kernel::{Kernel, LinkKind, Netns, Op};
 use netloom::snapshot::{DefaultPoolSnapshot, IpamSnapshot};
 use netloom::testkit::{Fault, FaultKind, SimKernel};
@@ -15,6 +16,7 @@ use netloom::{
 };
 
 use crate::mortal::{Death, Disk, Mortal};
+use crate::scripted::Scripted;
 use crate::support::{PATIENCE, World, bounded, delete_everything, note, until};
 
 fn net(text: &str) -> IpNet {
@@ -34,6 +36,45 @@ async fn holders(network: &Network) -> Vec<String> {
         format!("{} {}", held.address, held.holder.split(" (").next().expect("text"))
     };
     found.holders.iter().map(line).collect()
+}
+
+// === Pools of one or two addresses ===
+
+/// The only address of a pool is an endpoint's, also after a restart. Of two, one is the gateway's.
+#[tokio::test]
+async fn pools_of_one_and_two_addresses_are_used_in_full() {
+    let mut scripted = Scripted::new(|_| done(()));
+    scripted.joined = Joined::default();
+    let world = scripted.world(EngineConfig::default()).await;
+    let controller = world.engine().controller();
+    let (four, six) = (net("10.0.3.7/32"), net("fd03::7/128"));
+    let one = NetworkSpec::new("one").driver(Scripted::KIND).subnet(four).subnet(six);
+    let one = controller.create_network(one).await.expect("made");
+    let picture = one.inspect().await.expect("inspected");
+    assert_eq!((picture.v4[0].gateway, picture.v6[0].gateway), (None, None));
+    let (web, _) = world.joined(&one, "web").await;
+    let of_web = web.inspect().await.expect("inspected");
+    assert_eq!((of_web.ipv4.map(IpNet::V4), of_web.ipv6.map(IpNet::V6)), (Some(four), Some(six)));
+    let error = one.create_endpoint(EndpointSpec::new("other")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+    // A bridge needs an address of its own, and says so before anything is made.
+    let bridge = controller.create_network(NetworkSpec::new("bridge").subnet(net("10.0.4.7/32"))).await;
+    let error = bridge.expect_err("nothing is left for the bridge");
+    assert!(error.to_string().contains("needs a gateway address"), "{error}");
+    let two =
+        controller.create_network(NetworkSpec::new("two").subnet(net("10.0.5.0/31"))).await.expect("made");
+    let (peer, _) = world.joined(&two, "peer").await;
+    assert_eq!(two.inspect().await.expect("inspected").v4[0].gateway, Some([10, 0, 5, 0].into()));
+    let of_peer = peer.inspect().await.expect("inspected");
+    assert_eq!(of_peer.ipv4.map(IpNet::V4), Some(net("10.0.5.1/31")));
+
+    let world = world.kill_and_restart().await;
+    assert!(world.engine().repairs().is_empty(), "{:?}", world.engine().repairs());
+    let controller = world.engine().controller();
+    let one = controller.network_by_name("one").expect("it is there");
+    assert_eq!(holders(&one).await, ["10.0.3.7 endpoint \"web\"", "fd03::7 endpoint \"web\""]);
+    world.delete_everything().await;
+    world.assert_pristine().await;
 }
 
 // === What is shown ===

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use netloom::ipam::{AddressRelease, AllocatedPool, IpamCapability, Owner, PoolId, PoolRelease};
+use netloom::ipam::{AddressRelease, AllocatedPool, IpamCapability, Owner, PoolId, PoolRelease, PoolRequest};
+use netloom::kernel::{LinkKind, Netns, Op};
 use netloom::{Certainty, EndpointSpec, EngineConfig, ErrorKind, EventKind, NetworkSpec, Reason, Victim};
 
 use crate::acme::{Acme, Call, NAME, Twist, of_acme};
@@ -138,6 +139,64 @@ async fn a_pool_that_cannot_be_used_is_refused_by_name_and_given_back() {
     green.delete().await.unwrap();
     let calls = acme.calls();
     assert!(matches!(&calls[..], [Call::Pool(_), Call::PoolBack(_)]), "{calls:?}");
+}
+
+/// What the host uses is no pool, whoever chose it: the driver `default` says the same.
+#[tokio::test]
+async fn a_pool_that_the_host_uses_is_refused_as_by_the_default_driver() {
+    let (acme, world) = world(EngineConfig::default()).await;
+    let (kernel, controller) = (world.kernel().clone(), world.engine().controller());
+    let tunnel = "tun0".parse().expect("a name");
+    kernel.foreign_link(Netns::Host, tunnel, LinkKind::Device, None).expect("made");
+    let address = "10.5.0.7/24".parse().expect("an address");
+    kernel.foreign_op(&Op::AddAddress { netns: Netns::Host, link: tunnel, address }).expect("added");
+    let overlaps = |error: &netloom::Error| {
+        assert_eq!((error.kind(), error.certainty()), (ErrorKind::Forbidden, Certainty::Aborted), "{error}");
+        let Reason::PoolOverlapsHost { pool, other, what } = error.reason() else { panic!("{error:?}") };
+        format!("{pool} {other} {what}")
+    };
+    let named = |spec: NetworkSpec| spec.subnet("10.5.0.0/16".parse().expect("a subnet"));
+    acme.calls();
+    let error = controller.create_network(named(of_acme("n"))).await.unwrap_err();
+    let plain = controller.create_network(named(NetworkSpec::new("n"))).await.unwrap_err();
+    assert_eq!((overlaps(&error), error.to_string()), (overlaps(&plain), plain.to_string()));
+    assert_eq!(acme.calls(), [], "it was not even asked");
+    // One that the driver chose, although it was told.
+    let chosen = AllocatedPool {
+        id: PoolId("chosen".into()),
+        pool: "10.5.0.0/25".parse().expect("a subnet"),
+        meta: [].into(),
+    };
+    acme.script(move |call| matches!(call, Call::Pool(_)).then(|| Twist::Pool(chosen.clone())));
+    let error = controller.create_network(of_acme("n")).await.unwrap_err();
+    assert_eq!(overlaps(&error), "10.5.0.0/25 10.5.0.0/24 an address");
+    let calls = acme.calls();
+    let [Call::Pool(asked), Call::PoolBack(back)] = &calls[..] else { panic!("{calls:?}") };
+    assert!(asked.exclude.contains(&"10.5.0.0/24".parse().expect("a subnet")), "{asked:?}");
+    assert_eq!(back.id, Some(PoolId("chosen".into())));
+    assert!(controller.networks().is_empty());
+    acme.behave();
+    world.network("blue").await;
+    world.delete_everything().await;
+}
+
+/// By its name alone an address is asked for, so it must say which of the two is meant.
+#[tokio::test]
+async fn pools_of_both_families_have_names_of_their_own() {
+    let (acme, world) = world(EngineConfig::default()).await;
+    acme.script(|call| {
+        let Call::Pool(PoolRequest { v6, .. }) = call else { return None };
+        let (pool, gateway) = if *v6 { ("fd05::/64", "fd05::1/64") } else { ("10.5.0.0/24", "10.5.0.1/24") };
+        let meta = [("com.docker.network.gateway".to_owned(), gateway.to_owned())].into();
+        let pool = pool.parse().expect("a subnet");
+        Some(Twist::Pool(AllocatedPool { id: PoolId("both".into()), pool, meta }))
+    });
+    let error = world.engine().controller().create_network(of_acme("n").ipv6(true)).await.unwrap_err();
+    assert!(matches!(error.reason(), Reason::IpamAnswer { .. }), "{error:?}");
+    assert!(error.to_string().contains("pool 10.5.0.0/24 of the same network has that name"), "{error}");
+    let back = |call: &Call| matches!(call, Call::PoolBack(back) if back.id == Some(PoolId("both".into())));
+    assert!(acme.calls().iter().any(back), "given back");
+    assert!(world.engine().controller().networks().is_empty());
 }
 
 #[tokio::test]

@@ -3,7 +3,8 @@
 use netloom::kernel::{LinkKind, Netns, Op};
 use netloom::testkit::SimKernel;
 use netloom::{EndpointSpec, Engine, ErrorKind, JoinSpec, NetworkSpec, Repair};
-use netloom_store::{Change, RecordKind, Store};
+use netloom_model::record::EndpointRecord;
+use netloom_store::{Change, RecordKind, Store, decode, encode};
 
 use crate::support::{World, bounded, check_truth};
 
@@ -178,4 +179,52 @@ async fn records_of_a_newer_engine_are_kept_with_everything_they_are_about() {
     let world = world.kill_and_restart().await;
     assert_eq!(count(&world, |repair| matches!(repair, Repair::SweepSkipped { .. })), 1);
     assert_eq!((disk.records(), world.kernel().leftovers(&world.before)), (records, links));
+}
+
+/// One record that contradicts the rest costs that endpoint, and nobody else.
+#[tokio::test]
+async fn an_endpoint_that_contradicts_the_rest_is_left_out_and_its_network_goes_on() {
+    let world = World::new().await;
+    let blue = world.network("blue").await;
+    let (web, _) = world.joined(&blue, "web").await;
+    let (twin, inside) = world.joined(&blue, "twin").await;
+    let idle = blue.create_endpoint(EndpointSpec::new("idle")).await.unwrap();
+    let address = web.inspect().await.unwrap().ipv4;
+    let disk = world.simulation.disk().clone();
+    let rewritten = disk.records().into_iter().filter_map(|(key, value)| {
+        let other = [twin.id().to_string(), idle.id().to_string()].contains(&key.id);
+        if key.kind != RecordKind::Endpoint || !other {
+            return None;
+        }
+        let mut record: EndpointRecord = decode(&value).expect("an endpoint");
+        record.ipv4 = address;
+        Some(Change::Put { key, value: encode(&record).expect("encoded") })
+    });
+    let rewritten: Vec<_> = rewritten.collect();
+    assert_eq!(rewritten.len(), 2);
+    disk.open().commit(&rewritten).expect("written");
+    let world = world.kill_and_restart().await;
+    let (dropped, why) = (
+        count(&world, |repair| matches!(repair, Repair::RecordDropped { .. })),
+        world.engine().repairs().iter().map(ToString::to_string).collect::<Vec<_>>(),
+    );
+    assert_eq!(dropped, 2, "{why:?}");
+    let said = format!("its address {} is that of endpoint", address.unwrap().addr());
+    assert_eq!(why.iter().filter(|why| why.contains(&said)).count(), 2, "{why:?}");
+    assert!(!why.iter().any(|why| why.contains("could not bring back")), "{why:?}");
+    // Whoever of the two was first has it; the other one's sandbox stands, and is told a new address when it asks.
+    let controller = world.engine().controller();
+    let blue = controller.network_by_name("blue").expect("in service");
+    let left = blue.inspect().await.unwrap().endpoints;
+    assert_eq!((left.len(), left[0].ipv4), (1, address), "{left:?}");
+    world.settles().await;
+    let sandbox = controller.sandbox(inside.id()).expect("it stands");
+    let again = blue.create_endpoint(EndpointSpec::new("again")).await.expect("in service");
+    again.join(&sandbox, JoinSpec::default()).await.expect("joined");
+    assert_ne!(again.inspect().await.unwrap().ipv4, address);
+    // It is over: the next start has nothing to say.
+    let world = world.kill_and_restart().await;
+    assert!(world.engine().repairs().is_empty(), "{:?}", world.engine().repairs());
+    world.delete_everything().await;
+    world.assert_pristine().await;
 }

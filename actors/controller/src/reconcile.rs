@@ -10,7 +10,7 @@ use netloom_actor_sandbox::Member;
 use netloom_drivers::{Driver, KernelSurvey};
 use netloom_kernel::{LinkTag, LinkView};
 use netloom_model::record::{
-    EndpointRecord, NetworkRecord, OrderRecord, SandboxRecord, WAY_OUT_LABEL, WayOut,
+    EndpointRecord, NetworkRecord, OrderRecord, PoolRecord, SandboxRecord, WAY_OUT_LABEL, WayOut,
 };
 use netloom_model::{EndpointId, IfName, LiveList, NetnsName, NetworkId, OpId, Repair, SandboxId, Verdict};
 use netloom_store::{Change, Intent, Key, RecordKind, StoreError, decode, encode};
@@ -203,6 +203,7 @@ pub fn plan(
         return plan;
     }
     plan.check_endpoints(inventory);
+    plan.check_addresses();
     plan.forget_orders();
     plan.release_ways_out();
     plan.sweep(inventory, identity);
@@ -295,11 +296,9 @@ impl Plan {
         for id in ids {
             let Some(endpoint) = self.records.endpoints.get(&id) else { continue };
             if !self.records.networks.contains_key(&endpoint.network) {
-                let record = format!("endpoint {:?} ({})", endpoint.name, id.short());
                 let why = format!("its network {} does not exist", endpoint.network.short());
-                self.records.endpoints.remove(&id);
-                self.delete(RecordKind::Endpoint, &id.text());
-                self.repairs.push(Repair::RecordDropped { record, why });
+                let name = endpoint.name.clone();
+                self.drop_endpoint(id, &name, why);
                 continue;
             }
             let Some(attachment) = &endpoint.attachment else { continue };
@@ -331,6 +330,13 @@ impl Plan {
             self.put_endpoint(record);
             self.repairs.push(Repair::EndpointDetached { endpoint: id, why });
         }
+    }
+
+    fn drop_endpoint(&mut self, id: EndpointId, name: &str, why: String) {
+        let record = format!("endpoint {name:?} ({})", id.short());
+        self.records.endpoints.remove(&id);
+        self.delete(RecordKind::Endpoint, &id.text());
+        self.repairs.push(Repair::RecordDropped { record, why });
     }
 
     fn put_endpoint(&mut self, record: EndpointRecord) {
@@ -404,5 +410,6 @@ fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }
 
+mod addresses;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 
 use crate::page::Page;
 use crate::runs::RunSet;
-use crate::sparse::SparseMap;
+use crate::sparse::{SparseMap, merged};
 
 /// Offsets from which on a page has a bitmap.
 const DENSE: usize = 128;
@@ -101,6 +101,48 @@ impl AddressMap {
         new
     }
 
+    /// Whether none of these offsets is taken. They are in ascending order.
+    pub(crate) fn are_free(&self, items: &[(u64, u32)]) -> bool {
+        if self.len > items.len() as u64 {
+            return items.iter().all(|(offset, _)| self.get(*offset).is_none());
+        }
+        self.iter().all(|(taken, _)| items.binary_search_by_key(&taken, |(offset, _)| *offset).is_err())
+    }
+
+    /// Gives offsets to holders: all of them are free, in ascending order, each once. The pages are made as they
+    /// will be, not one offset after the other.
+    pub(crate) fn insert_sorted(&mut self, items: &[(u64, u32)]) {
+        if self.len / 4 > items.len() as u64 {
+            return items.iter().for_each(|(offset, holder)| {
+                self.insert(*offset, *holder);
+            });
+        }
+        let mut sparse = Vec::new();
+        for group in items.chunk_by(|a, b| page_of(a.0) == page_of(b.0)) {
+            let number = page_of(group[0].0);
+            if let Some(page) = self.dense.get_mut(&number) {
+                for (offset, holder) in group {
+                    page.insert(bit_of(*offset), *holder);
+                }
+            } else {
+                let (first, last) = (first_of(number), last_of(number));
+                if self.sparse.count(first, last, DENSE) + group.len() < DENSE {
+                    sparse.extend_from_slice(group);
+                    continue;
+                }
+                let before = self.sparse.split_out(first, last);
+                let all = merged(before.into_iter(), group.iter().copied());
+                let page = Page::from_sorted(all.map(|(offset, holder)| (bit_of(offset), holder)));
+                self.dense.insert(number, page);
+            }
+            if self.dense.get(&number).is_some_and(|page| page.count() == Page::BITS) {
+                self.full.insert(number, number);
+            }
+        }
+        self.sparse.insert_sorted(sparse);
+        self.len += items.len() as u64;
+    }
+
     /// Frees an offset and says who held it.
     pub fn remove(&mut self, offset: u64) -> Option<u32> {
         let number = page_of(offset);
@@ -184,16 +226,6 @@ impl AddressMap {
             }
         }
     }
-}
-
-/// Two ascending sequences as one.
-fn merged<T: Ord>(a: impl Iterator<Item = T>, b: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
-    let (mut a, mut b) = (a.peekable(), b.peekable());
-    std::iter::from_fn(move || match (a.peek(), b.peek()) {
-        (Some(x), Some(y)) if x <= y => a.next(),
-        (Some(_), None) => a.next(),
-        _ => b.next(),
-    })
 }
 
 #[cfg(test)]
@@ -298,6 +330,36 @@ mod tests {
                 }
             }
             prop_assert!(map.iter().eq(plain.into_iter()));
+        }
+
+        /// Many at once are the same as one after the other, whatever was there before.
+        #[test]
+        fn many_at_once_are_the_same_as_one_by_one(
+            before in prop::collection::btree_set(0u64..12_000, 0..400),
+            runs in prop::collection::vec((0u64..12_000, 1u64..5_000, 1usize..70), 0..4),
+            base in prop::sample::select(vec![0u64, 1 << 40, u64::MAX - 20_000]),
+        ) {
+            let mut map = AddressMap::default();
+            before.iter().for_each(|x| assert!(map.insert(base + x, 1)));
+            let mut one_by_one = map.clone();
+            let added: BTreeMap<_, _> = runs
+                .iter()
+                .flat_map(|(at, len, step)| (*at..at + len).step_by(*step).map(|x| base + x))
+                .map(|x| (x, holder(x)))
+                .collect();
+            let items: Vec<_> = added.into_iter().collect();
+            let free = items.iter().all(|(x, _)| !before.contains(&(x - base)));
+            prop_assert_eq!(map.are_free(&items), free);
+            let items: Vec<_> = items.into_iter().filter(|(x, _)| !before.contains(&(x - base))).collect();
+            map.insert_sorted(&items);
+            items.iter().for_each(|(x, holder)| assert!(one_by_one.insert(*x, *holder)));
+            prop_assert!(map.iter().eq(one_by_one.iter()) && map.full == one_by_one.full);
+            prop_assert_eq!(map.len(), one_by_one.len());
+            for (x, holder) in items {
+                prop_assert_eq!(map.next_free(x, u64::MAX), one_by_one.next_free(x, u64::MAX));
+                prop_assert_eq!(map.remove(x), Some(holder));
+            }
+            prop_assert!(map.iter().map(|(x, _)| x - base).eq(before));
         }
     }
 }

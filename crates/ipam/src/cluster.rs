@@ -122,18 +122,19 @@ impl ClusterIpam {
             if let Some(other) = ipam.of_another_host(pools.network, &host) {
                 return Err(other);
             }
-            let mut changes = Vec::new();
             let known = ipam.knows(pools.network);
-            // Tried, and taken back.
-            ipam.restore_pools(&pools)?;
+            let nets = pools.v4.iter().chain(pools.v6).map(|record| record.pool);
+            let mut changes = ipam.trying(AddressSpace::Global, nets, |ipam| {
+                ipam.restore_pools(&pools)?;
+                let missing = missing(ipam, &host, pools.network, endpoints);
+                if !known {
+                    ipam.release_pools(pools.network);
+                }
+                missing
+            })?;
             if !known {
-                changes.push(taken(&host, &pools));
+                changes.insert(0, taken(&host, &pools));
             }
-            let missing = missing(ipam, &host, pools.network, endpoints);
-            if !known {
-                ipam.release_pools(pools.network);
-            }
-            changes.extend(missing?);
             let recorded: FxHashSet<_> = endpoints.iter().map(|(endpoint, ..)| *endpoint).collect();
             let mut orphans = ipam.endpoints_of(pools.network, &host);
             orphans.retain(|endpoint| !recorded.contains(endpoint));

@@ -6,10 +6,10 @@ use ipnet::IpNet;
 use netloom_model::config::DefaultPool;
 use netloom_model::record::PoolRecord;
 use netloom_model::snapshot::Holders;
-use netloom_model::{EndpointId, Error, IpamPoolSpec, NetworkId, ObjectKind, Reason, Result};
+use netloom_model::{EndpointId, Error, IpamPoolSpec, IpamSpec, NetworkId, ObjectKind, Reason, Result};
 use rustc_hash::FxHashMap;
 
-use crate::host::HostNets;
+use crate::host::{HostNets, overlaps_host};
 use crate::network::Network;
 use crate::pool::{Pool, PoolUsage, window};
 use crate::refusal::{check_family, check_request, no_store, pools_exhausted};
@@ -63,7 +63,8 @@ impl DefaultIpam {
         }
     }
 
-    /// Takes every pool of a network, with gateways and auxiliary addresses reserved. An empty list of IPv4
+    /// Takes every pool of a network, with gateways and auxiliary addresses reserved; a pool of one address has a gateway
+    /// only if it is asked for. An empty list of IPv4
     /// pools stands for one automatic pool, and so does an empty list of IPv6 pools where IPv6 is enabled.
     ///
     /// # Errors
@@ -80,6 +81,7 @@ impl DefaultIpam {
         let space = self.space_mut(kind)?;
         let mut network = Network::new(id, request.name.clone());
         let mut skipped = Vec::new();
+        let before = space.cooling_in(named(spec));
         match take_all(space, request, &mut network, &mut skipped) {
             Ok(()) => {
                 let (v4, v6) = (network.records(Family::V4), network.records(Family::V6));
@@ -88,6 +90,7 @@ impl DefaultIpam {
             }
             Err(error) => {
                 free_all(space, &network);
+                space.cool_as(before);
                 Err(error)
             }
         }
@@ -120,12 +123,14 @@ impl DefaultIpam {
         let kind = AddressSpace::named(address_space)?;
         let space = self.space_mut(kind)?;
         let mut network = Network::new(id, name.to_owned());
+        let before = space.cooling_in(v4.iter().chain(v6).map(|record| record.pool));
         for (family, records) in [(Family::V4, v4), (Family::V6, v6)] {
             for record in records {
                 let taken = check_family(&record.pool, family)
                     .and_then(|()| take(space, &mut network, family, record, shares).map(drop));
                 if let Err(error) = taken {
                     free_all(space, &network);
+                    space.cool_as(before);
                     return Err(error);
                 }
             }
@@ -327,13 +332,21 @@ fn take_all(
                 auxiliary: spec.auxiliary.clone(),
                 ..PoolRecord::new(subnet)
             };
-            let pool = take(space, network, family, &record, shares)?;
-            if spec.gateway.is_none() && !pool.0.choose_gateway(space.subnet_mut(pool.1)) {
+            let (pool, slot) = take(space, network, family, &record, shares)?;
+            let subnet = space.subnet_mut(slot);
+            // The only address of a /32 or /128 is for an endpoint, unless the caller says otherwise.
+            let needs_gateway = spec.gateway.is_none() && !subnet.is_one();
+            if needs_gateway && !pool.choose_gateway(subnet) {
                 return Err(network.exhausted(space, family));
             }
         }
     }
     Ok(())
+}
+
+/// The subnets that a request names.
+pub(crate) fn named(spec: &IpamSpec) -> impl Iterator<Item = IpNet> {
+    spec.v4.iter().chain(&spec.v6).filter_map(|pool| pool.subnet)
 }
 
 /// The subnet that was asked for, or the one to use where none was.
@@ -356,8 +369,7 @@ fn find_subnet(
     space.check_free(&subnet, &tenant(network, shares))?;
     // Networks that share a subnet lie beside the host in one that it has an address of.
     if !shares && let Some((_, other)) = host.conflict(&Span::of(&subnet)) {
-        let (other, what) = (other.net, other.used_as.name());
-        return Err(Reason::PoolOverlapsHost { pool: subnet, other, what }.into());
+        return Err(overlaps_host(subnet, other));
     }
     Ok(subnet)
 }

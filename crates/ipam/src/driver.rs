@@ -216,9 +216,23 @@ pub enum IpamDiscovery {
 /// A request that is repeated by the same network, or by the same owner in the same pool, gets the same answer.
 /// A release succeeds for what is not there: it is repeated until it has succeeded.
 ///
-/// Answers are checked. A pool must be of the family and the subnet that was asked for, an address must lie in its pool
-/// and be nobody else's; whatever breaks that fails the request with [`netloom_model::Reason::IpamAnswer`], and is given
-/// back, unless somebody else of this engine has it.
+/// Answers are checked. Whatever breaks one of these rules fails the request with [`netloom_model::Reason::IpamAnswer`],
+/// and is given back, unless somebody else of this engine has it:
+///
+/// - A pool's name has 1 to 1024 bytes and no control characters; no other pool, of this network or another one, has it.
+///   What comes with the pool (`meta`) has 64 KiB at most.
+/// - A pool is of the family that was asked for, and the subnet that was; it has no host bits, is no subnet that hosts
+///   cannot have (loopback, multicast and the like), and overlaps no other pool of its network. One that is the whole space
+///   need not keep to that, nor have a name of its own.
+/// - A gateway that comes with a pool is an address, lies in the pool, and is one that a host can have.
+/// - An address is the one that was asked for, lies in its pool, has a prefix no shorter than the pool's, is one that a host
+///   can have (not unspecified, loopback, multicast, nor the first or last one of an IPv4 pool up to /30), and is nobody
+///   else's in the network. Where one was asked for, there is one.
+/// - What is requested again after a start is what is recorded.
+///
+/// A pool that overlaps what the host uses is refused with [`netloom_model::Reason::PoolOverlapsHost`], as by the driver
+/// `default`, and given back: name servers count where the driver chose the pool, and nothing does where networks of the
+/// network driver share their subnets.
 ///
 /// After the driver panicked, and at each start of the engine, a new value is made by its [`IpamFactory`].
 pub trait IpamDriver: Send + 'static {

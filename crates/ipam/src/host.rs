@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use ipnet::IpNet;
+use netloom_model::{Error, Reason, Result};
 
 use crate::span::{Family, Span};
 
@@ -48,6 +49,22 @@ impl HostUse {
             Self::NameServer => "a name server".into(),
         }
     }
+}
+
+/// Whether the host uses a part of a pool: of one that was `chosen`, also for a name server. Pools of other IPAM drivers
+/// are checked by this; the driver `default` does it as it chooses.
+///
+/// # Errors
+/// `PoolOverlapsHost`.
+pub fn check_host(pool: IpNet, chosen: bool, host: &[HostNet]) -> Result<()> {
+    let family = Family::of(&pool);
+    let mut nets = if chosen { HostNets::automatic(host, family) } else { HostNets::given(host, family) };
+    nets.conflict(&Span::of(&pool)).map_or(Ok(()), |(_, other)| Err(overlaps_host(pool, other)))
+}
+
+/// The error for a pool that the host uses a part of.
+pub(crate) fn overlaps_host(pool: IpNet, other: &HostNet) -> Error {
+    Reason::PoolOverlapsHost { pool, other: other.net, what: other.used_as.name() }.into()
 }
 
 /// Who looks for a subnet.

@@ -4,6 +4,8 @@
 //! With the [`Change`]s that were made after it, it gives the same allocator again. It is checked when it is read:
 //! what contradicts the rest is left out and told, and damage is noticed by a checksum.
 
+use std::sync::Arc;
+
 use netloom_model::record::PoolRecord;
 use netloom_model::{EndpointId, NetworkId};
 
@@ -211,12 +213,17 @@ fn read_network(
         found.push(Contradiction { what, why: error.to_string() });
     }
     ipam.set_host(network, (!host.is_empty()).then(|| host.into()));
-    let owners = reader.count()?;
+    let announced = reader.count()?;
     // What is announced is not believed: room is made for as many as there are bytes for.
-    ipam.expect_owners(network, owners.min(reader.left() / OWNER));
-    for _ in 0..owners {
-        read_owner(reader, ipam, network, found)?;
+    let mut owners = Vec::with_capacity(announced.min(reader.left() / OWNER));
+    let mut host = None;
+    for _ in 0..announced {
+        owners.push(Some(read_owner(reader, &mut host)?));
     }
+    ipam.load_owners(network, owners, |owner, error| {
+        let what = format!("addresses of {:?}", owner.name);
+        found.push(Contradiction { what, why: error.to_string() });
+    });
     for (family, cursors) in [Family::V4, Family::V6].into_iter().zip(cursors) {
         if !ipam.set_cursors(network, family, &cursors) {
             let what = format!("the next address of network {name:?} ({})", network.short());
@@ -226,12 +233,8 @@ fn read_network(
     Ok(())
 }
 
-fn read_owner(
-    reader: &mut Reader<'_>,
-    ipam: &mut DefaultIpam,
-    network: NetworkId,
-    found: &mut Vec<Contradiction>,
-) -> Result<(), ImageError> {
+/// Reads an owner. Those of one host, `last`, have its name in common.
+fn read_owner(reader: &mut Reader<'_>, last: &mut Option<Arc<str>>) -> Result<Owner, ImageError> {
     let kind = reader.byte()?;
     let id = match kind {
         ENDPOINT | QUARANTINED => OwnerId::Endpoint(EndpointId::from_bytes(reader.array()?)),
@@ -241,12 +244,11 @@ fn read_owner(
     let (name, host) = (reader.text()?, reader.text()?);
     let (ipv4, ipv6) = (reader.maybe_ipv4()?, reader.maybe_ipv6()?);
     let quarantined = kind == QUARANTINED;
-    let host = (!host.is_empty()).then(|| host.into());
-    let owner = Owner { id, name: name.into(), ipv4, ipv6, host, reservation: None, quarantined };
-    if let Err(error) = ipam.load_owner(network, owner) {
-        found.push(Contradiction { what: format!("addresses of {name:?}"), why: error.to_string() });
+    if !host.is_empty() && last.as_deref() != Some(host) {
+        *last = Some(host.into());
     }
-    Ok(())
+    let host = if host.is_empty() { None } else { last.clone() };
+    Ok(Owner { id, name: name.into(), ipv4, ipv6, host, reservation: None, quarantined })
 }
 
 impl DefaultIpam {

@@ -51,7 +51,7 @@ mod ula;
 pub use addresses::AddressMap;
 pub use change::Change;
 pub use default::{DefaultIpam, PoolHolding, RestoredPools};
-pub use host::{HostNet, HostUse};
+pub use host::{HostNet, HostUse, check_host};
 pub use image::{Contradiction, ImageError};
 pub use order::{Leased, Order, Place};
 pub use pool::PoolUsage;

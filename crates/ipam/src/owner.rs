@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use netloom_model::{EndpointId, Holder, ObjectKind};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
@@ -140,6 +141,16 @@ impl Owners {
         }
     }
 
+    /// Notes from which reservation an endpoint has an address, unless one is noted.
+    pub(crate) fn note_reservation_number(&mut self, number: OwnerNo, kept: OwnerNo) {
+        let name = self.at(kept).map(|kept| kept.name.clone());
+        if let Some(owner) = self.slots.get_mut(number as usize).and_then(Option::as_mut)
+            && owner.reservation.is_none()
+        {
+            owner.reservation = name;
+        }
+    }
+
     /// Notes that a reservation from which an endpoint has an address is gone: of another one it may have the other.
     pub(crate) fn forget_reservation(&mut self, number: OwnerNo) {
         let kept = self.at(number).and_then(|owner| {
@@ -203,13 +214,6 @@ impl Owners {
         self.endpoints.len() + self.reservations.len()
     }
 
-    /// Makes room for so many more endpoints.
-    pub(crate) fn expect(&mut self, endpoints: usize) {
-        let Self { endpoints: table, slots, .. } = self;
-        table.reserve(endpoints, |number| hash_of(slots, *number));
-        slots.reserve(endpoints);
-    }
-
     /// How many endpoints there are.
     pub(crate) fn endpoint_count(&self) -> usize {
         self.endpoints.len()
@@ -236,6 +240,38 @@ impl Owners {
             self.endpoints.insert_unique(hash(&id), number, |number| hash_of(slots, *number));
         }
         Some(number)
+    }
+
+    /// These owners, each with its place as its number; all of them back if two have one identifier or name, or if
+    /// there are more than can be.
+    pub(crate) fn from_slots(slots: Vec<Option<Owner>>) -> Result<Self, Vec<Option<Owner>>> {
+        let mut endpoints = HashTable::with_capacity(slots.len());
+        let mut reservations = FxHashMap::default();
+        for (number, owner) in (0..MAX_OWNERS).zip(&slots) {
+            let new = match owner {
+                Some(Owner { id: OwnerId::Endpoint(id), .. }) => {
+                    let known = |number: &OwnerNo| is(&slots, *number, id);
+                    match endpoints.entry(hash(id), known, |number| hash_of(&slots, *number)) {
+                        Entry::Vacant(place) => {
+                            place.insert(number);
+                            true
+                        }
+                        Entry::Occupied(_) => false,
+                    }
+                }
+                Some(Owner { id: OwnerId::Reservation, name, .. }) => {
+                    reservations.insert(name.clone(), number).is_none()
+                }
+                None => false,
+            };
+            if !new {
+                return Err(slots);
+            }
+        }
+        if slots.len() > endpoints.len() + reservations.len() {
+            return Err(slots);
+        }
+        Ok(Self { endpoints, reservations, slots, vacant: Vec::new() })
     }
 
     /// Takes an endpoint out.

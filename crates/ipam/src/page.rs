@@ -51,6 +51,28 @@ impl Page {
         Box::new(Self { words: [0; WORDS], before: [0; WORDS], full_words: 0, count: 0, holders })
     }
 
+    /// A page of these numbers and their holders, in ascending order, each once.
+    pub(crate) fn from_sorted(items: impl Iterator<Item = (u16, u32)>) -> Box<Self> {
+        let mut page = Self::empty();
+        let mut holders = Vec::with_capacity(items.size_hint().0);
+        for (bit, holder) in items {
+            let (word, mask) = place(bit);
+            page.words[word] |= mask;
+            page.before[word] += 1;
+            holders.push(holder);
+        }
+        for word in 0..WORDS {
+            let here = std::mem::replace(&mut page.before[word], page.count);
+            page.count += here;
+            page.full_words |= u64::from(page.words[word] == u64::MAX) << word;
+        }
+        page.holders = Holders::Close(holders);
+        if page.count >= WIDE {
+            page.widen();
+        }
+        page
+    }
+
     /// How many numbers are taken.
     pub(crate) fn count(&self) -> u16 {
         self.count

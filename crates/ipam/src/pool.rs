@@ -23,7 +23,8 @@ pub struct PoolUsage {
     pub size: u128,
     /// Leased to endpoints.
     pub used: u64,
-    /// Never handed out by choice: network and broadcast address, gateway, auxiliary addresses, reservations.
+    /// What the network cannot have for another reason: network and broadcast address, gateway, auxiliary addresses,
+    /// what is kept for names, and whatever other networks have that share the subnet.
     pub reserved: u64,
     /// Held back until the kernel has let go of a deleted endpoint.
     pub quarantined: u64,
@@ -39,19 +40,23 @@ pub(crate) struct Pool {
     window: Window,
     /// The offset inside the window at which the next automatic choice begins.
     cursor: u64,
-    used: u64,
-    quarantined: u64,
+    counts: Counts,
+}
+
+/// How many addresses are what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Counts {
+    pub used: u64,
+    pub quarantined: u64,
     /// The same, of the window alone.
-    quarantined_here: u64,
-    reserved: u64,
+    pub quarantined_here: u64,
 }
 
 impl PartialEq for Pool {
     /// Equal pools; which numbers they have in their subnets does not matter.
     fn eq(&self, other: &Self) -> bool {
-        let counts = |pool: &Self| (pool.used, pool.quarantined, pool.quarantined_here, pool.reserved);
-        (&self.record, self.window, self.cursor) == (&other.record, other.window, other.cursor)
-            && counts(self) == counts(other)
+        let of = |pool: &Self| (pool.window, pool.cursor, pool.counts);
+        self.record == other.record && of(self) == of(other)
     }
 }
 
@@ -62,9 +67,11 @@ impl PartialEq for Pool {
 pub(crate) fn window(pool: &IpNet, range: Option<&IpNet>) -> Result<Window> {
     let span = Span::of(pool);
     let choice = range.map_or(span, Span::of);
-    let foreign = range.is_some_and(|range| Family::of(range) != Family::of(pool));
-    if foreign || choice.first < span.first || choice.last > span.last {
-        let why = format!("a range must be a subnet of {pool}");
+    // One with host bits would be another one when it is read back.
+    let odd =
+        range.is_some_and(|range| Family::of(range) != Family::of(pool) || range.addr() != range.network());
+    if odd || choice.first < span.first || choice.last > span.last {
+        let why = format!("a range must be a subnet of {pool} without host bits");
         return Err(Error::invalid("range", range.unwrap_or(pool), why));
     }
     let first = Offset::new(choice.first - span.first);
@@ -87,17 +94,8 @@ impl Pool {
         let window = window(&record.pool, record.range.as_ref())?;
         let (pool, range) = (record.pool, record.range);
         let empty = PoolRecord { range, ..PoolRecord::new(pool) };
-        let mut pool = Self {
-            record: empty,
-            slot,
-            tenant,
-            window,
-            cursor: window.first,
-            used: 0,
-            quarantined: 0,
-            quarantined_here: 0,
-            reserved: subnet.unusable(),
-        };
+        let mut pool =
+            Self { record: empty, slot, tenant, window, cursor: window.first, counts: Counts::default() };
         // In this order a clash is reported with what the caller is more sure about as the holder.
         if let Some(gateway) = record.gateway {
             pool.reserve(subnet, gateway, GATEWAY)?;
@@ -117,7 +115,6 @@ impl Pool {
             return false;
         };
         subnet.take(offset, self.tenant, GATEWAY);
-        self.reserved += 1;
         self.record.gateway = Some(subnet.address(offset));
         true
     }
@@ -147,7 +144,7 @@ impl Pool {
         if let Some(offset) = subnet.offset(address)
             && subnet.take(offset, self.tenant, owner)
         {
-            self.used += 1;
+            self.counts.used += 1;
         }
     }
 
@@ -191,6 +188,18 @@ impl Pool {
         Place { first: address(first), last: address(last), next: address(self.cursor) }
     }
 
+    /// Counts addresses that were taken for owners of the network all at once.
+    pub(crate) fn count(&mut self, more: &Counts) {
+        self.counts.used += more.used;
+        self.counts.quarantined += more.quarantined;
+        self.counts.quarantined_here += more.quarantined_here;
+    }
+
+    /// Whether automatic choice looks at an address.
+    pub(crate) fn may_choose(&self, offset: Offset) -> bool {
+        self.window.contains(offset)
+    }
+
     /// Frees a leased address, or gives it back to the reservation it was leased from.
     pub(crate) fn release(
         &mut self,
@@ -203,48 +212,43 @@ impl Pool {
         match reservation {
             Some(owner) => {
                 subnet.pass_on(offset, self.tenant, owner);
-                self.reserved += 1;
             }
             None => subnet.release(offset),
         }
         if quarantined {
-            self.quarantined -= 1;
-            self.quarantined_here -= u64::from(self.window.contains(offset));
+            self.counts.quarantined -= 1;
+            self.counts.quarantined_here -= u64::from(self.window.contains(offset));
         } else {
-            self.used -= 1;
+            self.counts.used -= 1;
         }
     }
 
     /// Counts a leased address as quarantined.
     pub(crate) fn quarantine(&mut self, subnet: &Subnet, address: IpAddr) {
-        self.used -= 1;
-        self.quarantined += 1;
+        self.counts.used -= 1;
+        self.counts.quarantined += 1;
         let here = subnet.offset(address).is_some_and(|offset| self.window.contains(offset));
-        self.quarantined_here += u64::from(here);
+        self.counts.quarantined_here += u64::from(here);
     }
 
     /// Passes an address from its reservation to an endpoint.
     pub(crate) fn lease_reserved(&mut self, subnet: &mut Subnet, address: IpAddr, owner: OwnerNo) {
         let Some(offset) = subnet.offset(address) else { return };
         subnet.pass_on(offset, self.tenant, owner);
-        self.reserved -= 1;
-        self.used += 1;
+        self.counts.used += 1;
     }
 
     /// Keeps a free address for a name.
     pub(crate) fn keep(&mut self, subnet: &mut Subnet, address: IpAddr, owner: OwnerNo) {
         if let Some(offset) = subnet.offset(address)
             && subnet.take(offset, self.tenant, owner)
-        {
-            self.reserved += 1;
-        }
+        {}
     }
 
     /// Gives up an address that was kept for a name.
     pub(crate) fn give_up(&mut self, subnet: &mut Subnet, address: IpAddr) {
         if let Some(offset) = subnet.offset(address) {
             subnet.release(offset);
-            self.reserved -= 1;
         }
     }
 
@@ -261,9 +265,9 @@ impl Pool {
             range: self.record.range,
             gateway: self.record.gateway,
             size: subnet.size(),
-            used: self.used,
-            reserved: self.reserved,
-            quarantined: self.quarantined,
+            used: self.counts.used,
+            reserved: subnet.taken_count() - self.counts.used - self.counts.quarantined,
+            quarantined: self.counts.quarantined,
         }
     }
 
@@ -282,7 +286,7 @@ impl Pool {
             range: self.record.range,
             size: u128::from(self.window.last - self.window.first) + 1,
             reserved,
-            quarantined: self.quarantined_here,
+            quarantined: self.counts.quarantined_here,
         }
     }
 
@@ -329,7 +333,6 @@ impl Pool {
             return Err(self.taken(subnet, address, held, |_| String::new()));
         }
         subnet.take(offset, self.tenant, owner);
-        self.reserved += 1;
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use netloom_model::{EndpointId, Error, Holder, NetworkId, ObjectKind, Reason, Result};
 use rustc_hash::FxHashMap;
 
-use crate::default::DefaultIpam;
+use crate::default::{DefaultIpam, named};
 use crate::network::Network;
 use crate::owner::{Owner, OwnerId};
 use crate::request::{AddressSpace, Granted, Lease, LeaseRequest, PoolsRequest};
@@ -48,12 +48,6 @@ impl DefaultIpam {
         }
     }
 
-    pub(crate) fn expect_owners(&mut self, network: NetworkId, owners: usize) {
-        if let Some((_, network)) = self.networks.get_mut(&network) {
-            network.owners.expect(owners);
-        }
-    }
-
     /// Sets where each pool of a family begins to choose; `false` when one of them cannot begin there.
     pub(crate) fn set_cursors(&mut self, network: NetworkId, family: Family, cursors: &[u64]) -> bool {
         let Some((_, network)) = self.networks.get_mut(&network) else { return cursors.is_empty() };
@@ -61,9 +55,18 @@ impl DefaultIpam {
         pools.all(|(pool, cursor)| pool.set_cursor(*cursor))
     }
 
-    pub(crate) fn load_owner(&mut self, network: NetworkId, owner: Owner) -> Result<()> {
-        let (space, network) = self.network_mut(network)?;
-        network.load(space, owner)
+    /// Adds owners of a network that were here before; those that cannot be are left out and told.
+    pub(crate) fn load_owners(
+        &mut self,
+        network: NetworkId,
+        owners: Vec<Option<Owner>>,
+        refused: impl FnMut(&Owner, &Error),
+    ) {
+        let mut refused = refused;
+        match self.network_mut(network) {
+            Ok((space, network)) => network.load_all(space, owners, refused),
+            Err(error) => owners.iter().flatten().for_each(|owner| refused(owner, &error)),
+        }
     }
 
     pub(crate) fn follow_lease(
@@ -92,9 +95,26 @@ impl DefaultIpam {
     /// # Errors
     /// As of the request itself.
     pub fn plan_pools(&mut self, request: &PoolsRequest<'_>) -> Result<Granted> {
-        let granted = self.request_pools(request)?;
-        self.release_pools(request.network);
-        Ok(granted)
+        let kind = AddressSpace::named(&request.spec.address_space)?;
+        self.trying(kind, named(request.spec), |ipam| {
+            let granted = ipam.request_pools(request)?;
+            ipam.release_pools(request.network);
+            Ok(granted)
+        })
+    }
+
+    /// Tries something in an address space that is taken back before it ends. What cools down in these subnets does so
+    /// afterwards as well.
+    pub(crate) fn trying<T>(
+        &mut self,
+        kind: AddressSpace,
+        nets: impl IntoIterator<Item = IpNet>,
+        tries: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let before = self.space_mut(kind)?.cooling_in(nets);
+        let outcome = tries(self);
+        self.space_mut(kind)?.cool_as(before);
+        outcome
     }
 
     /// A network that has to be there.

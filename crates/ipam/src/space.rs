@@ -8,6 +8,7 @@ use netloom_model::{Error, Holder, NetworkId, ObjectKind, Reason, Result};
 use rustc_hash::FxHashMap;
 
 use crate::block::Block;
+use crate::cooling::Cooling;
 use crate::host::HostNets;
 use crate::request::SkippedPool;
 use crate::span::{Family, Span};
@@ -95,6 +96,21 @@ impl Space {
     pub(crate) fn exact_mut(&mut self, net: &IpNet) -> Option<&mut Subnet> {
         let slot = *self.of(Family::of(net)).get(&Span::of(net).first)?;
         Some(self.subnet_mut(slot)).filter(|subnet| subnet.net() == *net)
+    }
+
+    /// What cools down in those of these subnets that are in use: before something is tried in them.
+    pub(crate) fn cooling_in(&mut self, nets: impl IntoIterator<Item = IpNet>) -> Vec<(IpNet, Cooling)> {
+        let nets = nets.into_iter();
+        nets.filter_map(|net| Some((net, self.exact_mut(&net)?.cooling_now()))).collect()
+    }
+
+    /// Lets the same cool down again, after what was tried has been taken back.
+    pub(crate) fn cool_as(&mut self, before: Vec<(IpNet, Cooling)>) {
+        for (net, cooling) in before {
+            if let Some(subnet) = self.exact_mut(&net) {
+                subnet.cool_as(cooling);
+            }
+        }
     }
 
     /// Every subnet in use that overlaps `net`, the one with the highest first address first.

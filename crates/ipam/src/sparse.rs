@@ -6,6 +6,8 @@ use crate::page::grow;
 const CAPACITY: usize = 512;
 /// A chunk that shrinks below this is joined with its neighbour when both fit well into one.
 const SMALL: usize = CAPACITY / 4;
+/// How many numbers a chunk gets when many are added at once: with room for more.
+const FILLED: usize = CAPACITY * 3 / 4;
 
 #[derive(Clone, Debug)]
 struct Chunk {
@@ -89,6 +91,21 @@ impl SparseMap {
         true
     }
 
+    /// Adds numbers that are not in the map, in ascending order, each once.
+    pub(crate) fn insert_sorted(&mut self, items: Vec<(u64, u32)>) {
+        if items.is_empty() {
+            return;
+        }
+        let all =
+            if self.chunks.is_empty() { items } else { merged(self.iter(), items.into_iter()).collect() };
+        let chunk = |items: &[(u64, u32)]| Chunk {
+            first: items[0].0,
+            numbers: items.iter().map(|(number, _)| *number).collect(),
+            holders: items.iter().map(|(_, holder)| *holder).collect(),
+        };
+        self.chunks = all.chunks(FILLED).map(chunk).collect();
+    }
+
     fn split(&mut self, at: usize) {
         let chunk = &mut self.chunks[at];
         let (numbers, holders) =
@@ -168,6 +185,19 @@ impl SparseMap {
         };
         self.chunks.iter().map(of).sum::<usize>() + self.chunks.capacity() * size_of::<Chunk>()
     }
+}
+
+/// Two ascending sequences as one.
+pub(crate) fn merged<T: Ord>(
+    a: impl Iterator<Item = T>,
+    b: impl Iterator<Item = T>,
+) -> impl Iterator<Item = T> {
+    let (mut a, mut b) = (a.peekable(), b.peekable());
+    std::iter::from_fn(move || match (a.peek(), b.peek()) {
+        (Some(x), Some(y)) if x <= y => a.next(),
+        (Some(_), None) => a.next(),
+        _ => b.next(),
+    })
 }
 
 #[cfg(test)]

@@ -142,6 +142,11 @@ impl Subnet {
         self.net
     }
 
+    /// Whether it has one address alone.
+    pub(crate) fn is_one(&self) -> bool {
+        self.span.first == self.span.last
+    }
+
     /// How many addresses it has, one less where that is every number there is.
     pub(crate) fn size(&self) -> u128 {
         (self.span.last - self.span.first).saturating_add(1)
@@ -178,12 +183,12 @@ impl Subnet {
         Some(number)
     }
 
-    /// Takes a tenant out, with all that it holds.
+    /// Takes a tenant out, with all that it holds, which cools down: neighbours may still know it there.
     pub(crate) fn evict(&mut self, number: TenantNo) {
         let mine = |holder: u32| holder != END && holder >> 24 == u32::from(number);
         let held: Vec<_> =
             self.taken().filter(|(_, holder)| mine(*holder)).map(|(offset, _)| offset).collect();
-        held.into_iter().for_each(|offset| self.free(offset));
+        held.into_iter().for_each(|offset| self.release(offset));
         self.tenants[usize::from(number)] = None;
     }
 
@@ -215,6 +220,26 @@ impl Subnet {
         taken
     }
 
+    /// Whether all of these addresses are free. They share their upper half, and are in ascending order.
+    pub(crate) fn are_free(&self, high: u64, lows: &[(u64, OwnerNo)]) -> bool {
+        let last = lows.last().map(|(low, _)| u128::from(high) << 64 | u128::from(*low));
+        last.is_none_or(|last| last <= self.span.last - self.span.first)
+            && self.slices.get(&high).is_none_or(|slice| slice.are_free(lows))
+    }
+
+    /// Gives free addresses to owners of a tenant, all at once.
+    pub(crate) fn take_sorted(&mut self, high: u64, mut lows: Vec<(u64, OwnerNo)>, tenant: TenantNo) {
+        for (low, owner) in &mut lows {
+            if !self.cooling.is_empty() {
+                self.cooling.remove(Offset { high, low: *low });
+            }
+            *owner |= u32::from(tenant) << 24;
+        }
+        if !lows.is_empty() {
+            self.slice(Offset { high, low: 0 }).insert_sorted(&lows);
+        }
+    }
+
     /// Passes a taken address on to another owner of the same tenant.
     pub(crate) fn pass_on(&mut self, offset: Offset, tenant: TenantNo, owner: OwnerNo) {
         self.free(offset);
@@ -225,6 +250,16 @@ impl Subnet {
     pub(crate) fn release(&mut self, offset: Offset) {
         self.free(offset);
         self.cooling.push(offset);
+    }
+
+    /// What cools down, to be put back by [`Subnet::cool_as`].
+    pub(crate) fn cooling_now(&self) -> Cooling {
+        self.cooling.clone()
+    }
+
+    /// Lets cool down what did before something was tried, and taken back.
+    pub(crate) fn cool_as(&mut self, before: Cooling) {
+        self.cooling = before;
     }
 
     /// Those that cool down, the first released first.
@@ -285,7 +320,12 @@ impl Subnet {
 
     /// How many addresses nobody holds.
     fn free_count(&self) -> u128 {
-        self.size() - self.slices.values().map(|slice| u128::from(slice.len())).sum::<u128>()
+        self.size() - u128::from(self.taken_count())
+    }
+
+    /// How many addresses can be had by nobody else: those that somebody holds, and the ends.
+    pub(crate) fn taken_count(&self) -> u64 {
+        self.slices.values().map(|slice| slice.len()).sum()
     }
 
     /// Everything that is held, in ascending order.
@@ -294,11 +334,6 @@ impl Subnet {
             END => (offset, Held::Never(self.why_never(offset))),
             holder => (offset, by(holder)),
         })
-    }
-
-    /// How many of its addresses nobody can have.
-    pub(crate) fn unusable(&self) -> u64 {
-        self.ends().count() as u64
     }
 
     /// The addresses nobody can have. Point-to-point subnets (/31, /32, /127, /128) have none, other than in

@@ -1,5 +1,7 @@
 //! Every rule of the start plan, a case each.
 
+mod addresses;
+
 use netloom_kernel::LinkKind;
 use netloom_model::record::{AttachmentRecord, WayOut};
 use netloom_model::snapshot::SandboxEndpoint;

@@ -37,10 +37,10 @@ use netloom_ipam::{
     AddressSpace, DefaultIpam, Granted, Lease, Leased, PoolHolding, PoolUsage, PoolsRequest, RestoredPools,
     no_store, picture,
 };
+use netloom_model::PurgedHost;
 use netloom_model::Result;
 use netloom_model::config::{DatastoreConfig, DefaultPool};
 use netloom_model::snapshot::{Holders, IpamSnapshot};
-use netloom_model::PurgedHost;
 use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply, TaskGroup};
 
 use super::foreign::{Foreign, IpamDeps, Pending};

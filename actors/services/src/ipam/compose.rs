@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netloom_ipam::driver::{MAC_ADDRESS, Owner, PoolId, PoolRequest};
-use netloom_ipam::{Granted, HostNet, Lease, LeaseRequest};
+use netloom_ipam::{Granted, HostNet, Lease, LeaseRequest, check_host};
 use netloom_model::config::Scope;
 use netloom_model::record::{EndpointRecord, NetworkRecord, PoolRecord};
-use netloom_model::{ErrorKind, IpamPoolSpec, IpamSpec, MacAddr, NetworkId, Reason, Result};
+use netloom_model::{ErrorKind, IpamPoolSpec, IpamSpec, MacAddr, NetworkId, NetworkSpec, Reason, Result};
 use netloom_runtime::OpCtx;
 
 use super::books::{HeldAddress, add_to, gateway_of, recorded, reserved_of};
@@ -25,9 +25,11 @@ impl Dealer {
 
     /// Every pool of a network, with gateways and auxiliary addresses.
     pub(super) async fn request_pools(&self, op: OpCtx, message: RequestPools) -> Result<Granted> {
-        let RequestPools { network, spec, host, scope, .. } = message;
+        let RequestPools { network, spec, host, scope, shares } = message;
         self.books.open(network, &spec.name)?;
         let exclude = excluded(&host);
+        // Networks that share a subnet lie beside the host in one that it has an address of.
+        let host = if shares { Vec::new() } else { host };
         let ask = PoolRequest {
             space: self.space(&spec.ipam, scope),
             pool: None,
@@ -38,7 +40,7 @@ impl Dealer {
             network,
             replay: None,
         };
-        let taken = self.take_pools(&op, &ask, &spec.ipam, spec.ipv6).await;
+        let taken = self.take_pools(&op, &ask, &spec, &host).await;
         match taken {
             Ok(granted) => Ok(granted),
             Err(error) => {
@@ -62,8 +64,8 @@ impl Dealer {
         &self,
         op: &OpCtx,
         ask: &PoolRequest,
-        spec: &IpamSpec,
-        ipv6: bool,
+        NetworkSpec { ipam: spec, ipv6, .. }: &NetworkSpec,
+        host: &[HostNet],
     ) -> Result<Granted> {
         // As for the driver `default`: an empty list stands for one pool of the driver's choice.
         let automatic = [IpamPoolSpec::default()];
@@ -71,18 +73,36 @@ impl Dealer {
             |pools: &'_ [IpamPoolSpec]| if pools.is_empty() { automatic.to_vec() } else { pools.to_vec() };
         let mut granted = Granted { v4: Vec::new(), v6: Vec::new(), skipped: Vec::new() };
         for pool in or_automatic(&spec.v4) {
-            granted.v4.push(self.take_pool(op, ask.clone(), pool).await?);
+            granted.v4.push(self.take_pool(op, ask.clone(), pool, host).await?);
         }
-        for pool in if ipv6 { or_automatic(&spec.v6) } else { Vec::new() } {
+        for pool in if *ipv6 { or_automatic(&spec.v6) } else { Vec::new() } {
             let ask = PoolRequest { v6: true, ..ask.clone() };
-            granted.v6.push(self.take_pool(op, ask, pool).await?);
+            granted.v6.push(self.take_pool(op, ask, pool, host).await?);
         }
         Ok(granted)
     }
 
-    async fn take_pool(&self, op: &OpCtx, ask: PoolRequest, spec: IpamPoolSpec) -> Result<PoolRecord> {
+    /// A pool with what is reserved in it.
+    ///
+    /// Parity: libnetwork holds a pool that overlaps what the host uses and asks for another one
+    /// (`requestPoolHelper`). Here the driver was told what that is, and a pool that overlaps it all the same is refused;
+    /// also one that the caller named, as of the driver `default`.
+    async fn take_pool(
+        &self,
+        op: &OpCtx,
+        ask: PoolRequest,
+        spec: IpamPoolSpec,
+        host: &[HostNet],
+    ) -> Result<PoolRecord> {
         let network = ask.network;
+        let chosen = !spec.names_subnet();
+        if let Some(subnet) = spec.subnet.filter(|_| !chosen) {
+            check_host(subnet, chosen, host)?;
+        }
         let given = self.ask_pool(op, PoolRequest { pool: spec.subnet, sub_pool: spec.range, ..ask }).await?;
+        if given.pool.prefix_len() > 0 {
+            check_host(given.pool, chosen, host)?;
+        }
         let mut record = PoolRecord {
             range: spec.range,
             id: given.id.0.clone(),

@@ -300,6 +300,10 @@ fn check_pool(
     if let Some(why) = netloom_model::reserved::within(pool).filter(|_| pool.prefix_len() > 0) {
         return Err(why);
     }
+    let mut named = beside.iter().filter(|record| record.id == given.id.0 && pool.prefix_len() > 0);
+    if let Some(other) = named.next() {
+        return Err(format!("pool {} of the same network has that name", other.pool));
+    }
     let overlaps = |other: &IpNet| other.prefix_len() > 0 && (other.contains(&pool) || pool.contains(other));
     match beside.iter().map(|record| record.pool).find(overlaps).filter(|_| pool.prefix_len() > 0) {
         Some(other) => Err(format!("it overlaps {other} of the same network")),

@@ -399,8 +399,22 @@ fn point_to_point_pools_are_used_in_full() {
     create(&mut ipam, 1, &["10.0.0.0/31", "fd00::/127"]).expect("free");
     let lease = ipam.lease(network(1), &want(1)).expect("one is left beside the gateway");
     assert_eq!((lease.ipv4, lease.ipv6), (Some(ip("10.0.0.1/31")), Some(ip("fd00::1/127"))));
-    create(&mut ipam, 2, &["10.0.0.7/32"]).expect("its only address is the gateway");
-    let error: Error = ipam.lease(network(2), &want(1)).expect_err("nothing is left");
+    // The only address of a pool is an endpoint's.
+    let (v4, v6) = create(&mut ipam, 2, &["10.0.0.7/32", "fd01::7/128"]).expect("free");
+    assert_eq!((v4[0].gateway, v6[0].gateway), (None, None));
+    let lease = ipam.lease(network(2), &want(1)).expect("nobody has it");
+    assert_eq!((lease.ipv4, lease.ipv6), (Some(ip("10.0.0.7/32")), Some(ip("fd01::7/128"))));
+    let error: Error = ipam.lease(network(2), &want(2)).expect_err("nothing is left");
+    assert_eq!(filled(&error), (1, 0, 0));
+    let usage = ipam.usage(network(2)).expect("known");
+    assert!(usage.iter().all(|pool| (pool.size, pool.used, pool.reserved) == (1, 1, 0)), "{usage:?}");
+    ipam.release(network(2), endpoint(1));
+    assert_eq!(ipam.lease(network(2), &want(2)).expect("it comes back").ipv4, Some(ip("10.0.0.7/32")));
+    // Whoever asks for a gateway gets it.
+    let mut spec = subnets(&["10.0.0.8/32"]);
+    spec.v4[0].gateway = Some(ip("10.0.0.8"));
+    ipam.request_pools(&request(3, &spec, false, &[])).expect("free");
+    let error: Error = ipam.lease(network(3), &want(1)).expect_err("its only address is the gateway");
     assert_eq!(filled(&error), (1, 1, 0));
 }
 

@@ -8,8 +8,12 @@ use netloom_model::{IpamPoolSpec, IpamSpec, Reason, Result};
 
 use crate::{endpoint, ip, lease4, net, network, want};
 
-/// A network of one pool; whether it shares it is said with it.
+/// The gateway of a network of one pool; whether it shares it is said with it.
 fn with_pool(ipam: &mut DefaultIpam, n: u32, pool: IpamPoolSpec, shares: bool) -> Result<IpAddr> {
+    maybe_gateway(ipam, n, pool, shares).map(|gateway| gateway.expect("chosen"))
+}
+
+fn maybe_gateway(ipam: &mut DefaultIpam, n: u32, pool: IpamPoolSpec, shares: bool) -> Result<Option<IpAddr>> {
     let ipv6 = pool.subnet.is_some_and(|subnet| subnet.addr().is_ipv6());
     let mut spec = IpamSpec::default();
     if ipv6 { &mut spec.v6 } else { &mut spec.v4 }.push(pool);
@@ -17,7 +21,7 @@ fn with_pool(ipam: &mut DefaultIpam, n: u32, pool: IpamPoolSpec, shares: bool) -
     let request = PoolsRequest { network, name, spec: &spec, ipv6, shares, host: &[] };
     let granted = ipam.request_pools(&request)?;
     let pools = if ipv6 { granted.v6 } else { granted.v4 };
-    Ok(pools[0].gateway.expect("chosen"))
+    Ok(pools[0].gateway)
 }
 
 fn pool(subnet: &str, range: Option<&str>) -> IpamPoolSpec {
@@ -28,14 +32,14 @@ fn pool(subnet: &str, range: Option<&str>) -> IpamPoolSpec {
 fn drain(subnet: &str, range: Option<&str>) -> Vec<String> {
     // IPv6 comes beside IPv4, which has room enough.
     let mut ipam = DefaultIpam::new(&[DefaultPool { base: net("172.16.0.0/16"), size: 16 }]);
-    let gateway = with_pool(&mut ipam, 1, pool(subnet, range), false).expect("a pool");
-    let mut all = vec![gateway.to_string()];
+    let gateway = maybe_gateway(&mut ipam, 1, pool(subnet, range), false).expect("a pool");
+    let mut all: Vec<_> = gateway.iter().map(ToString::to_string).collect();
     for n in 0.. {
         match ipam.lease(network(1), &want(n)) {
             Ok(lease) => all.extend(lease.addresses().last().map(|address| address.to_string())),
             Err(error) => {
                 let Reason::AddressesExhausted(considered) = error.reason() else { panic!("{error}") };
-                assert_eq!(considered.endpoints, all.len() as u64 - 1);
+                assert_eq!(considered.endpoints, (all.len() - gateway.iter().count()) as u64);
                 break;
             }
         }
@@ -99,6 +103,7 @@ fn clashing_reservations_are_refused() {
         (with_aux(gateway("10.0.0.9"), &[("a", "10.0.0.5"), ("b", "10.0.0.5")]), "auxiliary a"),
         (pool("10.0.0.0/24", Some("10.0.0.0/23")), "a range must be"),
         (pool("10.0.0.0/24", Some("fd00::/64")), "a range must be"),
+        (pool("10.0.0.0/24", Some("10.0.0.9/28")), "without host bits"),
     ] {
         let mut ipam = DefaultIpam::new(&[]);
         let error = with_pool(&mut ipam, 1, spec, false).expect_err(text).to_string();
@@ -140,6 +145,7 @@ fn networks_that_share_a_subnet_never_have_one_address_twice() {
     assert!(error.to_string().contains("network \"net-1\""), "{error}");
     with_pool(&mut ipam, 4, pool("10.1.0.0/17", None), true).expect_err("a part of it is another subnet");
     let mut given = std::collections::BTreeSet::new();
+    let usage = |ipam: &DefaultIpam, n: u32| ipam.usage(network(n)).expect("known").remove(0);
     for n in 0..300_u128 {
         let by = u32::try_from(n % 3).expect("small") + 1;
         if let Ok(address) = lease4(&mut ipam, by, n) {
@@ -156,13 +162,79 @@ fn networks_that_share_a_subnet_never_have_one_address_twice() {
     let holding: Vec<_> = ipam.overlapping(net("10.1.9.0/24")).into_iter().map(|found| found.name).collect();
     assert_eq!(holding, ["net-1", "net-2", "net-3"]);
     // Each gives back its own and nothing else.
-    let used = |ipam: &DefaultIpam, n| ipam.usage(network(n)).expect("known")[0].used;
-    let third = used(&ipam, 3);
+    let (first, third) = (usage(&ipam, 1), usage(&ipam, 3));
+    let taken = |usage: &netloom_ipam::PoolUsage| usage.used + usage.reserved + usage.quarantined;
+    assert_eq!(taken(&first), taken(&third), "what one has none of them can have");
+    assert_eq!(taken(&first), given.len() as u64 + 3 + 2, "three gateways, and both ends");
     ipam.release_pools(network(1));
-    assert_eq!(used(&ipam, 3), third);
+    let left = usage(&ipam, 3);
+    assert_eq!((left.used, taken(&left)), (third.used, taken(&third) - first.used - 1));
     assert_eq!(ipam.lease(network(3), &gateway).expect("free now").ipv4, Some(ip("10.1.1.0/16")));
     ipam.release_pools(network(3));
     ipam.release_pools(network(2));
+    assert!(ipam == before);
+}
+
+/// Neighbours still know an address where it was before.
+#[test]
+fn what_a_network_leaves_in_a_shared_subnet_cools_down() {
+    let mut ipam = DefaultIpam::new(&[]);
+    for n in 1..=2 {
+        with_pool(&mut ipam, n, pool("10.1.0.0/28", None), true).expect("shared");
+    }
+    let first: Vec<_> = (0..3).map(|n| lease4(&mut ipam, 1, n).expect("free")).collect();
+    assert_eq!(lease4(&mut ipam, 2, 10).expect("free").to_string(), "10.1.0.6");
+    ipam.release(network(1), endpoint(1));
+    ipam.release_pools(network(1));
+    let rest: Vec<_> = (20..).map_while(|n| lease4(&mut ipam, 2, n).ok()).collect();
+    let rest: Vec<_> = rest.iter().map(ToString::to_string).collect();
+    assert_eq!(rest.len(), 16 - 2 - 1 - 1, "all but the ends, its gateway and what it has");
+    // Released first, and then what it had when it went, its gateway among it.
+    assert_eq!(rest[8..], ["10.1.0.4", "10.1.0.1", "10.1.0.3", "10.1.0.5"]);
+    assert_eq!(first[1].to_string(), "10.1.0.4");
+}
+
+/// What is tried and taken back leaves no trace, not even in what cools down.
+#[test]
+fn a_request_that_fails_or_is_planned_changes_nothing_that_cools_down() {
+    let mut ipam = DefaultIpam::new(&[]);
+    with_pool(&mut ipam, 1, pool("10.1.0.0/29", None), true).expect("free");
+    for n in 0..5 {
+        lease4(&mut ipam, 1, n).expect("free");
+    }
+    for n in [3, 1, 4, 0, 2] {
+        ipam.release(network(1), endpoint(n));
+    }
+    let before = ipam.clone();
+    let mut spec = IpamSpec { v4: vec![pool("10.1.0.0/29", None)], ..IpamSpec::default() };
+    fn request(spec: &IpamSpec) -> PoolsRequest<'_> {
+        let (network, name) = (network(2), "net-2".into());
+        PoolsRequest { network, name, spec, ipv6: false, shares: true, host: &[] }
+    }
+    let planned = ipam.plan_pools(&request(&spec)).expect("shared");
+    assert_eq!(planned.v4[0].gateway, Some(ip("10.1.0.5")), "the one that was released first");
+    assert!(ipam == before);
+    spec.v4[0].gateway = Some(ip("10.1.0.4"));
+    spec.v4[0].auxiliary = [("router".to_owned(), ip("10.1.0.1"))].into();
+    ipam.request_pools(&request(&spec)).expect_err("the auxiliary address is taken");
+    assert!(ipam == before);
+    spec.v4[0].auxiliary.clear();
+    spec.v4.push(pool("10.1.0.0/30", None));
+    ipam.request_pools(&request(&spec)).expect_err("the second pool is a part of the first");
+    assert!(ipam == before);
+    let mut plain = netloom_model::record::PoolRecord::new(net("10.1.0.0/29"));
+    plain.gateway = Some(ip("10.1.0.3"));
+    let other = netloom_model::record::PoolRecord::new(net("10.1.0.0/28"));
+    let v4 = [plain, other];
+    let restored = netloom_ipam::RestoredPools {
+        network: network(2),
+        name: "net-2",
+        address_space: "",
+        shares: true,
+        v4: &v4,
+        v6: &[],
+    };
+    ipam.restore_pools(&restored).expect_err("the second one overlaps");
     assert!(ipam == before);
 }
 

@@ -1,0 +1,85 @@
+//! Endpoints whose recorded addresses cannot be theirs.
+//!
+//! IPAM takes the records of a network at their word, all of them or none: one endpoint that contradicts the rest would
+//! keep its network, and everybody in it, out of service. So it is left out before.
+
+use std::cmp::Reverse;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netloom_actor_services::ipam::DRIVER;
+
+use super::*;
+
+/// What is wrong with an endpoint's addresses, if anything is. Those of its network that were looked at before it have
+/// theirs, which are in `taken`.
+fn contradiction(
+    endpoint: &EndpointRecord,
+    network: &NetworkRecord,
+    taken: &BTreeMap<IpAddr, String>,
+) -> Option<String> {
+    let mut pools = network.v4.iter().chain(&network.v6).peekable();
+    if pools.peek().is_none() || pools.any(PoolRecord::is_none) {
+        // The network driver chooses addresses, if anybody does.
+        return None;
+    }
+    addresses(endpoint).find_map(|address| {
+        let pools = if address.is_ipv4() { &network.v4 } else { &network.v6 };
+        if let Some(holder) = taken.get(&address) {
+            return Some(format!("its address {address} is that of {holder}"));
+        }
+        let Some(pool) = pools.iter().find(|pool| pool.pool.contains(&address)) else {
+            return Some(format!("its address {address} lies in no pool of network {:?}", network.spec.name));
+        };
+        let of_nobody = network.spec.ipam.driver == DRIVER && is_end(&pool.pool, address);
+        of_nobody.then(|| format!("its address {address} is one of pool {} that nobody can have", pool.pool))
+    })
+}
+
+/// Whether it is the first or last address of a pool that has such, as the driver `default` counts them.
+fn is_end(pool: &IpNet, address: IpAddr) -> bool {
+    let room = pool.max_prefix_len() - pool.prefix_len() >= 2;
+    room && (address == pool.network() || (address.is_ipv4() && address == pool.broadcast()))
+}
+
+fn addresses(endpoint: &EndpointRecord) -> impl Iterator<Item = IpAddr> + use<> {
+    let v4 = endpoint.ipv4.map(|net| IpAddr::V4(net.addr()));
+    v4.into_iter().chain(endpoint.ipv6.map(|net| IpAddr::V6(net.addr())))
+}
+
+/// The addresses that a network has for itself, and what for.
+fn reserved(network: &NetworkRecord) -> BTreeMap<IpAddr, String> {
+    let pools = network.v4.iter().chain(&network.v6);
+    let of = |pool: &PoolRecord| {
+        let named = pool.auxiliary.iter().map(|(name, at)| (*at, format!("auxiliary address {name:?}")));
+        let gateway = pool.gateway.map(|at| (at, "the gateway".to_owned()));
+        named.chain(gateway).collect::<Vec<_>>()
+    };
+    pools.flat_map(of).collect()
+}
+
+impl Plan {
+    /// Drops endpoints whose addresses are somebody else's, the network's own, or none of its pools. Of two that have the
+    /// same one, whoever is in a sandbox keeps it.
+    pub(super) fn check_addresses(&mut self) {
+        let mut all: Vec<_> = self.records.endpoints.values().collect();
+        all.sort_by_key(|endpoint| (endpoint.network, Reverse(endpoint.attachment.is_some()), endpoint.id));
+        let mut dropped = Vec::new();
+        for of_network in all.chunk_by(|a, b| a.network == b.network) {
+            let Some(network) = self.records.networks.get(&of_network[0].network) else { continue };
+            let mut taken = reserved(network);
+            for endpoint in of_network {
+                match contradiction(endpoint, network, &taken) {
+                    Some(why) => dropped.push((endpoint.id, endpoint.name.clone(), why)),
+                    None => {
+                        let holder = || format!("endpoint {:?} ({})", endpoint.name, endpoint.id.short());
+                        taken.extend(addresses(endpoint).map(|address| (address, holder())));
+                    }
+                }
+            }
+        }
+        for (id, name, why) in dropped {
+            self.drop_endpoint(id, &name, why);
+        }
+    }
+}
