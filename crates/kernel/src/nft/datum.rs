@@ -15,6 +15,8 @@ const INTERFACE: usize = 16;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Type {
+    /// IPv4 or IPv6, an `NFPROTO`.
+    Family,
     /// An IPv4 address.
     Ipv4,
     /// An IPv6 address.
@@ -35,6 +37,7 @@ impl Type {
     pub fn number(self) -> u32 {
         match self {
             Self::Verdict => 0xffff_ff00,
+            Self::Family => 2,
             Self::Ipv4 => 7,
             Self::Ipv6 => 8,
             Self::Protocol => 12,
@@ -44,7 +47,7 @@ impl Type {
     }
 
     pub(crate) fn from_number(number: u32) -> Option<Self> {
-        [Self::Verdict, Self::Ipv4, Self::Ipv6, Self::Protocol, Self::Port, Self::Interface]
+        [Self::Verdict, Self::Family, Self::Ipv4, Self::Ipv6, Self::Protocol, Self::Port, Self::Interface]
             .into_iter()
             .find(|kind| kind.number() == number)
     }
@@ -54,7 +57,7 @@ impl Type {
     pub fn len(self) -> usize {
         match self {
             Self::Verdict => 0,
-            Self::Protocol => 1,
+            Self::Family | Self::Protocol => 1,
             Self::Port => 2,
             Self::Ipv4 => 4,
             Self::Ipv6 | Self::Interface => 16,
@@ -81,6 +84,8 @@ pub fn width(types: &[Type]) -> usize {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Datum {
+    /// IPv4 or IPv6, an `NFPROTO`.
+    Family(u8),
     /// An IPv4 or IPv6 address.
     Address(IpAddr),
     /// A protocol above IP.
@@ -98,6 +103,7 @@ impl Datum {
     #[must_use]
     pub fn kind(&self) -> Type {
         match self {
+            Self::Family(_) => Type::Family,
             Self::Address(IpAddr::V4(_)) => Type::Ipv4,
             Self::Address(IpAddr::V6(_)) => Type::Ipv6,
             Self::Protocol(_) => Type::Protocol,
@@ -112,7 +118,7 @@ impl Datum {
         match self {
             Self::Address(IpAddr::V4(address)) => out.extend(address.octets()),
             Self::Address(IpAddr::V6(address)) => out.extend(address.octets()),
-            Self::Protocol(protocol) => out.push(*protocol),
+            Self::Family(number) | Self::Protocol(number) => out.push(*number),
             Self::Port(port) => out.extend(port.to_be_bytes()),
             Self::Interface(name) => {
                 let end = out.len() + INTERFACE;
@@ -128,6 +134,7 @@ impl Datum {
         Some(match kind {
             Type::Ipv4 => Self::Address(Ipv4Addr::from(<[u8; 4]>::try_from(bytes.get(..4)?).ok()?).into()),
             Type::Ipv6 => Self::Address(Ipv6Addr::from(<[u8; 16]>::try_from(bytes.get(..16)?).ok()?).into()),
+            Type::Family => Self::Family(*bytes.first()?),
             Type::Protocol => Self::Protocol(*bytes.first()?),
             Type::Port => Self::Port(u16::from_be_bytes(bytes.get(..2)?.try_into().ok()?)),
             Type::Interface => {
@@ -181,6 +188,9 @@ impl From<IpAddr> for Datum {
 impl fmt::Display for Datum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Family(2) => f.write_str("ipv4"),
+            Self::Family(10) => f.write_str("ipv6"),
+            Self::Family(number) => write!(f, "{number}"),
             Self::Address(address) => write!(f, "{address}"),
             Self::Protocol(6) => f.write_str("tcp"),
             Self::Protocol(17) => f.write_str("udp"),

@@ -1,0 +1,73 @@
+//! What is to be said about a published port.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use netloom_model::Protocol;
+use serde::{Deserialize, Serialize};
+
+use crate::ruleset::Owner;
+
+/// A port of the host, or several in a row, that lead to a container.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct PortRules {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The host's address; every one of the container's family when absent.
+    pub host: Option<IpAddr>,
+    /// The first of the host's ports.
+    pub first: u16,
+    /// The last of them.
+    pub last: u16,
+    /// The container's address.
+    pub container: IpAddr,
+    /// The container's port that the first of the host's leads to; the others follow.
+    pub container_port: u16,
+    /// Nothing is translated: the container is reached under its own address, and no port of the host leads to it.
+    pub routed: bool,
+}
+
+impl PortRules {
+    /// How many ports there are behind the first.
+    pub(crate) fn length(&self) -> u16 {
+        self.last.saturating_sub(self.first)
+    }
+
+    /// The last of the container's ports.
+    pub(crate) fn container_last(&self) -> u16 {
+        self.container_port.saturating_add(self.length())
+    }
+}
+
+impl fmt::Display for PortRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let range = |first, last| if first == last { format!("{first}") } else { format!("{first}-{last}") };
+        let inside = range(self.container_port, self.container_last());
+        if self.routed {
+            return write!(f, "{}/{} of {}", inside, self.protocol, self.container);
+        }
+        match self.host {
+            Some(host) => write!(f, "{host} ")?,
+            None => f.write_str("every address, ")?,
+        }
+        write!(f, "port {}/{} to {}", range(self.first, self.last), self.protocol, self.container)?;
+        write!(f, " port {inside}")
+    }
+}
+
+/// What was asked for has another meaning already.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Conflict {
+    /// What was asked for, in words.
+    pub asked: String,
+    /// Whose it is.
+    pub holder: Owner,
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is taken by {} already", self.asked, self.holder)
+    }
+}
+
+impl std::error::Error for Conflict {}

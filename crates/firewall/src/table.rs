@@ -1,0 +1,380 @@
+//! The table: chains and rules, which never change, and the sets and maps that they look into.
+//!
+//! A packet's way through it:
+//!
+//! | chain | what it does |
+//! |---|---|
+//! | `raw-prerouting` | containers do not reach what listens on the host's loopback |
+//! | `prerouting`, `output` | connections to an address of the host go through `publish` |
+//! | `publish` | a published port leads to its container; a named address comes before every address |
+//! | `forward` | what comes from or goes to a bridge of ours goes to `ours`, all else is none of our business |
+//! | `ours` | first the users' own chain; then what may reach a container, all else is dropped |
+//! | `postrouting` | containers leave under the host's address; a container that reaches itself through a port of the host, too |
+//!
+//! An accepted packet may still be refused by a table of somebody else, and a refused one is gone.
+
+use netloom_kernel::nft::{
+    Base, Chain, ChainKind, CtKey, Expr, FibResult, Hook, MetaKey, NatKind, Point, Reg, Rule, Set, Table,
+    Type, Verdict,
+};
+use serde::{Deserialize, Serialize};
+
+/// The chain that comes before every verdict of the engine. It is made when it is not there, and what is in it is the
+/// users': the engine never writes a rule there.
+pub const USER_CHAIN: &str = "user";
+
+/// `NFPROTO_IPV4`.
+pub(crate) const IPV4: u8 = 2;
+/// `NFPROTO_IPV6`.
+pub(crate) const IPV6: u8 = 10;
+/// `IPPROTO_ICMP` and `IPPROTO_ICMPV6`.
+const ICMP: [u8; 2] = [1, 58];
+/// `RTN_LOCAL`.
+const LOCAL: u32 = 2;
+/// Bits of `NF_CT_STATE_BIT`: established, related.
+const GOES_ON: u32 = 2 | 4;
+/// `IPS_DST_NAT`.
+const TRANSLATED: u32 = 1 << 5;
+
+/// What differs between engines.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TableConfig {
+    /// The table's name, so that several engines do not meet.
+    pub name: String,
+    /// Packets of this mark reach every port of every container (`bridge-accept-fwmark`).
+    pub mark: Option<Mark>,
+}
+
+impl TableConfig {
+    /// The table.
+    #[must_use]
+    pub fn table(&self) -> Table {
+        Table::inet(&self.name)
+    }
+}
+
+/// A mark of packets, or some bits of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Mark {
+    /// The bits that are looked at.
+    pub mask: u32,
+    /// What they must be.
+    pub value: u32,
+}
+
+/// The names of sets and maps.
+pub(crate) struct Sets;
+
+impl Sets {
+    pub(crate) const BRIDGES: &'static str = "bridges";
+    pub(crate) const WITHIN: &'static str = "within";
+    pub(crate) const SAME: &'static str = "same";
+    pub(crate) const INTERNAL: &'static str = "internal";
+    pub(crate) const TRUSTED: &'static str = "trusted";
+    pub(crate) const OPEN: &'static str = "open";
+    pub(crate) const ROUTED: &'static str = "routed";
+    pub(crate) const MASQUERADED: &'static str = "masqueraded";
+    pub(crate) const HAIRPIN4: &'static str = "hairpin4";
+    pub(crate) const HAIRPIN6: &'static str = "hairpin6";
+    pub(crate) const SOURCES4: &'static str = "sources4";
+    pub(crate) const SOURCES6: &'static str = "sources6";
+    pub(crate) const PORTS4: &'static str = "ports4";
+    pub(crate) const PORTS6: &'static str = "ports6";
+    pub(crate) const ANY4: &'static str = "any4";
+    pub(crate) const ANY6: &'static str = "any6";
+    pub(crate) const RANGES4: &'static str = "ranges4";
+    pub(crate) const RANGES6: &'static str = "ranges6";
+    pub(crate) const ANY_RANGES4: &'static str = "any-ranges4";
+    pub(crate) const ANY_RANGES6: &'static str = "any-ranges6";
+    pub(crate) const SERVED4: &'static str = "served4";
+    pub(crate) const SERVED6: &'static str = "served6";
+    pub(crate) const SERVED_RANGES4: &'static str = "served-ranges4";
+    pub(crate) const SERVED_RANGES6: &'static str = "served-ranges6";
+    pub(crate) const ROUTED4: &'static str = "routed4";
+    pub(crate) const ROUTED6: &'static str = "routed6";
+    pub(crate) const ROUTED_RANGES4: &'static str = "routed-ranges4";
+    pub(crate) const ROUTED_RANGES6: &'static str = "routed-ranges6";
+}
+
+/// Every set and map, empty.
+pub(crate) fn sets() -> Vec<Set> {
+    use Type::{Family, Interface, Ipv4, Ipv6, Port, Protocol, Verdict};
+    let set = |name: &str, key: &[Type], value: &[Type], interval| Set {
+        name: name.into(),
+        key: key.into(),
+        value: value.into(),
+        interval,
+    };
+    let mut all = vec![
+        set(Sets::BRIDGES, &[Interface], &[], false),
+        set(Sets::WITHIN, &[Interface, Interface], &[Verdict], false),
+        set(Sets::SAME, &[Interface, Interface], &[], false),
+        set(Sets::INTERNAL, &[Interface], &[], false),
+        set(Sets::TRUSTED, &[Interface, Interface], &[], false),
+        set(Sets::OPEN, &[Family, Interface], &[], false),
+        set(Sets::ROUTED, &[Family, Interface], &[], false),
+        set(Sets::MASQUERADED, &[Family, Interface], &[], false),
+        set(Sets::HAIRPIN4, &[Ipv4, Interface], &[], true),
+        set(Sets::HAIRPIN6, &[Ipv6, Interface], &[], true),
+        set(Sets::SOURCES4, &[Interface], &[Ipv4], false),
+        set(Sets::SOURCES6, &[Interface], &[Ipv6], false),
+    ];
+    for (address, ports, any, ranges, any_ranges) in [
+        (Ipv4, Sets::PORTS4, Sets::ANY4, Sets::RANGES4, Sets::ANY_RANGES4),
+        (Ipv6, Sets::PORTS6, Sets::ANY6, Sets::RANGES6, Sets::ANY_RANGES6),
+    ] {
+        all.push(set(ports, &[address, Protocol, Port], &[address, Port], false));
+        all.push(set(any, &[Protocol, Port], &[address, Port], false));
+        all.push(set(ranges, &[address, Protocol, Port], &[address], true));
+        all.push(set(any_ranges, &[Protocol, Port], &[address], true));
+    }
+    for (address, exact, ranges) in [
+        (Ipv4, Sets::SERVED4, Sets::SERVED_RANGES4),
+        (Ipv6, Sets::SERVED6, Sets::SERVED_RANGES6),
+        (Ipv4, Sets::ROUTED4, Sets::ROUTED_RANGES4),
+        (Ipv6, Sets::ROUTED6, Sets::ROUTED_RANGES6),
+    ] {
+        all.push(set(exact, &[address, Protocol, Port], &[], false));
+        all.push(set(ranges, &[address, Protocol, Port], &[], true));
+    }
+    all
+}
+
+/// Every chain with its rules.
+pub(crate) fn chains(config: &TableConfig) -> Vec<(Chain, Vec<Rule>)> {
+    let plain = |name: &str| Chain { name: name.into(), hook: None };
+    let base = |name: &str, kind, point, priority| Chain {
+        name: name.into(),
+        hook: Some(Hook { kind, point, priority }),
+    };
+    let publish =
+        || rule("a port of the host", [local(), vec![Expr::Verdict(Verdict::Jump("publish".into()))]]);
+    vec![
+        (plain(USER_CHAIN), Vec::new()),
+        (plain("ours"), ours(config)),
+        (plain("publish"), published()),
+        (
+            base("raw-prerouting", ChainKind::Filter, Point::Prerouting, -300),
+            vec![rule(
+                "containers do not reach the host's loopback",
+                [iifname(0), vec![lookup(Sets::BRIDGES)], ipv4(), to_loopback(16), verdict(Verdict::Drop)],
+            )],
+        ),
+        (
+            base("prerouting", ChainKind::Nat, Point::Prerouting, -100),
+            vec![
+                rule(
+                    "others do not reach what is published on the loopback",
+                    [ipv4(), to_loopback(16), verdict(Verdict::Return)],
+                ),
+                publish(),
+            ],
+        ),
+        (base("output", ChainKind::Nat, Point::Output, -100), vec![publish()]),
+        (
+            base("forward", ChainKind::Filter, Point::Forward, 0),
+            vec![
+                rule("", [iifname(0), vec![lookup(Sets::BRIDGES)], verdict(Verdict::Goto("ours".into()))]),
+                rule("", [oifname(0), vec![lookup(Sets::BRIDGES)], verdict(Verdict::Goto("ours".into()))]),
+            ],
+        ),
+        (base("postrouting", ChainKind::Nat, Point::Postrouting, 100), leaving()),
+    ]
+}
+
+/// Verdicts about packets from or to a bridge of ours.
+fn ours(config: &TableConfig) -> Vec<Rule> {
+    let accept = || verdict(Verdict::Accept);
+    let mut rules = vec![
+        rule("users' rules come first", [verdict(Verdict::Jump(USER_CHAIN.into()))]),
+        rule("", [ct(CtKey::State, GOES_ON), accept()]),
+    ];
+    for (family, exact, ranges) in [
+        (ipv4 as fn() -> _, Sets::SERVED4, Sets::SERVED_RANGES4),
+        (ipv6, Sets::SERVED6, Sets::SERVED_RANGES6),
+    ] {
+        for set in [exact, ranges] {
+            let key = destination(family);
+            rules.push(rule("published", [ct(CtKey::Status, TRANSLATED), key, vec![lookup(set)], accept()]));
+        }
+    }
+    for (family, exact, ranges) in [
+        (ipv4 as fn() -> _, Sets::ROUTED4, Sets::ROUTED_RANGES4),
+        (ipv6, Sets::ROUTED6, Sets::ROUTED_RANGES6),
+    ] {
+        for set in [exact, ranges] {
+            rules.push(rule(
+                "published without translation",
+                [destination(family), vec![lookup(set)], accept()],
+            ));
+        }
+    }
+    let map =
+        |set: &str| Expr::Lookup { set: set.into(), from: Reg(0), to: None, verdicts: true, missing: false };
+    rules.push(rule("within a network", [iifname(0), oifname(4), vec![map(Sets::WITHIN)]]));
+    for name in [iifname as fn(u8) -> _, oifname] {
+        rules
+            .push(rule("internal networks", [name(0), vec![lookup(Sets::INTERNAL)], verdict(Verdict::Drop)]));
+    }
+    rules.push(rule("trusted interfaces", [iifname(0), oifname(4), vec![lookup(Sets::TRUSTED)], accept()]));
+    if let Some(Mark { mask, value }) = config.mark {
+        let bits = vec![
+            Expr::Meta { key: MetaKey::Mark, to: Reg(0) },
+            Expr::Bitwise { from: Reg(0), to: Reg(0), mask: mask.to_ne_bytes().into(), xor: vec![0; 4] },
+            Expr::Cmp { from: Reg(0), equal: true, data: value.to_ne_bytes().into() },
+        ];
+        rules
+            .push(rule("the mark that is let in", [bits, oifname(0), vec![lookup(Sets::BRIDGES)], accept()]));
+    }
+    let family = || vec![Expr::Meta { key: MetaKey::Nfproto, to: Reg(0) }];
+    rules.push(rule("unprotected", [family(), oifname(1), vec![lookup(Sets::OPEN)], accept()]));
+    for protocol in ICMP {
+        let icmp = vec![
+            Expr::Meta { key: MetaKey::L4proto, to: Reg(0) },
+            Expr::Cmp { from: Reg(0), equal: true, data: vec![protocol] },
+        ];
+        rules.push(rule("", [icmp, family(), oifname(1), vec![lookup(Sets::ROUTED)], accept()]));
+    }
+    rules.push(rule("not published", [oifname(0), vec![lookup(Sets::BRIDGES)], verdict(Verdict::Drop)]));
+    rules
+}
+
+/// Ports of the host that lead to containers.
+fn published() -> Vec<Rule> {
+    let map = |set: &str| Expr::Lookup {
+        set: set.into(),
+        from: Reg(0),
+        to: Some(Reg(0)),
+        verdicts: false,
+        missing: false,
+    };
+    let mut rules = Vec::new();
+    for (is6, words, named, named_ranges, any, any_ranges) in [
+        (false, 1, Sets::PORTS4, Sets::RANGES4, Sets::ANY4, Sets::ANY_RANGES4),
+        (true, 4, Sets::PORTS6, Sets::RANGES6, Sets::ANY6, Sets::ANY_RANGES6),
+    ] {
+        let family = if is6 { ipv6 } else { ipv4 };
+        let nat = |port: bool| Expr::Nat {
+            kind: NatKind::Destination,
+            ipv6: is6,
+            address: Reg(0),
+            port: port.then_some(Reg(words)),
+        };
+        rules.push(rule("", [destination(family), vec![map(named), nat(true)]]));
+        rules.push(rule("", [destination(family), vec![map(named_ranges), nat(false)]]));
+        rules.push(rule("", [family(), transport(0), vec![map(any), nat(true)]]));
+        rules.push(rule("", [family(), transport(0), vec![map(any_ranges), nat(false)]]));
+    }
+    rules
+}
+
+/// What leaves, under which address.
+fn leaving() -> Vec<Rule> {
+    let masquerade = || vec![Expr::Masquerade];
+    let mut rules = vec![rule(
+        "the host reaches a container through its loopback",
+        [ipv4(), to_loopback(12), oifname(0), vec![lookup(Sets::BRIDGES)], masquerade()],
+    )];
+    let family = || vec![Expr::Meta { key: MetaKey::Nfproto, to: Reg(0) }];
+    // By the source, not by the link that they came in by: that is not known where bridges hand packets to the firewall
+    // by themselves (br_netfilter).
+    let again = "a container reaches its network through a port of the host";
+    for (family, offset, len, words, set) in
+        [(ipv4 as fn() -> _, 12, 4, 1, Sets::HAIRPIN4), (ipv6, 8, 16, 4, Sets::HAIRPIN6)]
+    {
+        let source = vec![Expr::Payload { base: Base::Network, offset, len, to: Reg(0) }];
+        let translated = ct(CtKey::Status, TRANSLATED);
+        rules.push(rule(
+            again,
+            [translated, family(), source, oifname(words), vec![lookup(set)], masquerade()],
+        ));
+    }
+    rules.push(rule("", [iifname(0), oifname(4), vec![lookup(Sets::SAME)], verdict(Verdict::Return)]));
+    for (is6, set) in [(false, Sets::SOURCES4), (true, Sets::SOURCES6)] {
+        let from =
+            Expr::Lookup { set: set.into(), from: Reg(0), to: Some(Reg(0)), verdicts: false, missing: false };
+        let nat = Expr::Nat { kind: NatKind::Source, ipv6: is6, address: Reg(0), port: None };
+        let family = if is6 { ipv6() } else { ipv4() };
+        rules.push(rule("", [family, iifname(0), vec![from, nat]]));
+    }
+    rules.push(rule("", [family(), iifname(1), vec![lookup(Sets::MASQUERADED)], masquerade()]));
+    rules
+}
+
+fn rule<const N: usize>(comment: &str, parts: [Vec<Expr>; N]) -> Rule {
+    let comment = (!comment.is_empty()).then(|| comment.to_owned());
+    Rule { exprs: parts.concat(), comment }
+}
+
+fn verdict(verdict: Verdict) -> Vec<Expr> {
+    vec![Expr::Verdict(verdict)]
+}
+
+/// Holds when the key at register 0 is in a set.
+fn lookup(set: &str) -> Expr {
+    Expr::Lookup { set: set.into(), from: Reg(0), to: None, verdicts: false, missing: false }
+}
+
+fn iifname(to: u8) -> Vec<Expr> {
+    vec![Expr::Meta { key: MetaKey::Iifname, to: Reg(to) }]
+}
+
+fn oifname(to: u8) -> Vec<Expr> {
+    vec![Expr::Meta { key: MetaKey::Oifname, to: Reg(to) }]
+}
+
+fn family_is(family: u8) -> Vec<Expr> {
+    vec![
+        Expr::Meta { key: MetaKey::Nfproto, to: Reg(0) },
+        Expr::Cmp { from: Reg(0), equal: true, data: vec![family] },
+    ]
+}
+
+fn ipv4() -> Vec<Expr> {
+    family_is(IPV4)
+}
+
+fn ipv6() -> Vec<Expr> {
+    family_is(IPV6)
+}
+
+/// Holds when any of these bits is set.
+fn ct(key: CtKey, bits: u32) -> Vec<Expr> {
+    vec![
+        Expr::Ct { key, to: Reg(0) },
+        Expr::Bitwise { from: Reg(0), to: Reg(0), mask: bits.to_ne_bytes().into(), xor: vec![0; 4] },
+        Expr::Cmp { from: Reg(0), equal: false, data: vec![0; 4] },
+    ]
+}
+
+/// Holds when the destination is an address of this host.
+fn local() -> Vec<Expr> {
+    vec![
+        Expr::Fib { result: FibResult::DestinationType, to: Reg(0) },
+        Expr::Cmp { from: Reg(0), equal: true, data: LOCAL.to_ne_bytes().into() },
+    ]
+}
+
+/// Holds when the IPv4 address at this place of the header is of `127.0.0.0/8`.
+fn to_loopback(offset: u32) -> Vec<Expr> {
+    vec![
+        Expr::Payload { base: Base::Network, offset, len: 4, to: Reg(0) },
+        Expr::Bitwise { from: Reg(0), to: Reg(0), mask: vec![255, 0, 0, 0], xor: vec![0; 4] },
+        Expr::Cmp { from: Reg(0), equal: true, data: vec![127, 0, 0, 0] },
+    ]
+}
+
+/// Loads protocol and destination port.
+fn transport(to: u8) -> Vec<Expr> {
+    vec![
+        Expr::Meta { key: MetaKey::L4proto, to: Reg(to) },
+        Expr::Payload { base: Base::Transport, offset: 2, len: 2, to: Reg(to + 1) },
+    ]
+}
+
+/// Holds for one family, and loads destination address, protocol and destination port.
+fn destination(family: fn() -> Vec<Expr>) -> Vec<Expr> {
+    let (offset, len, words) = if family() == ipv4() { (16, 4, 1) } else { (24, 16, 4) };
+    let address = vec![Expr::Payload { base: Base::Network, offset, len, to: Reg(0) }];
+    [family(), address, transport(words)].concat()
+}
