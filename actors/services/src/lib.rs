@@ -4,6 +4,7 @@
 //! with their issues.
 
 mod ask;
+pub mod firewall;
 pub mod ipam;
 mod joins;
 mod quarantine;

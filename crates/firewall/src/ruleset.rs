@@ -101,6 +101,18 @@ impl Ruleset {
         self.replace(Owner::Endpoint(endpoint), new, what)
     }
 
+    /// What an owner has in the table, to be [put back](Self::put).
+    #[must_use]
+    pub fn held(&self, owner: Owner) -> Vec<Placed> {
+        self.owners.get(&owner).cloned().unwrap_or_default()
+    }
+
+    /// Gives an owner what it had: what to change in the kernel. Whoever took a part of it meanwhile keeps it.
+    pub fn put(&mut self, owner: Owner, had: Vec<Placed>) -> Vec<Change> {
+        let free = had.into_iter().filter(|one| self.other_meaning(owner, one).is_none()).collect();
+        self.replace(owner, free, |_| String::new()).unwrap_or_default()
+    }
+
     /// The whole table as it should be.
     #[must_use]
     pub fn contents(&self) -> Contents {
