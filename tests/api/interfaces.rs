@@ -216,7 +216,12 @@ async fn interfaces_are_called_as_the_network_says() {
 
 fn cx(kernel: &SimKernel) -> DriverCx {
     let deadline = Instant::now() + Duration::from_secs(5);
-    DriverCx { kernel: Arc::new(kernel.clone()), instance: "test".into(), deadline }
+    DriverCx {
+        kernel: Arc::new(kernel.clone()),
+        instance: "test".into(),
+        firewall: Arc::new(netloom::drivers::NoFirewall),
+        deadline,
+    }
 }
 
 fn network() -> CreateNetwork {

@@ -7,10 +7,12 @@ use std::time::Duration;
 use futures::future::join_all;
 use futures::{FutureExt, StreamExt, stream};
 use netloom_actor_sandbox::Member;
+use netloom_actor_services::firewall::{EndRestore, FirewallState};
 use netloom_actor_services::ipam::IpamRegistry;
 use netloom_actor_services::store::{Backend, Commit, EndIntent};
 use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, answered};
 use netloom_drivers::{Driver, DriverConfig, Registration};
+use netloom_firewall::TableConfig;
 use netloom_ipam::driver::IpamRegistration;
 use netloom_kernel::{Kernel, Netns, Op};
 use netloom_model::config::DefaultPool;
@@ -216,6 +218,7 @@ async fn start_actors(
     });
     let services = Services::from(Kit {
         store: Port::vacant(),
+        firewall: Port::vacant(),
         ipam: IpamRegistry::from(Port::vacant()),
         kernel,
         tools: SagaTools { ledger: Ledger::default(), janitor },
@@ -228,7 +231,8 @@ async fn start_actors(
         operations_per_object: config.limits.operations_per_object.into(),
         operation_timeout: config.timeouts.operation.into(),
     });
-    let respawn = Respawn::new(backend, host_pools, cluster);
+    let wall = FirewallState::new(TableConfig { name: table_name(&config.instance), mark: None });
+    let respawn = Respawn::new(backend, host_pools, cluster, wall);
     let estate = Estate::new(config, services.clone(), events.clone(), OpId(op.id), respawn);
     let (controller, directory) = succession::found(estate)?;
     answered(op, "the controller", controller.ask(op, StartChildren(drivers, ipam_drivers)).await)?;
@@ -294,11 +298,23 @@ async fn apply(
         }
     });
     repairs.extend(some_at_a_time(deletions).await);
+    // Everything that was there has been said again. What the firewall does not take now it tries again by itself.
+    let settled = services.firewall.ask(&own(), EndRestore).await;
+    if let Err(error) = answered(&op, "the firewall", settled) {
+        tracing::warn!(%error, "the firewall is not as it should be yet");
+        repairs.extend(not_restored(&error));
+    }
     let op = own();
     for intent in ended {
         answered(&op, "the store", services.store.ask(&op, EndIntent(intent)).await)?;
     }
     Ok(repairs)
+}
+
+/// The engine's table in the firewall: several engines do not meet.
+fn table_name(instance: &str) -> String {
+    const OURS: &str = "netloom";
+    if instance == OURS { OURS.into() } else { format!("{OURS}-{instance}") }
 }
 
 /// How many objects are restored at a time: each takes kilobytes while it is, and there may be many thousands.

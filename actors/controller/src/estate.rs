@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use netloom_actor_services::Services;
+use netloom_actor_services::firewall::FirewallState;
 use netloom_actor_services::store::Backend;
 use netloom_model::config::DefaultPool;
 use netloom_model::{EngineConfig, NetworkId, ObjectKind, OpId};
@@ -94,10 +95,19 @@ pub(crate) struct Respawn {
     /// The cluster that the engine is part of.
     pub(crate) cluster: Option<Entered>,
     pub(crate) store: (u64, RestartBudget),
+    /// What the firewall is to say.
+    pub(crate) wall: FirewallState,
+    pub(crate) firewall: (u64, RestartBudget),
 }
 
 impl Respawn {
-    pub(crate) fn new(backend: Backend, host_pools: DefaultPool, cluster: Option<Entered>) -> Self {
-        Self { backend, host_pools, cluster, store: (0, RestartBudget::default()) }
+    pub(crate) fn new(
+        backend: Backend,
+        host_pools: DefaultPool,
+        cluster: Option<Entered>,
+        wall: FirewallState,
+    ) -> Self {
+        let (store, firewall) = ((0, RestartBudget::default()), (0, RestartBudget::default()));
+        Self { backend, host_pools, cluster, store, wall, firewall }
     }
 }

@@ -266,6 +266,7 @@ pub(crate) enum Child {
     Driver(String),
     Ipam(String),
     Store,
+    Firewall,
 }
 
 impl Child {
@@ -276,6 +277,7 @@ impl Child {
             Self::Driver(kind) => (ObjectKind::Driver, kind.clone()),
             Self::Ipam(name) => (ObjectKind::IpamDriver, name.clone()),
             Self::Store => (ObjectKind::Controller, "store".into()),
+            Self::Firewall => (ObjectKind::Controller, "firewall".into()),
         }
     }
 }

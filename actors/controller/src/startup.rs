@@ -26,6 +26,9 @@ impl Handle<StartChildren> for ControllerActor {
         let store = self.start(StoreActor::new(self.estate.respawn.backend.clone()), Child::Store);
         self.estate.services.store.set(store.addr);
         self.estate.respawn.store.0 = store.incarnation;
+        let firewall = self.start(self.firewall_actor(), Child::Firewall);
+        self.estate.services.firewall.set(firewall.addr);
+        self.estate.respawn.firewall.0 = firewall.incarnation;
         let config = self.estate.directory.config();
         self.start_default_ipam(&op, &self.estate.default_pools(&config));
         let null = IpamRegistration::new(null::NAME, null::NullIpam::default);
@@ -67,7 +70,8 @@ impl ControllerActor {
 /// An actor around a driver.
 pub(super) fn driver_actor(driver: Box<dyn Driver>, services: &Services) -> DriverActor {
     let (kernel, instance) = (services.kernel.clone(), services.instance.clone());
-    DriverActor::new(driver, DriverDeps { kernel, instance, tasks: TaskGroup::default() })
+    let firewall = services.firewall.clone();
+    DriverActor::new(driver, DriverDeps { kernel, instance, firewall, tasks: TaskGroup::default() })
 }
 
 impl Handle<TakeDown> for ControllerActor {

@@ -11,6 +11,7 @@ use netloom_actor_sandbox::Origin as SandboxOrigin;
 use netloom_actor_sandbox::{Establish as EstablishSandbox, MarkFailed as SandboxFailed, NetworkRestarted};
 use netloom_actor_services::Services;
 use netloom_actor_services::answered;
+use netloom_actor_services::firewall::{FirewallActor, FirewallDeps};
 use netloom_actor_services::store::{LoadRecords, StoreActor};
 use netloom_runtime::{Addr, Exit, Handle, TaskGroup};
 use tokio::time::Instant;
@@ -79,6 +80,7 @@ impl Handle<ChildExited> for ControllerActor {
             Child::Driver(kind) => self.restart_driver(&op, &kind, incarnation, cx),
             Child::Ipam(name) => self.restart_ipam(&op, &name, incarnation, cx),
             Child::Store => self.restart_store(&op, incarnation),
+            Child::Firewall => self.restart_firewall(&op, incarnation),
         }
     }
 }
@@ -303,6 +305,27 @@ impl ControllerActor {
         self.restarted(op, &Child::Store);
     }
 
+    pub(super) fn firewall_actor(&self) -> FirewallActor {
+        let (kernel, state) = (self.estate.services.kernel.clone(), self.estate.respawn.wall.clone());
+        FirewallActor::new(FirewallDeps { kernel, state, tasks: TaskGroup::default() })
+    }
+
+    fn restart_firewall(&mut self, op: &OpCtx, incarnation: u64) {
+        let (current, budget) = &mut self.estate.respawn.firewall;
+        if *current != incarnation {
+            return;
+        }
+        if !budget.take(Instant::now()) {
+            return self.failed(op, &Child::Firewall, OUT_OF_BUDGET);
+        }
+        self.estate.incarnations += 1;
+        self.estate.respawn.firewall.0 = self.estate.incarnations;
+        let (addr, _) =
+            watch(self.firewall_actor(), Child::Firewall, self.estate.incarnations, &self.estate.port);
+        self.estate.services.firewall.set(addr);
+        self.restarted(op, &Child::Firewall);
+    }
+
     // === Helpers ===
 
     /// Sends the first message of a new incarnation; its failure is told in the log and by the object.
@@ -331,7 +354,7 @@ impl ControllerActor {
                 let Some(sandbox) = self.estate.sandboxes.get(*id) else { return };
                 sandbox.running.addr.tell(op, SandboxFailed(cause.clone()));
             }
-            Child::Driver(_) | Child::Ipam(_) | Child::Store => {}
+            Child::Driver(_) | Child::Ipam(_) | Child::Store | Child::Firewall => {}
         }
         self.failed(op, child, &cause);
     }

@@ -27,16 +27,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use futures::FutureExt;
+use netloom_actor_services::firewall::FirewallActor;
 use netloom_drivers::{Begun, Driver, DriverCx, Restored, Work, done};
 use netloom_kernel::Kernel;
 use netloom_model::{EndpointId, Error, NetworkId, Reason, Result};
-use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply, TaskGroup, messages};
+use netloom_runtime::{Actor, Cx, Handle, OpCtx, Port, Reply, TaskGroup, messages};
 
 use crate::message::{
     CreateDriverEndpoint, CreateDriverNetwork, DeleteDriverEndpoint, DeleteDriverNetwork, Discovered,
     InspectDriverEndpoint, JoinDriverEndpoint, LeaveDriverEndpoint, ProgramConnectivity, RevokeConnectivity,
     SurveyDriverNetwork, TableChanged,
 };
+
+use crate::wall::Wall;
 
 // === Actor ===
 
@@ -47,6 +50,8 @@ pub struct DriverDeps {
     pub kernel: Arc<dyn Kernel>,
     /// The engine's instance name, for the tags of kernel objects.
     pub instance: Arc<str>,
+    /// The firewall, handed on to the driver.
+    pub firewall: Port<FirewallActor>,
     /// Where the driver's slow work is counted.
     pub tasks: TaskGroup,
 }
@@ -74,6 +79,7 @@ impl DriverActor {
         DriverCx {
             kernel: self.deps.kernel.clone(),
             instance: self.deps.instance.clone(),
+            firewall: Arc::new(Wall { actor: self.deps.firewall.addr(), op: op.clone() }),
             deadline: op.deadline_std(),
         }
     }

@@ -4,6 +4,7 @@
 mod actor;
 mod desired;
 mod message;
+mod wall;
 
 pub use actor::{DriverActor, DriverDeps};
 pub use desired::DesireDriverNetwork;

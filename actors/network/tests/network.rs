@@ -134,6 +134,8 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
     Services::from(Kit {
         store: Port::new(spawn(StoreActor::new(backend), |_| {}).0),
         ipam: Port::new(spawn(IpamActor::new(&config.default_pools), |_| {}).0).into(),
+        // Its driver says nothing to it.
+        firewall: Port::vacant(),
         kernel: Arc::new(kernel.clone()),
         tools: SagaTools { ledger: Ledger::default(), janitor: Janitor::new(|_, _| {}) },
         quarantine: Quarantine::default(),
@@ -176,6 +178,7 @@ impl Stage {
         let deps = DriverDeps {
             kernel: services.kernel.clone(),
             instance: services.instance.clone(),
+            firewall: services.firewall.clone(),
             tasks: TaskGroup::default(),
         };
         let driver = Port::new(spawn(DriverActor::new(Box::new(script.clone()), deps), |_| {}).0);

@@ -32,6 +32,12 @@ impl<A: Actor> Port<A> {
         Self(Rc::new(Inner { addr: RefCell::new(None), incarnation: Cell::new(0) }))
     }
 
+    /// Whoever is behind the port now.
+    #[must_use]
+    pub fn addr(&self) -> Option<Addr<A>> {
+        self.0.addr.borrow().clone()
+    }
+
     /// Points the port to a new incarnation.
     pub fn set(&self, addr: Addr<A>) {
         *self.0.addr.borrow_mut() = Some(addr);

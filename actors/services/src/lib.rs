@@ -1,6 +1,6 @@
 //! Rank 1: the service actors. One folder each; none knows another.
 //!
-//! Present: the store and the IPAM drivers. Ports, firewall, resolver, gossip, discovery and the link monitor arrive
+//! Present: the store, the IPAM drivers and the firewall. Ports, resolver, gossip, discovery and the link monitor arrive
 //! with their issues.
 
 mod ask;
@@ -29,6 +29,7 @@ pub use removals::Removals;
 pub use setting::Setting;
 pub use work::SagaWorld;
 
+use crate::firewall::FirewallActor;
 use crate::ipam::IpamRegistry;
 use crate::store::StoreActor;
 
@@ -57,6 +58,8 @@ pub struct Kit {
     pub store: Port<StoreActor>,
     /// Keep addresses.
     pub ipam: IpamRegistry,
+    /// Keeps the kernel's firewall as it should be.
+    pub firewall: Port<FirewallActor>,
     /// The kernel.
     pub kernel: Arc<dyn Kernel>,
     /// Shows sagas and takes their leaks.

@@ -156,7 +156,12 @@ mod tests {
         let kernel = SimKernel::new();
         let before = kernel.snapshot();
         let deadline = Instant::now() + Duration::from_secs(30);
-        let cx = DriverCx { kernel: Arc::new(kernel.clone()), instance: "test".into(), deadline };
+        let cx = DriverCx {
+            kernel: Arc::new(kernel.clone()),
+            instance: "test".into(),
+            firewall: Arc::new(crate::NoFirewall),
+            deadline,
+        };
         for (mut driver, kind) in [(Bare::null(), "null"), (Bare::host(), "host")] {
             assert_eq!(driver.kind(), kind);
             let Capability { scope, needs_ipam, provides_gateway, permanent, .. } = driver.capability();
@@ -184,6 +189,7 @@ mod tests {
     fn what_would_have_no_effect_is_refused_unless_it_is_recorded() {
         let cx = DriverCx {
             kernel: Arc::new(SimKernel::new()),
+            firewall: Arc::new(crate::NoFirewall),
             instance: "test".into(),
             deadline: Instant::now(),
         };

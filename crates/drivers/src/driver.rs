@@ -13,6 +13,7 @@ use netloom_model::{EndpointId, Error, NetworkId, Reason};
 
 use crate::config::DriverConfig;
 use crate::desired::{DesiredObject, Place};
+use crate::outside::Firewall;
 use crate::request::{
     Capability, CreateEndpoint, CreateNetwork, Discovery, EndpointCreated, ExternalConnectivity, Join,
     Joined, KernelSurvey, Leave, Left, NetworkCreated, OperInfo, Recovered, TableEvent,
@@ -41,6 +42,8 @@ pub struct DriverCx {
     pub kernel: Arc<dyn Kernel>,
     /// The engine's instance name, for the tags of kernel objects.
     pub instance: Arc<str>,
+    /// The engine's part of the host's firewall.
+    pub firewall: Arc<dyn Firewall>,
     /// When the operation must have ended.
     pub deadline: Instant,
 }

@@ -10,13 +10,16 @@ mod config;
 mod desired;
 mod driver;
 mod options;
+mod outside;
 mod request;
 
 pub use config::DriverConfig;
 pub use desired::{DesiredObject, KernelObject, LinkState, Place};
 pub use driver::{Begun, Driver, DriverCx, DriverFactory, Registration, Work, done};
+pub use netloom_firewall::{FamilyRules, Mode, NetworkRules};
 pub use netloom_model::config::{DatastoreConfig, Scope};
 pub use netloom_model::record::StaticRoute;
+pub use outside::{Firewall, NoFirewall};
 pub use request::{
     Capability, CreateEndpoint, CreateNetwork, Discovery, EndpointCreated, ExternalConnectivity, Inside,
     Interface, Join, Joined, KernelSurvey, Leave, Left, NetworkCreated, NodeDiscovery, OperInfo, Present,

@@ -181,7 +181,7 @@ impl Ruleset {
         let key = (one.set, one.element.key.clone());
         match self.elements.entry(key.clone()) {
             Entry::Occupied(mut entry) if !entry.get().owners.contains(&owner) => {
-                entry.get_mut().owners.push(owner)
+                entry.get_mut().owners.push(owner);
             }
             Entry::Occupied(_) => {}
             Entry::Vacant(entry) => {

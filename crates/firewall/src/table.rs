@@ -303,7 +303,7 @@ fn leaving() -> Vec<Rule> {
 
 fn rule<const N: usize>(comment: &str, parts: [Vec<Expr>; N]) -> Rule {
     let comment = (!comment.is_empty()).then(|| comment.to_owned());
-    Rule { exprs: parts.concat(), comment }
+    Rule { exprs: parts.into_iter().flatten().collect(), comment }
 }
 
 fn verdict(verdict: Verdict) -> Vec<Expr> {

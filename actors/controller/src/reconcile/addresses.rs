@@ -3,7 +3,6 @@
 //! IPAM takes the records of a network at their word, all of them or none: one endpoint that contradicts the rest would
 //! keep its network, and everybody in it, out of service. So it is left out before.
 
-use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -60,10 +59,14 @@ fn reserved(network: &NetworkRecord) -> BTreeMap<IpAddr, String> {
 
 impl Plan {
     /// Drops endpoints whose addresses are somebody else's, the network's own, or none of its pools. Of two that have the
-    /// same one, whoever is in a sandbox keeps it.
+    /// same one, whoever is in a sandbox keeps it, and of two that are, whoever was first.
     pub(super) fn check_addresses(&mut self) {
         let mut all: Vec<_> = self.records.endpoints.values().collect();
-        all.sort_by_key(|endpoint| (endpoint.network, Reverse(endpoint.attachment.is_some()), endpoint.id));
+        // Joins are numbered in turn: the earlier one was given the address, whatever is wrong with the later one's.
+        all.sort_by_key(|endpoint| {
+            let join = endpoint.attachment.as_ref().map(|attachment| attachment.join);
+            (endpoint.network, join.is_none(), join, endpoint.id)
+        });
         let mut dropped = Vec::new();
         for of_network in all.chunk_by(|a, b| a.network == b.network) {
             let Some(network) = self.records.networks.get(&of_network[0].network) else { continue };

@@ -185,7 +185,7 @@ impl FirewallActor {
             Err(Trouble::Other(error)) => {
                 self.deps.state.get().stale = true;
                 if read {
-                    self.refused(error, batch, reapply, cx);
+                    self.refused(&error, batch, reapply, cx);
                 } else {
                     // What the kernel has is not what was thought: it is read, with the same requests.
                     for one in batch.into_iter().rev() {
@@ -201,7 +201,7 @@ impl FirewallActor {
     /// Even the whole table was refused.
     fn refused(
         &mut self,
-        error: Error,
+        error: &Error,
         batch: Vec<Waiting>,
         reapply: Vec<Reply<Result<usize>>>,
         cx: &mut Cx<'_, Self>,

@@ -10,6 +10,7 @@ mod device;
 mod found;
 mod offered;
 mod recover;
+mod rules;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -246,6 +247,8 @@ impl Driver for Bridge {
                 let _ = touched.set(());
             }
             let device = format!("bridge {}", config.bridge);
+            // Before anything can be plugged in.
+            cx.firewall.set_network(request.network, Some(rules::of(&config))).await?;
             let made = device::set_up(&cx, &config, &found, &touched).await?;
             if let Some(blank) = blank.filter(|_| made) {
                 let _ = blank.set(());
@@ -260,12 +263,17 @@ impl Driver for Bridge {
         self.going.retain(|_, going| going.gone.get().is_none());
         self.forget_network(network);
         let Some(Going { config, found, touched, gone }) = self.going.get(&network).cloned() else {
-            let tag = LinkTag::new(&cx.instance, "network", network);
-            return Ok(device::remove_marked(cx.clone(), tag).boxed());
+            let (tag, cx) = (LinkTag::new(&cx.instance, "network", network), cx.clone());
+            return Ok(async move {
+                device::remove_marked(cx.clone(), tag).await?;
+                cx.firewall.set_network(network, None).await
+            }
+            .boxed());
         };
         let cx = cx.clone();
         Ok(async move {
             device::take_down(&cx, &config, &found, &touched).await?;
+            cx.firewall.set_network(network, None).await?;
             let _ = gone.set(());
             Ok(())
         }
