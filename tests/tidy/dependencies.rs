@@ -35,6 +35,7 @@ const LAYERS: &[(&str, Layer)] = &[
     ("netloom-ipam", Layer::Domain(&["netloom-store"])),
     ("netloom-dns", Layer::Domain(&[])),
     ("netloom-store", Layer::Domain(&[])),
+    ("netloom-firewall", Layer::Domain(&["netloom-kernel"])),
     ("netloom-drivers", Layer::Domain(&["netloom-kernel"])),
     ("netloom-testkit", Layer::Simulation),
     ("netloom-runtime", Layer::Runtime),

@@ -6,10 +6,13 @@
 //! meaning of it cannot exist, and is refused here before the kernel would.
 //!
 //! [`Ruleset`] keeps the elements with their owners, and tells what to change in the kernel; [`delta`] compares a table
-//! as it is with one as it should be. Pure: no kernel, no clock.
+//! as it is with one as it should be. Pure: no kernel, no clock. [`iptables`] says the same for hosts that need iptables; its
+//! programs are run in [`io`].
 
 mod delta;
 mod elements;
+pub mod io;
+pub mod iptables;
 mod network;
 mod port;
 mod ruleset;

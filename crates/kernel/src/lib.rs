@@ -6,11 +6,13 @@
 //! This is the only crate that knows netlink, `setns` and threads of its own, and the only one that may
 //! contain `unsafe`.
 
+pub mod conntrack;
 pub mod error;
 pub mod isolate;
 pub mod linux;
 pub mod nft;
 pub mod op;
+pub mod program;
 pub mod view;
 pub mod worker;
 

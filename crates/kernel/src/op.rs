@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use netloom_model::{IfName, MacAddr, NetnsName};
 use serde::{Deserialize, Serialize};
 
+use crate::conntrack::Connections;
 use crate::nft::{Change, Table};
 
 /// A network namespace.
@@ -303,6 +304,16 @@ pub enum Op {
         /// What to do, in order.
         changes: Vec<Change>,
     },
+    /// Forgets every tracked connection that one of the filters covers, so that its next packet is taken for the first of
+    /// a new one and goes where it goes now. Only the host's namespace. Nothing happens when there is none.
+    ///
+    /// Put it behind the change that it belongs to in the same call: what begins before is forgotten, what begins later
+    /// goes the new way. A refused one may have forgotten some, and can be tried again. Unsupported
+    /// ([`crate::KernelError::unsupported`]) on a kernel that tracks no connections.
+    ForgetConnections {
+        /// Which connections.
+        filter: Vec<Connections>,
+    },
 }
 
 impl Op {
@@ -331,6 +342,7 @@ impl Op {
             Self::Announce { .. } => "announce",
             Self::Sysctl { .. } => "sysctl",
             Self::ChangeTable { .. } => "change_table",
+            Self::ForgetConnections { .. } => "forget_connections",
         }
     }
 
@@ -347,7 +359,8 @@ impl Op {
             | Self::DeleteLink { .. }
             | Self::SetMaster { .. }
             | Self::IsolatePort { .. }
-            | Self::ChangeTable { .. } => Netns::Host,
+            | Self::ChangeTable { .. }
+            | Self::ForgetConnections { .. } => Netns::Host,
             Self::MoveLink { from: netns, .. }
             | Self::SetLink { netns, .. }
             | Self::SetMtu { netns, .. }
@@ -407,6 +420,10 @@ impl fmt::Display for Op {
             Self::ChangeTable { table, changes } => match changes.as_slice() {
                 [change] => write!(f, "change table {table}: {change}"),
                 changes => write!(f, "make {} changes to table {table}", changes.len()),
+            },
+            Self::ForgetConnections { filter } => match filter.as_slice() {
+                [one] => write!(f, "forget connections to {one}"),
+                filter => write!(f, "forget connections of {} kinds", filter.len()),
             },
         }
     }

@@ -1,29 +1,37 @@
-//! What the rules do to packets: a host, its LAN, containers of two networks, in IPv4 and IPv6.
+//! What the rules do to packets: a host, its LAN, containers of two networks, in IPv4 and IPv6, with nftables and with
+//! both variants of iptables.
 
 #[path = "../../../kernel/tests/common/mod.rs"]
 mod common;
+
+mod backend;
 mod world;
 
 use netloom_firewall::{Mark, Mode, PortRules};
 use netloom_model::Protocol;
 
+use backend::{BACKENDS, Backend};
 use common::{foreign, ifname, isolated};
 use world::{Family, Who, World, at, network, port};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
-/// Runs a test for each family.
+/// Runs a test for each backend and family.
+#[expect(clippy::print_stdout, reason = "shown when the test fails")]
 fn each_family(mark: Option<Mark>, test: fn(&mut World, Family)) {
-    isolated(move |lab| {
-        let mut world = World::new(lab, mark);
-        for family in FAMILIES {
-            for who in [Who::Lan, Who::Host, Who::One, Who::OneMore, Who::Two] {
-                world.serve(who, family, 80);
+    for backend in BACKENDS {
+        println!("with {backend:?}");
+        isolated(move |lab| {
+            let mut world = World::new(lab, backend, mark);
+            for family in FAMILIES {
+                for who in [Who::Lan, Who::Host, Who::One, Who::OneMore, Who::Two] {
+                    world.serve(who, family, 80);
+                }
+                test(&mut world, family);
+                world.assert_as_wanted();
             }
-            test(&mut world, family);
-            world.assert_as_wanted();
-        }
-    });
+        });
+    }
 }
 
 #[test]
@@ -131,41 +139,69 @@ fn an_internal_network_reaches_nothing_and_is_reached_by_nobody() {
     });
 }
 
+/// Docker sets it, and so do many hosts. A table of nftables cannot help it: a packet has to be accepted everywhere.
+#[test]
+fn a_policy_of_drop_does_not_concern_the_chains_of_iptables() {
+    let variants = BACKENDS.into_iter().filter_map(|backend| match backend {
+        Backend::Nftables => None,
+        Backend::Iptables(variant) => Some((backend, variant)),
+    });
+    for (backend, variant) in variants {
+        isolated(move |lab| {
+            let mut world = World::new(lab, backend, None);
+            for family in FAMILIES {
+                for who in [Who::Lan, Who::One, Who::Two] {
+                    world.serve(who, family, 80);
+                }
+                let program = if family == Family::V4 { "iptables" } else { "ip6tables" };
+                foreign(&format!("{program}-{variant} -P FORWARD DROP"));
+                world.publish(&[port(Who::One, family, None, 8080)]);
+                assert!(world.reaches(Who::Lan, at(Who::Host.address(family), 8080)).is_some());
+                assert!(world.reaches(Who::One, at(Who::Lan.address(family), 80)).is_some());
+                assert!(world.is_shut_out(Who::Lan, at(Who::Two.address(family), 80)));
+            }
+        });
+    }
+}
+
 #[test]
 fn what_is_published_on_the_loopback_is_for_the_host_alone() {
-    isolated(|lab| {
-        let mut world = World::new(lab, None);
-        let loopback = "127.0.0.1".parse().expect("an address");
-        world.serve(Who::One, Family::V4, 80);
-        world.publish(&[port(Who::One, Family::V4, Some(loopback), 8080)]);
-        assert!(world.reaches(Who::Host, at(loopback, 8080)).is_some());
-        let host = at(Who::Host.address(Family::V4), 8080);
-        assert!(world.is_refused(Who::Lan, host));
-        // Whoever sends it there all the same. One datagram is enough for harm, so its arrival is what counts.
-        world.publish(&[PortRules {
-            protocol: Protocol::Udp,
-            ..port(Who::One, Family::V4, Some(loopback), 8080)
-        }]);
-        let secret = world.hear_datagrams(Who::Host, at(loopback, 9000));
-        let published = world.hear_datagrams(Who::One, at(Who::One.address(Family::V4), 80));
-        for (who, gateway) in [(Who::Lan, "192.0.2.1"), (Who::Two, "10.2.0.1")] {
-            world.foreign_in(who, "ip route del local 127.0.0.0/8 dev lo table local");
-            world.foreign_in(who, "ip route del local 127.0.0.1 dev lo table local");
-            world.foreign_in(who, &format!("ip route add 127.0.0.1 via {gateway}"));
-            assert!(!world.arrives(who, at(loopback, 9000), &secret), "{who:?}");
-            assert!(!world.arrives(who, at(loopback, 8080), &published), "{who:?}");
-        }
-        assert!(world.arrives(Who::Host, at(loopback, 8080), &published));
-        // Without the rules both get through.
-        foreign("nft flush chain inet netloom raw-prerouting");
-        assert!(world.arrives(Who::Two, at(loopback, 9000), &secret));
-        foreign("nft flush chain inet netloom prerouting");
-        foreign("nft add rule inet netloom prerouting fib daddr type local jump publish");
-        assert!(world.arrives(Who::Lan, at(loopback, 8080), &published));
-        world.repair();
-        assert!(!world.arrives(Who::Two, at(loopback, 9000), &secret));
-        assert!(!world.arrives(Who::Lan, at(loopback, 8080), &published));
-    });
+    for backend in BACKENDS {
+        isolated(move |lab| loopback_of(&mut World::new(lab, backend, None)));
+    }
+}
+
+fn loopback_of(world: &mut World) {
+    let loopback = "127.0.0.1".parse().expect("an address");
+    world.serve(Who::One, Family::V4, 80);
+    world.publish(&[port(Who::One, Family::V4, Some(loopback), 8080)]);
+    assert!(world.reaches(Who::Host, at(loopback, 8080)).is_some());
+    let host = at(Who::Host.address(Family::V4), 8080);
+    assert!(world.is_refused(Who::Lan, host));
+    // Whoever sends it there all the same. One datagram is enough for harm, so its arrival is what counts.
+    world.publish(&[PortRules {
+        protocol: Protocol::Udp,
+        ..port(Who::One, Family::V4, Some(loopback), 8080)
+    }]);
+    let secret = world.hear_datagrams(Who::Host, at(loopback, 9000));
+    let published = world.hear_datagrams(Who::One, at(Who::One.address(Family::V4), 80));
+    for (who, gateway) in [(Who::Lan, "192.0.2.1"), (Who::Two, "10.2.0.1")] {
+        world.foreign_in(who, "ip route del local 127.0.0.0/8 dev lo table local");
+        world.foreign_in(who, "ip route del local 127.0.0.1 dev lo table local");
+        world.foreign_in(who, &format!("ip route add 127.0.0.1 via {gateway}"));
+        assert!(!world.arrives(who, at(loopback, 9000), &secret), "{who:?}");
+        assert!(!world.arrives(who, at(loopback, 8080), &published), "{who:?}");
+    }
+    assert!(world.arrives(Who::Host, at(loopback, 8080), &published));
+    // Without the rules both get through.
+    world.backend.forget_loopback();
+    assert!(world.arrives(Who::Two, at(loopback, 9000), &secret));
+    world.backend.publish_loopback();
+    assert!(world.arrives(Who::Lan, at(loopback, 8080), &published));
+    world.backend.withdraw_loopback();
+    world.repair();
+    assert!(!world.arrives(Who::Two, at(loopback, 9000), &secret));
+    assert!(!world.arrives(Who::Lan, at(loopback, 8080), &published));
 }
 
 #[test]
@@ -207,13 +243,11 @@ fn users_rules_come_first_and_are_never_touched() {
         let host = at(Who::Host.address(family), 8080);
         let published = world.publish(&[port(Who::One, family, None, 8080)]);
         assert!(world.reaches(Who::Lan, host).is_some());
-        foreign(
-            "nft add rule inet netloom user iifname uplink meta l4proto tcp ct original proto-dst 8080 drop",
-        );
+        world.backend.user_drops(8080);
         assert!(world.is_shut_out(Who::Lan, host));
         assert!(world.reaches(Who::Two, host).is_some(), "others are not concerned");
         world.assert_as_wanted();
-        foreign("nft flush chain inet netloom user");
+        world.backend.user_allows();
         world.withdraw(published);
     });
 }

@@ -9,6 +9,7 @@ use netloom_kernel::nft::Change;
 use netloom_kernel::{Kernel, Netns, Op, Route};
 use netloom_model::{EndpointId, NetworkId, Protocol};
 
+use crate::backend::{Backend, Tables};
 use crate::common::{Lab, add_address, bridge, create_netns, foreign, ifname, inside, soon, up, veth, wait};
 
 /// How long something that is dropped on the way is waited for.
@@ -80,7 +81,10 @@ pub(crate) enum Heard {
 
 pub(crate) struct World {
     pub(crate) lab: Lab,
-    pub(crate) ruleset: Ruleset,
+    pub(crate) backend: Backend,
+    ruleset: Ruleset,
+    /// Where it is iptables.
+    tables: Option<Tables>,
     networks: [NetworkId; 2],
     endpoints: u32,
 }
@@ -107,7 +111,7 @@ pub(crate) fn port(to: Who, family: Family, host: Option<IpAddr>, port: u16) -> 
 }
 
 impl World {
-    pub(crate) fn new(lab: Lab, mark: Option<Mark>) -> Self {
+    pub(crate) fn new(lab: Lab, backend: Backend, mark: Option<Mark>) -> Self {
         lab.must(["lan", "one", "onemore", "two"].map(create_netns).into());
         lab.must(vec![up(Netns::Host, "lo")]);
         for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
@@ -155,35 +159,55 @@ impl World {
         }
         let ruleset = Ruleset::new(TableConfig { name: "netloom".into(), mark });
         let networks = [1, 2].map(|number| id(number).parse().expect("an identifier"));
-        let mut world = Self { lab, ruleset, networks, endpoints: 0 };
-        let make = delta(None, &world.ruleset.contents());
-        world.change(make);
+        let tables = match backend {
+            Backend::Nftables => None,
+            Backend::Iptables(variant) => Some(Tables::new(variant, mark)),
+        };
+        let mut world = Self { lab, backend, ruleset, tables, networks, endpoints: 0 };
+        if world.tables.is_none() {
+            let make = delta(None, &world.ruleset.contents());
+            world.change(make);
+        }
         world.set_network(0, Some(&network("br1")));
         world.set_network(1, Some(&network("br2")));
         world
     }
 
-    pub(crate) fn change(&mut self, changes: Vec<Change>) {
+    fn change(&mut self, changes: Vec<Change>) {
         self.lab.must(vec![Op::ChangeTable { table: self.ruleset.table(), changes }]);
     }
 
     pub(crate) fn set_network(&mut self, number: usize, rules: Option<&NetworkRules>) {
-        let changes = self.ruleset.set_network(self.networks[number], rules).expect("no contradiction");
-        self.change(changes);
+        let network = self.networks[number];
+        match &mut self.tables {
+            Some(tables) => tables.set_network(network, rules),
+            None => {
+                let changes = self.ruleset.set_network(network, rules).expect("no contradiction");
+                self.change(changes);
+            }
+        }
     }
 
     /// Publishes ports, of an endpoint of their own.
     pub(crate) fn publish(&mut self, ports: &[PortRules]) -> EndpointId {
         self.endpoints += 1;
         let endpoint = id(self.endpoints).parse().expect("an identifier");
-        let changes = self.ruleset.set_ports(endpoint, ports).expect("no contradiction");
-        self.change(changes);
+        self.set_ports(endpoint, ports);
         endpoint
     }
 
     pub(crate) fn withdraw(&mut self, endpoint: EndpointId) {
-        let changes = self.ruleset.set_ports(endpoint, &[]).expect("no contradiction");
-        self.change(changes);
+        self.set_ports(endpoint, &[]);
+    }
+
+    fn set_ports(&mut self, endpoint: EndpointId, ports: &[PortRules]) {
+        match &mut self.tables {
+            Some(tables) => tables.set_ports(endpoint, ports),
+            None => {
+                let changes = self.ruleset.set_ports(endpoint, ports).expect("no contradiction");
+                self.change(changes);
+            }
+        }
     }
 
     /// Somebody answers on a TCP port with its own address and the one it was asked from.
@@ -216,6 +240,9 @@ impl World {
 
     /// Makes the table what it should be.
     pub(crate) fn repair(&mut self) {
+        if let Some(tables) = &self.tables {
+            return tables.repair();
+        }
         let is = wait(self.lab.kernel.table(self.ruleset.table(), soon())).expect("read");
         let changes = delta(is.as_ref(), &self.ruleset.contents());
         self.change(changes);
@@ -298,6 +325,9 @@ impl World {
 
     /// Whether the kernel's table is what is wanted.
     pub(crate) fn assert_as_wanted(&self) {
+        if let Some(tables) = &self.tables {
+            return tables.assert_as_wanted();
+        }
         let is = wait(self.lab.kernel.table(self.ruleset.table(), soon())).expect("read");
         assert_eq!(delta(is.as_ref(), &self.ruleset.contents()), []);
     }

@@ -21,7 +21,7 @@ enum Executor {
     Reaper,
     /// Everything inside other namespaces, and the namespaces themselves.
     Netns,
-    /// Tables of nftables.
+    /// Tables of nftables, and tracked connections.
     Nft,
 }
 
@@ -29,7 +29,7 @@ enum Executor {
 fn executor(op: &Op) -> Executor {
     match op {
         Op::DeleteLink { .. } => Executor::Reaper,
-        Op::ChangeTable { .. } => Executor::Nft,
+        Op::ChangeTable { .. } | Op::ForgetConnections { .. } => Executor::Nft,
         // Namespaces at both ends, or settings, which are read through the thread's own namespace.
         Op::CreateNetns { .. }
         | Op::AdoptNetns { .. }

@@ -48,6 +48,7 @@ pub(super) fn needs(op: &Op) -> Option<IfName> {
         | Op::IsolatePort { .. }
         | Op::SetMtu { .. }
         | Op::ChangeTable { .. }
+        | Op::ForgetConnections { .. }
         | Op::Sysctl { .. } => None,
     }
 }
@@ -206,6 +207,7 @@ fn request(
         | Op::DeleteNetns { .. }
         | Op::DeleteLink { .. }
         | Op::ChangeTable { .. }
+        | Op::ForgetConnections { .. }
         | Op::Sysctl { .. } => return Err(Failure::errno(Errno::EOPNOTSUPP)),
     };
     Ok(Request { flags, ..Request::new(message) })

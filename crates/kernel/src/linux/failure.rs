@@ -30,6 +30,11 @@ impl Failure {
         Self::Refused { errno, text }
     }
 
+    /// Whether the kernel has answered.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+
     /// Refused without a word from the kernel.
     pub(super) fn errno(errno: Errno) -> Self {
         Self::refused(errno as i32, None)

@@ -3,6 +3,7 @@
 //! It is our own because an answer must never be guessed: a lost answer is an error, every wait has a
 //! deadline, and answers are matched, not counted (kernels differ in how many they send).
 
+mod several;
 mod whole;
 
 use std::io::{self, ErrorKind};

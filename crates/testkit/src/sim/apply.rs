@@ -75,6 +75,7 @@ impl World {
             }
             Op::Sysctl { netns, key, value } => self.write_setting(*netns, key, value),
             Op::ChangeTable { table, changes } => self.tables.change(table, changes),
+            Op::ForgetConnections { filter } => self.forget(filter),
         }
     }
 }

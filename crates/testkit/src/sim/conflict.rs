@@ -16,6 +16,12 @@ pub(super) fn collide(one: &Op, other: &Op) -> bool {
     if let (Op::ChangeTable { table: one, .. }, Op::ChangeTable { table: other, .. }) = (one, other) {
         return one == other;
     }
+    if let (Op::ForgetConnections { .. }, Op::ChangeTable { .. } | Op::ForgetConnections { .. })
+    | (Op::ChangeTable { .. }, Op::ForgetConnections { .. }) = (one, other)
+    {
+        // One thread takes them in their order: what is forgotten is what was there after the change.
+        return true;
+    }
     let others = touched(other);
     touched(one).into_iter().flatten().any(|a| others.into_iter().flatten().any(|b| a.meets(b)))
 }
@@ -64,12 +70,14 @@ fn touched(op: &Op) -> [Option<Object>; 2] {
         | Op::Announce { netns, link: name } => [link(*netns, *name), None],
         Op::AddRoute { netns, route } | Op::DeleteRoute { netns, route } => [link(*netns, route.link), None],
         // A setting of a link that is gone is refused, whatever came in between.
-        Op::Sysctl { .. } | Op::ChangeTable { .. } => [None, None],
+        Op::Sysctl { .. } | Op::ChangeTable { .. } | Op::ForgetConnections { .. } => [None, None],
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use netloom_kernel::nft::Table;
+
     use super::*;
 
     #[test]
@@ -100,5 +108,10 @@ mod tests {
         assert!(collide(&port("v1", "br0"), &set(Netns::Host, "v1")));
         assert!(collide(&port("v1", "br0"), &set(Netns::Host, "br0")));
         assert!(!collide(&port("v1", "br0"), &port("v2", "br1")));
+        let table = |name: &str| Op::ChangeTable { table: Table::inet(name), changes: Vec::new() };
+        let forget = Op::ForgetConnections { filter: Vec::new() };
+        assert!(collide(&table("a"), &table("a")) && !collide(&table("a"), &table("b")));
+        assert!(collide(&table("a"), &forget) && collide(&forget, &table("b")) && collide(&forget, &forget));
+        assert!(!collide(&forget, &set(Netns::Host, "v1")));
     }
 }

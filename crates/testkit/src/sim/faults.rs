@@ -23,6 +23,7 @@ pub(super) const VERBS: &[&str] = &[
     "announce",
     "sysctl",
     "change_table",
+    "forget_connections",
 ];
 
 /// What becomes of an operation.

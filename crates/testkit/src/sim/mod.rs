@@ -10,7 +10,8 @@
 //!   ([`SimKernel::external_netns`]); Linux takes a moment longer.
 //! - The loopback is a link like others: Linux takes its addresses for next hops, keeps no IPv4 neighbours on
 //!   it and drops IPv4 when its MTU is below 68.
-//! - There is no packet filter, and no traffic: [`SimKernel::can_reach`] walks the model instead.
+//! - There is no packet filter, and no traffic: [`SimKernel::can_reach`] walks the model instead. Tracked connections are
+//!   those that a test has added ([`SimKernel::track`]), and none ends by itself.
 //! - Only the settings are known that a network engine writes; of these, `disable_ipv6`, `forwarding` and
 //!   `promote_secondaries` have their effect.
 
@@ -20,6 +21,7 @@ mod arena;
 mod build;
 mod calls;
 mod conflict;
+mod conntrack;
 mod dump;
 mod external;
 mod faults;

@@ -10,6 +10,7 @@ use netloom_model::{IfName, MacAddr, NetnsName};
 use rustc_hash::FxHashMap;
 
 use super::arena::{Arena, Slot};
+use super::conntrack::Tracked;
 use super::external::Externals;
 use super::nft::Tables;
 use super::sysctl::{Setting, is_on};
@@ -234,6 +235,7 @@ pub(super) struct World {
     pub(super) names: FxHashMap<NetnsName, NsId>,
     pub(super) externals: Externals,
     pub(super) tables: Tables,
+    pub(super) tracked: Tracked,
     pub(super) watchers: Watchers<KernelEvent>,
     pub(super) reach: Watchers<ReachEvent>,
     pub(super) table_watchers: Watchers<TableEvent>,
@@ -249,6 +251,7 @@ impl World {
             names: FxHashMap::default(),
             externals: Externals::default(),
             tables: Tables::default(),
+            tracked: Tracked::default(),
             watchers: Watchers::default(),
             reach: Watchers::default(),
             table_watchers: Watchers::default(),

@@ -3,7 +3,7 @@
 /// `struct nlattr`.
 const HEADER: usize = 4;
 /// `NLA_F_NESTED`.
-const NESTED: u16 = 1 << 15;
+pub(super) const NESTED: u16 = 1 << 15;
 
 /// Attributes on their way to the kernel.
 #[derive(Debug, Default)]

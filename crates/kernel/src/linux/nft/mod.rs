@@ -1,7 +1,9 @@
 //! Tables of nftables: transactions and inquiries, on a thread of their own. A transaction waits for the kernel's lock of
-//! all tables of a namespace, and for RCU when it removes something; links should not wait for that.
+//! all tables of a namespace, and for RCU when it removes something; links should not wait for that. Tracked connections
+//! are forgotten on the same thread, so that they never come before the change that was asked for before them.
 
 mod attributes;
+mod conntrack;
 mod decode;
 mod encode;
 mod numbers;
@@ -67,8 +69,8 @@ pub(super) fn spawn(bound: usize, counters: &Arc<Counters>, own: Arc<AtomicU32>)
                 Task::Call(call) => {
                     let Some(call) = call.if_in_time() else { continue };
                     let deadline = call.allowance.deadline;
-                    let carry_out = |op| socket.open().and_then(|socket| carry_out(socket, op, deadline));
-                    let answers: Vec<_> = call.run().iter().map(carry_out).collect();
+                    let answers: Vec<_> =
+                        call.run().iter().map(|op| carry_out(&mut socket, op, deadline)).collect();
                     call.answer(answers);
                 }
                 Task::Read { table, allowance, reply } => {
@@ -85,9 +87,13 @@ pub(super) fn spawn(bound: usize, counters: &Arc<Counters>, own: Arc<AtomicU32>)
     })
 }
 
-fn carry_out(transport: &mut Transport, op: &Op, deadline: Instant) -> Result<(), Failure> {
+fn carry_out(socket: &mut Lazy, op: &Op, deadline: Instant) -> Result<(), Failure> {
     match op {
-        Op::ChangeTable { table, changes, .. } => transact(transport, table, changes, deadline),
+        Op::ChangeTable { table, changes, .. } => transact(socket.open()?, table, changes, deadline),
+        Op::ForgetConnections { filter } => socket
+            .open()
+            .and_then(|socket| conntrack::forget(socket, filter, deadline))
+            .map_err(conntrack::untracked),
         // Sent here by mistake: nothing was done.
         _ => Err(Failure::refused(libc::EINVAL, Some("not an operation on a table".into()))),
     }

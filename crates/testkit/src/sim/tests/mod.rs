@@ -1,6 +1,7 @@
 //! Tests of the simulated kernel.
 
 mod adopt;
+mod conntrack;
 mod effects;
 mod lasting;
 mod nft;
