@@ -16,6 +16,8 @@ enum Layer {
     Model,
     /// Domain code, without actors. The list says which other domain crates it may use.
     Domain(&'static [&'static str]),
+    /// What carries data of containers, as tasks of a runtime that it is given, without actors.
+    Traffic,
     /// The simulated kernel, for harnesses. Actors see it in tests only.
     Simulation,
     /// The actor vocabulary.
@@ -37,6 +39,7 @@ const LAYERS: &[(&str, Layer)] = &[
     ("netloom-store", Layer::Domain(&[])),
     ("netloom-firewall", Layer::Domain(&["netloom-kernel"])),
     ("netloom-drivers", Layer::Domain(&["netloom-kernel"])),
+    ("netloom-proxy", Layer::Traffic),
     ("netloom-testkit", Layer::Simulation),
     ("netloom-runtime", Layer::Runtime),
     ("netloom-actor-services", Layer::Rank(1)),
@@ -48,15 +51,16 @@ const LAYERS: &[(&str, Layer)] = &[
     ("netloom-cli", Layer::Program),
 ];
 
-/// Libraries that one crate alone may name; a name that ends in `-` stands for a family.
-const RESERVED: &[(&str, &str)] = &[
-    ("rtnetlink", "netloom-kernel"),
-    ("netlink-", "netloom-kernel"),
-    ("nix", "netloom-kernel"),
-    ("crossbeam-channel", "netloom-kernel"),
-    ("actix", "netloom-runtime"),
-    ("actix-", "netloom-runtime"),
-    ("dashmap", "netloom-runtime"),
+/// Libraries that some crates alone may name; a name that ends in `-` stands for a family.
+const RESERVED: &[(&str, &[&str])] = &[
+    ("rtnetlink", &["netloom-kernel"]),
+    ("netlink-", &["netloom-kernel"]),
+    // The proxy's pipes and datagrams are system calls too, of no interface that configures anything.
+    ("nix", &["netloom-kernel", "netloom-proxy"]),
+    ("crossbeam-channel", &["netloom-kernel"]),
+    ("actix", &["netloom-runtime"]),
+    ("actix-", &["netloom-runtime"]),
+    ("dashmap", &["netloom-runtime"]),
 ];
 
 /// Libraries that run things, which code without actors has no business with.
@@ -89,8 +93,11 @@ fn refusal_inside(from: Layer, to: Layer, to_name: &str, usage: Use) -> Option<&
         (Layer::Model, _) if for_tests => None,
         (Layer::Model, _) => Some("the model depends on no crate of the project"),
         (Layer::Runtime, _) => Some("the runtime knows no domain"),
-        (Layer::Domain(_) | Layer::Simulation, Layer::Runtime | Layer::Rank(_)) => {
+        (Layer::Domain(_) | Layer::Traffic | Layer::Simulation, Layer::Runtime | Layer::Rank(_)) => {
             Some("domain code has no actors")
+        }
+        (Layer::Domain(_) | Layer::Simulation, Layer::Traffic) => {
+            Some("carrying data is no domain code's business")
         }
         (_, Layer::Simulation) if for_tests => None,
         (_, Layer::Simulation) => Some("the simulation is for tests and for the library's `simulation`"),
@@ -100,8 +107,11 @@ fn refusal_inside(from: Layer, to: Layer, to_name: &str, usage: Use) -> Option<&
         (Layer::Simulation, Layer::Domain(_)) if to_name != "netloom-kernel" => {
             Some("the simulation stands in for the kernel, and for nothing else")
         }
+        (Layer::Traffic, Layer::Domain(_) | Layer::Traffic) if !for_tests => {
+            Some("what carries data knows nothing of networks")
+        }
         (Layer::Rank(from), Layer::Rank(to)) if to >= from => Some("asks go to lower ranks only"),
-        (Layer::Domain(_) | Layer::Simulation | Layer::Rank(_), _) => None,
+        (Layer::Domain(_) | Layer::Traffic | Layer::Simulation | Layer::Rank(_), _) => None,
     }
 }
 
@@ -109,8 +119,9 @@ fn refusal_inside(from: Layer, to: Layer, to_name: &str, usage: Use) -> Option<&
 fn refusal_outside(from_name: &str, from: Layer, library: &str) -> Option<String> {
     let matches =
         |known: &str| if known.ends_with('-') { library.starts_with(known) } else { library == known };
-    if let Some((_, owner)) = RESERVED.iter().find(|(known, owner)| matches(known) && *owner != from_name) {
-        return Some(format!("only {owner} may"));
+    let taken = |(known, owners): &&(&str, &[&str])| matches(known) && !owners.contains(&from_name);
+    if let Some((_, owners)) = RESERVED.iter().find(taken) {
+        return Some(format!("only {} may", owners.join(" and ")));
     }
     let without_actors = matches!(from, Layer::Model | Layer::Domain(_));
     (without_actors && EXECUTORS.contains(&library)).then(|| "code without actors runs nothing".to_owned())
@@ -243,6 +254,10 @@ mod tests {
             ("netloom-kernel", "netlink-sys"),
             ("netloom-runtime", "actix"),
             ("netloom-runtime", "tokio"),
+            ("netloom-proxy", "tokio"),
+            ("netloom-proxy", "nix"),
+            ("netloom-proxy", "netloom-model"),
+            ("netloom-actor-services", "netloom-proxy"),
             ("netloom-testkit", "tokio"),
             ("netloom-testkit", "netloom-kernel"),
             ("netloom", "netloom-testkit"),
@@ -274,6 +289,10 @@ mod tests {
             ("netloom-ipam", "netloom-runtime"),
             ("netloom-store", "actix-rt"),
             ("netloom-drivers", "tokio"),
+            ("netloom-proxy", "netloom-kernel"),
+            ("netloom-proxy", "netloom-runtime"),
+            ("netloom-proxy", "rtnetlink"),
+            ("netloom-drivers", "netloom-proxy"),
             ("netloom-testkit", "netloom-store"),
             ("netloom-testkit", "crossbeam-channel"),
             ("netloom", "rtnetlink"),
