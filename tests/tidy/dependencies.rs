@@ -36,6 +36,7 @@ const LAYERS: &[(&str, Layer)] = &[
     ("netloom-kernel", Layer::Domain(&[])),
     ("netloom-ipam", Layer::Domain(&["netloom-store"])),
     ("netloom-dns", Layer::Domain(&[])),
+    ("netloom-ports", Layer::Domain(&[])),
     ("netloom-store", Layer::Domain(&[])),
     ("netloom-firewall", Layer::Domain(&["netloom-kernel"])),
     ("netloom-drivers", Layer::Domain(&["netloom-kernel"])),

@@ -1,12 +1,13 @@
 //! Rank 1: the service actors. One folder each; none knows another.
 //!
-//! Present: the store, the IPAM drivers and the firewall. Ports, resolver, gossip, discovery and the link monitor arrive
-//! with their issues.
+//! Present: the store, the IPAM drivers, the ports of the host and the firewall. Resolver, gossip, discovery and the link
+//! monitor arrive with their issues.
 
 mod ask;
 pub mod firewall;
 pub mod ipam;
 mod joins;
+pub mod ports;
 mod quarantine;
 mod removals;
 mod setting;
@@ -84,7 +85,7 @@ pub struct Kit {
 
 /// How much later than asked the kernel may answer before the wait for it ends: its own answer says more
 /// than ours.
-const LATE: Duration = Duration::from_secs(1);
+pub(crate) const LATE: Duration = Duration::from_secs(1);
 
 impl Kit {
     /// Has the kernel carry operations out, as [`Kernel::execute`] does, and waits no longer than the

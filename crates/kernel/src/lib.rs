@@ -12,6 +12,7 @@ pub mod isolate;
 pub mod linux;
 pub mod nft;
 pub mod op;
+pub mod ports;
 pub mod program;
 pub mod view;
 pub mod worker;
@@ -27,6 +28,7 @@ use netloom_model::{IfName, NetnsName};
 pub use error::{KernelError, Tried};
 pub use linux::{DirectoryError, LinuxConfig, LinuxKernel, floor};
 pub use op::{LinkTag, Neighbour, Netns, Op, Route};
+pub use ports::{HoldRefusal, LinuxPorts, Place, PortHolder, PortSocket, PortToHold};
 pub use view::{
     AddressView, KernelEvent, KernelStats, LinkCounters, LinkKind, LinkView, NeighbourView, PortState,
     ReachEvent, RouteView, TableEvent,

@@ -16,6 +16,12 @@ use crate::id::{EndpointId, NetworkId, SandboxId};
 use crate::ifname::IfName;
 use crate::mac::MacAddr;
 
+mod name;
+mod port;
+
+pub use name::check_name;
+pub use port::{PortReason, PortUser};
+
 /// `EPERM`, the same number on every Linux.
 const EPERM: i32 = 1;
 
@@ -404,6 +410,9 @@ pub enum Reason {
     /// A network has no free address.
     #[error("no free address left in {0}")]
     AddressesExhausted(Box<AddressesConsidered>),
+    /// A port of the host cannot be had.
+    #[error("{0}")]
+    Port(PortReason),
     /// A driver keeps this object from taking more.
     #[error("{object} is full: at most {limit} {what}")]
     Full {
@@ -629,6 +638,7 @@ impl Error {
             Reason::Busy { .. } => ErrorKind::Busy,
             Reason::NotImplemented { .. } => ErrorKind::NotImplemented,
             Reason::Driver { kind, .. } => *kind,
+            Reason::Port(reason) => reason.kind(),
             Reason::Leaked { cause, .. } => cause.kind(),
             Reason::Kernel { .. }
             | Reason::Store { .. }
@@ -684,6 +694,7 @@ impl Error {
             Reason::AddressesExhausted(_) => {
                 "delete endpoints, or create a network with a larger subnet or range, or with one more".into()
             }
+            Reason::Port(reason) => reason.remedy(),
             Reason::Full { .. } => "spread the endpoints over several networks".into(),
             Reason::Kernel { errno: EPERM, .. } => {
                 "run as root, or in a user namespace with its own network namespace".into()
@@ -742,6 +753,7 @@ impl From<Reason> for Error {
             | Reason::MacTaken { .. }
             | Reason::AddressUnusable { .. }
             | Reason::AddressesExhausted(_)
+            | Reason::Port(_)
             | Reason::Full { .. }
             | Reason::Kernel { .. }
             | Reason::Store { .. }
@@ -771,24 +783,6 @@ impl fmt::Debug for Error {
 }
 
 impl std::error::Error for Error {}
-
-/// Checks a name the way libnetwork does (`config.ValidateName`: not blank after trimming) and, beyond it,
-/// refuses control characters and more than 255 bytes.
-///
-/// # Errors
-/// [`Reason::InvalidName`].
-pub fn check_name(object: ObjectKind, name: &str) -> Result<()> {
-    let why = if name.trim().is_empty() {
-        "a name must not be blank"
-    } else if name.len() > 255 {
-        "a name has at most 255 bytes"
-    } else if name.chars().any(char::is_control) {
-        "a name must not contain control characters"
-    } else {
-        return Ok(());
-    };
-    Err(Reason::InvalidName { object, name: name.chars().take(80).collect(), why }.into())
-}
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ pub mod config;
 pub mod considered;
 pub mod error;
 pub mod event;
+pub mod host_port;
 pub mod id;
 pub mod ifname;
 pub mod live;
@@ -19,8 +20,9 @@ pub mod spec;
 
 pub use config::{EngineConfig, Limits, Timeouts};
 pub use considered::{AddressesConsidered, HostOverlap, PoolFill, PoolsConsidered};
-pub use error::{Certainty, Error, ErrorKind, Holder, ObjectKind, Reason, Result};
+pub use error::{Certainty, Error, ErrorKind, Holder, ObjectKind, PortReason, PortUser, Reason, Result};
 pub use event::{Event, EventKind, Repair};
+pub use host_port::{HostPort, HostPorts, PortRange};
 pub use id::{ControllerId, EndpointId, IdText, JoinId, NetworkId, OpId, SandboxId, ShortId};
 pub use ifname::{IfName, NetnsName};
 pub use live::{

@@ -5,13 +5,17 @@
 //! number, and can tell afterwards whether anything was left behind ([`SimKernel::assert_pristine`]) and
 //! whether two places can talk ([`SimKernel::can_reach`]).
 //!
+//! [`SimPorts`] stands in for the sockets that hold ports of the host.
+//!
 //! [`probe`] is for the real kernel: echo requests and bulk transfers between namespaces, without external
 //! programs.
 
 pub mod errno;
+pub mod ports;
 pub mod probe;
 pub mod sim;
 
+pub use ports::SimPorts;
 pub use sim::{
     EffectTime, Fault, FaultKind, FaultPlan, FaultPoint, Latency, RandomFaults, SimKernel, SimKernelBuilder,
     SimSnapshot,

@@ -1,0 +1,118 @@
+//! The sockets of each endpoint.
+
+use netloom_kernel::{Place, PortSocket, PortToHold};
+use netloom_model::{EndpointId, Error, HostPort, HostPorts, PortReason, Reason, Result};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::message::UnheldPort;
+
+/// What became of a port's socket.
+#[derive(Debug)]
+pub(super) enum State {
+    Held(PortSocket),
+    /// Somebody serves the port with it.
+    HandedOver,
+    /// There is none, and this is why.
+    Unheld(Error),
+}
+
+/// A port with its socket.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) port: PortToHold,
+    pub(super) state: State,
+}
+
+/// The sockets of every endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Keep(FxHashMap<EndpointId, Vec<Kept>>);
+
+/// Where to open sockets so that they hold these ports: one for both families where every address of both is meant.
+pub(super) fn places(ports: &HostPorts) -> impl Iterator<Item = PortToHold> {
+    let both = ports.addresses.iter().filter(|address| address.is_unspecified()).count() == 2;
+    let single = |both: bool| {
+        let alone = ports.addresses.iter().filter(move |address| !(both && address.is_unspecified()));
+        alone.map(|address| Place::One(*address))
+    };
+    let protocol = ports.protocol;
+    ports.range.ports().flat_map(move |port| {
+        let places = both.then_some(Place::Both).into_iter().chain(single(both));
+        places.map(move |place| PortToHold { place, protocol, port })
+    })
+}
+
+impl Keep {
+    /// Takes in what became of ports that were to be held once more; those that are held by nothing now.
+    pub(super) fn settle(&mut self, owner: EndpointId, news: Vec<(PortToHold, State)>) -> Vec<UnheldPort> {
+        let kept = self.0.entry(owner).or_default();
+        let tried: FxHashSet<PortToHold> = news.iter().map(|(port, _)| *port).collect();
+        kept.retain(|kept| !(matches!(kept.state, State::Unheld(_)) && tried.contains(&kept.port)));
+        // Somebody else may have been faster, for the same endpoint.
+        let there: FxHashSet<PortToHold> = kept.iter().map(|kept| kept.port).collect();
+        let mut unheld = Vec::new();
+        for (port, state) in news.into_iter().filter(|(port, _)| !there.contains(port)) {
+            if let State::Unheld(why) = &state {
+                unheld.push(UnheldPort { port: port.named(), why: why.clone() });
+            }
+            kept.push(Kept { port, state });
+        }
+        unheld
+    }
+
+    /// Adds sockets of ports that the endpoint had none of.
+    pub(super) fn extend(&mut self, owner: EndpointId, sockets: Vec<(PortToHold, PortSocket)>) {
+        if !sockets.is_empty() {
+            let new = sockets.into_iter().map(|(port, socket)| Kept { port, state: State::Held(socket) });
+            self.0.entry(owner).or_default().extend(new);
+        }
+    }
+
+    /// Takes away every socket of an endpoint.
+    pub(super) fn remove(&mut self, owner: EndpointId) -> Vec<PortSocket> {
+        let sockets = |kept: Kept| match kept.state {
+            State::Held(socket) => Some(socket),
+            State::HandedOver | State::Unheld(_) => None,
+        };
+        self.0.remove(&owner).into_iter().flatten().filter_map(sockets).collect()
+    }
+
+    /// The ports of these for which the endpoint has no socket and nobody has one from it.
+    pub(super) fn missing(&self, owner: EndpointId, ports: &[HostPorts]) -> Vec<PortToHold> {
+        let kept = self.0.get(&owner).map_or(&[][..], Vec::as_slice);
+        let is_kept = |kept: &&Kept| !matches!(kept.state, State::Unheld(_));
+        let has: FxHashSet<PortToHold> = kept.iter().filter(is_kept).map(|kept| kept.port).collect();
+        ports.iter().flat_map(places).filter(|port| !has.contains(port)).collect()
+    }
+
+    /// Hands the socket of a port over.
+    pub(super) fn take(&mut self, owner: EndpointId, port: HostPort) -> Result<PortSocket> {
+        let none = |why| {
+            let owner = format!("endpoint {}", owner.short()).into();
+            Error::from(Reason::Port(PortReason::NoSocket { owner, port, why }))
+        };
+        let all = self.0.get_mut(&owner).map_or(&mut [][..], Vec::as_mut_slice);
+        let found = all.iter_mut().find(|kept| kept.port.covers(port));
+        let kept = found.ok_or_else(|| none("it does not have this port"))?;
+        match std::mem::replace(&mut kept.state, State::HandedOver) {
+            State::Held(socket) => Ok(socket),
+            State::HandedOver => Err(none("it was handed over")),
+            State::Unheld(why) => {
+                kept.state = State::Unheld(why);
+                Err(none("it could not be held when the port was adopted"))
+            }
+        }
+    }
+
+    pub(super) fn unheld(&self, owner: EndpointId) -> Vec<UnheldPort> {
+        let unheld = |kept: &Kept| match &kept.state {
+            State::Unheld(why) => Some(UnheldPort { port: kept.port.named(), why: why.clone() }),
+            State::Held(_) | State::HandedOver => None,
+        };
+        self.0.get(&owner).into_iter().flatten().filter_map(unheld).collect()
+    }
+
+    pub(super) fn handed_over(&self, owner: EndpointId) -> Vec<HostPort> {
+        let handed = |kept: &&Kept| matches!(kept.state, State::HandedOver);
+        self.0.get(&owner).into_iter().flatten().filter(handed).map(|kept| kept.port.named()).collect()
+    }
+}

@@ -1,0 +1,127 @@
+//! What the ports service can be asked.
+
+use std::sync::Arc;
+
+use netloom_kernel::{HoldRefusal, PortSocket};
+use netloom_model::{EndpointId, Error, Holder, HostPort, HostPorts, PortRange, Result};
+use netloom_ports::{PortOwner, PortRequest};
+use netloom_runtime::messages;
+
+/// Take ports for an endpoint and hold them: one answer for each request, in their order, or none at all. A port of an
+/// endpoint that is deleted is waited for, until the operation's deadline.
+///
+/// Errors: `InvalidParameter` for requests that make no sense, the reasons of ports
+/// ([`netloom_model::PortReason`]), `WrongPhase` for an endpoint whose ports are being given back.
+#[derive(Clone, Debug)]
+pub struct ReservePorts {
+    /// Who gets them.
+    pub owner: PortOwner,
+    /// What is wanted.
+    pub requests: Vec<PortRequest>,
+}
+
+/// Take the ports again that an endpoint had before a start or a crash, all or none, and hold them. One that cannot be
+/// held now is taken all the same; the answer names it. What the endpoint has already is left as it is, except that what
+/// is not held is tried once more.
+///
+/// Errors: `Conflict` when another endpoint has one, `WrongPhase` as for [`ReservePorts`].
+#[derive(Clone, Debug)]
+pub struct AdoptPorts {
+    /// Who had them.
+    pub owner: PortOwner,
+    /// Its ports.
+    pub ports: Vec<HostPorts>,
+    /// Whether to hold them; no where somebody has their sockets still.
+    pub hold: bool,
+}
+
+/// The endpoint is deleted: its ports stay taken and held until they are released.
+#[derive(Clone, Copy, Debug)]
+pub struct QuarantinePorts(pub EndpointId);
+
+/// Give back every port of an endpoint, also of one whose ports are only being taken. Answered when they are free.
+#[derive(Clone, Copy, Debug)]
+pub struct ReleasePorts(pub EndpointId);
+
+/// Hand the socket over that holds a port, to somebody who serves it from now on and closes it before the port is
+/// released. A socket for both families is the same for `0.0.0.0` and `::`.
+///
+/// Errors: `NotFound` where there is no such socket, or none any more.
+#[derive(Clone, Debug)]
+pub struct TakeSocket {
+    /// Whose port it is.
+    pub owner: EndpointId,
+    /// The port.
+    pub port: HostPort,
+}
+
+/// Take ports that nobody names from this range from now on.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplaceDynamicRange(pub PortRange);
+
+/// An endpoint has another name: whoever wants its ports is told that one.
+#[derive(Clone, Debug)]
+pub struct PortsOwnerRenamed(pub EndpointId, pub Arc<str>);
+
+/// Who has which ports?
+#[derive(Clone, Copy, Debug)]
+pub struct ListPorts;
+
+/// The ports of an endpoint.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PortsOf {
+    /// The endpoint.
+    pub holder: Holder,
+    /// Its ports, in the order in which it got them.
+    pub ports: Vec<HostPorts>,
+    /// Whether it is deleted, and has them only until its link is gone.
+    pub leaving: bool,
+    /// Those that no socket holds, and why.
+    pub unheld: Vec<UnheldPort>,
+    /// Those whose sockets were handed over.
+    pub handed_over: Vec<HostPort>,
+}
+
+/// A port that is taken and that no socket holds: somebody else on the host may serve it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct UnheldPort {
+    /// The port; one of both families by its IPv4 half.
+    pub port: HostPort,
+    /// Why it could not be held when that was tried last.
+    pub why: Error,
+}
+
+/// What came of a try to hold ports. Outcome of the work of [`ReservePorts`].
+#[derive(Debug)]
+pub(super) struct PortsHeld {
+    pub(super) attempt: u64,
+    pub(super) answers: Answers,
+}
+
+/// The same for [`AdoptPorts`].
+#[derive(Debug)]
+pub(super) struct AdoptedHeld {
+    pub(super) adoption: u64,
+    pub(super) answers: Answers,
+}
+
+/// A request has waited for as long as it could.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PatienceOver(pub(super) u64);
+
+/// One for each port, in order.
+pub(super) type Answers = Vec<Result<PortSocket, HoldRefusal>>;
+
+messages! {
+    ReservePorts => Result<Vec<HostPorts>>;
+    AdoptPorts => Result<Vec<UnheldPort>>;
+    QuarantinePorts => ();
+    ReleasePorts => ();
+    TakeSocket => Result<PortSocket>;
+    ReplaceDynamicRange => ();
+    PortsOwnerRenamed => ();
+    ListPorts => Vec<PortsOf>;
+    PortsHeld => ();
+    AdoptedHeld => ();
+    PatienceOver => ();
+}
