@@ -53,6 +53,7 @@ mod scripted;
 mod shared_pools;
 mod start_faults;
 mod static_routes;
+mod still_dying;
 mod supervision;
 mod support;
 mod sweep;

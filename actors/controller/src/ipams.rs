@@ -1,10 +1,10 @@
 //! The IPAM drivers: an actor each, started, and started again when it dies.
 
 use futures::{StreamExt, stream};
-use netloom_actor_services::answered;
 use netloom_actor_services::ipam::{
     Books, CLUSTER, DRIVER, IpamActor, IpamDeps, IpamPort, QuarantineAddresses, RestorePools,
 };
+use netloom_actor_services::{RetiredNetwork, answered};
 use netloom_ipam::driver::{IpamCapability, IpamRegistration, MadeIpam};
 use netloom_model::OpId;
 use netloom_model::config::DefaultPool;
@@ -114,10 +114,17 @@ impl ControllerActor {
         let of_this = name.to_owned();
         let work = async move {
             let records = read_records(&services).await?;
-            let told = with_pools.into_iter().filter_map(|(id, reach)| {
+            let present = with_pools.into_iter().filter_map(|(id, reach)| {
                 let (network, endpoints) = records.network(id)?;
-                (services.ipam.of_network(&network.spec.ipam, reach.0).name() == of_this)
-                    .then_some((id, network, endpoints, reach))
+                Some((id, network, endpoints, reach))
+            });
+            // Deleted ones have their pools for as long as a link of theirs may answer.
+            let retired = services.quarantine.retired_networks().into_iter().map(|retired| {
+                let RetiredNetwork { record, scope, shares } = RetiredNetwork::clone(&retired);
+                (record.id, record, Vec::new(), (scope, shares))
+            });
+            let told = present.chain(retired).filter(|(_, network, _, (scope, _))| {
+                services.ipam.of_network(&network.spec.ipam, *scope).name() == of_this
             });
             let told = told.map(async |(id, network, mut endpoints, (scope, shares))| {
                 // Addresses of deleted endpoints whose links the kernel has not let go of are not free either.

@@ -1,4 +1,4 @@
-//! Owns one driver. Rank 2. Spawned by the controller; asks nobody.
+//! Owns one driver. Rank 2. Spawned by the controller; asks the firewall, on the driver's behalf.
 //!
 //! | message | kind | answers with |
 //! |---|---|---|

@@ -25,7 +25,7 @@ use netloom_runtime::{OpCtx, Port, SagaTools, TaskGroup};
 
 pub use ask::{Outcome, Trouble, answered, interrupted, panicked};
 pub use joins::JoinIds;
-pub use quarantine::{Dying, Quarantine};
+pub use quarantine::{Dying, Quarantine, RetiredNetwork};
 pub use removals::Removals;
 pub use setting::Setting;
 pub use work::SagaWorld;

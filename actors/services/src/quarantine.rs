@@ -6,7 +6,8 @@
 //! from being joined elsewhere.
 //!
 //! Who asks for the very address that a deleted endpoint still has, be it of IP or of hardware, waits here until that
-//! one has let go of it.
+//! one has let go of it. A network keeps its pools for as long as a link of its endpoints is dying, also when it is deleted
+//! itself: who is refused because of these waits here as well.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,7 +16,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures::channel::oneshot;
-use netloom_model::record::EndpointRecord;
+use netloom_model::config::Scope;
+use netloom_model::record::{EndpointRecord, NetworkRecord};
 use netloom_model::{EndpointId, JoinId, NetworkId};
 use rustc_hash::FxBuildHasher;
 
@@ -41,16 +43,54 @@ struct Inner {
     /// Endpoints with dying links.
     dying: RefCell<Map<Entry>>,
     /// Deleted endpoints that have not given back what they had.
-    retired: RefCell<Map<Retired>>,
+    retired: RefCell<Map<Retired<Arc<EndpointRecord>>>>,
+    /// Deleted networks that have not given back their pools.
+    networks: RefCell<HashMap<NetworkId, Retired<Rc<RetiredNetwork>>, FxBuildHasher>>,
+    /// What is to happen when the last dying link of a network is gone.
+    after: RefCell<HashMap<NetworkId, Vec<Then>, FxBuildHasher>>,
 }
 
-struct Retired {
-    record: Arc<EndpointRecord>,
+/// A deleted network that still has pools.
+#[derive(Clone, Debug)]
+pub struct RetiredNetwork {
+    /// Its last record.
+    pub record: NetworkRecord,
+    /// How far it reached.
+    pub scope: Scope,
+    /// Whether it shared its pools.
+    pub shares: bool,
+}
+
+/// Something deleted that others wait for.
+struct Retired<T> {
+    what: T,
     waiting: Vec<oneshot::Sender<()>>,
 }
 
-#[derive(Default)]
+impl<T: Clone> Retired<T> {
+    fn new(what: T) -> Self {
+        Self { what, waiting: Vec::new() }
+    }
+
+    /// One more waits.
+    fn wait(&mut self) -> (T, oneshot::Receiver<()>) {
+        // Whoever has given up waiting must not be remembered for as long as a link can take.
+        self.waiting.retain(|waiting| !waiting.is_canceled());
+        let (sender, returned) = oneshot::channel();
+        self.waiting.push(sender);
+        (self.what.clone(), returned)
+    }
+
+    fn returned(self) {
+        for waiting in self.waiting {
+            // Some do not wait any more.
+            let _ = waiting.send(());
+        }
+    }
+}
+
 struct Entry {
+    network: NetworkId,
     links: Vec<(JoinId, Dying)>,
     then: Vec<Then>,
     /// The record of an endpoint that is deleted: its addresses are still held.
@@ -59,16 +99,19 @@ struct Entry {
 
 impl fmt::Debug for Quarantine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { dying, retired } = &*self.0;
-        write!(f, "Quarantine({} dying, {} retired)", dying.borrow().len(), retired.borrow().len())
+        let Inner { dying, retired, networks, .. } = &*self.0;
+        let (dying, retired, networks) =
+            (dying.borrow().len(), retired.borrow().len(), networks.borrow().len());
+        write!(f, "Quarantine({dying} dying, {retired} retired, {networks} networks)")
     }
 }
 
 impl Quarantine {
     /// The link of a join begins to die, or has come further.
-    pub fn dying(&self, endpoint: EndpointId, join: JoinId, state: Dying) {
+    pub fn dying(&self, (network, endpoint): (NetworkId, EndpointId), join: JoinId, state: Dying) {
         let mut entries = self.0.dying.borrow_mut();
-        let links = &mut entries.entry(endpoint).or_default().links;
+        let new = || Entry { network, links: Vec::new(), then: Vec::new(), deleted: None };
+        let links = &mut entries.entry(endpoint).or_insert_with(new).links;
         match links.iter_mut().find(|(known, _)| *known == join) {
             Some((_, known)) => *known = state,
             None => links.push((join, state)),
@@ -83,10 +126,13 @@ impl Quarantine {
         if !entry.links.is_empty() {
             return;
         }
-        let entry = entries.remove(&endpoint);
+        let Some(Entry { network, then, .. }) = entries.remove(&endpoint) else { return };
         drop(entries);
-        for then in entry.into_iter().flat_map(|entry| entry.then) {
-            then();
+        then.into_iter().for_each(|then| then());
+        if self.0.after.borrow().contains_key(&network) && !self.holds_network(network) {
+            // Behind what its endpoints had to do.
+            let then = self.0.after.borrow_mut().remove(&network);
+            then.into_iter().flatten().for_each(|then| then());
         }
     }
 
@@ -123,16 +169,13 @@ impl Quarantine {
     /// A deleted endpoint still has its addresses, and will give them back.
     pub fn retire(&self, record: Arc<EndpointRecord>) {
         let id = record.id;
-        self.0.retired.borrow_mut().insert(id, Retired { record, waiting: Vec::new() });
+        self.0.retired.borrow_mut().insert(id, Retired::new(record));
     }
 
     /// It has given them back, if it had any left: who waits for that goes on.
     pub fn returned(&self, endpoint: EndpointId) {
         let retired = self.0.retired.borrow_mut().remove(&endpoint);
-        for waiting in retired.into_iter().flat_map(|retired| retired.waiting) {
-            // Some do not wait any more.
-            let _ = waiting.send(());
-        }
+        retired.into_iter().for_each(Retired::returned);
     }
 
     /// A deleted endpoint of a network that still has something, and the moment at which it has not any more.
@@ -144,14 +187,10 @@ impl Quarantine {
     ) -> Option<(Arc<EndpointRecord>, oneshot::Receiver<()>)> {
         let mut all = self.0.retired.borrow_mut();
         let retired = all.values_mut().find(|retired| {
-            let record = &*retired.record;
+            let record = &*retired.what;
             record.network == network && has(record)
         })?;
-        // Whoever has given up waiting must not be remembered for as long as a link can take.
-        retired.waiting.retain(|waiting| !waiting.is_canceled());
-        let (sender, returned) = oneshot::channel();
-        retired.waiting.push(sender);
-        Some((retired.record.clone(), returned))
+        Some(retired.wait())
     }
 
     /// Does something once no link of this endpoint is dying: now, or when the last one is gone.
@@ -165,6 +204,53 @@ impl Quarantine {
             }
         }
     }
+
+    // === Networks ===
+
+    /// Whether a link of any endpoint of this network is still dying.
+    #[must_use]
+    pub fn holds_network(&self, network: NetworkId) -> bool {
+        self.0.dying.borrow().values().any(|entry| entry.network == network)
+    }
+
+    /// Does something once no link of this network's endpoints is dying any more, of which at least one is.
+    pub fn after_network(&self, network: NetworkId, then: impl FnOnce() + 'static) {
+        debug_assert!(self.holds_network(network), "nobody would ever do it");
+        self.0.after.borrow_mut().entry(network).or_default().push(Box::new(then));
+    }
+
+    /// A deleted network still has its pools, and will give them back.
+    pub fn retire_network(&self, network: RetiredNetwork) {
+        let id = network.record.id;
+        self.0.networks.borrow_mut().insert(id, Retired::new(Rc::new(network)));
+    }
+
+    /// It has given them back, if it had any left: who waits for that goes on.
+    pub fn network_returned(&self, network: NetworkId) {
+        let retired = self.0.networks.borrow_mut().remove(&network);
+        retired.into_iter().for_each(Retired::returned);
+    }
+
+    /// A deleted network that still has pools which somebody wants, and the moment at which it has not any more.
+    #[must_use]
+    pub fn retired_network(
+        &self,
+        wanted: impl Fn(&RetiredNetwork) -> bool,
+    ) -> Option<(Rc<RetiredNetwork>, oneshot::Receiver<()>)> {
+        let mut all = self.0.networks.borrow_mut();
+        let first = all.values_mut().filter(|retired| wanted(&retired.what));
+        // The same one for everybody, so that what happens does not depend on the map.
+        Some(first.min_by_key(|retired| retired.what.record.id)?.wait())
+    }
+
+    /// All of them, by their identifiers.
+    #[must_use]
+    pub fn retired_networks(&self) -> Vec<Rc<RetiredNetwork>> {
+        let networks = self.0.networks.borrow();
+        let mut all: Vec<_> = networks.values().map(|retired| retired.what.clone()).collect();
+        all.sort_unstable_by_key(|retired| retired.record.id);
+        all
+    }
 }
 
 #[cfg(test)]
@@ -173,10 +259,14 @@ mod tests {
 
     use super::*;
 
+    fn ids() -> (NetworkId, EndpointId) {
+        ("b".repeat(64).parse().expect("an id"), "a".repeat(64).parse().expect("an id"))
+    }
+
     #[test]
     fn what_waits_happens_when_the_last_link_is_gone() {
         let quarantine = Quarantine::default();
-        let id: EndpointId = "a".repeat(64).parse().expect("an id");
+        let (network, id) = ids();
         let happened = Rc::new(Cell::new(0));
         let count = |happened: &Rc<Cell<i32>>| {
             let happened = happened.clone();
@@ -185,11 +275,11 @@ mod tests {
         quarantine.after(id, count(&happened));
         assert_eq!(happened.get(), 1, "nothing is dying");
         let (first, second) = (JoinId(1), JoinId(2));
-        quarantine.dying(id, first, Dying::Uncut);
-        quarantine.dying(id, second, Dying::Cut);
+        quarantine.dying((network, id), first, Dying::Uncut);
+        quarantine.dying((network, id), second, Dying::Cut);
         quarantine.after(id, count(&happened));
         assert!(quarantine.passes(id));
-        quarantine.dying(id, first, Dying::Cut);
+        quarantine.dying((network, id), first, Dying::Cut);
         assert!(!quarantine.passes(id));
         quarantine.gone(id, first);
         quarantine.gone(id, first);
@@ -201,9 +291,8 @@ mod tests {
     #[test]
     fn who_waits_for_a_deleted_endpoint_is_woken_once_and_forgotten_when_it_gives_up() {
         let quarantine = Quarantine::default();
-        let network: NetworkId = "b".repeat(64).parse().expect("an id");
+        let (network, id) = ids();
         let other: NetworkId = "c".repeat(64).parse().expect("an id");
-        let id: EndpointId = "a".repeat(64).parse().expect("an id");
         let spec = netloom_model::EndpointSpec::new("web");
         let any = |_: &EndpointRecord| true;
         assert!(quarantine.retired(network, any).is_none());
@@ -220,5 +309,42 @@ mod tests {
         quarantine.returned(id);
         assert_eq!(returned.try_recv(), Ok(Some(())));
         assert!(quarantine.retired(network, any).is_none());
+    }
+
+    #[test]
+    fn a_network_waits_for_the_last_link_of_all_its_endpoints() {
+        let quarantine = Quarantine::default();
+        let (network, first) = ids();
+        let other: NetworkId = "c".repeat(64).parse().expect("an id");
+        let second: EndpointId = "d".repeat(64).parse().expect("an id");
+        let third: EndpointId = "e".repeat(64).parse().expect("an id");
+        quarantine.dying((network, first), JoinId(1), Dying::Uncut);
+        quarantine.dying((network, second), JoinId(2), Dying::Cut);
+        quarantine.dying((other, third), JoinId(3), Dying::Cut);
+        let happened = Rc::new(RefCell::new(Vec::new()));
+        let says = |what: &'static str| {
+            let happened = happened.clone();
+            move || happened.borrow_mut().push(what)
+        };
+        quarantine.after_network(network, says("pools"));
+        quarantine.after(second, says("addresses"));
+        quarantine.gone(first, JoinId(1));
+        quarantine.gone(third, JoinId(3));
+        assert!(quarantine.holds_network(network) && happened.borrow().is_empty());
+        quarantine.gone(second, JoinId(2));
+        assert_eq!(*happened.borrow(), ["addresses", "pools"], "first what is in them");
+        assert!(!quarantine.holds_network(network));
+
+        let spec = netloom_model::NetworkSpec::new("blue");
+        let record = NetworkRecord::asked(network, spec);
+        quarantine.retire_network(RetiredNetwork { record, scope: Scope::Local, shares: false });
+        assert!(quarantine.retired_network(|_| false).is_none());
+        let (retired, mut returned) = quarantine.retired_network(|_| true).expect("it has pools");
+        assert_eq!((retired.record.id, returned.try_recv()), (network, Ok(None)));
+        assert_eq!(quarantine.retired_networks().len(), 1);
+        quarantine.network_returned(network);
+        quarantine.network_returned(network);
+        assert_eq!(returned.try_recv(), Ok(Some(())));
+        assert!(quarantine.retired_networks().is_empty());
     }
 }

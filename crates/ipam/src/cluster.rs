@@ -101,7 +101,9 @@ impl ClusterIpam {
             let known = ipam.knows(network) && ipam.of_another_host(network, &host).is_none();
             Ok((known.then_some(Change::PoolsReleased { network }).into_iter().collect(), ()))
         })
-        .await
+        .await?;
+        self.replica.lock().await.quarantined.retain(|(of, _)| *of != network);
+        Ok(())
     }
 
     /// Sees to it that the space has what this host's records say: a network's pools, and the addresses of all its

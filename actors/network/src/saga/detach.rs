@@ -81,7 +81,7 @@ pub(crate) fn reap(world: &World, endpoint: EndpointId, join: JoinId, remains: V
     if remains.is_empty() {
         return quarantine.gone(endpoint, join);
     }
-    quarantine.dying(endpoint, join, Dying::Cut);
+    quarantine.dying((world.network, endpoint), join, Dying::Cut);
     let services = world.services.clone();
     world.services.reaping.spawn(async move {
         let op = services.operation(Cause::Tick("reap"));

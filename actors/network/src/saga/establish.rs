@@ -1,5 +1,6 @@
 //! Bringing a network into service: new, or read back from the store.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +10,9 @@ use futures::future::join_all;
 use ipnet::IpNet;
 use netloom_actor_driver::{CreateDriverEndpoint, CreateDriverNetwork, SurveyDriverNetwork};
 use netloom_actor_services::SagaWorld;
-use netloom_actor_services::answered;
 use netloom_actor_services::ipam::{RequestPools, RestorePools};
 use netloom_actor_services::store::{BeginIntent, EndIntent};
+use netloom_actor_services::{RetiredNetwork, answered};
 use netloom_drivers::{
     CreateEndpoint, CreateNetwork, EndpointCreated, NetworkCreated, Present, Restored, Scope,
 };
@@ -19,7 +20,9 @@ use netloom_ipam::io::read_name_servers;
 use netloom_ipam::{Granted, HostNet, HostUse};
 use netloom_kernel::{LinkView, Netns};
 use netloom_model::record::{EndpointRecord, NetworkRecord, PoolRecord};
-use netloom_model::{Error, ErrorKind, IpamPoolSpec, NetworkSpec, ObjectKind, OpId, Reason, Repair, Result};
+use netloom_model::{
+    Certainty, Error, ErrorKind, Holder, IpamPoolSpec, NetworkSpec, ObjectKind, OpId, Reason, Repair, Result,
+};
 use netloom_runtime::{Cause, OpCtx};
 use netloom_store::{Change, Intent, Key, RecordKind, encode};
 
@@ -50,14 +53,27 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) ->
                 let intent = intent_for("create_network", &op, &record)?;
                 saga.step("note the request", None, note(&world, &op, intent)).await?;
             }
-            let host = saga.step("look at the host", None, host_nets(&world, &op, &record.spec)).await?;
-            let pools = saga.step("reserve pools", undo.clone(), async {
-                let (network, spec, capability) = (record.id, record.spec.clone(), world.capability);
-                let (scope, shares) = (capability.scope, capability.shares_pools);
-                let request = RequestPools { network, spec, host, scope, shares };
-                world.ipam_answered(&op, world.ipam.outcome(&op, request).await)
-            });
-            let Granted { v4, v6, skipped } = pools.await?;
+            let mut refused = None;
+            let Granted { v4, v6, skipped } = loop {
+                if let Some(holder) = still_held(&world, &record, refused.as_ref()) {
+                    saga.step("wait for the pools of a deleted network", None, given_back(&op, holder))
+                        .await?;
+                } else if let Some(refusal) = refused {
+                    return Err(refusal);
+                }
+                let host = saga.step("look at the host", None, host_nets(&world, &op, &record.spec)).await?;
+                let pools = saga.step("reserve pools", undo.clone(), async {
+                    let (network, spec, capability) = (record.id, record.spec.clone(), world.capability);
+                    let (scope, shares) = (capability.scope, capability.shares_pools);
+                    let request = RequestPools { network, spec, host, scope, shares };
+                    world.ipam_answered(&op, world.ipam.outcome(&op, request).await)
+                });
+                match pools.await {
+                    Ok(granted) => break granted,
+                    Err(refusal) if refusal.certainty() == Certainty::Aborted => refused = Some(refusal),
+                    Err(error) => return Err(error),
+                }
+            };
             for pool in skipped {
                 tracing::info!(?pool, "passed over a default pool");
             }
@@ -97,6 +113,41 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) ->
         end_intent(&world, &op).await;
     }
     outcome
+}
+
+/// A deleted network that stands in the way of this one with pools which it has not given back, because links of its
+/// endpoints may still answer: it has the same identifier, or a request for pools was refused that would not be without it.
+fn still_held(world: &World, record: &NetworkRecord, refused: Option<&Error>) -> Option<Held> {
+    let services = &world.services;
+    let kind = refused.map(Error::kind);
+    let named = |pool: &&IpamPoolSpec| pool.names_subnet();
+    let named = || record.spec.ipam.v4.iter().chain(&record.spec.ipam.v6).filter(named);
+    let overlaps = |other: &NetworkRecord| {
+        let pools = || other.v4.iter().chain(&other.v6).map(|pool| pool.pool);
+        let mut subnets = named().filter_map(|pool| pool.subnet);
+        subnets.any(|net| pools().any(|pool| pool.contains(&net) || net.contains(&pool)))
+    };
+    services.quarantine.retired_network(|RetiredNetwork { record: other, scope, .. }| {
+        let of_same = || services.ipam.of_network(&other.spec.ipam, *scope).name() == world.ipam.name();
+        let may_help = match kind {
+            Some(ErrorKind::Exhausted) => true,
+            Some(ErrorKind::Forbidden) => overlaps(other),
+            _ => false,
+        };
+        other.id == record.id || (may_help && of_same())
+    })
+}
+
+/// A deleted network, and the moment at which it has given its pools back.
+type Held = (Rc<RetiredNetwork>, oneshot::Receiver<()>);
+
+async fn given_back(op: &OpCtx, (other, returned): Held) -> Result<()> {
+    if op.in_time(returned).await.is_some() {
+        return Ok(());
+    }
+    let holder = Holder::new(ObjectKind::Network, other.record.id, &other.record.spec.name);
+    let what = format!("the end of the links of deleted {holder}, whose pools are asked for,");
+    Err(Error::from(Reason::DeadlineExceeded { what, waited: op.allowed }).unwound())
 }
 
 /// The change that records a network.

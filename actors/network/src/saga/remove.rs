@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use netloom_actor_services::SagaWorld;
 use netloom_actor_services::ipam::{QuarantineAddresses, ReleaseAddresses};
+use netloom_actor_services::{RetiredNetwork, SagaWorld};
+use netloom_drivers::Capability;
 use netloom_model::record::{AttachmentRecord, EndpointRecord, NetworkRecord};
 use netloom_model::{OpId, Result};
 use netloom_runtime::OpCtx;
@@ -78,7 +79,8 @@ fn release_addresses(world: &World, op: &OpCtx, record: Arc<EndpointRecord>) {
     });
 }
 
-/// Deletes a network's record, then the network in its driver, then gives its pools back.
+/// Deletes a network's record, then the network in its driver, then gives its pools back: at once, or behind the answer
+/// when links of its endpoints are still dying.
 pub(crate) async fn delete_network(world: World, op: OpCtx, record: NetworkRecord) -> Result<()> {
     let object = format!("network {:?} ({})", record.spec.name, record.id.short());
     let entry = world.services.tools.ledger.enter(&op, "delete_network", object);
@@ -92,7 +94,12 @@ pub(crate) async fn delete_network(world: World, op: OpCtx, record: NetworkRecor
         return Err(error);
     }
     entry.step("driver");
-    world.finish(&op, Undone::Network(record.id, OpId(op.id)), Patience::Usual).await;
+    let (id, Capability { scope, shares_pools: shares, .. }) = (record.id, world.capability);
+    if world.capability.needs_ipam {
+        // Who wants the same subnets waits for them.
+        world.services.quarantine.retire_network(RetiredNetwork { record, scope, shares });
+    }
+    world.finish(&op, Undone::Network(id, OpId(op.id)), Patience::Usual).await;
     Ok(())
 }
 

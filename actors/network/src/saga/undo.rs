@@ -11,6 +11,7 @@ use netloom_actor_services::ipam::{ReleaseAddresses, ReleasePools, UnreserveAddr
 use netloom_actor_services::{Dying, interrupted, panicked};
 use netloom_drivers::Leave;
 use netloom_model::{Certainty, EndpointId, Error, JoinId, NetworkId, OpId, Result};
+use netloom_runtime::saga::Patience;
 use netloom_runtime::{OpCtx, Panicked, Undo};
 use netloom_store::{Change, Key, RecordKind};
 
@@ -20,9 +21,11 @@ use super::{World, reap};
 /// One step, to be taken back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Undone {
-    /// The network in its driver, then its pools, which must not be handed out before, then the intent that
-    /// was noted for the operation.
+    /// The network in its driver, then its pools, which must not be handed out before: at once, or when the kernel
+    /// has let go of the last link of its endpoints.
     Network(NetworkId, OpId),
+    /// The pools of a network, then the intent that was noted for the operation.
+    Pools(NetworkId, OpId),
     /// The network's record.
     NetworkRecord(NetworkId),
     /// The addresses of an endpoint.
@@ -41,6 +44,7 @@ impl fmt::Display for Undone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Network(id, _) => write!(f, "network {} in its driver, with its pools", id.short()),
+            Self::Pools(id, _) => write!(f, "pools of network {}", id.short()),
             Self::NetworkRecord(id) => write!(f, "record of network {}", id.short()),
             Self::Addresses(id) => write!(f, "addresses of endpoint {}", id.short()),
             Self::DriverEndpoint(id) => write!(f, "endpoint {} in its driver", id.short()),
@@ -69,13 +73,29 @@ impl Undone {
                 world.services.removals.end_reservation(world.network, &name);
                 Ok(())
             }
-            Self::Network(network, OpId(intent)) => {
+            Self::Network(network, intent) => {
                 // Until it is gone nobody makes one of the same identifier: this would take that one down.
                 world.services.removals.begin(network);
                 let outcome = world.driver.outcome(&op, DeleteDriverNetwork(network)).await;
                 world.driver_answered(&op, outcome)?;
+                let pools = Self::Pools(network, intent);
+                let services = world.services.clone();
+                if !(world.capability.needs_ipam && services.quarantine.holds_network(network)) {
+                    return pools.undo(&world, &op).await;
+                }
+                // What is left of its links may still answer under its addresses. Nobody waits for that here; who makes
+                // another one of its identifier, or wants its subnets, waits there.
+                services.removals.end(network);
+                services.quarantine.after_network(network, move || {
+                    let reaping = world.services.reaping.clone();
+                    reaping.spawn(async move { world.finish(&op, pools, Patience::Usual).await });
+                });
+                Ok(())
+            }
+            Self::Pools(network, OpId(intent)) => {
                 world.ipam_answered(&op, world.ipam.outcome(&op, ReleasePools(network)).await)?;
                 world.services.removals.end(network);
+                world.services.quarantine.network_returned(network);
                 end_intent(&world, &op.identified(intent)).await;
                 Ok(())
             }
@@ -91,7 +111,7 @@ impl Undone {
             }
             Self::Link(endpoint, join) => {
                 // Until the driver has answered, the link may pass traffic.
-                world.services.quarantine.dying(endpoint, join, Dying::Uncut);
+                world.services.quarantine.dying((world.network, endpoint), join, Dying::Uncut);
                 let leave = Leave { network: world.network, endpoint, join };
                 let outcome = world.driver.outcome(&op, LeaveDriverEndpoint(leave)).await;
                 let left = world.driver_answered(&op, outcome)?;

@@ -8,7 +8,7 @@
 //! | ReapplyRules | command | number of changes |
 //! | InspectFirewall | query | FirewallPicture |
 //! | TableTouched | event | |
-//! | RetryDue | timer | |
+//! | RetryDue | tick | |
 //! | Done | outcome | |
 //!
 //! While one transaction is under way requests gather, and the next transaction takes them all. What is refused together

@@ -3,11 +3,13 @@
 //! Three networks with pools of both families are used at a time. Between any two operations the allocator may
 //! be lost: it is read back from an image and the changes since, and equals the one before; or from the records of
 //! what exists, as an engine does at its start. `NETLOOM_TEST_SEED` repeats a run, `NETLOOM_IPAM_OPERATIONS` says
-//! how long it is.
+//! how long it is. Pools that come and go, and subnets with several tenants, in both address spaces, are in `tenants.rs`.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod reference;
+mod subnets;
+mod tenants;
 
 use std::net::IpAddr;
 
