@@ -26,4 +26,5 @@ mod scenario;
 mod scenarios;
 mod takeover;
 mod together;
+mod wall;
 mod way_out;

@@ -17,6 +17,7 @@ use netloom_actor_sandbox::{
     Establish, InspectSandbox, JoinSandbox, LeaveSandbox, Member, Origin, SandboxActor, SandboxDeps, Turns,
     WayOutOffer,
 };
+use netloom_actor_services::firewall::{FirewallActor, FirewallDeps, FirewallState};
 use netloom_actor_services::ipam::IpamActor;
 use netloom_actor_services::store::{Backend, StoreActor};
 use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services};
@@ -25,6 +26,7 @@ use netloom_drivers::{
     Begun, Capability, CreateEndpoint as DriverEndpoint, CreateNetwork, Driver, DriverCx, EndpointCreated,
     ExternalConnectivity, Join, Joined, Leave, Left, NetworkCreated, done,
 };
+use netloom_firewall::TableConfig;
 use netloom_kernel::{Kernel, Netns};
 use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
 use netloom_model::snapshot::{EndpointSnapshot, SandboxEndpoint, SandboxSnapshot};
@@ -149,11 +151,12 @@ pub(crate) struct Stage {
 fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
     let config = EngineConfig::default();
     let backend = Backend::in_place(Box::new(disk.open()));
+    let state = FirewallState::new(TableConfig { name: "test".into(), mark: None });
+    let wall = FirewallDeps { kernel: Arc::new(kernel.clone()), state, tasks: TaskGroup::default() };
     Services::from(Kit {
         store: Port::new(spawn(StoreActor::new(backend), |_| {}).0),
         ipam: Port::new(spawn(IpamActor::new(&config.default_pools), |_| {}).0).into(),
-        // Its driver says nothing to it.
-        firewall: Port::vacant(),
+        firewall: Port::new(spawn(FirewallActor::new(wall), |_| {}).0),
         kernel: Arc::new(kernel.clone()),
         tools: SagaTools { ledger: Ledger::default(), janitor: Janitor::new(|_, _| {}) },
         quarantine: Quarantine::default(),

@@ -16,8 +16,8 @@ pub const NAME: &str = "com.docker.network.bridge.name";
 /// Whether containers of the network reach each other. Where not, their ports of the bridge are isolated: they reach
 /// the bridge itself and what is behind it.
 pub const ENABLE_ICC: &str = "com.docker.network.bridge.enable_icc";
-/// Whether containers reach the outside under the host's address. They do not: that they do is refused as long
-/// as there is no firewall.
+/// Whether containers reach the outside under the host's address. They do unless this is `false`; an internal network
+/// reaches nothing at all.
 pub const ENABLE_IP_MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
 /// The host address on which ports are published. None are yet, so only "every address" is taken.
 pub const HOST_BINDING_IPV4: &str = "com.docker.network.bridge.host_binding_ipv4";
@@ -58,9 +58,9 @@ pub struct BridgeConfig {
     pub internal: bool,
     /// Whether containers of the network reach each other.
     pub icc: bool,
-    /// Whether containers are to reach the outside under the host's address. Needs a firewall to have an effect.
+    /// Whether containers reach the outside under the host's address.
     pub masquerade: bool,
-    /// The host address on which ports are to be published. Needs a firewall to have an effect.
+    /// The host address on which ports are to be published. Without effect so far.
     pub host_binding: Option<IpAddr>,
     /// What the names of interfaces begin with inside sandboxes.
     pub interface_prefix: IfName,
@@ -145,7 +145,7 @@ impl BridgeConfig {
             }),
         };
         if fresh {
-            offered::check_offered(options, &config)?;
+            offered::check_offered(&config)?;
         }
         Ok(config)
     }
@@ -274,10 +274,8 @@ mod tests {
     }
 
     #[test]
-    fn what_would_need_a_firewall_is_refused_by_its_name() {
-        for (key, value) in
-            [(ENABLE_IP_MASQUERADE, "true"), (HOST_BINDING_IPV4, "127.0.0.1"), (HOST_BINDING_IPV4, "::1")]
-        {
+    fn where_ports_would_be_published_is_refused_by_its_name() {
+        for (key, value) in [(HOST_BINDING_IPV4, "127.0.0.1"), (HOST_BINDING_IPV4, "::1")] {
             let error = BridgeConfig::read("test", &request(&[(key, value)])).expect_err(value);
             assert_eq!((error.kind(), error.certainty()), (ErrorKind::NotImplemented, Certainty::Aborted));
             assert!(error.to_string().contains(key), "{error} must name {key}");
@@ -290,7 +288,6 @@ mod tests {
         for (key, value) in [
             ("com.docker.network.bridge.nmae", "lan0"),
             ("com.docker.network.driver.mtuu", "1500"),
-            (ENABLE_IP_MASQUERADE, "true"),
             (HOST_BINDING_IPV4, "127.0.0.1"),
             (CONTAINER_IFACE_PREFIX, "a/b"),
         ] {

@@ -43,28 +43,14 @@ fn check_known(options: &BTreeMap<String, String>, known: &[&str], which: impl F
     Err(Error::invalid(key, value, why))
 }
 
-/// Refuses what needs a firewall, as long as there is none.
-pub(super) fn check_offered(options: &BTreeMap<String, String>, config: &BridgeConfig) -> Result<()> {
-    let elsewhere = config.host_binding.is_some_and(|address| !address.is_unspecified());
-    let asked = [
-        (
-            config.masquerade && options.contains_key(ENABLE_IP_MASQUERADE),
-            "com.docker.network.bridge.enable_ip_masquerade=true",
-            "containers keep their own addresses on the way out",
-        ),
-        (
-            elsewhere,
-            "com.docker.network.bridge.host_binding_ipv4 with an address other than 0.0.0.0 and ::",
-            "no ports are published",
-        ),
-    ];
-    match asked.into_iter().find(|(asked, ..)| *asked) {
-        Some((_, what, instead)) => {
-            let by = format!("the bridge driver, which has no firewall yet: {instead}");
-            Err(Reason::NotImplemented { what, by }.into())
-        }
-        None => Ok(()),
+/// Refuses what would have no effect, because no ports are published yet.
+pub(super) fn check_offered(config: &BridgeConfig) -> Result<()> {
+    if config.host_binding.is_none_or(|address| address.is_unspecified()) {
+        return Ok(());
     }
+    let what = "com.docker.network.bridge.host_binding_ipv4 with an address other than 0.0.0.0 and ::";
+    let by = "the bridge driver, which publishes no ports yet".into();
+    Err(Reason::NotImplemented { what, by }.into())
 }
 
 #[cfg(test)]

@@ -1,0 +1,115 @@
+//! What the firewall of bridge networks does to packets, seen through the engine. `crates/firewall/tests/packets` has each
+//! of its rules.
+
+use std::net::IpAddr;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use netloom::kernel::{Kernel, LinkTag, Netns, Op, Route};
+use netloom::{Engine, Network, NetworkSpec, ShutdownMode};
+
+use crate::lab::{Lab, address, delete_everything, in_lab, joined, pings, soon};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Long enough for an answer that would come, on a slow machine.
+const SILENCE: Duration = Duration::from_millis(300);
+/// How soon damage is repaired.
+const REPAIR: Duration = Duration::from_secs(1);
+
+fn neighbour() -> IpAddr {
+    "192.0.2.9".parse().expect("an address")
+}
+
+/// A machine on the host's LAN that knows no way to containers' own addresses.
+async fn lan(lab: &Lab) -> Netns {
+    let name = "lan".parse().expect("a name");
+    let (host, netns) = ("uplink".parse().expect("a name"), Netns::Named(name));
+    let eth0 = "eth0".parse().expect("a name");
+    let own = |link, netns, address: &str| Op::AddAddress {
+        netns,
+        link,
+        address: address.parse().expect("a subnet"),
+    };
+    let tag = LinkTag::new("others", "uplink", "lan");
+    let steps = vec![
+        vec![Op::CreateNetns { name }],
+        vec![Op::CreateVeth { host, peer: eth0, netns, master: None, mac: None, mtu: None, tag }],
+        vec![
+            own(host, Netns::Host, "192.0.2.1/24"),
+            own(eth0, netns, "192.0.2.9/24"),
+            Op::SetLink { netns: Netns::Host, name: host, up: true },
+            Op::SetLink { netns, name: eth0, up: true },
+            Op::Sysctl { netns: Netns::Host, key: "ipv4/ip_forward".into(), value: "1".into() },
+        ],
+    ];
+    for step in steps {
+        for outcome in lab.kernel.execute(step, soon()).await {
+            outcome.expect("a LAN");
+        }
+    }
+    netns
+}
+
+async fn network(engine: &Engine, name: &str, change: impl FnOnce(NetworkSpec) -> NetworkSpec) -> Network {
+    engine.controller().create_network(change(NetworkSpec::new(name))).await.expect("a network")
+}
+
+fn nft(words: &str) -> String {
+    let output = Command::new("nft").args(words.split(' ')).output().expect("nft is installed");
+    assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn networks_are_kept_apart_and_leave_under_the_hosts_address() {
+    in_lab(async |lab| {
+        let lan = lan(&lab).await;
+        let engine = lab.engine().await;
+        let (blue, red) =
+            (network(&engine, "blue", |spec| spec).await, network(&engine, "red", |spec| spec).await);
+        let (a, one) = joined(&engine, &blue, "one").await;
+        let (b, two) = joined(&engine, &red, "two").await;
+        assert!(pings(&one, neighbour(), PATIENCE).await && pings(&two, neighbour(), PATIENCE).await);
+        assert!(!pings(&one, address(&b).await, SILENCE).await, "another network");
+        assert!(!pings(&two, address(&a).await, SILENCE).await, "another network");
+        let bare = |spec: NetworkSpec| spec.option("com.docker.network.bridge.enable_ip_masquerade", "false");
+        let (_, three) = joined(&engine, &network(&engine, "bare", bare).await, "three").await;
+        assert!(!pings(&three, neighbour(), SILENCE).await, "the LAN knows no way back to its own address");
+        let back = Route {
+            destination: "172.16.0.0/12".parse().expect("a subnet"),
+            via: Some("192.0.2.1".parse().expect("an address")),
+            link: "eth0".parse().expect("a name"),
+        };
+        lab.kernel
+            .execute(vec![Op::AddRoute { netns: lan, route: back }], soon())
+            .await
+            .remove(0)
+            .expect("a way");
+        assert!(pings(&three, neighbour(), PATIENCE).await, "under its own address");
+        let before = nft("list table inet netloom");
+
+        // Somebody else's flush is undone, and what users have in their chain stays over everything that follows.
+        nft("flush ruleset");
+        let flushed = Instant::now();
+        while !nft("list tables").contains("inet netloom") {
+            assert!(flushed.elapsed() < PATIENCE, "not repaired");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(!pings(&one, address(&b).await, SILENCE.max(REPAIR)).await);
+        assert!(pings(&one, neighbour(), PATIENCE).await);
+        assert_eq!(nft("list table inet netloom"), before);
+        nft("add rule inet netloom user ip daddr 192.0.2.9 drop");
+        assert!(!pings(&one, neighbour(), SILENCE).await);
+
+        // The next engine finds everything as it should be, and touches none of it.
+        let ruled = nft("list table inet netloom");
+        engine.shutdown(ShutdownMode::Graceful).await.expect("it ends");
+        assert_eq!(nft("list table inet netloom"), ruled, "containers live on");
+        let engine = lab.next_engine().await;
+        assert_eq!(nft("list table inet netloom"), ruled);
+        nft("flush chain inet netloom user");
+        assert!(pings(&engine.controller().sandbox(one.id()).expect("kept"), neighbour(), PATIENCE).await);
+        delete_everything(&engine).await;
+        assert!(!nft("list table inet netloom").contains("br-"), "nothing of networks is left");
+    });
+}
