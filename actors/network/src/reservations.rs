@@ -71,8 +71,10 @@ impl NetworkActor {
         reply: Reply<Result<()>>,
         cx: &mut Cx<'_, Self>,
     ) -> Started {
-        let allowed =
-            self.allows(NetworkCommand::Reserve).and_then(|()| check_name(ObjectKind::Reservation, &name));
+        let recorded = self.record.reservations.contains_key(&name);
+        // What is there goes, whatever was allowed when it was made.
+        let named = || if recorded { Ok(()) } else { check_name(ObjectKind::Reservation, &name) };
+        let allowed = self.allows(NetworkCommand::Reserve).and_then(|()| named());
         let reply = checked(allowed, reply)?;
         let mut record = self.record.clone();
         let listed = record.reservations.remove(&name).is_some();

@@ -1,5 +1,7 @@
 //! `netloom ipam`: pools and addresses, as the records of a data directory have them. Nothing there is changed, and an
 //! engine may be at work with it.
+//!
+//! In JSON, numbers of addresses above 2^53 are texts of digits; what records do not tell is null.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -7,14 +9,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::ValueEnum;
+use clap::builder::NonEmptyStringValueParser;
 use netloom::snapshot::{AddressHolder, Holders, PoolSnapshot};
 use netloom::{Error, NetworkId, ObjectKind};
 use netloom_ipam::{DefaultIpam, Lease, RestoredPools, picture};
 use netloom_model::record::{EndpointRecord, NetworkRecord};
 use netloom_store::{Held, Key, Peeked, RecordKind, decode, peek};
-use serde::Serialize;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 
 use crate::report::{self, Output};
+
+mod foreign;
 
 /// Address pools and who holds addresses.
 #[derive(Debug, clap::Args)]
@@ -54,7 +60,7 @@ struct List {
 struct Show {
     /// A network, by its name or its identifier; pools, by their identifier (`LocalDefault/10.0.0.0/24`) or a subnet
     /// that they overlap; or an address.
-    #[arg(value_name = "NETWORK|POOL|ADDRESS")]
+    #[arg(value_name = "NETWORK|POOL|ADDRESS", value_parser = NonEmptyStringValueParser::new())]
     what: String,
     #[command(flatten)]
     source: Source,
@@ -76,8 +82,7 @@ pub(crate) fn run(options: &Options, out: &mut Output) -> anyhow::Result<bool> {
     match &options.command {
         Command::Ls(List { source, quiet }) => {
             let pools = Pools::read(&source.data_dir)?;
-            let seen = pools.all();
-            let all: Vec<_> = seen.iter().map(Pool::of).collect();
+            let all = pools.all();
             match source.format {
                 _ if *quiet => lines(out, all.iter().map(|pool| pool.seen.pool)),
                 Format::Table => table(out, &all),
@@ -87,8 +92,7 @@ pub(crate) fn run(options: &Options, out: &mut Output) -> anyhow::Result<bool> {
         }
         Command::Show(Show { what, source, limit }) => {
             let pools = Pools::read(&source.data_dir)?;
-            let (shown, holders) = pools.find(what, *limit)?;
-            let all: Vec<_> = shown.iter().map(Pool::of).collect();
+            let (all, holders) = pools.find(what, *limit)?;
             match source.format {
                 Format::Table => {
                     table(out, &all);
@@ -106,22 +110,53 @@ pub(crate) fn run(options: &Options, out: &mut Output) -> anyhow::Result<bool> {
 /// What one command shows of a network.
 #[derive(Serialize)]
 struct Shown<'a> {
-    pools: Vec<Pool<'a>>,
+    pools: Vec<Pool>,
     #[serde(flatten)]
     held: &'a Holders,
 }
 
 /// A pool, with what is left of it.
-#[derive(Serialize)]
-struct Pool<'a> {
-    #[serde(flatten)]
-    seen: &'a PoolSnapshot,
-    free: u128,
+#[derive(Clone, Debug)]
+struct Pool {
+    /// The IPAM driver that has it.
+    driver: String,
+    /// What that driver calls it.
+    id: String,
+    /// All but addresses in quarantine: only a running engine knows those.
+    seen: PoolSnapshot,
+    /// Other drivers than `default` do not tell what they would give.
+    free: Option<u128>,
 }
 
-impl<'a> Pool<'a> {
-    fn of(seen: &'a PoolSnapshot) -> Self {
-        Self { seen, free: seen.free() }
+impl From<PoolSnapshot> for Pool {
+    fn from(seen: PoolSnapshot) -> Self {
+        let (id, free) = (format!("{}/{}", seen.space, seen.pool), Some(seen.free()));
+        Self { driver: "default".to_owned(), id, seen, free }
+    }
+}
+
+impl Serialize for Pool {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Wide(#[serde(with = "netloom_model::wide")] u128);
+
+        let Self { driver, id: _, seen, free } = self;
+        let PoolSnapshot { space, pool, range, network, name, gateway, size, used, reserved, quarantined: _ } =
+            seen;
+        let mut shown = serializer.serialize_struct("Pool", 12)?;
+        shown.serialize_field("driver", driver)?;
+        shown.serialize_field("space", space)?;
+        shown.serialize_field("pool", pool)?;
+        shown.serialize_field("range", range)?;
+        shown.serialize_field("network", network)?;
+        shown.serialize_field("name", name)?;
+        shown.serialize_field("gateway", gateway)?;
+        shown.serialize_field("size", &Wide(*size))?;
+        shown.serialize_field("used", used)?;
+        shown.serialize_field("reserved", reserved)?;
+        shown.serialize_field("quarantined", &None::<u64>)?;
+        shown.serialize_field("free", &free.map(Wide))?;
+        shown.end()
     }
 }
 
@@ -134,23 +169,29 @@ fn lines(out: &mut Output, lines: impl IntoIterator<Item = impl Display>) {
     }
 }
 
-fn table(out: &mut Output, pools: &[Pool<'_>]) {
-    let header = ["NETWORK", "POOL", "RANGE", "SIZE", "USED", "RESERVED", "QUARANTINED", "FREE", "GATEWAY"];
-    let row = |Pool { seen, free }: &Pool<'_>| {
-        let PoolSnapshot { name, pool, range, gateway, size, used, reserved, quarantined, .. } = seen;
+/// What stands where records do not tell.
+const UNKNOWN: &str = "-";
+
+fn table(out: &mut Output, pools: &[Pool]) {
+    let header =
+        ["NETWORK", "DRIVER", "POOL", "RANGE", "SIZE", "USED", "RESERVED", "QUARANTINED", "FREE", "GATEWAY"];
+    let row = |Pool { driver, seen, free, .. }: &Pool| {
+        let PoolSnapshot { name, pool, range, gateway, size, used, reserved, .. } = seen;
         vec![
             name.clone(),
+            driver.clone(),
             pool.to_string(),
             range.map(|range| range.to_string()).unwrap_or_default(),
             size.to_string(),
             used.to_string(),
             reserved.to_string(),
-            quarantined.to_string(),
-            free.to_string(),
+            UNKNOWN.to_owned(),
+            free.map_or_else(|| UNKNOWN.to_owned(), |free| free.to_string()),
             gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
         ]
     };
     report::rows(out, &header, pools.iter().map(row).collect());
+    report::aside("note: only a running engine knows which addresses are in quarantine; FREE counts them");
 }
 
 fn holders_table(out: &mut Output, Holders { holders, more }: &Holders) {
@@ -166,6 +207,8 @@ struct Pools {
     ipam: DefaultIpam,
     networks: BTreeMap<NetworkId, NetworkRecord>,
     endpoints: Vec<EndpointRecord>,
+    /// The pools of networks of other IPAM drivers, and who has addresses there.
+    foreign: (Vec<Pool>, Vec<(NetworkId, AddressHolder)>),
     /// Whether every record could be read and put in its place.
     whole: bool,
 }
@@ -178,8 +221,7 @@ impl Pools {
         if let Some(Held { process }) = held {
             let process = process.map(|process| format!(" (process {process})")).unwrap_or_default();
             report::aside(format_args!(
-                "note: an engine{process} has {}; what it has not recorded is not shown: addresses in quarantine, and \
-                 what is under way",
+                "note: an engine{process} has {}; what it has not recorded is not shown, which is what is under way",
                 dir.display()
             ));
         }
@@ -189,7 +231,8 @@ impl Pools {
     fn fill(records: Vec<(Key, Vec<u8>)>) -> Self {
         let mut ipam = DefaultIpam::new(&[]);
         ipam.open_global(&[]);
-        let mut pools = Self { ipam, networks: BTreeMap::new(), endpoints: Vec::new(), whole: true };
+        let (networks, endpoints, foreign) = (BTreeMap::new(), Vec::new(), (Vec::new(), Vec::new()));
+        let mut pools = Self { ipam, networks, endpoints, foreign, whole: true };
         for (Key { kind, id }, value) in records {
             let read = match kind {
                 RecordKind::Network => decode(&value).map(|record: NetworkRecord| {
@@ -206,10 +249,9 @@ impl Pools {
         let mut foreign = BTreeSet::new();
         for record in networks {
             if record.spec.ipam.driver != "default" {
-                let (name, driver) = (&record.spec.name, &record.spec.ipam.driver);
-                report::aside(format_args!(
-                    "note: addresses of network {name:?} are known to IPAM driver {driver:?}"
-                ));
+                let (theirs, holders) = foreign::read(&record, &pools.endpoints);
+                pools.foreign.0.extend(theirs);
+                pools.foreign.1.extend(holders);
                 foreign.insert(record.id);
                 continue;
             }
@@ -250,22 +292,28 @@ impl Pools {
         self.whole = false;
     }
 
-    fn all(&self) -> Vec<PoolSnapshot> {
-        picture::pools(&self.ipam)
+    /// By the names of the networks, and of each in its order.
+    fn all(&self) -> Vec<Pool> {
+        let own = picture::pools(&self.ipam).into_iter().map(Pool::from);
+        let mut all: Vec<_> = own.chain(self.foreign.0.iter().cloned()).collect();
+        all.sort_by(|one, other| {
+            (&one.seen.name, one.seen.network).cmp(&(&other.seen.name, other.seen.network))
+        });
+        all
     }
 
     /// The pools that somebody means, and who holds addresses in them.
-    fn find(&self, what: &str, limit: usize) -> anyhow::Result<(Vec<PoolSnapshot>, Holders)> {
-        let named = |pool: &PoolSnapshot| pool.name == what || pool.network.to_string() == what;
+    fn find(&self, what: &str, limit: usize) -> anyhow::Result<(Vec<Pool>, Holders)> {
+        let named = |pool: &Pool| pool.seen.name == what || pool.seen.network.to_string() == what;
         let all = self.all();
         let mut shown: Vec<_> = all.iter().filter(|pool| named(pool)).cloned().collect();
         // Of a place in a pool, only what is there.
         let mut part = None;
         if shown.is_empty() {
-            let id = |pool: &PoolSnapshot| format!("{}/{}", pool.space, pool.pool) == what;
             part = picture::place(what);
-            let meant =
-                |pool: &PoolSnapshot| id(pool) || part.is_some_and(|net| picture::overlap(pool.pool, net));
+            let meant = |pool: &Pool| {
+                pool.id == what || part.is_some_and(|net| picture::overlap(pool.seen.pool, net))
+            };
             shown = all.into_iter().filter(meant).collect();
         }
         if shown.is_empty() {
@@ -273,14 +321,15 @@ impl Pools {
         }
         let held = |network: NetworkId| {
             let within = |held: &AddressHolder| {
-                let pools = shown.iter().filter(|pool| pool.network == network);
+                let pools = shown.iter().map(|pool| &pool.seen).filter(|pool| pool.network == network);
                 part.is_none_or(|net| net.contains(&held.address))
                     && pools.map(|pool| pool.pool).any(|pool| pool.contains(&held.address))
             };
-            let held = self.ipam.holders(network, usize::MAX).unwrap_or_default();
-            held.holders.into_iter().filter(within).collect::<Vec<_>>()
+            let own = self.ipam.holders(network, usize::MAX).unwrap_or_default().holders;
+            let theirs = self.foreign.1.iter().filter(|(of, _)| *of == network).map(|(_, held)| held.clone());
+            own.into_iter().chain(theirs).filter(within).collect::<Vec<_>>()
         };
-        let networks: BTreeSet<_> = shown.iter().map(|pool| pool.network).collect();
+        let networks: BTreeSet<_> = shown.iter().map(|pool| pool.seen.network).collect();
         let mut holders: Vec<_> = networks.into_iter().flat_map(held).collect();
         holders.sort_by_key(|held| held.address);
         let more = holders.len().saturating_sub(limit) as u64;
@@ -290,13 +339,6 @@ impl Pools {
 
     /// Why nothing is shown.
     fn unfound(&self, what: &str) -> anyhow::Error {
-        let has = |record: &&NetworkRecord| record.v4.iter().chain(&record.v6).any(|pool| pool.id == what);
-        if let Some(record) = self.networks.values().find(has) {
-            let (name, driver) = (&record.spec.name, &record.spec.ipam.driver);
-            return anyhow::anyhow!(
-                "pool {what:?} of network {name:?} is known to IPAM driver {driver:?} alone"
-            );
-        }
         if self.networks.values().any(|record| record.spec.name == what || record.id.to_string() == what) {
             return anyhow::anyhow!("network {what:?} has no pools here");
         }

@@ -98,7 +98,10 @@ impl Standing {
 
     fn take_down(&self, text: &mut String) {
         let dir = quoted(&self.dir);
-        let _ = writeln!(text, "its store and its namespaces are in {dir}; take it down with:");
+        let data = quoted(&self.dir.join("data"));
+        let _ = writeln!(text, "its store is in {data}; who has which address is told by:");
+        let _ = writeln!(text, "  netloom ipam ls --data-dir {data}");
+        let _ = writeln!(text, "take it down with:");
         let namespaces: Vec<_> = self.namespaces.iter().map(|path| quoted(path)).collect();
         let _ = write!(text, "  umount {} && rm -r {dir}", namespaces.join(" "));
         for bridge in &self.bridges {
@@ -129,7 +132,9 @@ mod tests {
         let expected = "look around with:\n\
             \x20 nsenter --net=/tmp/d/run/netns/a ip address\n\
             \x20 nsenter --net=/tmp/d/run/netns/b ip address\n\
-            its store and its namespaces are in /tmp/d; take it down with:\n\
+            its store is in /tmp/d/data; who has which address is told by:\n\
+            \x20 netloom ipam ls --data-dir /tmp/d/data\n\
+            take it down with:\n\
             \x20 umount /tmp/d/run/netns/a /tmp/d/run/netns/b && rm -r /tmp/d\n\
             \x20 ip link delete br-0123456789ab";
         assert_eq!(text, expected);

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::change::Change;
 use crate::cluster::ClusterIpam;
 use crate::default::DefaultIpam;
+use crate::head::unread;
 use crate::history::ATTEMPTS;
 use crate::owner::OwnerId;
 use crate::request::AddressSpace;
@@ -57,12 +58,17 @@ fn host_key(host: &str) -> String {
     format!("netloom/v1/hosts/{host}")
 }
 
+/// What to do about a name of which nobody can tell whose it is.
+const UNREADABLE: &str =
+    "remove the key from the cluster's store: the engine of that host takes the name at its next start";
+
 async fn registered(
     store: &dyn ClusterStore,
     host: &str,
-) -> Result<(Option<Registration>, Option<Revision>), StoreError> {
+) -> Result<(Option<Registration>, Option<Revision>)> {
     let Some(found) = store.get(&host_key(host)).await? else { return Ok((None, None)) };
-    Ok((Some(decode(&found.value)?), Some(found.revision)))
+    let known = decode(&found.value).map_err(|error| unread(host_key(host), &error, UNREADABLE))?;
+    Ok((Some(known), Some(found.revision)))
 }
 
 impl Place {
@@ -88,9 +94,13 @@ impl Place {
                 Err(error) => return Err(error.into()),
             }
         }
-        let message = format!("the name of host {:?} changes all the time", self.host);
-        Err(Reason::Store { action: "take a host's name in the cluster", message }.into())
+        Err(restless(&self.host))
     }
+}
+
+fn restless(host: &str) -> Error {
+    let why = "others change it all the time".to_owned();
+    Reason::ClusterStore { key: host_key(host), why, remedy: "retry after a pause".into() }.into()
 }
 
 fn taken(host: &str, known: Option<&Registration>) -> Error {
@@ -157,8 +167,7 @@ impl ClusterIpam {
                 Err(error) => return Err(error.into()),
             }
         }
-        let message = format!("the name of host {host:?} changes all the time");
-        Err(Reason::Store { action: "free a host's name in the cluster", message }.into())
+        Err(restless(host))
     }
 }
 

@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 use crate::host::{HostNets, overlaps_host};
 use crate::network::Network;
 use crate::pool::{Pool, PoolUsage, window};
-use crate::refusal::{check_family, check_request, no_store, pools_exhausted};
+use crate::refusal::{check_family, check_request, no_room, no_store, pools_exhausted};
 use crate::request::{AddressSpace, Granted, Lease, LeaseRequest, PoolsRequest, SkippedPool};
 use crate::space::Space;
 use crate::span::{Family, Span};
@@ -337,6 +337,9 @@ fn take_all(
             // The only address of a /32 or /128 is for an endpoint, unless the caller says otherwise.
             let needs_gateway = spec.gateway.is_none() && !subnet.is_one();
             if needs_gateway && !pool.choose_gateway(subnet) {
+                if subnet.tenants().count() == 1 {
+                    return Err(no_room(&subnet.net(), spec.range));
+                }
                 return Err(network.exhausted(space, family));
             }
         }

@@ -1,6 +1,7 @@
 //! What the store of a cluster has of the last changes of an address space.
 
-use netloom_store::encode;
+use netloom_model::{Error, Reason};
+use netloom_store::{StoreError, encode};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -46,4 +47,29 @@ impl Head {
 
 pub(crate) fn head_key() -> String {
     format!("{PREFIX}/head")
+}
+
+/// How the space begins anew: what a host has is in its own store, and it says so when it starts.
+const ANEW: &str = "put it back as it was, from a backup of the cluster's store; or remove the key \
+                    \"netloom/v1/ipam/GlobalDefault/head\" there and start the engines of all hosts again, one after the \
+                    other, so that each says what it has";
+
+/// The error for what is of no use as it is in the store. Nothing writes over it, so every start meets it again.
+pub(crate) fn unusable(key: String, why: impl Into<String>) -> Error {
+    Reason::ClusterStore { key, why: why.into(), remedy: ANEW.to_owned() }.into()
+}
+
+/// The error for what cannot be read; `remedy` is for what is damaged.
+pub(crate) fn unread(key: String, error: &StoreError, remedy: &str) -> Error {
+    let remedy = if matches!(error, StoreError::Newer { .. }) {
+        format!("if other hosts have a later version of the engine, start that one here; otherwise {remedy}")
+    } else {
+        remedy.to_owned()
+    };
+    Reason::ClusterStore { key, why: error.to_string(), remedy }.into()
+}
+
+/// The same, for what the space is made of.
+pub(crate) fn damaged(key: String, error: &StoreError) -> Error {
+    unread(key, error, ANEW)
 }

@@ -10,8 +10,8 @@ use crate::back_off::back_off;
 use crate::change::Change;
 use crate::cluster::ClusterIpam;
 use crate::default::DefaultIpam;
-use crate::head::{Head, head_key};
-use crate::image::Contradiction;
+use crate::head::{Head, damaged, head_key, unusable};
+use crate::image::{Contradiction, ImageError};
 use crate::request::AddressSpace;
 
 /// How many times others may be faster, or the store unclear, before a request gives up.
@@ -102,8 +102,9 @@ impl ClusterIpam {
                 Err(error) => return Err(error.into()),
             }
         }
-        let message = "others change the address space all the time".to_owned();
-        let error = Error::from(Reason::Store { action: "change the cluster's address space", message });
+        let why = "others change the address space all the time".to_owned();
+        let error =
+            Error::from(Reason::ClusterStore { key: head_key(), why, remedy: "retry after a pause".into() });
         Err(if asked { error.uncertain() } else { error })
     }
 
@@ -166,7 +167,7 @@ impl ClusterIpam {
                 replica.seen = Some((head, None));
                 return Ok(());
             };
-            let head: Head = decode(&found.value)?;
+            let head: Head = decode(&found.value).map_err(|error| damaged(head_key(), &error))?;
             if replica.at > 0 && (replica.history != head.history || replica.at > head.last()) {
                 return Err(lost("the store has been set back, or begun anew"));
             }
@@ -183,8 +184,7 @@ impl ClusterIpam {
             replica.seen = Some((head, Some(found.revision)));
             return Ok(());
         }
-        let message = "it has no image of what it says to have".to_owned();
-        Err(Reason::Store { action: "read the cluster's address space", message }.into())
+        Err(unusable(head_key(), "the image that it names is not there"))
     }
 
     /// Begins anew at the image of a head; `false` when it is not there.
@@ -196,9 +196,12 @@ impl ClusterIpam {
         let Some(image) = self.store.get(&head.image_key()).await? else { return Ok(false) };
         replica.begin(head.history);
         let loaded = replica.ipam.load_image(AddressSpace::Global, &image.value);
-        let found = loaded.map_err(|error| {
-            let damaged = StoreError::Damaged { what: head.image_key(), why: error.to_string() };
-            Error::from(damaged)
+        let found = loaded.map_err(|error| match error {
+            ImageError::Newer { found, known } => {
+                let (found, known) = (found.into(), known.into());
+                damaged(head.image_key(), &StoreError::Newer { what: "the image".into(), found, known })
+            }
+            ImageError::Damaged(_) => unusable(head.image_key(), error.to_string()),
         })?;
         replica.found.extend(found);
         replica.at = head.image;
@@ -235,8 +238,6 @@ impl Replica {
 
 /// What was given away is not known to the store any more: to go on would give it away again.
 fn lost(why: &str) -> Error {
-    let message = format!(
-        "{why}; start the engines of all hosts again, one after the other, so that each says what it has"
-    );
-    Reason::Store { action: "follow the cluster's address space", message }.into()
+    let remedy = "start the engines of all hosts again, one after the other, so that each says what it has";
+    Reason::ClusterStore { key: head_key(), why: why.to_owned(), remedy: remedy.to_owned() }.into()
 }

@@ -1,5 +1,7 @@
 //! Checks of what callers ask for, and errors that need a look around.
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
 use netloom_model::{Error, HostOverlap, IpamSpec, ObjectKind, PoolsConsidered, Reason, Result};
 
@@ -14,10 +16,30 @@ const SHOWN_HOLDERS: usize = 3;
 /// the address space that is meant.
 pub(crate) fn check_request(spec: &IpamSpec, ipv6: bool) -> Result<AddressSpace> {
     let space = AddressSpace::named(&spec.address_space)?;
+    check_options(&spec.options)?;
     if !ipv6 && !spec.v6.is_empty() {
         return Err(Error::invalid("ipv6", ipv6, "an IPv6 pool is given but IPv6 is off"));
     }
     Ok(space)
+}
+
+/// The option of libnetwork's driver `default` (`ipamapi.AllocSerialPrefix`).
+const SERIAL: &str = "com.docker.network.ipam.serial";
+
+/// Whether this driver does what the options ask for: to choose in order is the one thing that can be asked for, and is
+/// what it does anyhow.
+fn check_options(options: &BTreeMap<String, String>) -> Result<()> {
+    for (key, value) in options {
+        if key != SERIAL {
+            let why = format!("the ipam driver \"default\" knows no option but {SERIAL}");
+            return Err(Error::invalid(format!("ipam.options.{}", key.escape_debug()), value, why));
+        }
+        if value != "true" {
+            let why = "addresses are always chosen in order: it is \"true\", or left out";
+            return Err(Error::invalid(format!("ipam.options.{}", key.escape_debug()), value, why));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a subnet is one of this family that can be a pool.
@@ -31,6 +53,17 @@ pub(crate) fn check_family(subnet: &IpNet, family: Family) -> Result<()> {
         return Err(Error::invalid("subnet", subnet, why));
     }
     Ok(())
+}
+
+/// The error for a pool that would be nobody else's and of which no address can be its gateway's: it is the request that
+/// leaves none, not other endpoints.
+pub(crate) fn no_room(pool: &IpNet, range: Option<IpNet>) -> Error {
+    let field = if range.is_some() { "range" } else { "subnet" };
+    let why = format!(
+        "no address of it is left for the gateway: the ends of {pool} and auxiliary addresses cannot be it; choose a \
+         larger {field}, or give the gateway"
+    );
+    Error::invalid(field, range.unwrap_or(*pool), why)
 }
 
 /// Why there is no default pool to be had.

@@ -123,8 +123,9 @@ fn a_start_puts_right_what_a_crash_left() {
         for key in store.keys("").await.expect("listed") {
             store.remove(&key).await.expect("removed");
         }
-        let error = again.lease(network(1), &want(50)).await.expect_err("it is gone").to_string();
-        assert!(error.contains("gone from the store") && error.contains("start the engines"), "{error}");
+        let error = again.lease(network(1), &want(50)).await.expect_err("it is gone");
+        assert!(error.to_string().contains("gone from the store"), "{error}");
+        assert!(error.remedy().expect("a way out").contains("start the engines"), "{error}");
         let anew = host(&store, "a");
         anew.restore(&restored, &endpoints).await.expect("restored");
         assert_eq!(anew.usage(network(1)).await.expect("known")[0].used, 2);
@@ -184,7 +185,14 @@ fn a_fault_at_every_call_leaves_no_half() {
         let swapped = store.swap(head, b"rubbish".to_vec(), Some(revision)).await;
         assert!(matches!(swapped, Ok(Swapped::Done(_))), "{swapped:?}");
         let b = host(&store, "b");
-        assert!(address(&b, 1, 1).await.is_err(), "what is damaged is not overwritten");
+        let error = address(&b, 1, 1).await.expect_err("what is damaged is not overwritten");
+        let said = error.to_string();
+        assert!(said.contains(head), "{said}");
+        let remedy = error.remedy().expect("there is something to do");
+        assert!(remedy.contains(head) && remedy.contains("start the engines"), "{remedy}");
+        // What it says to do helps.
+        store.remove(head).await.expect("removed");
+        pools(&host(&store, "a"), 1, None).await.expect("begun anew");
     });
 }
 

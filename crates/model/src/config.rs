@@ -280,13 +280,19 @@ impl EngineConfig {
 /// # Errors
 /// `InvalidParameter`, naming the first that does not.
 pub fn check_default_pools(key: &str, pools: &[DefaultPool]) -> Result<()> {
-    for &DefaultPool { base, size } in pools {
+    for (at, &DefaultPool { base, size }) in pools.iter().enumerate() {
         if base.addr() != base.network() || size < base.prefix_len() || size > base.max_prefix_len() - 2 {
             let why = "base must be a subnet and size a longer prefix that leaves room for hosts";
             return Err(Error::invalid(key, format!("{base} size {size}"), why));
         }
         // As for a subnet that is given: the pools cut from it would be refused one by one, at each use.
         if let Some(why) = crate::reserved::within(base) {
+            return Err(Error::invalid(key, format!("{base} size {size}"), why));
+        }
+        // What both have would be counted twice.
+        let overlaps = |other: &&DefaultPool| other.base.contains(&base) || base.contains(&other.base);
+        if let Some(other) = pools[..at].iter().find(overlaps) {
+            let why = format!("it overlaps {} size {}, which is listed before it", other.base, other.size);
             return Err(Error::invalid(key, format!("{base} size {size}"), why));
         }
     }
@@ -304,6 +310,20 @@ mod tests {
         let v4 = config.default_pools.iter().filter(|pool| matches!(pool.base, IpNet::V4(_)));
         let pools: u64 = v4.map(|pool| 1u64 << (pool.size - pool.base.prefix_len())).sum();
         assert!(pools >= 1000, "{pools}");
+    }
+
+    #[test]
+    fn default_pools_that_overlap_are_refused_and_both_are_named() {
+        let pool = |base: &str, size| DefaultPool { base: base.parse().expect("a subnet"), size };
+        let first = pool("10.0.0.0/8", 24);
+        for second in [first, pool("10.0.0.0/8", 16), pool("10.9.0.0/16", 24), pool("8.0.0.0/5", 24)] {
+            let pools = [pool("192.168.0.0/16", 24), first, pool("fd00::/40", 64), second];
+            let error = check_default_pools("default_pools", &pools).expect_err("overlaps").to_string();
+            assert!(error.contains("10.0.0.0/8 size 24"), "{error}");
+            assert!(error.contains(&format!("{} size {}", second.base, second.size)), "{error}");
+        }
+        let apart = [pool("10.0.0.0/9", 24), pool("10.128.0.0/9", 24), pool("fd00::/40", 64)];
+        check_default_pools("default_pools", &apart).expect("apart");
     }
 
     #[test]
@@ -385,10 +405,6 @@ mod tests {
             let error = pools(&[("10.0.0.0/8", 24), (base, size)]).validate().expect_err(base).to_string();
             assert!(error.contains("default_pools") && error.contains(base), "{error}");
         }
-        // Parity: libnetwork takes overlapping blocks too, and passes over those within others.
-        pools(&[("10.0.0.0/8", 24), ("10.1.0.0/16", 26), ("10.0.0.0/8", 16)])
-            .validate()
-            .expect("they overlap");
         // Its own, as docker's daemon.json would have them.
         let docker = [
             ("172.17.0.0/16", 16),

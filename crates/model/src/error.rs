@@ -15,12 +15,16 @@ use crate::considered::{AddressesConsidered, PoolsConsidered};
 use crate::id::{EndpointId, NetworkId, SandboxId};
 use crate::ifname::IfName;
 use crate::mac::MacAddr;
+use crate::name::shown;
 
-mod name;
 mod port;
+mod remedies;
+mod words;
 
-pub use name::check_name;
+pub use crate::name::check_name;
 pub use port::{PortReason, PortUser};
+pub use remedies::REACH_CLUSTER;
+use words::{List, Prefix, in_file, sandbox_text};
 
 /// `EPERM`, the same number on every Linux.
 const EPERM: i32 = 1;
@@ -153,24 +157,11 @@ impl fmt::Display for Holder {
     }
 }
 
-struct List<'a>(&'a [Holder]);
-
-impl fmt::Display for List<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN: usize = 8;
-        for (i, holder) in self.0.iter().take(SHOWN).enumerate() {
-            let comma = if i == 0 { "" } else { ", " };
-            write!(f, "{comma}{holder}")?;
-        }
-        if self.0.len() > SHOWN { write!(f, " and {} more", self.0.len() - SHOWN) } else { Ok(()) }
-    }
-}
-
 /// What went wrong, with the data a program needs to react.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {
-    /// A name is blank, too long or carries control characters.
+    /// A name breaks a rule of names.
     #[error("invalid {object} name {name:?}: {why}")]
     InvalidName {
         /// Whose name it is.
@@ -441,6 +432,16 @@ pub enum Reason {
         /// The backend's text.
         message: String,
     },
+    /// What hosts of a cluster have in common cannot be used as it is in their store.
+    #[error("the cluster's store cannot be used, by its key {key:?}: {why}")]
+    ClusterStore {
+        /// The key.
+        key: String,
+        /// What is wrong with its value.
+        why: String,
+        /// What to do about it.
+        remedy: String,
+    },
     /// Whoever had to answer died on the way.
     #[error("{who} stopped before it answered")]
     Gone {
@@ -524,23 +525,6 @@ pub enum Reason {
     },
 }
 
-fn in_file(file: Option<&str>) -> String {
-    file.map_or_else(String::new, |file| format!("{file}, "))
-}
-
-/// A key before what is said about it, where there is a key.
-struct Prefix<'a>(&'a str);
-
-impl fmt::Display for Prefix<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() { Ok(()) } else { write!(f, "{}: ", self.0) }
-    }
-}
-
-fn sandbox_text(sandbox: Option<&SandboxId>) -> String {
-    sandbox.map_or_else(|| "any sandbox".to_owned(), |id| format!("sandbox {}", id.short()))
-}
-
 /// An error of the engine. Cheap to move, cloneable so that every waiter of a shared failure gets it.
 #[derive(Clone, PartialEq)]
 pub struct Error(Box<Inner>);
@@ -594,7 +578,7 @@ impl Error {
 
     /// An object that does not exist.
     pub fn not_found(object: ObjectKind, query: impl fmt::Display) -> Self {
-        let query = query.to_string().chars().take(120).collect();
+        let query = shown(&query.to_string());
         Reason::NotFound { object, query }.into()
     }
 
@@ -642,6 +626,7 @@ impl Error {
             Reason::Leaked { cause, .. } => cause.kind(),
             Reason::Kernel { .. }
             | Reason::Store { .. }
+            | Reason::ClusterStore { .. }
             | Reason::IpamAnswer { .. }
             | Reason::Internal { .. } => ErrorKind::Internal,
         }
@@ -661,6 +646,7 @@ impl Error {
             Reason::NeedsRestart { .. } => {
                 "leave it as it is, or start the engine again with the new configuration".into()
             }
+            Reason::NotFound { object: ObjectKind::AddressSpace, .. } => remedies::NO_SPACE.into(),
             Reason::NotFound { object, .. } => {
                 format!("list the {} and check the spelling", object.plural())
             }
@@ -700,6 +686,8 @@ impl Error {
                 "run as root, or in a user namespace with its own network namespace".into()
             }
             Reason::Kernel { .. } => return None,
+            Reason::ClusterStore { remedy, .. } => remedy.clone(),
+            Reason::Store { action: REACH_CLUSTER, .. } => "see to the cluster's store, then retry".into(),
             Reason::Store { .. } => {
                 "check the data directory: free space, permissions, read-only mount".into()
             }
@@ -757,6 +745,7 @@ impl From<Reason> for Error {
             | Reason::Full { .. }
             | Reason::Kernel { .. }
             | Reason::Store { .. }
+            | Reason::ClusterStore { .. }
             | Reason::Busy { .. }
             | Reason::ShuttingDown
             | Reason::Overtaken { .. }

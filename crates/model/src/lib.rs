@@ -11,12 +11,14 @@ pub mod id;
 pub mod ifname;
 pub mod live;
 pub mod mac;
+pub mod name;
 pub mod purge;
 pub mod record;
 pub mod reserved;
 pub mod seldom;
 pub mod snapshot;
 pub mod spec;
+pub mod wide;
 
 pub use config::{EngineConfig, Limits, Timeouts};
 pub use considered::{AddressesConsidered, HostOverlap, PoolFill, PoolsConsidered};

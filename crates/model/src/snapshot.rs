@@ -243,7 +243,8 @@ pub struct PoolSnapshot {
     pub name: String,
     /// Its gateway.
     pub gateway: Option<IpAddr>,
-    /// The addresses of the subnet.
+    /// The addresses of the subnet. In JSON a text of digits where they are more than 2^53.
+    #[serde(with = "crate::wide")]
     pub size: u128,
     /// Leased to endpoints.
     pub used: u64,

@@ -17,7 +17,7 @@ pub use network::{IpamPoolSpec, IpamSpec, NetworkSpec};
 pub use ports::{PortBinding, Ports, Protocol, TransportPort};
 pub use sandbox::{ExtraHost, NamespaceSpec, ParentUpdate, SandboxSettings, SandboxSpec};
 
-/// The longest key of an option or label, or name of an auxiliary address, in bytes.
+/// The longest key of an option or label, in bytes.
 const MAX_KEY_LEN: usize = 255;
 /// The longest option or label value, in bytes.
 const MAX_VALUE_LEN: usize = 16 * 1024;

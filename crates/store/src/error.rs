@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use netloom_model::error::REACH_CLUSTER;
 use netloom_model::{Error, Reason};
 
 /// A failure of the store. Cloneable, because one failed commit is the answer to everyone who shared it.
@@ -103,7 +104,7 @@ impl StoreError {
             Self::Busy { .. } => "read beside an engine",
             Self::Damaged { .. } | Self::Newer { .. } => "read what it wrote",
             Self::Unencodable { .. } => "encode a record",
-            Self::Unreachable { .. } => "reach the cluster's store",
+            Self::Unreachable { .. } => REACH_CLUSTER,
             Self::CommitUncertain { .. } => "confirm a commit",
         }
     }

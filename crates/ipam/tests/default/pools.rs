@@ -48,6 +48,60 @@ fn drain(subnet: &str, range: Option<&str>) -> Vec<String> {
 }
 
 #[test]
+fn a_request_that_leaves_no_address_for_a_gateway_is_refused_itself() {
+    for (subnet, range, taken, field) in [
+        ("10.0.0.0/24", Some("10.0.0.0/32"), None, "range"),
+        ("10.0.0.0/24", Some("10.0.0.255/32"), None, "range"),
+        ("10.0.0.0/24", Some("10.0.0.9/32"), Some("10.0.0.9"), "range"),
+        ("fd00::/64", Some("fd00::/128"), None, "range"),
+        ("10.0.0.0/31", None, Some("10.0.0.0"), ""),
+    ] {
+        let mut ipam = DefaultIpam::new(&[DefaultPool { base: net("172.16.0.0/16"), size: 16 }]);
+        let mut wanted = pool(subnet, range);
+        wanted.auxiliary.extend(taken.map(|address| ("router".to_owned(), ip(address))));
+        match maybe_gateway(&mut ipam, 1, wanted, false) {
+            Ok(gateway) => assert_eq!((gateway, field), (Some(ip("10.0.0.1")), "")),
+            Err(error) => {
+                let Reason::InvalidOption { option, value, why } = error.reason() else { panic!("{error}") };
+                assert_eq!((option.as_str(), Some(value.as_str())), (field, range));
+                assert!(why.contains("larger range") && why.contains(subnet), "{why}");
+            }
+        }
+        // Nothing is left of what was refused.
+        assert_eq!(maybe_gateway(&mut ipam, 2, pool(subnet, None), false).is_ok(), !field.is_empty());
+    }
+}
+
+#[test]
+fn options_are_what_this_driver_does_or_are_refused() {
+    let mut ipam = DefaultIpam::new(&[]);
+    let mut ask = |n, key: &str, value: &str| {
+        let options = [(key.to_owned(), value.to_owned())].into();
+        let v4 = vec![pool(&format!("10.{n}.0.0/24"), None)];
+        let spec = IpamSpec { options, v4, ..IpamSpec::default() };
+        let (network, name) = (network(n), format!("net-{n}"));
+        ipam.request_pools(&PoolsRequest {
+            network,
+            name,
+            spec: &spec,
+            ipv6: false,
+            shares: false,
+            host: &[],
+        })
+    };
+    ask(1, "com.docker.network.ipam.serial", "true").expect("always so");
+    for (n, key, value) in [
+        (2, "com.docker.network.ipam.serial", "false"),
+        (3, "com.docker.network.ipam.serail", "true"),
+        (4, "color", "blue"),
+    ] {
+        let error = ask(n, key, value).expect_err(key);
+        let Reason::InvalidOption { option, .. } = error.reason() else { panic!("{error}") };
+        assert_eq!(*option, format!("ipam.options.{key}"));
+    }
+}
+
+#[test]
 fn what_each_size_of_pool_hands_out() {
     for (subnet, range, expected) in [
         ("10.0.0.0/29", None, &["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"][..]),

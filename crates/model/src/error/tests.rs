@@ -44,6 +44,11 @@ fn what_is_not_found_is_to_be_looked_up_in_a_list_with_a_right_plural() {
         .map(|kind| (kind, Error::not_found(kind, "x").remedy().expect("a remedy")));
     let mut told = Vec::new();
     for (kind, remedy) in remedies {
+        if kind == AddressSpace {
+            // One is not made, but belongs to a driver, or comes with a cluster.
+            assert!(remedy.contains("GlobalDefault where the engine is in a cluster"), "{remedy}");
+            continue;
+        }
         let listed =
             remedy.strip_prefix("list the ").and_then(|rest| rest.split_once(" and ")).expect(&remedy).0;
         assert!(listed.starts_with(&kind.to_string()), "{remedy}");
@@ -56,7 +61,6 @@ fn what_is_not_found_is_to_be_looked_up_in_a_list_with_a_right_plural() {
         "sandboxes",
         "drivers",
         "ipam drivers",
-        "address spaces",
         "pools",
         "reservations",
     ];
@@ -69,12 +73,4 @@ fn long_lists_of_holders_are_cut() {
     let id = "n".parse().expect("a given id");
     let error: Error = Reason::ActiveEndpoints { network: id, name: "n".into(), endpoints }.into();
     assert!(error.to_string().ends_with("and 12 more"), "{error}");
-}
-
-#[test]
-fn blank_and_hostile_names_are_refused() {
-    for bad in ["", "  ", "\t", "a\nb", "\u{7}", &"x".repeat(256)] {
-        assert!(check_name(ObjectKind::Network, bad).is_err(), "{bad:?}");
-    }
-    assert!(check_name(ObjectKind::Network, "größe 7").is_ok());
 }

@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{MAX_ENTRIES, MAX_KEY_LEN, abridged, check_map, is_false};
+use super::{MAX_ENTRIES, check_map, is_false};
 use crate::error::{Error, ObjectKind, Reason, Result, check_name};
 use crate::id::NetworkId;
+use crate::name::check_auxiliary;
 
 /// A network to be created.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -253,14 +254,7 @@ impl IpamPoolSpec {
         {
             return Err(Error::invalid("subnet", "", "a range, gateway or auxiliary address needs a subnet"));
         }
-        if let Some((name, address)) = self.auxiliary.iter().find(|(name, _)| name.trim().is_empty()) {
-            let why = format!("the name of auxiliary address {address} must not be blank");
-            return Err(Error::invalid("auxiliary", name, why));
-        }
-        if let Some(long) = self.auxiliary.keys().find(|name| name.len() > MAX_KEY_LEN) {
-            let why = "the name of an auxiliary address has at most 255 bytes";
-            return Err(Error::invalid("auxiliary", abridged(long), why));
-        }
+        self.auxiliary.iter().try_for_each(|(name, address)| check_auxiliary(name, *address))?;
         let Some(subnet) = &self.subnet else { return Ok(()) };
         if let Some(range) = &self.range
             && (range.addr() != range.network() || !subnet.contains(range))

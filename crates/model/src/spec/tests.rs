@@ -102,8 +102,8 @@ fn a_spec_is_of_bounded_size() {
 }
 
 #[test]
-fn a_blank_name_of_an_auxiliary_address_is_refused() {
-    for blank in ["", " ", "\t\n"] {
+fn a_blank_or_hostile_name_of_an_auxiliary_address_is_refused() {
+    for blank in ["", " ", "\t\n", "a\u{1b}[2J", "a\n", "a\u{202e}b", " a"] {
         let pool = IpamPoolSpec {
             subnet: Some(net("10.1.0.0/16")),
             auxiliary: [(blank.to_owned(), "10.1.0.7".parse().expect("an address"))].into(),
@@ -111,6 +111,7 @@ fn a_blank_name_of_an_auxiliary_address_is_refused() {
         };
         let error = NetworkSpec::new("n").pool(pool).validate().expect_err(blank).to_string();
         assert!(error.contains("auxiliary") && error.contains("10.1.0.7"), "{error}");
+        assert!(!error.contains(char::is_control) && !error.contains('\u{202e}'), "{error}");
     }
 }
 
