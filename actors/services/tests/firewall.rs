@@ -154,6 +154,25 @@ fn requests_that_come_together_travel_together_and_each_is_answered() {
         let all = join_all((1..=50).map(|number| stage.network(number, false))).await;
         assert!(all.iter().all(Result::is_ok), "{all:?}");
         assert_eq!(stage.elements("bridges").await, ["br0"]);
+        stage.network(0, false).await.expect("gone");
+        assert_eq!(stage.contents().await, None, "nobody needs it any more");
+    });
+}
+
+#[test]
+fn a_table_that_nobody_needs_stays_for_the_users_rules_in_it() {
+    local(async |stage| {
+        stage.end_restore().await;
+        stage.network(1, true).await.expect("made");
+        let rule = Rule { exprs: vec![Expr::Verdict(Verdict::Drop)], comment: None };
+        let changes = vec![Change::AddRule { chain: USER_CHAIN.into(), rule: rule.clone() }];
+        stage.sim.foreign_op(&Op::ChangeTable { table: table(), changes }).expect("ruled");
+        stage.network(1, false).await.expect("gone");
+        assert_eq!(stage.elements("bridges").await, Vec::<String>::new());
+        let chains = stage.contents().await.expect("it stays").chains;
+        assert_eq!(chains.iter().find(|(chain, _)| chain.name == USER_CHAIN).expect("there").1, [rule]);
+        stage.network(2, true).await.expect("made");
+        assert_eq!(stage.elements("bridges").await, ["br2"]);
     });
 }
 

@@ -100,7 +100,8 @@ impl Standing {
         let dir = quoted(&self.dir);
         let data = quoted(&self.dir.join("data"));
         let _ = writeln!(text, "its store is in {data}; who has which address is told by:");
-        let _ = writeln!(text, "  netloom ipam ls --data-dir {data}");
+        let program = quoted(Path::new(&std::env::args_os().next().unwrap_or_else(|| "netloom".into())));
+        let _ = writeln!(text, "  {program} ipam ls --data-dir {data}");
         let _ = writeln!(text, "take it down with:");
         let namespaces: Vec<_> = self.namespaces.iter().map(|path| quoted(path)).collect();
         let _ = write!(text, "  umount {} && rm -r {dir}", namespaces.join(" "));
@@ -129,14 +130,17 @@ mod tests {
     #[test]
     fn what_stays_is_taken_down_by_whole_commands() {
         let text = standing(Place::Shared, "/tmp/d").explain(Ending::Signal);
-        let expected = "look around with:\n\
+        let program = quoted(Path::new(&std::env::args_os().next().expect("a test has a name")));
+        let expected = format!(
+            "look around with:\n\
             \x20 nsenter --net=/tmp/d/run/netns/a ip address\n\
             \x20 nsenter --net=/tmp/d/run/netns/b ip address\n\
             its store is in /tmp/d/data; who has which address is told by:\n\
-            \x20 netloom ipam ls --data-dir /tmp/d/data\n\
+            \x20 {program} ipam ls --data-dir /tmp/d/data\n\
             take it down with:\n\
             \x20 umount /tmp/d/run/netns/a /tmp/d/run/netns/b && rm -r /tmp/d\n\
-            \x20 ip link delete br-0123456789ab";
+            \x20 ip link delete br-0123456789ab"
+        );
         assert_eq!(text, expected);
     }
 

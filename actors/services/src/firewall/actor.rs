@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use netloom_firewall::{Conflict, Owner, Placed, delta};
+use netloom_firewall::{Conflict, Owner, Placed, USER_CHAIN, delta};
 use netloom_kernel::nft::{Change, Contents, Table};
 use netloom_kernel::{Kernel, KernelError, Op, TableEvent, execute_all};
 use netloom_model::{Error, Reason, Result};
@@ -144,22 +144,23 @@ impl FirewallActor {
             .map_or_else(|| OpCtx::new(Cause::Event("the firewall"), PATIENCE), |one| one.op.clone());
         let deadline =
             batch.iter().map(|one| one.op.deadline_std()).max().unwrap_or_else(|| op.deadline_std());
-        let read = known.stale || !reapply.is_empty();
+        let nobody = known.wanted.owners().next().is_none();
+        let read = known.stale || !reapply.is_empty() || nobody;
         let wanted = read.then(|| known.wanted.contents());
         drop(known);
         self.busy = true;
         let changes: Vec<_> = batch.iter_mut().flat_map(|one| std::mem::take(&mut one.changes)).collect();
         let work = async move {
             match wanted {
-                Some(wanted) => repair(&*kernel, table, &wanted, deadline).await,
+                Some(wanted) => repair(&*kernel, table, &wanted, nobody, deadline).await,
                 None => change(&*kernel, table, changes, deadline).await,
             }
         };
-        cx.run(&op, work, move |outcome| Done { outcome, batch, reapply, read });
+        cx.run(&op, work, move |outcome| Done { outcome, batch, reapply, read, nobody });
     }
 
     /// What a transaction came to.
-    fn done(&mut self, Done { outcome, batch, reapply, read }: Done, cx: &mut Cx<'_, Self>) {
+    fn done(&mut self, Done { outcome, batch, reapply, read, nobody }: Done, cx: &mut Cx<'_, Self>) {
         self.busy = false;
         let outcome = outcome.unwrap_or_else(|cause| Err(Trouble::Other(panicked(&cause))));
         match outcome {
@@ -168,7 +169,8 @@ impl FirewallActor {
                     let mut known = self.deps.state.get();
                     if read {
                         known.repairs += u64::from(known.seen && changes > 0 && batch.is_empty());
-                        (known.stale, known.seen, known.trouble) = (false, true, None);
+                        // Where nobody has rules there may be no table, which the next one to have some finds out.
+                        (known.stale, known.seen, known.trouble) = (nobody, !nobody, None);
                     }
                 }
                 batch.into_iter().for_each(|one| one.reply.send(Ok(())));
@@ -284,15 +286,28 @@ async fn change(
     Ok(count)
 }
 
-/// Makes the table what is wanted, whatever it is.
+/// Makes the table what is wanted, whatever it is. One that nobody needs is removed, but for what users have in it.
 async fn repair(
     kernel: &dyn Kernel,
     table: Table,
     wanted: &Contents,
+    nobody: bool,
     deadline: std::time::Instant,
 ) -> std::result::Result<usize, Trouble> {
-    let is = kernel.table(table.clone(), deadline).await?;
-    change(kernel, table, delta(is.as_ref(), wanted), deadline).await
+    let changes = match kernel.table(table.clone(), deadline).await? {
+        None if nobody => Vec::new(),
+        Some(is) if nobody && !has_users(&is, wanted) => vec![Change::DeleteTable],
+        is => delta(is.as_ref(), wanted),
+    };
+    change(kernel, table, changes, deadline).await
+}
+
+/// Whether there is something of users in a table: rules in their chain, or chains of their own.
+fn has_users(is: &Contents, wanted: &Contents) -> bool {
+    is.chains.iter().any(|(chain, rules)| {
+        let ours = wanted.chains.iter().any(|(known, _)| known.name == chain.name);
+        !ours || (chain.name == USER_CHAIN && !rules.is_empty())
+    })
 }
 
 /// A transaction has ended.
@@ -303,6 +318,8 @@ pub(super) struct Done {
     reapply: Vec<Reply<Result<usize>>>,
     /// The table was read and compared.
     read: bool,
+    /// Nobody had rules.
+    nobody: bool,
 }
 
 messages! {
@@ -347,15 +364,7 @@ impl Handle<SetPortRules> for FirewallActor {
 
 impl Handle<EndRestore> for FirewallActor {
     fn handle(&mut self, _: OpCtx, _: EndRestore, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) {
-        let wanted = {
-            let mut known = self.deps.state.get();
-            known.restoring = false;
-            known.wanted.owners().next().is_some()
-        };
-        // A table that nobody needs is not made.
-        if !wanted {
-            return reply.send(Ok(()));
-        }
+        self.deps.state.get().restoring = false;
         let (counted, count) = Reply::channel();
         self.reapply.push(counted);
         self.go_on(cx);
