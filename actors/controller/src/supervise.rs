@@ -289,16 +289,29 @@ impl ControllerActor {
 
     // === Services ===
 
-    pub(super) fn restart_store(&mut self, op: &OpCtx, incarnation: u64) {
-        let (current, budget) = &mut self.estate.respawn.store;
+    /// Takes note that a service is started again, unless that was done already or was done too often.
+    fn starts_again(&mut self, op: &OpCtx, child: &Child, incarnation: u64) -> bool {
+        let estate = &mut *self.estate;
+        let (current, budget) = match child {
+            Child::Store => &mut estate.respawn.store,
+            _ => &mut estate.respawn.firewall,
+        };
         if *current != incarnation {
-            return;
+            return false;
         }
         if !budget.take(Instant::now()) {
-            return self.failed(op, &Child::Store, OUT_OF_BUDGET);
+            self.failed(op, child, OUT_OF_BUDGET);
+            return false;
         }
-        self.estate.incarnations += 1;
-        self.estate.respawn.store.0 = self.estate.incarnations;
+        estate.incarnations += 1;
+        *current = estate.incarnations;
+        true
+    }
+
+    pub(super) fn restart_store(&mut self, op: &OpCtx, incarnation: u64) {
+        if !self.starts_again(op, &Child::Store, incarnation) {
+            return;
+        }
         let actor = StoreActor::new(self.estate.respawn.backend.clone());
         let (addr, _) = watch(actor, Child::Store, self.estate.incarnations, &self.estate.port);
         self.estate.services.store.set(addr);
@@ -311,15 +324,9 @@ impl ControllerActor {
     }
 
     fn restart_firewall(&mut self, op: &OpCtx, incarnation: u64) {
-        let (current, budget) = &mut self.estate.respawn.firewall;
-        if *current != incarnation {
+        if !self.starts_again(op, &Child::Firewall, incarnation) {
             return;
         }
-        if !budget.take(Instant::now()) {
-            return self.failed(op, &Child::Firewall, OUT_OF_BUDGET);
-        }
-        self.estate.incarnations += 1;
-        self.estate.respawn.firewall.0 = self.estate.incarnations;
         let (addr, _) =
             watch(self.firewall_actor(), Child::Firewall, self.estate.incarnations, &self.estate.port);
         self.estate.services.firewall.set(addr);

@@ -1,6 +1,6 @@
 //! A table as it is against one as it should be.
 
-use netloom_kernel::nft::{Chain, Change, Contents, Element, Rule};
+use netloom_kernel::nft::{Change, Contents, Element, Rule};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::table::USER_CHAIN;
@@ -14,7 +14,6 @@ pub fn delta(is: Option<&Contents>, wanted: &Contents) -> Vec<Change> {
     let chains: FxHashMap<_, _> =
         is.chains.iter().map(|(chain, rules)| (&*chain.name, (chain, rules))).collect();
     let sets: FxHashMap<_, _> = is.sets.iter().map(|(set, elements)| (&*set.name, (set, elements))).collect();
-    let misshapen = |name: &str, chain: &Chain| chains.get(name).is_some_and(|(found, _)| *found != chain);
     // A rule holds on to its sets, so the rules go first where a set has to be made anew.
     let anew: Vec<_> = wanted
         .sets
@@ -25,17 +24,15 @@ pub fn delta(is: Option<&Contents>, wanted: &Contents) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut ruled = Vec::new();
     for (chain, rules) in &wanted.chains {
-        let found = chains.get(&*chain.name);
-        if misshapen(&chain.name, chain) {
-            changes.push(Change::FlushChain(chain.name.clone()));
-            changes.push(Change::DeleteChain(chain.name.clone()));
-        } else if found.is_some_and(|(_, found)| *found != rules || !anew.is_empty()) {
-            if chain.name == USER_CHAIN {
-                continue;
+        match chains.get(&*chain.name) {
+            None => {}
+            Some((found, _)) if *found != chain => {
+                changes.push(Change::FlushChain(chain.name.clone()));
+                changes.push(Change::DeleteChain(chain.name.clone()));
             }
-            changes.push(Change::FlushChain(chain.name.clone()));
-        } else if found.is_some() {
-            continue;
+            Some(_) if chain.name == USER_CHAIN => continue,
+            Some((_, found)) if *found == rules && anew.is_empty() => continue,
+            Some(_) => changes.push(Change::FlushChain(chain.name.clone())),
         }
         changes.push(Change::AddChain(chain.clone()));
         ruled.push((chain, rules));

@@ -163,7 +163,7 @@ impl Ruleset {
         one.element.end.as_ref()?;
         let ranges = self.ranges.iter().filter(|(set, _)| *set == one.set);
         let met = ranges.filter_map(|key| self.elements.get(key)).filter(|held| held.element != one.element);
-        met.filter(|held| meet(&held.element, &one.element)).find_map(other)
+        met.filter(|held| held.element.meets(&one.element)).find_map(other)
     }
 
     fn take_out(&mut self, owner: Owner, one: &Placed, gone: &mut Vec<Placed>) {
@@ -221,10 +221,4 @@ fn by_set(all: Vec<Placed>) -> impl Iterator<Item = (String, Vec<Element>)> {
         }
     }
     sets.into_iter().map(|(set, elements)| (set.to_owned(), elements))
-}
-
-/// Whether two ranges have a key in common: they do when all their parts do.
-fn meet(one: &Element, other: &Element) -> bool {
-    let end = |element: &'_ Element, part: usize| element.end.as_ref().unwrap_or(&element.key)[part].clone();
-    (0..one.key.len()).all(|part| one.key[part] <= end(other, part) && other.key[part] <= end(one, part))
 }

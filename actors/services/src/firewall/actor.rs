@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | SetNetworkRules | command | () |
 //! | SetPortRules | command | () |
-//! | EndRestore | command | () |
+//! | EndRestore | command | number of changes |
 //! | ReapplyRules | command | number of changes |
 //! | InspectFirewall | query | FirewallPicture |
 //! | TableTouched | event | |
@@ -363,17 +363,10 @@ impl Handle<SetPortRules> for FirewallActor {
 }
 
 impl Handle<EndRestore> for FirewallActor {
-    fn handle(&mut self, _: OpCtx, _: EndRestore, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) {
+    fn handle(&mut self, _: OpCtx, _: EndRestore, reply: Reply<Result<usize>>, cx: &mut Cx<'_, Self>) {
         self.deps.state.get().restoring = false;
-        let (counted, count) = Reply::channel();
-        self.reapply.push(counted);
+        self.reapply.push(reply);
         self.go_on(cx);
-        cx.tasks().spawn(async move {
-            // The actor is gone when it drops the reply, and so does this one.
-            if let Ok(outcome) = count.await {
-                reply.send(outcome.map(|_| ()));
-            }
-        });
     }
 }
 

@@ -23,7 +23,7 @@ pub struct SetPortRules {
 }
 
 /// Everything that was there before the start has been said again: what else is in the table goes now. Until then what
-/// is said is only noted, so that nothing of what runs is touched.
+/// is said is only noted, so that nothing of what runs is touched. Answered with the number of changes it took.
 #[derive(Clone, Copy, Debug)]
 pub struct EndRestore;
 
@@ -63,7 +63,7 @@ pub(super) struct RetryDue;
 messages! {
     SetNetworkRules => Result<()>;
     SetPortRules => Result<()>;
-    EndRestore => Result<()>;
+    EndRestore => Result<usize>;
     ReapplyRules => Result<usize>;
     InspectFirewall => FirewallPicture;
     TableTouched => ();

@@ -198,6 +198,19 @@ impl Element {
         Self { key: key.into(), end: None, value: value.into() }
     }
 
+    /// Whether two have a key in common: ranges do when all their parts do.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        let ends = self.last().iter().zip(other.last());
+        let mut parts = self.key.iter().zip(&other.key).zip(ends);
+        parts.all(|((first, others_first), (last, others_last))| first <= others_last && others_first <= last)
+    }
+
+    /// The last key.
+    fn last(&self) -> &[Datum] {
+        self.end.as_ref().unwrap_or(&self.key)
+    }
+
     /// The same with a key that is a range.
     #[must_use]
     pub fn to(mut self, end: impl Into<Box<[Datum]>>) -> Self {

@@ -189,7 +189,7 @@ impl Tables {
                 Some(found) if found == element => continue,
                 Some(_) => return Err(Refusal::new(EEXIST)),
                 None if members.set.interval
-                    && members.elements.values().any(|found| meet(found, element)) =>
+                    && members.elements.values().any(|found| found.meets(element)) =>
                 {
                     return Err(Refusal::new(EEXIST));
                 }
@@ -264,11 +264,4 @@ impl Takes for Set {
                 kinds(end, &self.key) && element.key.iter().zip(end).all(|(first, last)| first <= last)
             })
     }
-}
-
-/// Whether two ranges have a key in common: they do when all their parts do.
-fn meet(one: &Element, other: &Element) -> bool {
-    let end = |element: &Element| element.end.clone().unwrap_or_else(|| element.key.clone());
-    let (ends, others) = (end(one), end(other));
-    (0..one.key.len()).all(|part| one.key[part] <= others[part] && other.key[part] <= ends[part])
 }

@@ -153,28 +153,13 @@ fn contents(
     let (name, family, by) = (table.name.as_str(), table.family, deadline);
     // Not every kernel can list the chains of one table only.
     let body = named(name, CHAIN.table, None);
-    let chains = list(
-        transport,
-        family,
-        numbers::message::GET_CHAIN,
-        numbers::message::NEW_CHAIN,
-        &body,
-        by,
-        |body| decode::chain(body, name),
-    )?;
+    let chains =
+        list(transport, family, numbers::message::NEW_CHAIN, &body, by, |body| decode::chain(body, name))?;
     if chains.is_empty() {
         return Ok(None);
     }
     let body = named(name, RULE.table, None);
-    let rules = list(
-        transport,
-        family,
-        numbers::message::GET_RULE,
-        numbers::message::NEW_RULE,
-        &body,
-        by,
-        decode::rule,
-    )?;
+    let rules = list(transport, family, numbers::message::NEW_RULE, &body, by, decode::rule)?;
     let mut chains: Vec<_> = chains.into_iter().map(|chain| (chain, Vec::new())).collect();
     for (chain, rule) in rules {
         if let Some((_, rules)) = chains.iter_mut().find(|(found, _)| found.name == chain) {
@@ -182,21 +167,12 @@ fn contents(
         }
     }
     let body = named(name, SET.table, None);
-    let found = list(
-        transport,
-        family,
-        numbers::message::GET_SET,
-        numbers::message::NEW_SET,
-        &body,
-        by,
-        decode::set,
-    )?;
+    let found = list(transport, family, numbers::message::NEW_SET, &body, by, decode::set)?;
     let mut sets = Vec::with_capacity(found.len());
     for set in found {
         let body = named(name, ELEMENT.table, Some((ELEMENT.set, &set.name)));
-        let (get, new) = (numbers::message::GET_ELEMENTS, numbers::message::NEW_ELEMENTS);
-        let elements =
-            list(transport, family, get, new, &body, by, |body| Some(decode::elements(body, &set)))?;
+        let read = |body: &[u8]| Some(decode::elements(body, &set));
+        let elements = list(transport, family, numbers::message::NEW_ELEMENTS, &body, by, read)?;
         sets.push((set, elements.into_iter().flatten().collect()));
     }
     Ok(Some(Contents { chains, sets }))
@@ -215,17 +191,17 @@ pub(super) fn concerns(kind: u16, body: &[u8]) -> Option<Table> {
     named.iter().any(|kinds| kinds.contains(&message)).then(|| decode::table(body))?
 }
 
+/// What there is of a kind. The request to list has the number behind that of the request to make.
 fn list<T>(
     transport: &mut Transport,
     family: Family,
-    get: u16,
     new: u16,
     body: &[u8],
     deadline: Instant,
     read: impl FnMut(&[u8]) -> Option<T>,
 ) -> Result<Vec<T>, Failure> {
     let write = |out: &mut Vec<u8>, number| {
-        message(out, SUBSYSTEM | get, NLM_F_DUMP, number, family.number(), 0, body);
+        message(out, SUBSYSTEM | (new + 1), NLM_F_DUMP, number, family.number(), 0, body);
     };
     transport.list(write, SUBSYSTEM | new, deadline, read)
 }
