@@ -15,8 +15,8 @@ use std::sync::mpsc::{Sender, channel};
 use anyhow::{Context, ensure};
 use netloom::drivers::{
     Begun, Capability, CreateEndpoint, CreateNetwork, Driver, DriverCx, EndpointCreated,
-    ExternalConnectivity, Interface, Join, Joined, Leave, Left, NetworkCreated, OperInfo, Registration,
-    Restored, Scope, done,
+    ExternalConnectivity, Interface, Join, Joined, Leave, Left, NetworkCreated, OperInfo, Programmed,
+    Registration, Restored, Scope, done,
 };
 use netloom::kernel::{LinkTag, Netns, Op, Route, execute_all};
 use netloom::testkit::SimKernel;
@@ -215,9 +215,9 @@ impl Driver for PointToPoint {
         }))
     }
 
-    fn program_external_connectivity(&mut self, _: &DriverCx, _: ExternalConnectivity) -> Begun<()> {
+    fn program_external_connectivity(&mut self, _: &DriverCx, _: ExternalConnectivity) -> Begun<Programmed> {
         self.note("be the way out of the sandbox".into());
-        done(())
+        done(Programmed::default())
     }
 
     fn revoke_external_connectivity(&mut self, _: &DriverCx, _: NetworkId, _: EndpointId) -> Begun<()> {

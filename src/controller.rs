@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use netloom_actor_controller::{
-    CreateNetwork, CreateSandbox, InspectAddresses, ListDrivers, ListIpamDrivers, PurgeHost,
+    CreateNetwork, CreateSandbox, InspectAddresses, InspectPorts, ListDrivers, ListIpamDrivers, PurgeHost,
     ReloadConfiguration,
 };
 use netloom_actor_sandbox::SandboxEntry;
 use netloom_model::error::check_name;
-use netloom_model::snapshot::IpamSnapshot;
+use netloom_model::snapshot::{IpamSnapshot, PortsSnapshot};
 use netloom_model::{
     ControllerId, EngineConfig, Error, ErrorKind, NetworkId, NetworkSpec, ObjectKind, PurgedHost, Result,
     SandboxId, SandboxSpec,
@@ -230,5 +230,14 @@ impl Controller {
     /// `Unavailable` when the engine is gone.
     pub async fn ipam_drivers(&self) -> Result<Vec<String>> {
         self.core.query(self.core.controller()?, ListIpamDrivers).await
+    }
+
+    /// Who has which ports of the host, by the endpoints' names. Where they lead is told by each endpoint
+    /// ([`netloom_model::snapshot::EndpointSnapshot::published`]).
+    ///
+    /// # Errors
+    /// `Unavailable` when the engine is gone.
+    pub async fn ports(&self) -> Result<Vec<PortsSnapshot>> {
+        self.core.query(self.core.controller()?, InspectPorts).await?
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use netloom::drivers::{DesiredObject, KernelObject, done};
-use netloom::kernel::{LinkKind, Neighbour, Netns, Op, Route};
+use netloom::kernel::{LinkKind, Neighbour, Netns, Op, PortFlag, Route};
 use netloom::testkit::Latency;
 use netloom::{
     EndpointSpec, EngineConfig, IfName, JoinSpec, MacAddr, NetworkSpec, ObjectKind, SandboxSpec, What,
@@ -249,7 +249,7 @@ async fn the_isolation_of_ports_is_compared_and_put_back() {
     for master in [None, Some(name("bridge1"))] {
         kernel.foreign_op(&Op::SetMaster { name: closed, master }).unwrap();
     }
-    kernel.foreign_op(&Op::IsolatePort { name: open }).unwrap();
+    kernel.foreign_op(&Op::SetPortFlag { name: open, flag: PortFlag::Isolated }).unwrap();
     let found = told(&world).await;
     assert_eq!(found.len(), 2, "{found:?}");
     let of = |port: IfName, text: &str| {

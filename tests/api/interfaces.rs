@@ -219,7 +219,7 @@ fn cx(kernel: &SimKernel) -> DriverCx {
     DriverCx {
         kernel: Arc::new(kernel.clone()),
         instance: "test".into(),
-        firewall: Arc::new(netloom::drivers::NoFirewall),
+        outside: Arc::new(netloom::drivers::NoOutside),
         deadline,
     }
 }

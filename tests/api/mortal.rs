@@ -12,7 +12,7 @@ use futures::future::{BoxFuture, pending, ready};
 use netloom::kernel::nft::{Contents, Table};
 use netloom::kernel::{
     AddressView, Kernel, KernelError, KernelEvent, KernelFuture, KernelStats, LinkCounters, LinkView,
-    NeighbourView, Netns, NetnsJob, Op, ReachEvent, RouteView, TableEvent,
+    NeighbourView, Netns, NetnsJob, Op, PortHolder, ReachEvent, RouteView, TableEvent,
 };
 use netloom::testkit::{FaultKind, SimKernel};
 use netloom::{IfName, NetnsName, OpId};
@@ -191,6 +191,10 @@ impl Mortal {
 }
 
 impl Kernel for Mortal {
+    fn ports(&self) -> Arc<dyn PortHolder> {
+        self.sim.ports()
+    }
+
     fn execute(&self, ops: Vec<Op>, deadline: Instant) -> BoxFuture<'static, Vec<Result<(), KernelError>>> {
         let (sim, death) = (self.sim.clone(), self.death.clone());
         async move {

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use netloom::drivers::{
     Begun, Capability, CreateEndpoint, CreateNetwork, Driver, DriverCx, EndpointCreated,
-    ExternalConnectivity, Join, Joined, Leave, Left, NetworkCreated, Registration, SandboxOptions, Scope,
-    done,
+    ExternalConnectivity, Join, Joined, Leave, Left, NetworkCreated, Programmed, Registration,
+    SandboxOptions, Scope, done,
 };
 use netloom::testkit::SimKernel;
 use netloom::{
@@ -82,9 +82,13 @@ impl Driver for Listener {
         done(Left::default())
     }
 
-    fn program_external_connectivity(&mut self, _: &DriverCx, request: ExternalConnectivity) -> Begun<()> {
+    fn program_external_connectivity(
+        &mut self,
+        _: &DriverCx,
+        request: ExternalConnectivity,
+    ) -> Begun<Programmed> {
         self.hear(Heard::Program(request.ports, request.sandbox));
-        done(())
+        done(Programmed::default())
     }
 }
 

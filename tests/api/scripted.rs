@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use netloom::drivers::{
     Begun, Capability, CreateEndpoint, CreateNetwork, DesiredObject, Driver, DriverCx, EndpointCreated,
-    ExternalConnectivity, Join, Joined, Leave, Left, NetworkCreated, Place, Registration, Scope,
+    ExternalConnectivity, Join, Joined, Leave, Left, NetworkCreated, Place, Programmed, Registration, Scope,
 };
 use netloom::testkit::SimKernel;
 use netloom::{EndpointId, Engine, EngineConfig, Network, NetworkId, NetworkSpec, Simulation};
@@ -129,8 +129,12 @@ impl Driver for Scripted {
         self.then(Asked::Leave, Left::default())
     }
 
-    fn program_external_connectivity(&mut self, _: &DriverCx, request: ExternalConnectivity) -> Begun<()> {
-        self.then(Asked::Program(request.endpoint), ())
+    fn program_external_connectivity(
+        &mut self,
+        _: &DriverCx,
+        request: ExternalConnectivity,
+    ) -> Begun<Programmed> {
+        self.then(Asked::Program(request.endpoint), Programmed::default())
     }
 
     fn revoke_external_connectivity(

@@ -8,7 +8,8 @@ use futures::FutureExt;
 use netloom::drivers::bridge::Bridge;
 use netloom::drivers::{
     Begun, Capability, CreateEndpoint, CreateNetwork, DesiredObject, Driver, DriverCx, EndpointCreated,
-    ExternalConnectivity, Join, Joined, Leave, Left, NetworkCreated, OperInfo, Place, Registration, done,
+    ExternalConnectivity, Join, Joined, Leave, Left, NetworkCreated, OperInfo, Place, Programmed,
+    Registration, done,
 };
 use netloom::{EndpointId, NetworkId, NetworkSpec, StaticRoute};
 
@@ -147,9 +148,13 @@ impl Driver for Driven {
         self.bridge.leave(cx, request)
     }
 
-    fn program_external_connectivity(&mut self, _: &DriverCx, request: ExternalConnectivity) -> Begun<()> {
+    fn program_external_connectivity(
+        &mut self,
+        _: &DriverCx,
+        request: ExternalConnectivity,
+    ) -> Begun<Programmed> {
         self.told.told(request.endpoint, true);
-        done(())
+        done(Programmed::default())
     }
 
     fn revoke_external_connectivity(

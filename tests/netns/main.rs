@@ -19,6 +19,7 @@ mod outless;
 #[path = "../common/outside.rs"]
 mod outside;
 mod packets;
+mod published;
 #[path = "../common/routed.rs"]
 mod routed;
 #[path = "../common/scenario/mod.rs"]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use netloom::kernel::{Kernel, LinkTag, Netns, Op, Route};
+use netloom::kernel::{Kernel, LinkTag, LinuxConfig, LinuxKernel, Netns, Op, Route};
 use netloom::{Engine, Network, NetworkSpec, ShutdownMode};
 
 use crate::lab::{Lab, address, delete_everything, in_lab, joined, pings, soon};
@@ -20,9 +20,17 @@ fn neighbour() -> IpAddr {
     "192.0.2.9".parse().expect("an address")
 }
 
-/// A machine on the host's LAN that knows no way to containers' own addresses.
-async fn lan(lab: &Lab) -> Netns {
+/// A machine on the host's LAN that knows no way to containers' own addresses, and by whom it is reached: an engine takes
+/// every namespace in its own directory for its own.
+pub(crate) struct Lan {
+    pub(crate) kernel: LinuxKernel,
+    pub(crate) netns: Netns,
+}
+
+pub(crate) async fn lan(lab: &Lab) -> Lan {
     let name = "lan".parse().expect("a name");
+    let kernel =
+        LinuxKernel::start(LinuxConfig { run_dir: lab.dir.path().join("others") }).expect("it opens");
     let (host, netns) = ("uplink".parse().expect("a name"), Netns::Named(name));
     let eth0 = "eth0".parse().expect("a name");
     let own = |link, netns, address: &str| Op::AddAddress {
@@ -43,18 +51,18 @@ async fn lan(lab: &Lab) -> Netns {
         ],
     ];
     for step in steps {
-        for outcome in lab.kernel.execute(step, soon()).await {
+        for outcome in kernel.execute(step, soon()).await {
             outcome.expect("a LAN");
         }
     }
-    netns
+    Lan { kernel, netns }
 }
 
 async fn network(engine: &Engine, name: &str, change: impl FnOnce(NetworkSpec) -> NetworkSpec) -> Network {
     engine.controller().create_network(change(NetworkSpec::new(name))).await.expect("a network")
 }
 
-fn nft(words: &str) -> String {
+pub(crate) fn nft(words: &str) -> String {
     let output = Command::new("nft").args(words.split(' ')).output().expect("nft is installed");
     assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")
@@ -90,8 +98,8 @@ fn networks_are_kept_apart_and_leave_under_the_hosts_address() {
             via: Some("192.0.2.1".parse().expect("an address")),
             link: "eth0".parse().expect("a name"),
         };
-        lab.kernel
-            .execute(vec![Op::AddRoute { netns: lan, route: back }], soon())
+        lan.kernel
+            .execute(vec![Op::AddRoute { netns: lan.netns, route: back }], soon())
             .await
             .remove(0)
             .expect("a way");

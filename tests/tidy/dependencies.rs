@@ -39,7 +39,7 @@ const LAYERS: &[(&str, Layer)] = &[
     ("netloom-ports", Layer::Domain(&[])),
     ("netloom-store", Layer::Domain(&[])),
     ("netloom-firewall", Layer::Domain(&["netloom-kernel"])),
-    ("netloom-drivers", Layer::Domain(&["netloom-firewall", "netloom-kernel"])),
+    ("netloom-drivers", Layer::Domain(&["netloom-firewall", "netloom-kernel", "netloom-ports"])),
     ("netloom-proxy", Layer::Traffic),
     ("netloom-testkit", Layer::Simulation),
     ("netloom-runtime", Layer::Runtime),

@@ -23,6 +23,7 @@
 //! | InspectEngine | query | EngineSnapshot |
 //! | ListDrivers | query | types |
 //! | ListIpamDrivers | query | names |
+//! | InspectPorts | query | the ports of each endpoint |
 //! | InspectAddresses | query | IpamSnapshots |
 //! | ListHolders | query | Holders |
 //! | ListOwners | query | networks and sandboxes |
@@ -38,7 +39,7 @@
 //! | Finished | outcome | |
 //!
 //! `startup.rs` begins, `networks.rs`, `sandboxes.rs` and `way_out.rs` hold the commands, `supervise.rs` restarts what
-//! dies and `ipams.rs` IPAM drivers, `succession.rs` the controller itself, `reload.rs` replaces the configuration.
+//! dies and `ipams.rs` IPAM drivers, `attend.rs` services, `succession.rs` the controller itself, `reload.rs` replaces the configuration.
 //! `release.rs` and `sweep.rs` clear away what is dead, `diff.rs` compares, `owners.rs` is behind both. `overlap.rs` looks
 //! at what the host learns, `addresses.rs` tells who has which address, `revive.rs` tries networks again that the cluster
 //! was away for. `control.rs` has the rest.
@@ -48,7 +49,6 @@ use netloom_actor_network::{Leaving, NetworkActor, NetworkDeps, NetworkEvent};
 use netloom_actor_sandbox::{SandboxActor, SandboxDeps, Turns};
 use netloom_actor_services::ipam::IpamActor;
 use netloom_actor_services::panicked;
-use netloom_actor_services::store::StoreActor;
 use netloom_drivers::{Capability, Scope};
 use netloom_model::record::{NetworkRecord, SandboxRecord};
 use netloom_model::snapshot::{NetworkSnapshot, SandboxSnapshot};
@@ -67,6 +67,8 @@ use crate::message::{Child, ChildExited};
 
 #[path = "addresses.rs"]
 mod addresses;
+#[path = "attend.rs"]
+mod attend;
 #[path = "control.rs"]
 mod control;
 pub use control::operations;

@@ -9,6 +9,7 @@ use futures::{FutureExt, StreamExt, stream};
 use netloom_actor_sandbox::Member;
 use netloom_actor_services::firewall::{EndRestore, FirewallState};
 use netloom_actor_services::ipam::IpamRegistry;
+use netloom_actor_services::ports::{PortsState, dynamic_range};
 use netloom_actor_services::store::{Backend, Commit, EndIntent};
 use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, answered};
 use netloom_drivers::{Driver, DriverConfig, Registration};
@@ -219,6 +220,7 @@ async fn start_actors(
     let services = Services::from(Kit {
         store: Port::vacant(),
         firewall: Port::vacant(),
+        ports: Port::vacant(),
         ipam: IpamRegistry::from(Port::vacant()),
         kernel,
         tools: SagaTools { ledger: Ledger::default(), janitor },
@@ -232,7 +234,8 @@ async fn start_actors(
         operation_timeout: config.timeouts.operation.into(),
     });
     let wall = FirewallState::new(TableConfig { name: table_name(&config.instance), mark: None });
-    let respawn = Respawn::new(backend, host_pools, cluster, wall);
+    let held = PortsState::new(dynamic_range(&*services.kernel).await);
+    let respawn = Respawn::new(backend, host_pools, cluster, (wall, held));
     let estate = Estate::new(config, services.clone(), events.clone(), OpId(op.id), respawn);
     let (controller, directory) = succession::found(estate)?;
     answered(op, "the controller", controller.ask(op, StartChildren(drivers, ipam_drivers)).await)?;

@@ -6,6 +6,7 @@ use netloom_actor_network::InspectNetwork;
 use netloom_actor_sandbox::InspectSandbox;
 use netloom_actor_services::answered;
 use netloom_actor_services::ipam::InspectIpam;
+use netloom_actor_services::ports::StopServing;
 use netloom_actor_services::store::{CloseStore, StoreStats, StoreStatsQuery};
 use netloom_model::OpId;
 use netloom_model::snapshot::{EngineSnapshot, OperationSnapshot};
@@ -163,7 +164,9 @@ impl Handle<Shutdown> for ControllerActor {
         let Shutdown { mode, patience, inside } = message;
         let (ledger, reaping) =
             (self.estate.services.tools.ledger.clone(), self.estate.services.reaping.clone());
-        let (store, kernel) = (self.estate.services.store.clone(), self.estate.services.kernel.clone());
+        let services = &self.estate.services;
+        let (store, ports, kernel) =
+            (services.store.clone(), services.ports.clone(), services.kernel.clone());
         if mode == ShutdownMode::Immediate {
             ledger.cancel_all();
         }
@@ -179,6 +182,11 @@ impl Handle<Shutdown> for ControllerActor {
             if tokio::time::timeout(patience, quiet).await.is_err() {
                 // What is left unfinished is unwound or finished at the next start.
                 tracing::warn!(operations = ledger.len(), "stopping with operations in flight");
+            }
+            // The next engine is to find its ports free.
+            if let Err(error) = answered(&op, "the ports service", ports.ask(&op, StopServing).await.map(Ok))
+            {
+                tracing::warn!(%error, "ports of the host are held still");
             }
             if let Err(error) = answered(&op, "the store", store.ask(&op, CloseStore).await) {
                 tracing::warn!(%error, "the store was not closed in good order");
@@ -218,6 +226,8 @@ impl Handle<CrashActor> for ControllerActor {
                 }
             }
             Victim::Store => self.estate.services.store.tell(&op, Crash),
+            Victim::Firewall => self.estate.services.firewall.tell(&op, Crash),
+            Victim::Ports => self.estate.services.ports.tell(&op, Crash),
         }
         reply.send(());
     }

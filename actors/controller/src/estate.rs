@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use netloom_actor_services::Services;
 use netloom_actor_services::firewall::FirewallState;
+use netloom_actor_services::ports::PortsState;
 use netloom_actor_services::store::Backend;
 use netloom_model::config::DefaultPool;
 use netloom_model::{EngineConfig, NetworkId, ObjectKind, OpId};
@@ -98,6 +99,9 @@ pub(crate) struct Respawn {
     /// What the firewall is to say.
     pub(crate) wall: FirewallState,
     pub(crate) firewall: (u64, RestartBudget),
+    /// Who has which port of the host.
+    pub(crate) held: PortsState,
+    pub(crate) ports: (u64, RestartBudget),
 }
 
 impl Respawn {
@@ -105,9 +109,10 @@ impl Respawn {
         backend: Backend,
         host_pools: DefaultPool,
         cluster: Option<Entered>,
-        wall: FirewallState,
+        (wall, held): (FirewallState, PortsState),
     ) -> Self {
-        let (store, firewall) = ((0, RestartBudget::default()), (0, RestartBudget::default()));
-        Self { backend, host_pools, cluster, store, wall, firewall }
+        let new = || (0, RestartBudget::default());
+        let (store, firewall, ports) = (new(), new(), new());
+        Self { backend, host_pools, cluster, store, wall, firewall, held, ports }
     }
 }

@@ -20,7 +20,7 @@ pub use events::{EventHub, EventStream, Missed};
 pub use membership::Membership;
 pub use message::{
     CrashActor, CreateNetwork, CreateSandbox, DeleteNetwork, DeleteSandbox, Diff, Drain, ForceDeleteEndpoint,
-    InspectAddresses, InspectEngine, ListDrivers, ListHolders, ListIpamDrivers, NodeChanged, ProvideWayOut,
-    PurgeHost, Reconcile, ReloadConfiguration, Shutdown, ShutdownMode, StoreCounters, Victim,
+    InspectAddresses, InspectEngine, InspectPorts, ListDrivers, ListHolders, ListIpamDrivers, NodeChanged,
+    ProvideWayOut, PurgeHost, Reconcile, ReloadConfiguration, Shutdown, ShutdownMode, StoreCounters, Victim,
 };
 pub use netloom_actor_services::store::StoreStats;

@@ -9,7 +9,9 @@ use netloom_actor_sandbox::{Member, SandboxActor};
 use netloom_drivers::Registration;
 use netloom_ipam::driver::IpamRegistration;
 use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
-use netloom_model::snapshot::{EngineSnapshot, Holders, IpamSnapshot, NetworkSnapshot, SandboxSnapshot};
+use netloom_model::snapshot::{
+    EngineSnapshot, Holders, IpamSnapshot, NetworkSnapshot, PortsSnapshot, SandboxSnapshot,
+};
 use netloom_model::{
     EndpointId, EngineConfig, LiveSet, NetworkId, NetworkSpec, ObjectKind, PurgedHost, ReconcileReport,
     ReleasedSandbox, Repair, Result, SandboxId, SandboxSpec,
@@ -161,9 +163,17 @@ pub enum Victim {
     IpamDriver(String),
     /// The store service.
     Store,
+    /// The firewall service.
+    Firewall,
+    /// The ports service.
+    Ports,
     /// The controller itself.
     Controller,
 }
+
+/// Who has which ports of the host?
+#[derive(Clone, Copy, Debug)]
+pub struct InspectPorts;
 
 /// Make an actor panic: fault injection for harnesses.
 #[derive(Clone, Debug)]
@@ -267,6 +277,7 @@ pub(crate) enum Child {
     Ipam(String),
     Store,
     Firewall,
+    Ports,
 }
 
 impl Child {
@@ -278,6 +289,7 @@ impl Child {
             Self::Ipam(name) => (ObjectKind::IpamDriver, name.clone()),
             Self::Store => (ObjectKind::Controller, "store".into()),
             Self::Firewall => (ObjectKind::Controller, "firewall".into()),
+            Self::Ports => (ObjectKind::Controller, "ports".into()),
         }
     }
 }
@@ -320,6 +332,7 @@ messages! {
     ChildExited => ();
     ReloadConfiguration => Result<()>;
     ListIpamDrivers => Vec<String>;
+    InspectPorts => Result<Vec<PortsSnapshot>>;
     InspectAddresses => Vec<IpamSnapshot>;
     ListHolders => Result<Holders>;
     PurgeHost => Result<PurgedHost>;

@@ -23,12 +23,7 @@ impl Handle<StartChildren> for ControllerActor {
         cx: &mut Cx<'_, Self>,
     ) {
         self.watch_host(cx);
-        let store = self.start(StoreActor::new(self.estate.respawn.backend.clone()), Child::Store);
-        self.estate.services.store.set(store.addr);
-        self.estate.respawn.store.0 = store.incarnation;
-        let firewall = self.start(self.firewall_actor(), Child::Firewall);
-        self.estate.services.firewall.set(firewall.addr);
-        self.estate.respawn.firewall.0 = firewall.incarnation;
+        self.start_services();
         let config = self.estate.directory.config();
         self.start_default_ipam(&op, &self.estate.default_pools(&config));
         let null = IpamRegistration::new(null::NAME, null::NullIpam::default);
@@ -70,8 +65,8 @@ impl ControllerActor {
 /// An actor around a driver.
 pub(super) fn driver_actor(driver: Box<dyn Driver>, services: &Services) -> DriverActor {
     let (kernel, instance) = (services.kernel.clone(), services.instance.clone());
-    let firewall = services.firewall.clone();
-    DriverActor::new(driver, DriverDeps { kernel, instance, firewall, tasks: TaskGroup::default() })
+    let (firewall, ports) = (services.firewall.clone(), services.ports.clone());
+    DriverActor::new(driver, DriverDeps { kernel, instance, firewall, ports, tasks: TaskGroup::default() })
 }
 
 impl Handle<TakeDown> for ControllerActor {

@@ -68,10 +68,7 @@ impl Handle<TakeOver> for ControllerActor {
             .collect();
         let drivers = self.estate.drivers.iter().filter(|(_, driver)| !driver.port.is_alive());
         let drivers: Vec<_> = drivers.map(|(kind, driver)| (kind.clone(), driver.incarnation)).collect();
-        if !self.estate.services.store.is_alive() {
-            let incarnation = self.estate.respawn.store.0;
-            self.restart_store(&op, incarnation);
-        }
+        self.restart_dead_services(&op);
         let ipams = self.estate.ipams.iter().filter(|(_, ipam)| !ipam.port.is_alive());
         let ipams: Vec<_> = ipams.map(|(name, ipam)| (name.clone(), ipam.incarnation)).collect();
         for (name, incarnation) in ipams {

@@ -11,8 +11,7 @@ use netloom_actor_sandbox::Origin as SandboxOrigin;
 use netloom_actor_sandbox::{Establish as EstablishSandbox, MarkFailed as SandboxFailed, NetworkRestarted};
 use netloom_actor_services::Services;
 use netloom_actor_services::answered;
-use netloom_actor_services::firewall::{FirewallActor, FirewallDeps};
-use netloom_actor_services::store::{LoadRecords, StoreActor};
+use netloom_actor_services::store::LoadRecords;
 use netloom_runtime::{Addr, Exit, Handle, TaskGroup};
 use tokio::time::Instant;
 
@@ -79,8 +78,7 @@ impl Handle<ChildExited> for ControllerActor {
             Child::Sandbox(id) => self.reread_sandbox(&op, id, incarnation, cx),
             Child::Driver(kind) => self.restart_driver(&op, &kind, incarnation, cx),
             Child::Ipam(name) => self.restart_ipam(&op, &name, incarnation, cx),
-            Child::Store => self.restart_store(&op, incarnation),
-            Child::Firewall => self.restart_firewall(&op, incarnation),
+            Child::Store | Child::Firewall | Child::Ports => self.restart_service(&op, &child, incarnation),
         }
     }
 }
@@ -287,52 +285,6 @@ impl ControllerActor {
         self.settle(op, Child::Network(id), network, RestoreInDriver, cx);
     }
 
-    // === Services ===
-
-    /// Takes note that a service is started again, unless that was done already or was done too often.
-    fn starts_again(&mut self, op: &OpCtx, child: &Child, incarnation: u64) -> bool {
-        let estate = &mut *self.estate;
-        let (current, budget) = match child {
-            Child::Store => &mut estate.respawn.store,
-            _ => &mut estate.respawn.firewall,
-        };
-        if *current != incarnation {
-            return false;
-        }
-        if !budget.take(Instant::now()) {
-            self.failed(op, child, OUT_OF_BUDGET);
-            return false;
-        }
-        estate.incarnations += 1;
-        *current = estate.incarnations;
-        true
-    }
-
-    pub(super) fn restart_store(&mut self, op: &OpCtx, incarnation: u64) {
-        if !self.starts_again(op, &Child::Store, incarnation) {
-            return;
-        }
-        let actor = StoreActor::new(self.estate.respawn.backend.clone());
-        let (addr, _) = watch(actor, Child::Store, self.estate.incarnations, &self.estate.port);
-        self.estate.services.store.set(addr);
-        self.restarted(op, &Child::Store);
-    }
-
-    pub(super) fn firewall_actor(&self) -> FirewallActor {
-        let (kernel, state) = (self.estate.services.kernel.clone(), self.estate.respawn.wall.clone());
-        FirewallActor::new(FirewallDeps { kernel, state, tasks: TaskGroup::default() })
-    }
-
-    fn restart_firewall(&mut self, op: &OpCtx, incarnation: u64) {
-        if !self.starts_again(op, &Child::Firewall, incarnation) {
-            return;
-        }
-        let (addr, _) =
-            watch(self.firewall_actor(), Child::Firewall, self.estate.incarnations, &self.estate.port);
-        self.estate.services.firewall.set(addr);
-        self.restarted(op, &Child::Firewall);
-    }
-
     // === Helpers ===
 
     /// Sends the first message of a new incarnation; its failure is told in the log and by the object.
@@ -361,7 +313,7 @@ impl ControllerActor {
                 let Some(sandbox) = self.estate.sandboxes.get(*id) else { return };
                 sandbox.running.addr.tell(op, SandboxFailed(cause.clone()));
             }
-            Child::Driver(_) | Child::Ipam(_) | Child::Store | Child::Firewall => {}
+            Child::Driver(_) | Child::Ipam(_) | Child::Store | Child::Firewall | Child::Ports => {}
         }
         self.failed(op, child, &cause);
     }

@@ -28,7 +28,8 @@ use std::task::{Context, Poll, Waker};
 
 use futures::FutureExt;
 use netloom_actor_services::firewall::FirewallActor;
-use netloom_drivers::{Begun, Driver, DriverCx, Restored, Work, done};
+use netloom_actor_services::ports::PortsActor;
+use netloom_drivers::{Begun, Driver, DriverCx, Programmed, Restored, Work, done};
 use netloom_kernel::Kernel;
 use netloom_model::{EndpointId, Error, NetworkId, Reason, Result};
 use netloom_runtime::{Actor, Cx, Handle, OpCtx, Port, Reply, TaskGroup, messages};
@@ -39,7 +40,7 @@ use crate::message::{
     SurveyDriverNetwork, TableChanged,
 };
 
-use crate::wall::Wall;
+use crate::outside::Reach;
 
 // === Actor ===
 
@@ -52,6 +53,8 @@ pub struct DriverDeps {
     pub instance: Arc<str>,
     /// The firewall, handed on to the driver.
     pub firewall: Port<FirewallActor>,
+    /// The ports of the host, handed on to the driver.
+    pub ports: Port<PortsActor>,
     /// Where the driver's slow work is counted.
     pub tasks: TaskGroup,
 }
@@ -79,7 +82,12 @@ impl DriverActor {
         DriverCx {
             kernel: self.deps.kernel.clone(),
             instance: self.deps.instance.clone(),
-            firewall: Arc::new(Wall { actor: self.deps.firewall.addr(), op: op.clone() }),
+            outside: Arc::new(Reach {
+                firewall: self.deps.firewall.addr(),
+                ports: self.deps.ports.addr(),
+                kernel: self.deps.kernel.clone(),
+                op: op.clone(),
+            }),
             deadline: op.deadline_std(),
         }
     }
@@ -299,7 +307,7 @@ impl Handle<ProgramConnectivity> for DriverActor {
         &mut self,
         op: OpCtx,
         ProgramConnectivity(request): ProgramConnectivity,
-        reply: Reply<Result<()>>,
+        reply: Reply<Result<Programmed>>,
         _: &mut Cx<'_, Self>,
     ) {
         let begun = self.driver.program_external_connectivity(&self.cx(&op), request);

@@ -4,7 +4,7 @@
 mod actor;
 mod desired;
 mod message;
-mod wall;
+mod outside;
 
 pub use actor::{DriverActor, DriverDeps};
 pub use desired::DesireDriverNetwork;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use netloom_drivers::{
     CreateEndpoint, CreateNetwork, Discovery, EndpointCreated, ExternalConnectivity, Join, Joined, Leave,
-    Left, NetworkCreated, OperInfo, TableEvent,
+    Left, NetworkCreated, OperInfo, Programmed, TableEvent,
 };
 use netloom_model::{EndpointId, NetworkId, Result};
 use netloom_runtime::messages;
@@ -66,7 +66,7 @@ messages! {
     InspectDriverEndpoint => Result<OperInfo>;
     JoinDriverEndpoint => Result<Joined>;
     LeaveDriverEndpoint => Result<Left>;
-    ProgramConnectivity => Result<()>;
+    ProgramConnectivity => Result<Programmed>;
     RevokeConnectivity => Result<()>;
     Discovered => ();
     TableChanged => ();

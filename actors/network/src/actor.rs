@@ -43,7 +43,9 @@ use netloom_drivers::{Capability, SandboxOptions};
 use netloom_ipam::Order;
 use netloom_model::record::{AttachmentRecord, EndpointRecord, NetworkRecord, Reservation};
 use netloom_model::snapshot::{EndpointPhase, NetworkPhase, NetworkSnapshot};
-use netloom_model::{EndpointId, Error, Holder, MacAddr, ObjectKind, Reason, Result, SandboxId};
+use netloom_model::{
+    EndpointId, Error, Holder, MacAddr, ObjectKind, Published, Reason, Result, SandboxId, Seldom,
+};
 use netloom_runtime::{Actor, Admission, Cx, EventSink, Gate, OpCtx, Panicked, Port, Reply, Scope, messages};
 
 use crate::directory::Leaving;
@@ -417,7 +419,7 @@ enum Outcome {
     Programmed {
         endpoint: EndpointId,
         options: Arc<SandboxOptions>,
-        result: Result<()>,
+        result: Result<Seldom<Published>>,
         reply: Reply<Result<()>>,
     },
     Deleted {

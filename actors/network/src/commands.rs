@@ -302,11 +302,12 @@ impl NetworkActor {
         cx: &mut Cx<'_, Self>,
     ) -> Started {
         let entry = self.endpoints.in_sandbox(endpoint, sandbox, EndpointCommand::Program);
-        let (ports, reply) = checked_value(entry.map(|entry| entry.record.ports.clone()), reply)?;
+        let known = entry.map(|entry| (entry.record.clone(), entry.phase == EndpointPhase::Joined));
+        let ((record, recorded), reply) = checked_value(known, reply)?;
         if let Ok(entry) = self.endpoints.get_mut(endpoint) {
             entry.cancel = op.cancel.canceller();
         }
-        let work = saga::program(self.world.clone(), op.clone(), endpoint, ports, options.clone());
+        let work = saga::program(self.world.clone(), op.clone(), record, recorded, options.clone());
         let outcome = move |result| Outcome::Programmed { endpoint, options, result, reply };
         self.run(op, one(endpoint), work, outcome, cx);
         Ok(())
@@ -341,8 +342,8 @@ impl NetworkActor {
         let (record, outward) = (self.record.clone(), self.endpoints.outward());
         async move {
             saga::restore_in_driver(world.clone(), own.clone(), record, records, with_ipam).await?;
-            for (endpoint, ports, options) in outward {
-                saga::program(world.clone(), own.clone(), endpoint, ports, options).await?;
+            for (record, options) in outward {
+                saga::program(world.clone(), own.clone(), record, true, options).await?;
             }
             Ok(())
         }
@@ -439,6 +440,9 @@ impl Handle<RevokeEndpoint> for NetworkActor {
         }
         if let Ok(entry) = self.endpoints.get_mut(endpoint) {
             entry.outward = None;
+            if !entry.record.published.is_nothing() {
+                Arc::make_mut(&mut entry.record).published = Seldom::default();
+            }
         }
         let asked = self.world.driver.ask(&op, RevokeConnectivity(self.record.id, endpoint));
         cx.tasks().spawn(async move { reply.send(answered(&op, "the driver", asked.await)) });

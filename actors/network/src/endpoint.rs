@@ -9,7 +9,7 @@ use netloom_drivers::SandboxOptions;
 use netloom_model::record::EndpointRecord;
 use netloom_model::snapshot::{EndpointPhase, EndpointSnapshot};
 use netloom_model::{
-    EndpointId, Error, Holder, IfName, JoinId, MacAddr, ObjectKind, Ports, Reason, Result, SandboxId, Seldom,
+    EndpointId, Error, Holder, IfName, JoinId, MacAddr, ObjectKind, Reason, Result, SandboxId,
 };
 use netloom_runtime::Canceller;
 use rustc_hash::FxHasher;
@@ -57,6 +57,8 @@ impl Endpoint {
             options: record.options.clone(),
             ports: record.ports.clone(),
             names: record.names.clone(),
+            // What is recorded may be what led to it last.
+            published: self.outward.as_ref().map(|_| record.published.clone()).unwrap_or_default(),
         }
     }
 
@@ -265,10 +267,8 @@ impl Endpoints {
     }
 
     /// What the driver has been told of endpoints that are reached from outside.
-    pub(crate) fn outward(&self) -> Vec<(EndpointId, Seldom<Ports>, Arc<SandboxOptions>)> {
-        let outward = |endpoint: &Endpoint| {
-            Some((endpoint.record.id, endpoint.record.ports.clone(), endpoint.outward.clone()?))
-        };
+    pub(crate) fn outward(&self) -> Vec<(Arc<EndpointRecord>, Arc<SandboxOptions>)> {
+        let outward = |endpoint: &Endpoint| Some((endpoint.record.clone(), endpoint.outward.clone()?));
         self.by_id.values().filter_map(outward).collect()
     }
 

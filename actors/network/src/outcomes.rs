@@ -62,12 +62,15 @@ impl Handle<Finished> for NetworkActor {
                 }
             }
             Outcome::Programmed { endpoint, options, result, reply } => {
-                if result.is_ok()
+                if let Ok(published) = &result
                     && let Ok(entry) = self.endpoints.get_mut(endpoint)
                 {
                     entry.outward = Some(options);
+                    if entry.record.published != *published {
+                        Arc::make_mut(&mut entry.record).published = published.clone();
+                    }
                 }
-                reply.send(result);
+                reply.send(result.map(drop));
             }
             Outcome::Deleted { result, reply } => {
                 if result.is_err() {

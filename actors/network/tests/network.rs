@@ -136,6 +136,7 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
         ipam: Port::new(spawn(IpamActor::new(&config.default_pools), |_| {}).0).into(),
         // Its driver says nothing to it.
         firewall: Port::vacant(),
+        ports: Port::vacant(),
         kernel: Arc::new(kernel.clone()),
         tools: SagaTools { ledger: Ledger::default(), janitor: Janitor::new(|_, _| {}) },
         quarantine: Quarantine::default(),
@@ -179,6 +180,7 @@ impl Stage {
             kernel: services.kernel.clone(),
             instance: services.instance.clone(),
             firewall: services.firewall.clone(),
+            ports: services.ports.clone(),
             tasks: TaskGroup::default(),
         };
         let driver = Port::new(spawn(DriverActor::new(Box::new(script.clone()), deps), |_| {}).0);

@@ -32,6 +32,7 @@ pub use work::SagaWorld;
 
 use crate::firewall::FirewallActor;
 use crate::ipam::IpamRegistry;
+use crate::ports::PortsActor;
 use crate::store::StoreActor;
 
 /// What every actor above works with. Cloning shares it: every saga has one.
@@ -61,6 +62,8 @@ pub struct Kit {
     pub ipam: IpamRegistry,
     /// Keeps the kernel's firewall as it should be.
     pub firewall: Port<FirewallActor>,
+    /// Keeps the host's ports.
+    pub ports: Port<PortsActor>,
     /// The kernel.
     pub kernel: Arc<dyn Kernel>,
     /// Shows sagas and takes their leaks.

@@ -53,6 +53,7 @@ impl Stage {
             .ask(&self.op(), SetNetworkRules { network: network(number), rules })
             .await
             .expect("answered")
+            .map(|there| assert!(there, "there is a firewall"))
     }
 
     async fn ports(&self, number: u8, ports: &[u16]) -> Result<(), Error> {
@@ -61,6 +62,7 @@ impl Stage {
             .ask(&self.op(), SetPortRules { endpoint: endpoint(number), ports })
             .await
             .expect("answered")
+            .map(|there| assert!(there, "there is a firewall"))
     }
 
     async fn picture(&self) -> FirewallPicture {

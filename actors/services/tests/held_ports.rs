@@ -1,12 +1,14 @@
 //! The ports' actor by message, over sockets of the real kernel, in a network namespace of the test's own.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use netloom_actor_services::ports::{ListPorts, PortsActor, ReleasePorts, ReservePorts, TakeSocket};
+use netloom_actor_services::ports::{
+    ListPorts, PortsActor, PortsState, ReleasePorts, ReservePorts, ServePorts, StopServing,
+};
 use netloom_kernel::LinuxPorts;
 use netloom_model::{EndpointId, HostPort, PortRange, Protocol};
 use netloom_ports::{PortOwner, PortRequest};
@@ -35,7 +37,7 @@ fn isolated(name: &str, test: impl AsyncFnOnce(Addr<PortsActor>)) {
     LocalSet::new().block_on(&runtime, async {
         let holder = Arc::new(LinuxPorts::start().expect("starts"));
         let dynamic = PortRange { first: 30_000, last: 39_999 };
-        let (ports, _) = spawn(PortsActor::new(holder, dynamic), |_| {});
+        let (ports, _) = spawn(PortsActor::new(holder, PortsState::new(dynamic)), |_| {});
         test(ports).await;
     });
 }
@@ -53,8 +55,8 @@ fn both() -> Arc<[IpAddr]> {
 }
 
 #[test]
-fn a_busy_port_is_passed_over_and_a_handed_socket_serves() {
-    isolated("a_busy_port_is_passed_over_and_a_handed_socket_serves", async |ports| {
+fn a_busy_port_is_passed_over_and_one_that_is_held_is_served() {
+    isolated("a_busy_port_is_passed_over_and_one_that_is_held_is_served", async |ports| {
         let squatter = TcpListener::bind("127.0.0.1:30000").expect("free");
         let wanted = |request| ReservePorts { owner: owner(1), requests: vec![request] };
         let any = PortRequest::any(Protocol::Tcp, both());
@@ -66,15 +68,34 @@ fn a_busy_port_is_passed_over_and_a_handed_socket_serves() {
         drop(squatter);
 
         TcpStream::connect("127.0.0.1:30001").expect_err("held, and not served");
+        // Whoever comes is passed on, of both families.
+        let container = TcpListener::bind("127.0.0.1:0").expect("free");
+        let to = container.local_addr().expect("bound");
         let port = HostPort { address: [0; 4].into(), protocol: Protocol::Tcp, port: 30_001 };
-        let take = TakeSocket { owner: owner(1).id, port };
-        let socket = ports.ask(&op(), take).await.expect("it answers").expect("it is held");
-        let listener = TcpListener::from(socket.into_socket().expect("a real one"));
-        let listener = socket2::Socket::from(listener);
-        listener.listen(16).expect("listens");
-        for to in ["127.0.0.1:30001", "[::1]:30001"] {
-            TcpStream::connect(to).expect("served");
+        let serve = ServePorts { owner: owner(1).id, fronts: vec![(port, to)] };
+        ports.ask(&op(), serve).await.expect("it answers").expect("it is held");
+        for from in ["127.0.0.1:30001", "[::1]:30001"] {
+            let mut client = TcpStream::connect(from).expect("served");
+            client.write_all(b"hello").expect("sent");
+            let (mut server, _) = container.accept().expect("passed on");
+            let mut heard = [0; 5];
+            server.read_exact(&mut heard).expect("heard");
+            assert_eq!(&heard, b"hello");
         }
+        let list = ports.ask(&op(), ListPorts).await.expect("it answers");
+        assert_eq!((list[0].served.len(), list[0].served[0].counts.total), (1, 2));
+        ports.ask(&op(), ReleasePorts(owner(1).id)).await.expect("it answers");
+        drop(TcpListener::bind("0.0.0.0:30001").expect("free when it is answered"));
+
+        ports
+            .ask(&op(), wanted(PortRequest::exactly(Protocol::Tcp, both(), 30_001)))
+            .await
+            .expect("it answers")
+            .expect("free");
+        let serve = ServePorts { owner: owner(1).id, fronts: vec![(port, to)] };
+        ports.ask(&op(), serve).await.expect("it answers").expect("it is held");
+        ports.ask(&op(), StopServing).await.expect("it answers");
+        drop(TcpListener::bind("0.0.0.0:30001").expect("free when it is answered"));
         ports.ask(&op(), ReleasePorts(owner(1).id)).await.expect("it answers");
         assert_eq!(ports.ask(&op(), ListPorts).await.expect("it answers"), []);
     });

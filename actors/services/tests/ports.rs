@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use netloom_actor_services::ports::{
-    ATTEMPTS, AdoptPorts, ListPorts, PortsActor, PortsOf, PortsOwnerRenamed, QuarantinePorts, ReleasePorts,
-    ReplaceDynamicRange, ReservePorts, TakeSocket, WAITING, dynamic_range,
+    ATTEMPTS, AdoptPorts, ListPorts, PortsActor, PortsOf, PortsOwnerRenamed, PortsState, QuarantinePorts,
+    ReleasePorts, ReplaceDynamicRange, ReservePorts, ServePorts, StopServing, WAITING, dynamic_range,
 };
 use netloom_kernel::{HoldRefusal, Kernel, Netns, Op};
 use netloom_model::{
@@ -26,13 +26,15 @@ const TCP: Protocol = Protocol::Tcp;
 struct Stage {
     ports: Addr<PortsActor>,
     host: SimPorts,
+    state: PortsState,
 }
 
 impl Stage {
     fn set(first: u16, last: u16) -> Self {
         let host = SimPorts::default();
-        let (ports, _) = spawn(PortsActor::new(Arc::new(host.clone()), PortRange { first, last }), |_| {});
-        Self { ports, host }
+        let state = PortsState::new(PortRange { first, last });
+        let (ports, _) = spawn(PortsActor::new(Arc::new(host.clone()), state.clone()), |_| {});
+        Self { ports, host, state }
     }
 
     async fn ask<M: Message>(&self, message: M) -> M::Reply
@@ -47,7 +49,7 @@ impl Stage {
     }
 
     async fn adopt(&self, n: u128, ports: &[HostPorts]) -> Result<Vec<HostPort>> {
-        let message = AdoptPorts { owner: owner(n), ports: ports.to_vec(), hold: true };
+        let message = AdoptPorts { owner: owner(n), ports: ports.to_vec() };
         let unheld = self.ask(message).await?;
         Ok(unheld.into_iter().map(|unheld| unheld.port).collect())
     }
@@ -354,21 +356,32 @@ fn a_thread_that_hangs_costs_no_more_than_the_deadline() {
 }
 
 #[test]
-fn ports_of_before_a_crash_are_taken_again_held_or_not() {
+fn ports_of_before_a_crash_are_taken_again() {
     on_stopped_time(async {
         let stage = Stage::set(100, 199);
         let both = on(&["0.0.0.0", "::"]);
         let whole = PortRequest::all_of(TCP, both, PortRange { first: 8_000, last: 8_009 }).expect("a range");
         let had = stage.reserve(1, &[whole, exactly(80)]).await.expect("free");
+        let listed = stage.list().await;
+        // The death of the actor costs nothing.
         assert!(stage.ports.ask(&op(), Crash).await.is_err());
         settle().await;
-        assert_eq!(stage.host.held(), [], "its sockets are closed");
-
-        let squatter = port("0.0.0.0", 8_003);
-        stage.host.other(squatter, None);
+        assert_eq!(stage.host.held().len(), 11, "its sockets stay open");
         let holder = Arc::new(stage.host.clone());
-        let (ports, _) = spawn(PortsActor::new(holder, PortRange { first: 100, last: 199 }), |_| {});
+        let (ports, _) = spawn(PortsActor::new(holder.clone(), stage.state.clone()), |_| {});
         let stage = Stage { ports, ..stage };
+        assert_eq!(stage.list().await, listed);
+
+        // The death of the engine closes them.
+        let Stage { ports, host, state } = stage;
+        drop((ports, state));
+        settle().await;
+        assert_eq!(host.held(), []);
+        let squatter = port("0.0.0.0", 8_003);
+        host.other(squatter, None);
+        let state = PortsState::new(PortRange { first: 100, last: 199 });
+        let (ports, _) = spawn(PortsActor::new(holder, state.clone()), |_| {});
+        let stage = Stage { ports, host, state };
         assert_eq!(stage.adopt(1, &had).await, Ok(vec![squatter]), "told, and taken all the same");
         assert_eq!(stage.host.held().len(), 10);
         let list = stage.list().await;
@@ -391,39 +404,40 @@ fn ports_of_before_a_crash_are_taken_again_held_or_not() {
 }
 
 #[test]
-fn a_socket_is_handed_over_once() {
+fn ports_are_served_until_they_are_given_back() {
     on_stopped_time(async {
         let stage = Stage::set(100, 199);
         let both = PortRequest::exactly(TCP, on(&["0.0.0.0", "::"]), 80);
         let had = stage.reserve(1, &[both, exactly(81)]).await.expect("free");
-        let take = |n, port| TakeSocket { owner: owner(n).id, port };
-        let socket = stage.ask(take(1, port("::", 80))).await.expect("it is there");
-        for (n, wanted, why) in [
-            (1, port("0.0.0.0", 80), "handed over"),
-            (1, port("::", 81), "does not have this port"),
-            (2, port("0.0.0.0", 81), "does not have this port"),
-        ] {
-            let error = stage.ask(take(n, wanted)).await.expect_err("there is none");
+        let to = "10.0.0.2:8080".parse().expect("an address");
+        let serve = |n, fronts: &[HostPort]| {
+            let fronts = fronts.iter().map(|port| (*port, to)).collect();
+            ServePorts { owner: owner(n).id, fronts }
+        };
+        stage.ask(serve(1, &[port("::", 80)])).await.expect("it is held");
+        let served = |list: &[PortsOf]| -> Vec<_> {
+            list.iter().flat_map(|ports| &ports.served).map(|served| (served.port, served.to)).collect()
+        };
+        assert_eq!(served(&stage.list().await), [(port("0.0.0.0", 80), to)], "one socket for both families");
+        stage.ask(serve(1, &[port("0.0.0.0", 80)])).await.expect("it is served already");
+        for (n, wanted) in [(1, port("::", 81)), (2, port("0.0.0.0", 81))] {
+            // Those that can be are served all the same.
+            let error = stage.ask(serve(n, &[wanted, port("0.0.0.0", 81)])).await.expect_err("there is none");
             assert_eq!(error.kind(), ErrorKind::NotFound);
-            assert!(error.to_string().contains(why), "{error}");
+            assert!(error.to_string().contains("does not have this port"), "{error}");
         }
-        assert_eq!(stage.list().await[0].handed_over, [port("0.0.0.0", 80)]);
-        assert_eq!(stage.adopt(1, &had).await, Ok(Vec::new()), "whoever serves it has it");
+        assert_eq!(served(&stage.list().await).len(), 2);
+        assert_eq!(stage.adopt(1, &had).await, Ok(Vec::new()), "they are there");
         stage.release(1).await;
-        assert_eq!(stage.host.held(), [port("0.0.0.0", 80)], "it is not ours to close");
-        drop(socket);
         stage.assert_empty().await;
 
-        // An adopted port whose socket somebody has still, and one that nobody could hold.
-        let message = AdoptPorts { owner: owner(2), ports: had[..1].to_vec(), hold: false };
-        assert_eq!(stage.ask(message).await, Ok(Vec::new()));
-        assert_eq!(stage.host.held(), []);
-        let error = stage.ask(take(2, port("::", 80))).await.expect_err("somebody has it");
-        assert!(error.to_string().contains("handed over"), "{error}");
         stage.host.other(port("0.0.0.0", 81), None);
         assert_eq!(stage.adopt(3, &had[1..]).await, Ok(vec![port("0.0.0.0", 81)]));
-        let error = stage.ask(take(3, port("0.0.0.0", 81))).await.expect_err("nobody holds it");
+        let error = stage.ask(serve(3, &[port("0.0.0.0", 81)])).await.expect_err("nobody holds it");
         assert!(error.to_string().contains("could not be held"), "{error}");
+        stage.reserve(4, &[exactly(90)]).await.expect("free");
+        stage.ask(StopServing).await;
+        assert_eq!(stage.host.held(), [], "everything is closed");
     });
 }
 
@@ -432,10 +446,10 @@ fn the_dynamic_range_is_the_hosts_or_the_usual_one() {
     on_stopped_time(async {
         let kernel = SimKernel::new();
         let soon = std::time::Instant::now() + Duration::from_secs(30);
-        assert_eq!(dynamic_range(&kernel, soon).await, PortRange::DYNAMIC, "it does not say");
+        assert_eq!(dynamic_range(&kernel).await, PortRange::DYNAMIC, "it does not say");
         let key = "ipv4/ip_local_port_range".to_owned();
         let write = Op::Sysctl { netns: Netns::Host, key, value: "40000\t50000".into() };
         kernel.execute(vec![write], soon).await.remove(0).expect("a setting");
-        assert_eq!(dynamic_range(&kernel, soon).await, PortRange { first: 40_000, last: 50_000 });
+        assert_eq!(dynamic_range(&kernel).await, PortRange { first: 40_000, last: 50_000 });
     });
 }

@@ -159,7 +159,7 @@ mod tests {
         let cx = DriverCx {
             kernel: Arc::new(kernel.clone()),
             instance: "test".into(),
-            firewall: Arc::new(crate::NoFirewall),
+            outside: Arc::new(crate::NoOutside),
             deadline,
         };
         for (mut driver, kind) in [(Bare::null(), "null"), (Bare::host(), "host")] {
@@ -189,7 +189,7 @@ mod tests {
     fn what_would_have_no_effect_is_refused_unless_it_is_recorded() {
         let cx = DriverCx {
             kernel: Arc::new(SimKernel::new()),
-            firewall: Arc::new(crate::NoFirewall),
+            outside: Arc::new(crate::NoOutside),
             instance: "test".into(),
             deadline: Instant::now(),
         };

@@ -13,10 +13,10 @@ use netloom_model::{EndpointId, Error, NetworkId, Reason};
 
 use crate::config::DriverConfig;
 use crate::desired::{DesiredObject, Place};
-use crate::outside::Firewall;
+use crate::outside::Outside;
 use crate::request::{
     Capability, CreateEndpoint, CreateNetwork, Discovery, EndpointCreated, ExternalConnectivity, Join,
-    Joined, KernelSurvey, Leave, Left, NetworkCreated, OperInfo, Recovered, TableEvent,
+    Joined, KernelSurvey, Leave, Left, NetworkCreated, OperInfo, Programmed, Recovered, TableEvent,
 };
 
 /// The slow part of a driver's answer. It does not borrow the driver, and it runs on whether or not anybody still
@@ -42,8 +42,8 @@ pub struct DriverCx {
     pub kernel: Arc<dyn Kernel>,
     /// The engine's instance name, for the tags of kernel objects.
     pub instance: Arc<str>,
-    /// The engine's part of the host's firewall.
-    pub firewall: Arc<dyn Firewall>,
+    /// The engine's part of the host's firewall, and of its ports.
+    pub outside: Arc<dyn Outside>,
     /// When the operation must have ended.
     pub deadline: Instant,
 }
@@ -150,8 +150,12 @@ pub trait Driver: Send + 'static {
 
     /// Lets an endpoint be reached from outside, now that it provides its sandbox's way out. Asked again after
     /// a restart of the engine, of the driver or of the sandbox, also of a driver that has done it already.
-    fn program_external_connectivity(&mut self, _cx: &DriverCx, _request: ExternalConnectivity) -> Begun<()> {
-        done(())
+    fn program_external_connectivity(
+        &mut self,
+        _cx: &DriverCx,
+        _request: ExternalConnectivity,
+    ) -> Begun<Programmed> {
+        done(Programmed::default())
     }
 
     /// Takes that back.

@@ -19,9 +19,9 @@ pub use driver::{Begun, Driver, DriverCx, DriverFactory, Registration, Work, don
 pub use netloom_firewall::{FamilyRules, Mode, NetworkRules};
 pub use netloom_model::config::{DatastoreConfig, Scope};
 pub use netloom_model::record::StaticRoute;
-pub use outside::{Firewall, NoFirewall};
+pub use outside::{Addresses, Lead, NoOutside, Outside, Publication, Wanted};
 pub use request::{
     Capability, CreateEndpoint, CreateNetwork, Discovery, EndpointCreated, ExternalConnectivity, Inside,
     Interface, Join, Joined, KernelSurvey, Leave, Left, NetworkCreated, NodeDiscovery, OperInfo, Present,
-    Recovered, Restored, SandboxOptions, TableEntry, TableEvent, TableOperation,
+    Programmed, Recovered, Restored, SandboxOptions, TableEntry, TableEvent, TableOperation,
 };

@@ -8,7 +8,11 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use netloom_kernel::{AddressView, LinkView, Netns, Op, RouteView};
 use netloom_model::config::{DatastoreConfig, Scope};
 use netloom_model::record::{EndpointRecord, NetworkRecord, PoolRecord, StaticRoute};
-use netloom_model::{EndpointId, IfName, JoinId, MacAddr, NetworkId, Ports, SandboxId, SandboxSpec, Seldom};
+use netloom_model::{
+    EndpointId, IfName, JoinId, MacAddr, NetworkId, Ports, Published, SandboxId, SandboxSpec, Seldom,
+};
+
+use crate::outside::Addresses;
 
 /// What a driver can do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -275,10 +279,23 @@ pub struct ExternalConnectivity {
     pub network: NetworkId,
     /// The endpoint.
     pub endpoint: EndpointId,
+    /// Its name, for whoever wants the same port of the host.
+    pub name: Arc<str>,
+    /// Its addresses.
+    pub addresses: Addresses,
     /// The ports of the endpoint.
     pub ports: Seldom<Ports>,
     /// What its sandbox tells, the container's ports among it.
     pub sandbox: Arc<SandboxOptions>,
+    /// The ports of the host that led to it before, if the driver is asked again.
+    pub published: Seldom<Published>,
+}
+
+/// An endpoint is reached from outside.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Programmed {
+    /// The ports of the host that lead to it.
+    pub published: Seldom<Published>,
 }
 
 /// What node discovery found.

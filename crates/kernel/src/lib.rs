@@ -19,6 +19,7 @@ pub mod worker;
 
 use std::fmt::Debug;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures::channel::mpsc;
@@ -27,7 +28,7 @@ use netloom_model::{IfName, NetnsName};
 
 pub use error::{KernelError, Tried};
 pub use linux::{DirectoryError, LinuxConfig, LinuxKernel, floor};
-pub use op::{LinkTag, Neighbour, Netns, Op, Route};
+pub use op::{LinkTag, Neighbour, Netns, Op, PortFlag, Route};
 pub use ports::{HoldRefusal, LinuxPorts, Place, PortHolder, PortSocket, PortToHold};
 pub use view::{
     AddressView, KernelEvent, KernelStats, LinkCounters, LinkKind, LinkView, NeighbourView, PortState,
@@ -49,6 +50,9 @@ pub type KernelFuture<T> = BoxFuture<'static, Result<T, KernelError>>;
 /// `Aborted` when nothing had been started, so that nothing has changed, and `Uncertain` when the answer to
 /// something started is missing. An error may come late by the work that is under way.
 pub trait Kernel: Debug + Send + Sync + 'static {
+    /// Who holds ports of the host's namespace: always the same one.
+    fn ports(&self) -> Arc<dyn PortHolder>;
+
     /// Carries out operations in order and answers each: the results have the length and the order of `ops`.
     ///
     /// The operations of one call are tried one after another *whatever becomes of the ones before*: they

@@ -100,6 +100,17 @@ pub enum Neighbour {
     },
 }
 
+/// What can be switched on for a port of a bridge.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PortFlag {
+    /// It does not reach other ports that are isolated; it reaches the bridge itself and all others.
+    Isolated,
+    /// What came in by it may leave by it again. Needed where bridges hand packets to the firewall (`br_netfilter`) and a
+    /// container comes back to itself through a port of the host.
+    Hairpin,
+}
+
 /// One change of the kernel's state.
 ///
 /// The documentation names the error that Linux gives in the cases the engine reacts to; the simulated
@@ -206,12 +217,13 @@ pub enum Op {
         /// The bridge; `None` for no bridge at all.
         master: Option<IfName>,
     },
-    /// Keeps a port of a bridge from reaching other ports that are kept so; it reaches the bridge itself and all
-    /// others. A port that leaves its bridge loses this. `ENODEV` without the link, `EOPNOTSUPP` when it is no port
-    /// of a bridge.
-    IsolatePort {
+    /// Switches something on for a port of a bridge. A port that leaves its bridge loses it. `ENODEV` without the link,
+    /// `EOPNOTSUPP` when it is no port of a bridge.
+    SetPortFlag {
         /// The port, in the host's namespace.
         name: IfName,
+        /// What.
+        flag: PortFlag,
     },
     /// Changes a link's MTU. `ENODEV` without the link, `EINVAL` for a size it cannot take.
     SetMtu {
@@ -331,7 +343,7 @@ impl Op {
             Self::MoveLink { .. } => "move_link",
             Self::SetLink { .. } => "set_link",
             Self::SetMaster { .. } => "set_master",
-            Self::IsolatePort { .. } => "isolate_port",
+            Self::SetPortFlag { .. } => "set_port_flag",
             Self::SetMtu { .. } => "set_mtu",
             Self::AddAddress { .. } => "add_address",
             Self::DeleteAddress { .. } => "delete_address",
@@ -358,7 +370,7 @@ impl Op {
             | Self::CutLink { .. }
             | Self::DeleteLink { .. }
             | Self::SetMaster { .. }
-            | Self::IsolatePort { .. }
+            | Self::SetPortFlag { .. }
             | Self::ChangeTable { .. }
             | Self::ForgetConnections { .. } => Netns::Host,
             Self::MoveLink { from: netns, .. }
@@ -401,7 +413,10 @@ impl fmt::Display for Op {
                 write!(f, "make link {name} a port of {master}")
             }
             Self::SetMaster { name, master: None } => write!(f, "take link {name} out of its bridge"),
-            Self::IsolatePort { name } => write!(f, "isolate port {name}"),
+            Self::SetPortFlag { name, flag: PortFlag::Isolated } => write!(f, "isolate port {name}"),
+            Self::SetPortFlag { name, flag: PortFlag::Hairpin } => {
+                write!(f, "let port {name} hear its own packets")
+            }
             Self::SetMtu { netns, name, mtu } => write!(f, "set the MTU of link {name} of {netns} to {mtu}"),
             Self::AddAddress { netns, link, address } => write!(f, "add {address} to link {link} of {netns}"),
             Self::DeleteAddress { netns, link, address } => {

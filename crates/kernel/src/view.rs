@@ -60,6 +60,8 @@ pub struct LinkView {
     pub port: Option<PortState>,
     /// Whether it is a port that does not reach others of its kind.
     pub isolated: bool,
+    /// Whether it is a port that hears its own packets.
+    pub hairpin: bool,
     /// The number of the other end of a veth pair. It counts in the namespace of the other end, which may be
     /// another one, where a link of this namespace may have the same number. `None` for every other kind.
     pub peer: Option<u32>,

@@ -394,6 +394,7 @@ fn deleting_a_namespace_leaves_no_descriptor_and_no_link() {
     isolated(|lab| {
         let mut events = lab.kernel.watch();
         lab.must(vec![create_netns("c0"), Op::DeleteNetns { name: netns_name("c0") }]);
+        wait(lab.kernel.ports().let_go(Vec::new()));
         let before = descriptors();
         lab.must(vec![
             create_netns("c1"),

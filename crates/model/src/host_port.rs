@@ -1,4 +1,4 @@
-//! Ports of the host: one, the same on several addresses, and ranges of them.
+//! Ports of the host: one, the same on several addresses, ranges of them, and where they lead.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::seldom::Nothing;
 use crate::spec::Protocol;
 
 /// A port on an address of the host; `0.0.0.0` and `::` stand for every address of their family. In text
@@ -141,6 +142,40 @@ impl fmt::Display for HostPorts {
         }
         write!(f, "/{}", self.protocol)
     }
+}
+
+/// Ports of the host that lead to a container's. In text `0.0.0.0:8080/tcp->80`.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishedPorts {
+    /// The host's ports.
+    pub host: HostPorts,
+    /// The container's port that the first of them leads to; the others follow.
+    pub port: u16,
+}
+
+impl PublishedPorts {
+    /// The container's ports.
+    #[must_use]
+    pub fn inside(&self) -> PortRange {
+        let PortRange { first, last } = self.host.range;
+        PortRange { first: self.port, last: self.port.saturating_add(last.saturating_sub(first)) }
+    }
+}
+
+impl fmt::Display for PublishedPorts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}->{}", self.host, self.inside())
+    }
+}
+
+/// Every port of the host that leads to an endpoint.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Published(pub Vec<PublishedPorts>);
+
+impl Nothing for Published {
+    const NOTHING: &'static Self = &Self(Vec::new());
 }
 
 #[cfg(test)]

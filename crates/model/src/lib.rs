@@ -24,7 +24,7 @@ pub use config::{EngineConfig, Limits, Timeouts};
 pub use considered::{AddressesConsidered, HostOverlap, PoolFill, PoolsConsidered};
 pub use error::{Certainty, Error, ErrorKind, Holder, ObjectKind, PortReason, PortUser, Reason, Result};
 pub use event::{Event, EventKind, Repair};
-pub use host_port::{HostPort, HostPorts, PortRange};
+pub use host_port::{HostPort, HostPorts, PortRange, Published, PublishedPorts};
 pub use id::{ControllerId, EndpointId, IdText, JoinId, NetworkId, OpId, SandboxId, ShortId};
 pub use ifname::{IfName, NetnsName};
 pub use live::{

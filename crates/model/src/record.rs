@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use crate::host_port::Published;
 use crate::id::{EndpointId, JoinId, NetworkId, SandboxId};
 use crate::ifname::{IfName, NetnsName};
 use crate::mac::MacAddr;
@@ -144,6 +145,9 @@ pub struct EndpointRecord {
     /// Its names beside its own.
     #[serde(default, skip_serializing_if = "Seldom::is_nothing")]
     pub names: Seldom<Names>,
+    /// The host's ports that lead to it, or led to it last: it gets the same ones again after a crash.
+    #[serde(default, skip_serializing_if = "Seldom::is_nothing")]
+    pub published: Seldom<Published>,
     /// What its interface's name begins with inside a sandbox; `None` for an endpoint without interface.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
@@ -157,8 +161,22 @@ impl EndpointRecord {
     #[must_use]
     pub fn asked(id: EndpointId, network: NetworkId, spec: EndpointSpec) -> Self {
         let EndpointSpec { name, mac, labels, options, ports, names, ipv4: _, ipv6: _ } = spec;
-        let (ipv4, ipv6, prefix, attachment) = (None, None, None, None);
-        Self { id, network, name, mac, ipv4, ipv6, labels, options, ports, names, prefix, attachment }
+        let (ipv4, ipv6, prefix, attachment, published) = (None, None, None, None, Seldom::default());
+        Self {
+            id,
+            network,
+            name,
+            mac,
+            ipv4,
+            ipv6,
+            labels,
+            options,
+            ports,
+            names,
+            published,
+            prefix,
+            attachment,
+        }
     }
 
     /// Its place in a sandbox, unless that waits for its namespace still.

@@ -1,7 +1,7 @@
 //! What callers see: immutable pictures of objects, taken by their owners.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::config::DatastoreConfig;
+use crate::error::Holder;
+use crate::host_port::{HostPort, HostPorts, Published};
 use crate::id::{EndpointId, NetworkId, OpId, SandboxId};
 use crate::ifname::IfName;
 use crate::mac::MacAddr;
@@ -135,8 +137,53 @@ pub struct EndpointSnapshot {
     pub ports: Seldom<Ports>,
     /// Its names beside its own.
     pub names: Seldom<Names>,
+    /// The host's ports that lead to it now.
+    pub published: Seldom<Published>,
     /// Labels of the caller.
     pub labels: BTreeMap<String, String>,
+}
+
+/// The ports of the host that an endpoint has.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PortsSnapshot {
+    /// The endpoint.
+    pub endpoint: Holder,
+    /// Its ports.
+    pub ports: Vec<HostPorts>,
+    /// Whether they are being given back.
+    pub leaving: bool,
+    /// Those that no socket of the engine holds: somebody else on the host may serve them.
+    pub unheld: Vec<UnheldSnapshot>,
+    /// Those that the engine itself passes on, beside the kernel.
+    pub served: Vec<ServedSnapshot>,
+}
+
+/// A port that no socket holds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UnheldSnapshot {
+    /// The port.
+    pub port: HostPort,
+    /// Why it could not be held.
+    pub why: String,
+}
+
+/// A port that the engine itself passes on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ServedSnapshot {
+    /// The port; one of both families by its IPv4 half.
+    pub port: HostPort,
+    /// Where it leads.
+    pub to: SocketAddr,
+    /// Connections, or clients of UDP, that are there now.
+    pub open: u64,
+    /// All that ever were.
+    pub total: u64,
+    /// Clients that did not get through.
+    pub refused: u64,
+    /// Bytes to the container.
+    pub bytes_in: u64,
+    /// Bytes from it.
+    pub bytes_out: u64,
 }
 
 /// A sandbox at one moment.

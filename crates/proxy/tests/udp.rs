@@ -240,9 +240,12 @@ async fn a_new_client_takes_the_place_of_the_one_silent_for_longest() {
 async fn a_flood_of_clients_stays_within_the_bound() {
     let backend = socket().await;
     let proxy = start_local(&backend, Options { max_associations: 8, ..Options::default() });
+    let mut clients = Vec::new();
     for number in 0..100 {
         let client = client(&proxy).await;
         through(&client, &backend, &number.to_string()).await;
+        // Kept, so that no later one has its port and is taken for it.
+        clients.push(client);
     }
     let counts = eventually(&proxy, "eight", |counts| counts.open <= 8).await;
     assert_eq!((counts.open, counts.total, counts.displaced), (8, 100, 92));

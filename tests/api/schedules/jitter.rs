@@ -11,7 +11,7 @@ use futures::{FutureExt, TryFutureExt};
 use netloom::kernel::nft::{Contents, Table};
 use netloom::kernel::{
     AddressView, Kernel, KernelError, KernelEvent, KernelFuture, KernelStats, LinkCounters, LinkView,
-    NeighbourView, Netns, NetnsJob, Op, ReachEvent, RouteView, TableEvent,
+    NeighbourView, Netns, NetnsJob, Op, PortHolder, ReachEvent, RouteView, TableEvent,
 };
 use netloom::testkit::SimKernel;
 use netloom::{IfName, NetnsName};
@@ -126,6 +126,10 @@ impl Jitter {
 }
 
 impl Kernel for Jitter {
+    fn ports(&self) -> Arc<dyn PortHolder> {
+        self.sim.ports()
+    }
+
     fn execute(&self, ops: Vec<Op>, deadline: Instant) -> BoxFuture<'static, Vec<Result<(), KernelError>>> {
         self.arrive();
         let (before, after) = (self.draw(), self.draw());

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::str::FromStr;
 
 use netloom::MacAddr;
-use netloom::kernel::{LinkTag, Neighbour, Netns, Op, Route};
+use netloom::kernel::{LinkTag, Neighbour, Netns, Op, PortFlag, Route};
 
 use super::pair::OUTSIDE;
 
@@ -222,7 +222,7 @@ impl Generator {
     }
 
     fn isolate_port(&mut self) -> Op {
-        Op::IsolatePort { name: parsed(self.pick(&HOST_LINKS)) }
+        Op::SetPortFlag { name: parsed(self.pick(&HOST_LINKS)), flag: PortFlag::Isolated }
     }
 
     /// Never of a loopback, from which Linux takes IPv4 below 68 bytes.

@@ -196,13 +196,27 @@ pub(super) async fn contents(
 }
 
 fn link_line(link: &LinkView, name_of: impl Fn(u32) -> String, shows: impl Fn(MacAddr) -> bool) -> String {
-    let LinkView { name, kind, mtu, up, master, alias, group, mac, peer, isolated, port: _, index: _ } = link;
+    let LinkView {
+        name,
+        kind,
+        mtu,
+        up,
+        master,
+        alias,
+        group,
+        mac,
+        peer,
+        isolated,
+        hairpin,
+        port: _,
+        index: _,
+    } = link;
     let (master, mac) = (master.map(name_of), mac.filter(|mac| shows(*mac)));
     // A number in the namespace of the other end, whichever that is.
     let paired = peer.is_some();
     format!(
         "link {name} {kind:?} mtu {mtu} up {up} master {master:?} paired {paired} alias {alias:?} \
-         group {group} mac {mac:?} isolated {isolated}"
+         group {group} mac {mac:?} isolated {isolated} hairpin {hairpin}"
     )
 }
 

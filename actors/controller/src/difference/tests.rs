@@ -24,6 +24,7 @@ fn link(index: u32, text: &str) -> LinkView {
         master: None,
         port: None,
         isolated: false,
+        hairpin: false,
         peer: None,
         alias: None,
         group: 0,

@@ -91,6 +91,7 @@ impl Case {
             master: None,
             port: None,
             isolated: false,
+            hairpin: false,
             peer: None,
             alias: alias.map(|tag| tag.to_string()),
             group: 0,

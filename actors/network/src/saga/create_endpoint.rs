@@ -7,10 +7,12 @@ use netloom_actor_driver::{JoinDriverEndpoint, ProgramConnectivity};
 use netloom_actor_services::SagaWorld;
 use netloom_actor_services::interrupted;
 use netloom_actor_services::ipam::{LeaseAddresses, OwnerRenamed};
-use netloom_drivers::{ExternalConnectivity, Join, Joined, Restored, SandboxOptions};
+use netloom_drivers::{Addresses, ExternalConnectivity, Join, Joined, Programmed, Restored, SandboxOptions};
 use netloom_ipam::{LeaseRequest, Leased};
 use netloom_model::record::{AttachmentRecord, EndpointRecord, OrderRecord, Reservation};
-use netloom_model::{EndpointId, Error, Holder, JoinId, MacAddr, ObjectKind, Ports, Reason, Result, Seldom};
+use netloom_model::{
+    EndpointId, Error, Holder, JoinId, MacAddr, ObjectKind, Published, Reason, Result, Seldom,
+};
 use netloom_runtime::{Fact, OpCtx};
 use netloom_store::{Change, Key, RecordKind, encode};
 
@@ -150,21 +152,35 @@ pub(crate) async fn attach(
     joined.await
 }
 
-/// Has the driver let an endpoint be reached from outside.
+/// Has the driver let an endpoint be reached from outside; the ports of the host by which it is. They are recorded if the
+/// endpoint's place is, or else with that.
 pub(crate) async fn program(
     world: World,
     op: OpCtx,
-    endpoint: EndpointId,
-    ports: Seldom<Ports>,
+    mut record: Arc<EndpointRecord>,
+    recorded: bool,
     sandbox: Arc<SandboxOptions>,
-) -> Result<()> {
-    let request = ExternalConnectivity { network: world.network, endpoint, ports, sandbox };
+) -> Result<Seldom<Published>> {
+    let request = ExternalConnectivity {
+        network: world.network,
+        endpoint: record.id,
+        name: (*record.name).into(),
+        addresses: Addresses { v4: record.ipv4.map(|net| net.addr()), v6: record.ipv6.map(|net| net.addr()) },
+        ports: record.ports.clone(),
+        sandbox,
+        published: record.published.clone(),
+    };
     let asked = world.driver.outcome(&op, ProgramConnectivity(request));
     // The driver goes on; whoever asked for it takes it back.
-    match op.unless_cancelled(asked).await {
-        Some(outcome) => world.driver_answered(&op, outcome),
-        None => Err(interrupted(&op, "program external connectivity").uncertain()),
+    let Programmed { published } = match op.unless_cancelled(asked).await {
+        Some(outcome) => world.driver_answered(&op, outcome)?,
+        None => return Err(interrupted(&op, "program external connectivity").uncertain()),
+    };
+    if recorded && published != record.published {
+        Arc::make_mut(&mut record).published = published.clone();
+        world.commit(&op, vec![put(&record)?]).await.map_err(Error::uncertain)?;
     }
+    Ok(published)
 }
 
 /// Commits an endpoint's record with its attachment, and what its sandbox wants recorded with it.

@@ -24,7 +24,7 @@ use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services};
 use netloom_drivers::bridge::{Bridge, KIND};
 use netloom_drivers::{
     Begun, Capability, CreateEndpoint as DriverEndpoint, CreateNetwork, Driver, DriverCx, EndpointCreated,
-    ExternalConnectivity, Join, Joined, Leave, Left, NetworkCreated, done,
+    ExternalConnectivity, Join, Joined, Leave, Left, NetworkCreated, Programmed, done,
 };
 use netloom_firewall::TableConfig;
 use netloom_kernel::{Kernel, Netns};
@@ -98,9 +98,13 @@ impl Driver for Told {
         self.bridge.leave(cx, request)
     }
 
-    fn program_external_connectivity(&mut self, _: &DriverCx, request: ExternalConnectivity) -> Begun<()> {
+    fn program_external_connectivity(
+        &mut self,
+        _: &DriverCx,
+        request: ExternalConnectivity,
+    ) -> Begun<Programmed> {
         self.note("program", request.endpoint);
-        done(())
+        done(Programmed::default())
     }
 
     fn revoke_external_connectivity(
@@ -157,6 +161,7 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
         store: Port::new(spawn(StoreActor::new(backend), |_| {}).0),
         ipam: Port::new(spawn(IpamActor::new(&config.default_pools), |_| {}).0).into(),
         firewall: Port::new(spawn(FirewallActor::new(wall), |_| {}).0),
+        ports: Port::vacant(),
         kernel: Arc::new(kernel.clone()),
         tools: SagaTools { ledger: Ledger::default(), janitor: Janitor::new(|_, _| {}) },
         quarantine: Quarantine::default(),
@@ -182,6 +187,7 @@ impl Stage {
             kernel: services.kernel.clone(),
             instance: services.instance.clone(),
             firewall: services.firewall.clone(),
+            ports: services.ports.clone(),
             tasks: TaskGroup::default(),
         };
         let driver = Port::new(spawn(DriverActor::new(Box::new(driver), deps), |_| {}).0);

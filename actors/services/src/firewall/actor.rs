@@ -2,8 +2,8 @@
 //!
 //! | message | kind | answers with |
 //! |---|---|---|
-//! | SetNetworkRules | command | () |
-//! | SetPortRules | command | () |
+//! | SetNetworkRules | command | whether there is a firewall |
+//! | SetPortRules | command | whether there is a firewall |
 //! | EndRestore | command | number of changes |
 //! | ReapplyRules | command | number of changes |
 //! | InspectFirewall | query | FirewallPicture |
@@ -76,7 +76,7 @@ struct Waiting {
     changes: Vec<Change>,
     /// It was refused together with others, and taken back: it is wanted again when its turn comes, alone.
     alone: bool,
-    reply: Reply<Result<()>>,
+    reply: Reply<Result<bool>>,
 }
 
 impl FirewallActor {
@@ -96,7 +96,7 @@ impl FirewallActor {
         owner: Owner,
         before: Vec<Placed>,
         noted: std::result::Result<Vec<Change>, Conflict>,
-        reply: Reply<Result<()>>,
+        reply: Reply<Result<bool>>,
         cx: &mut Cx<'_, Self>,
     ) {
         let changes = match noted {
@@ -111,7 +111,7 @@ impl FirewallActor {
             (known.restoring, known.missing.is_some(), known.wanted.held(owner))
         };
         if restoring || missing || (changes.is_empty() && self.waiting.is_empty() && !self.busy) {
-            return reply.send(Ok(()));
+            return reply.send(Ok(!missing));
         }
         if self.waiting.len() >= WAITING {
             self.deps.state.get().wanted.put(owner, before);
@@ -173,7 +173,7 @@ impl FirewallActor {
                         (known.stale, known.seen, known.trouble) = (nobody, !nobody, None);
                     }
                 }
-                batch.into_iter().for_each(|one| one.reply.send(Ok(())));
+                batch.into_iter().for_each(|one| one.reply.send(Ok(true)));
                 reapply.into_iter().for_each(|reply| reply.send(Ok(changes)));
             }
             // A kernel without nftables: nothing can be said to it, and nobody is held up for that.
@@ -181,7 +181,7 @@ impl FirewallActor {
                 tracing::warn!(why, "there is no firewall");
                 self.deps.state.get().missing = Some(why);
                 let all = batch.into_iter().chain(self.waiting.drain(..));
-                all.for_each(|one| one.reply.send(Ok(())));
+                all.for_each(|one| one.reply.send(Ok(false)));
                 reapply.into_iter().for_each(|reply| reply.send(Ok(0)));
             }
             Err(Trouble::Other(error)) => {
@@ -333,7 +333,7 @@ impl Handle<SetNetworkRules> for FirewallActor {
         &mut self,
         op: OpCtx,
         SetNetworkRules { network, rules }: SetNetworkRules,
-        reply: Reply<Result<()>>,
+        reply: Reply<Result<bool>>,
         cx: &mut Cx<'_, Self>,
     ) {
         let owner = Owner::Network(network);
@@ -350,7 +350,7 @@ impl Handle<SetPortRules> for FirewallActor {
         &mut self,
         op: OpCtx,
         SetPortRules { endpoint, ports }: SetPortRules,
-        reply: Reply<Result<()>>,
+        reply: Reply<Result<bool>>,
         cx: &mut Cx<'_, Self>,
     ) {
         let owner = Owner::Endpoint(endpoint);

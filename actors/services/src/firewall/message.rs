@@ -4,7 +4,8 @@ use netloom_firewall::{NetworkRules, PortRules};
 use netloom_model::{EndpointId, NetworkId, Result};
 use netloom_runtime::messages;
 
-/// Say this about a network from now on, or nothing any more. Answered when the kernel has it, all or none.
+/// Say this about a network from now on, or nothing any more. Answered when the kernel has it, all or none; `false` where
+/// there is no firewall to say it to.
 #[derive(Clone, Debug)]
 pub struct SetNetworkRules {
     /// The network.
@@ -13,7 +14,8 @@ pub struct SetNetworkRules {
     pub rules: Option<NetworkRules>,
 }
 
-/// Publish these ports for an endpoint and no others. Answered when the kernel has them, all or none.
+/// Publish these ports for an endpoint and no others. Answered when the kernel has them, all or none; `false` where there
+/// is no firewall, so that nothing comes of it.
 #[derive(Clone, Debug)]
 pub struct SetPortRules {
     /// The endpoint.
@@ -61,8 +63,8 @@ pub(super) struct TableTouched;
 pub(super) struct RetryDue;
 
 messages! {
-    SetNetworkRules => Result<()>;
-    SetPortRules => Result<()>;
+    SetNetworkRules => Result<bool>;
+    SetPortRules => Result<bool>;
     EndRestore => Result<usize>;
     ReapplyRules => Result<usize>;
     InspectFirewall => FirewallPicture;

@@ -1,12 +1,14 @@
-//! Owns the ports of the host. Rank 1. Spawned by the controller; asks nobody.
+//! Owns the ports of the host, and serves those that no rule of the firewall leads on. Rank 1. Spawned by the controller;
+//! asks nobody.
 //!
 //! | message | kind | answers with |
 //! |---|---|---|
 //! | ReservePorts | command | the ports of each request |
 //! | AdoptPorts | command | ports that are not held |
-//! | QuarantinePorts | command | () |
+//! | QuarantinePorts | command | the ports of the endpoint |
 //! | ReleasePorts | command | () |
-//! | TakeSocket | command | PortSocket |
+//! | ServePorts | command | () |
+//! | StopServing | command | () |
 //! | ReplaceDynamicRange | command | () |
 //! | PortsOwnerRenamed | event | |
 //! | ListPorts | query | the ports of each endpoint |
@@ -22,22 +24,24 @@
 //! A port of an endpoint that is deleted is not free until its link is gone, which takes a moment. Whoever wants that
 //! very port meanwhile, as the next container of the same name does, waits here and is served when it is given back.
 //!
-//! Nothing is stored: after a start, and after the death of this actor, which closes its sockets, records say who has
-//! what ([`AdoptPorts`]).
+//! Nothing is stored: after a start records say who has what ([`AdoptPorts`]). The death of this actor closes nothing
+//! ([`PortsState`]).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use netloom_kernel::{HoldRefusal, PortHolder, PortSocket, PortToHold};
-use netloom_model::{EndpointId, Error, HostPorts, ObjectKind, PortRange, Reason, Result};
-use netloom_ports::{PortAllocator, PortOwner};
+use netloom_model::{EndpointId, Error, HostPorts, ObjectKind, Reason, Result};
+use netloom_ports::PortOwner;
 use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply};
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
 use super::attempt::{Attempt, Verdict};
-use super::keep::Keep;
+use super::keep::Released;
 use super::message::{Answers, PatienceOver, PortsHeld, ReservePorts};
 use super::parked::{Parked, Parking, may_pass};
+use super::state::PortsState;
 use super::upkeep::Adoption;
 use crate::LATE;
 
@@ -50,9 +54,8 @@ pub const ATTEMPTS: u32 = 10;
 /// The ports of the host.
 #[derive(Debug)]
 pub struct PortsActor {
-    pub(super) allocator: PortAllocator,
+    pub(super) state: PortsState,
     pub(super) holder: Arc<dyn PortHolder>,
-    pub(super) keep: Keep,
     attempts: FxHashMap<u64, Attempt>,
     pub(super) adoptions: FxHashMap<u64, Adoption>,
     /// Endpoints whose sockets are being opened.
@@ -71,13 +74,12 @@ struct Underway {
 }
 
 impl PortsActor {
-    /// An actor that knows no port yet. `dynamic` is where ports come from that nobody names.
+    /// An actor that goes on from this state.
     #[must_use]
-    pub fn new(holder: Arc<dyn PortHolder>, dynamic: PortRange) -> Self {
+    pub fn new(holder: Arc<dyn PortHolder>, state: PortsState) -> Self {
         Self {
-            allocator: PortAllocator::new(dynamic),
+            state,
             holder,
-            keep: Keep::default(),
             attempts: FxHashMap::default(),
             adoptions: FxHashMap::default(),
             underway: FxHashMap::default(),
@@ -127,9 +129,25 @@ impl PortsActor {
         }
     }
 
+    /// Closes sockets and ends who serves with them. Done when their ports are free.
+    pub(super) fn let_go(&self, Released { sockets, proxies }: Released) -> impl Future<Output = ()> + use<> {
+        let closed = self.holder.let_go(sockets);
+        let ending: Vec<_> = proxies.into_iter().map(|proxy| proxy.stop(Duration::ZERO)).collect();
+        async move {
+            closed.await;
+            for mut end in ending {
+                end.listening_ended().await;
+            }
+        }
+    }
+
     fn give_back(&mut self, owner: EndpointId, replies: Vec<(OpCtx, Reply<()>)>, cx: &mut Cx<'_, Self>) {
-        self.allocator.release(owner);
-        let gone = self.holder.let_go(self.keep.remove(owner));
+        let kept = {
+            let mut known = self.state.get();
+            known.allocator.release(owner);
+            known.keep.remove(owner)
+        };
+        let gone = self.let_go(kept);
         let until = replies.iter().map(|(op, _)| op.deadline).max();
         cx.tasks().spawn(async move {
             let Some(until) = until else { return };
@@ -152,7 +170,8 @@ impl PortsActor {
         cx: &mut Cx<'_, Self>,
     ) {
         let chosen = self.refuse_if_releasing(&message.owner);
-        let chosen = chosen.and_then(|()| self.allocator.reserve(&message.owner, &message.requests));
+        let reserve = |()| self.state.get().allocator.reserve(&message.owner, &message.requests);
+        let chosen = chosen.and_then(reserve);
         match chosen {
             Ok(chosen) if chosen.is_empty() => reply.send(Ok(chosen)),
             Ok(chosen) => {
@@ -218,7 +237,7 @@ impl PortsActor {
     /// Takes a reservation back and tells why, with whoever has the port where that can be found.
     fn refuse(&mut self, attempt: Attempt, why: Why, mut spare: Vec<PortSocket>, cx: &mut Cx<'_, Self>) {
         let (op, owner) = (attempt.op.clone(), attempt.owner.id);
-        let reply = attempt.fail(&mut self.allocator, &mut spare);
+        let reply = attempt.fail(&mut self.state.get().allocator, &mut spare);
         let gone = self.holder.let_go(spare);
         let user = match &why {
             Why::Port(port, HoldRefusal::InUse) => Some(self.holder.user(*port, op.deadline_std())),
@@ -281,10 +300,15 @@ impl Handle<PortsHeld> for PortsActor {
             return self.refuse(attempt, Why::Error(error), spare, cx);
         }
         let mut spare = Vec::new();
-        match attempt.proceed(answers, &mut self.allocator, &mut spare) {
+        let verdict = attempt.proceed(answers, &mut self.state.get().allocator, &mut spare);
+        match verdict {
             Verdict::Done => {
                 let owner = attempt.owner.id;
-                self.keep.extend(owner, attempt.succeed(&mut self.allocator));
+                {
+                    let mut known = self.state.get();
+                    let sockets = attempt.succeed(&mut known.allocator);
+                    known.keep.extend(owner, sockets);
+                }
                 self.end(owner, cx);
             }
             Verdict::Again => {

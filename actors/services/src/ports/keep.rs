@@ -1,19 +1,48 @@
 //! The sockets of each endpoint.
 
+use std::net::SocketAddr;
+
 use netloom_kernel::{Place, PortSocket, PortToHold};
 use netloom_model::{EndpointId, Error, HostPort, HostPorts, PortReason, Reason, Result};
+use netloom_proxy::{Counts, Proxy};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::message::UnheldPort;
+use super::message::{ServedPort, UnheldPort};
 
 /// What became of a port's socket.
 #[derive(Debug)]
 pub(super) enum State {
     Held(PortSocket),
-    /// Somebody serves the port with it.
-    HandedOver,
+    /// The port is served with it.
+    Served(Served),
     /// There is none, and this is why.
     Unheld(Error),
+}
+
+/// Who serves a port.
+#[derive(Debug)]
+pub(super) enum Served {
+    /// The proxy.
+    Proxy(Proxy),
+    /// Nobody: a simulation has no packets. Where it would lead.
+    Simulated(PortSocket, SocketAddr),
+}
+
+/// What an endpoint had.
+#[derive(Debug, Default)]
+pub(super) struct Released {
+    pub(super) sockets: Vec<PortSocket>,
+    pub(super) proxies: Vec<Proxy>,
+}
+
+impl Released {
+    fn add(&mut self, state: State) {
+        match state {
+            State::Held(socket) | State::Served(Served::Simulated(socket, _)) => self.sockets.push(socket),
+            State::Served(Served::Proxy(proxy)) => self.proxies.push(proxy),
+            State::Unheld(_) => {}
+        }
+    }
 }
 
 /// A port with its socket.
@@ -67,16 +96,21 @@ impl Keep {
         }
     }
 
-    /// Takes away every socket of an endpoint.
-    pub(super) fn remove(&mut self, owner: EndpointId) -> Vec<PortSocket> {
-        let sockets = |kept: Kept| match kept.state {
-            State::Held(socket) => Some(socket),
-            State::HandedOver | State::Unheld(_) => None,
-        };
-        self.0.remove(&owner).into_iter().flatten().filter_map(sockets).collect()
+    /// Takes away everything that an endpoint has.
+    pub(super) fn remove(&mut self, owner: EndpointId) -> Released {
+        let mut released = Released::default();
+        self.0.remove(&owner).into_iter().flatten().for_each(|kept| released.add(kept.state));
+        released
     }
 
-    /// The ports of these for which the endpoint has no socket and nobody has one from it.
+    /// Takes away everything.
+    pub(super) fn remove_all(&mut self) -> Released {
+        let mut released = Released::default();
+        self.0.drain().flat_map(|(_, kept)| kept).for_each(|kept| released.add(kept.state));
+        released
+    }
+
+    /// The ports of these for which the endpoint has no socket.
     pub(super) fn missing(&self, owner: EndpointId, ports: &[HostPorts]) -> Vec<PortToHold> {
         let kept = self.0.get(&owner).map_or(&[][..], Vec::as_slice);
         let is_kept = |kept: &&Kept| !matches!(kept.state, State::Unheld(_));
@@ -84,8 +118,13 @@ impl Keep {
         ports.iter().flat_map(places).filter(|port| !has.contains(port)).collect()
     }
 
-    /// Hands the socket of a port over.
-    pub(super) fn take(&mut self, owner: EndpointId, port: HostPort) -> Result<PortSocket> {
+    /// Has a port served by what `start` makes of its socket. Whatever comes of it, the endpoint keeps the port.
+    pub(super) fn serve(
+        &mut self,
+        owner: EndpointId,
+        port: HostPort,
+        start: impl FnOnce(PortSocket) -> Result<Served>,
+    ) -> Result<()> {
         let none = |why| {
             let owner = format!("endpoint {}", owner.short()).into();
             Error::from(Reason::Port(PortReason::NoSocket { owner, port, why }))
@@ -93,26 +132,35 @@ impl Keep {
         let all = self.0.get_mut(&owner).map_or(&mut [][..], Vec::as_mut_slice);
         let found = all.iter_mut().find(|kept| kept.port.covers(port));
         let kept = found.ok_or_else(|| none("it does not have this port"))?;
-        match std::mem::replace(&mut kept.state, State::HandedOver) {
-            State::Held(socket) => Ok(socket),
-            State::HandedOver => Err(none("it was handed over")),
-            State::Unheld(why) => {
-                kept.state = State::Unheld(why);
-                Err(none("it could not be held when the port was adopted"))
-            }
+        match &kept.state {
+            State::Served(_) => return Ok(()),
+            State::Unheld(_) => return Err(none("it could not be held when the port was adopted")),
+            State::Held(_) => {}
         }
+        let lost = State::Unheld(none("it was lost when it was to be served"));
+        let State::Held(socket) = std::mem::replace(&mut kept.state, lost) else { return Ok(()) };
+        kept.state =
+            State::Served(start(socket).inspect_err(|error| kept.state = State::Unheld(error.clone()))?);
+        Ok(())
     }
 
     pub(super) fn unheld(&self, owner: EndpointId) -> Vec<UnheldPort> {
         let unheld = |kept: &Kept| match &kept.state {
             State::Unheld(why) => Some(UnheldPort { port: kept.port.named(), why: why.clone() }),
-            State::Held(_) | State::HandedOver => None,
+            State::Held(_) | State::Served(_) => None,
         };
         self.0.get(&owner).into_iter().flatten().filter_map(unheld).collect()
     }
 
-    pub(super) fn handed_over(&self, owner: EndpointId) -> Vec<HostPort> {
-        let handed = |kept: &&Kept| matches!(kept.state, State::HandedOver);
-        self.0.get(&owner).into_iter().flatten().filter(handed).map(|kept| kept.port.named()).collect()
+    pub(super) fn served(&self, owner: EndpointId) -> Vec<ServedPort> {
+        let served = |kept: &Kept| {
+            let (to, counts) = match &kept.state {
+                State::Served(Served::Proxy(proxy)) => (proxy.to(), proxy.counts()),
+                State::Served(Served::Simulated(_, to)) => (*to, Counts::default()),
+                State::Held(_) | State::Unheld(_) => return None,
+            };
+            Some(ServedPort { port: kept.port.named(), to, counts })
+        };
+        self.0.get(&owner).into_iter().flatten().filter_map(served).collect()
     }
 }

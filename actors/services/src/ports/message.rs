@@ -1,10 +1,12 @@
 //! What the ports service can be asked.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use netloom_kernel::{HoldRefusal, PortSocket};
 use netloom_model::{EndpointId, Error, Holder, HostPort, HostPorts, PortRange, Result};
 use netloom_ports::{PortOwner, PortRequest};
+use netloom_proxy::Counts;
 use netloom_runtime::messages;
 
 /// Take ports for an endpoint and hold them: one answer for each request, in their order, or none at all. A port of an
@@ -20,9 +22,9 @@ pub struct ReservePorts {
     pub requests: Vec<PortRequest>,
 }
 
-/// Take the ports again that an endpoint had before a start or a crash, all or none, and hold them. One that cannot be
-/// held now is taken all the same; the answer names it. What the endpoint has already is left as it is, except that what
-/// is not held is tried once more.
+/// Take the ports again that an endpoint had before a start, all or none, and hold them. One that cannot be held now is
+/// taken all the same; the answer names it. What the endpoint has already is left as it is, except that what is not held
+/// is tried once more.
 ///
 /// Errors: `Conflict` when another endpoint has one, `WrongPhase` as for [`ReservePorts`].
 #[derive(Clone, Debug)]
@@ -31,11 +33,10 @@ pub struct AdoptPorts {
     pub owner: PortOwner,
     /// Its ports.
     pub ports: Vec<HostPorts>,
-    /// Whether to hold them; no where somebody has their sockets still.
-    pub hold: bool,
 }
 
-/// The endpoint is deleted: its ports stay taken and held until they are released.
+/// The endpoint is to lose its ports: they stay taken and held until they are released, and whoever wants one of them
+/// waits for that. Answered with the ports.
 #[derive(Clone, Copy, Debug)]
 pub struct QuarantinePorts(pub EndpointId);
 
@@ -43,17 +44,22 @@ pub struct QuarantinePorts(pub EndpointId);
 #[derive(Clone, Copy, Debug)]
 pub struct ReleasePorts(pub EndpointId);
 
-/// Hand the socket over that holds a port, to somebody who serves it from now on and closes it before the port is
-/// released. A socket for both families is the same for `0.0.0.0` and `::`.
+/// Pass on whoever comes to these ports of an endpoint, from here instead of in the kernel, until they are released. A
+/// socket for both families is the same for `0.0.0.0` and `::`. What is served already stays as it is.
 ///
-/// Errors: `NotFound` where there is no such socket, or none any more.
+/// Errors: `NotFound` where no socket holds a port, `Unsupported` for protocols that nobody can pass on but the kernel.
+/// The other ports are served all the same.
 #[derive(Clone, Debug)]
-pub struct TakeSocket {
-    /// Whose port it is.
+pub struct ServePorts {
+    /// Whose ports they are.
     pub owner: EndpointId,
-    /// The port.
-    pub port: HostPort,
+    /// The ports, and where they lead.
+    pub fronts: Vec<(HostPort, SocketAddr)>,
 }
+
+/// Close every socket and every connection: the engine stops. Answered when all ports are free.
+#[derive(Clone, Copy, Debug)]
+pub struct StopServing;
 
 /// Take ports that nobody names from this range from now on.
 #[derive(Clone, Copy, Debug)]
@@ -78,8 +84,19 @@ pub struct PortsOf {
     pub leaving: bool,
     /// Those that no socket holds, and why.
     pub unheld: Vec<UnheldPort>,
-    /// Those whose sockets were handed over.
-    pub handed_over: Vec<HostPort>,
+    /// Those that are served from here, and what has passed them.
+    pub served: Vec<ServedPort>,
+}
+
+/// A port that the engine itself serves.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ServedPort {
+    /// The port; one of both families by its IPv4 half.
+    pub port: HostPort,
+    /// Where it leads.
+    pub to: SocketAddr,
+    /// What has passed.
+    pub counts: Counts,
 }
 
 /// A port that is taken and that no socket holds: somebody else on the host may serve it.
@@ -115,9 +132,10 @@ pub(super) type Answers = Vec<Result<PortSocket, HoldRefusal>>;
 messages! {
     ReservePorts => Result<Vec<HostPorts>>;
     AdoptPorts => Result<Vec<UnheldPort>>;
-    QuarantinePorts => ();
+    QuarantinePorts => Vec<HostPorts>;
     ReleasePorts => ();
-    TakeSocket => Result<PortSocket>;
+    ServePorts => Result<()>;
+    StopServing => ();
     ReplaceDynamicRange => ();
     PortsOwnerRenamed => ();
     ListPorts => Vec<PortsOf>;

@@ -1,14 +1,14 @@
-//! What the ports' actor does beside reserving: adoption, quarantine, release, sockets handed over, the list.
+//! What the ports' actor does beside reserving: adoption, quarantine, release, the list.
 
-use netloom_kernel::{HoldRefusal, PortSocket, PortToHold};
-use netloom_model::{EndpointId, Holder, ObjectKind, Result};
+use netloom_kernel::{HoldRefusal, PortToHold};
+use netloom_model::{EndpointId, Holder, HostPorts, ObjectKind, Result};
 use netloom_runtime::{Cx, Handle, OpCtx, Reply};
 
 use super::actor::PortsActor;
 use super::keep::State;
 use super::message::{
     AdoptPorts, AdoptedHeld, ListPorts, PortsOf, PortsOwnerRenamed, QuarantinePorts, ReleasePorts,
-    ReplaceDynamicRange, TakeSocket, UnheldPort,
+    ReplaceDynamicRange, UnheldPort,
 };
 
 /// Ports that are taken again, while sockets are opened for them.
@@ -29,18 +29,13 @@ impl Handle<AdoptPorts> for PortsActor {
         reply: Reply<Result<Vec<UnheldPort>>>,
         cx: &mut Cx<'_, Self>,
     ) {
-        let AdoptPorts { owner, ports, hold } = message;
+        let AdoptPorts { owner, ports } = message;
         let adopted = self.refuse_if_releasing(&owner);
-        if let Err(error) = adopted.and_then(|()| self.allocator.adopt(&owner, &ports)) {
+        if let Err(error) = adopted.and_then(|()| self.state.get().allocator.adopt(&owner, &ports)) {
             return reply.send(Err(error));
         }
         let owner = owner.id;
-        let missing = self.keep.missing(owner, &ports);
-        if !hold {
-            let handed_over = missing.into_iter().map(|port| (port, State::HandedOver)).collect();
-            self.keep.settle(owner, handed_over);
-            return reply.send(Ok(Vec::new()));
-        }
+        let missing = self.state.get().keep.missing(owner, &ports);
         if missing.is_empty() {
             return reply.send(Ok(Vec::new()));
         }
@@ -60,11 +55,12 @@ impl Handle<QuarantinePorts> for PortsActor {
         &mut self,
         _: OpCtx,
         QuarantinePorts(owner): QuarantinePorts,
-        reply: Reply<()>,
+        reply: Reply<Vec<HostPorts>>,
         _: &mut Cx<'_, Self>,
     ) {
-        self.allocator.quarantine(owner);
-        reply.send(());
+        let allocator = &mut self.state.get().allocator;
+        allocator.quarantine(owner);
+        reply.send(allocator.ports_of(owner).to_vec());
     }
 }
 
@@ -80,18 +76,6 @@ impl Handle<ReleasePorts> for PortsActor {
     }
 }
 
-impl Handle<TakeSocket> for PortsActor {
-    fn handle(
-        &mut self,
-        _: OpCtx,
-        TakeSocket { owner, port }: TakeSocket,
-        reply: Reply<Result<PortSocket>>,
-        _: &mut Cx<'_, Self>,
-    ) {
-        reply.send(self.keep.take(owner, port));
-    }
-}
-
 impl Handle<ReplaceDynamicRange> for PortsActor {
     fn handle(
         &mut self,
@@ -100,7 +84,7 @@ impl Handle<ReplaceDynamicRange> for PortsActor {
         reply: Reply<()>,
         _: &mut Cx<'_, Self>,
     ) {
-        self.allocator.replace_dynamic(range);
+        self.state.get().allocator.replace_dynamic(range);
         reply.send(());
     }
 }
@@ -109,12 +93,13 @@ impl Handle<ReplaceDynamicRange> for PortsActor {
 
 impl Handle<ListPorts> for PortsActor {
     fn handle(&mut self, _: OpCtx, _: ListPorts, reply: Reply<Vec<PortsOf>>, _: &mut Cx<'_, Self>) {
-        let ports = self.allocator.holdings().map(|holding| PortsOf {
+        let known = self.state.get();
+        let ports = known.allocator.holdings().map(|holding| PortsOf {
             holder: Holder::new(ObjectKind::Endpoint, holding.owner.id, &*holding.owner.name),
             ports: holding.ports,
             leaving: holding.leaving,
-            unheld: self.keep.unheld(holding.owner.id),
-            handed_over: self.keep.handed_over(holding.owner.id),
+            unheld: known.keep.unheld(holding.owner.id),
+            served: known.keep.served(holding.owner.id),
         });
         let mut all: Vec<PortsOf> = ports.collect();
         all.sort_by(|one, two| (&one.holder.name, &one.holder.id).cmp(&(&two.holder.name, &two.holder.id)));
@@ -132,7 +117,7 @@ impl Handle<PortsOwnerRenamed> for PortsActor {
         _: Reply<()>,
         _: &mut Cx<'_, Self>,
     ) {
-        self.allocator.rename(owner, &name);
+        self.state.get().allocator.rename(owner, &name);
     }
 }
 
@@ -150,7 +135,7 @@ impl Handle<AdoptedHeld> for PortsActor {
             };
             (port, state)
         });
-        let unheld = self.keep.settle(owner, news.collect());
+        let unheld = self.state.get().keep.settle(owner, news.collect());
         for UnheldPort { port, why } in &unheld {
             tracing::warn!(endpoint = %owner, %port, %why, "a port is taken and not held");
         }

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 use std::sync::{Arc, OnceLock};
 
 use ipnet::{IpNet, Ipv6Net};
-use netloom_kernel::{KernelError, LinkKind, LinkTag, LinkView, Netns, Op, execute_all};
+use netloom_kernel::{KernelError, LinkKind, LinkTag, LinkView, Netns, Op, PortFlag, execute_all};
 use netloom_model::{Error, Holder, IfName, ObjectKind, Reason, Result};
 
 use super::config::BridgeConfig;
@@ -76,6 +76,21 @@ pub(super) async fn set_up(
         result.err().filter(|error| !there(error))
     });
     failed.map_or(Ok(made), |error| Err(error.into()))
+}
+
+/// Has the host's own loopback lead to published ports: packets from `127.0.0.1` may leave by this bridge, and are
+/// translated on the way. Only where a firewall keeps those out that come in with such an address.
+pub(super) async fn lead_from_loopback(cx: &DriverCx, config: &BridgeConfig) -> Result<()> {
+    let key = format!("ipv4/conf/{}/route_localnet", config.bridge);
+    let on = Op::Sysctl { netns: Netns::Host, key, value: "1".into() };
+    Ok(execute_all(&*cx.kernel, vec![on], cx.deadline).await?)
+}
+
+/// Has a container come back to itself through a port of the host, also where bridges hand packets to the firewall by
+/// themselves (br_netfilter).
+pub(super) async fn lead_back(cx: &DriverCx, name: IfName) -> Result<()> {
+    let hairpin = Op::SetPortFlag { name, flag: PortFlag::Hairpin };
+    Ok(execute_all(&*cx.kernel, vec![hairpin], cx.deadline).await?)
 }
 
 /// Whose a link of the bridge's name is.
@@ -243,7 +258,7 @@ pub(super) async fn put_back(cx: &DriverCx, link: IfName, config: &BridgeConfig)
     let bridge = config.bridge;
     let found = cx.kernel.find_links(Netns::Host, vec![bridge, link], cx.deadline).await?;
     let [Some(device), Some(port)] = found.as_slice() else { return Ok(None) };
-    let isolate = (!config.icc).then_some(Op::IsolatePort { name: link });
+    let isolate = (!config.icc).then_some(Op::SetPortFlag { name: link, flag: PortFlag::Isolated });
     if port.master == Some(device.index) {
         let Some(isolate) = isolate.filter(|_| !port.isolated) else { return Ok(None) };
         execute_all(&*cx.kernel, vec![isolate], cx.deadline).await?;

@@ -9,6 +9,7 @@ mod desired;
 mod device;
 mod found;
 mod offered;
+mod ports;
 mod recover;
 mod rules;
 
@@ -16,10 +17,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use futures::FutureExt;
-use netloom_kernel::{LinkTag, Op, execute_all};
+use futures::channel::oneshot;
+use netloom_kernel::{LinkTag, Op, PortFlag, execute_all};
 use netloom_model::config::Scope;
 use netloom_model::{
-    Certainty, EndpointId, Error, Holder, IfName, JoinId, MacAddr, NetworkId, ObjectKind, Reason, Result,
+    Certainty, EndpointId, Error, Holder, IfName, JoinId, MacAddr, NetworkId, ObjectKind, Published, Reason,
+    Result,
 };
 use rustc_hash::FxBuildHasher;
 
@@ -28,10 +31,12 @@ use self::device::Touched;
 use self::found::Found;
 use crate::config::DriverConfig;
 use crate::desired::{DesiredObject, Place};
-use crate::driver::{Begun, Driver, DriverCx, done};
+use crate::driver::{Begun, Driver, DriverCx, Work, done};
+use crate::options;
+use crate::outside::Addresses;
 use crate::request::{
-    Capability, CreateEndpoint, CreateNetwork, EndpointCreated, Interface, Join, Joined, KernelSurvey, Leave,
-    Left, NetworkCreated, OperInfo, Present, Recovered, Restored,
+    Capability, CreateEndpoint, CreateNetwork, EndpointCreated, ExternalConnectivity, Interface, Join,
+    Joined, KernelSurvey, Leave, Left, NetworkCreated, OperInfo, Present, Programmed, Recovered, Restored,
 };
 
 /// The driver's type.
@@ -42,11 +47,16 @@ pub const MAX_PORTS: usize = 1023;
 const INTERFACE: &str = "eth";
 /// The key of the hardware address in [`OperInfo`] (`netlabel.MacAddress`).
 const MAC_LABEL: &str = "com.docker.network.endpoint.macaddress";
+/// The driver's option that says whether the engine passes on itself what the kernel cannot: what comes to `::1`, and
+/// IPv6 for containers that have only IPv4, or the other way round. It does unless this is `false`.
+pub const USERLAND_PROXY: &str = "userland_proxy";
 
 /// The bridge driver.
 #[derive(Debug, Default)]
 pub struct Bridge {
     networks: HashMap<NetworkId, Network, FxBuildHasher>,
+    /// Whether the engine passes on itself what the kernel cannot (libnetwork's `EnableUserlandProxy`).
+    without_proxy: bool,
     /// Deleted or forgotten networks whose devices are not gone for sure: a deletion that failed is asked for
     /// again.
     going: HashMap<NetworkId, Going, FxBuildHasher>,
@@ -88,6 +98,32 @@ struct Endpoint {
     present: Option<Present>,
     /// Set when the kernel refused the link of that join: what has its name is somebody else's.
     refused: Gone,
+    /// Set when ports of the host lead to it, or may lead to it since before the driver was made.
+    outward: Option<Box<Outward>>,
+}
+
+/// What is published of an endpoint.
+#[derive(Debug, Default)]
+struct Outward {
+    addresses: Addresses,
+    /// The end of the work that was decided on last.
+    last: Option<oneshot::Receiver<()>>,
+}
+
+impl Outward {
+    /// Publishing and withdrawing, in the order in which they were decided on.
+    fn in_turn<W: Future>(&mut self, work: W) -> impl Future<Output = W::Output> + use<W> {
+        let (end, last) = oneshot::channel();
+        let before = self.last.replace(last);
+        async move {
+            // Ends with the work, also with work that is dropped.
+            let _end: oneshot::Sender<()> = end;
+            if let Some(before) = before {
+                let _ = before.await;
+            }
+            work.await
+        }
+    }
 }
 
 /// The host's end of a link. The join makes the names of one endpoint's links differ: an earlier one may
@@ -139,7 +175,11 @@ impl Bridge {
         let derived = follows == Some(mac);
         network.strangers |= !derived || request.joined.is_some();
         network.ports += usize::from(request.joined.is_some());
-        let endpoint = Endpoint { mac, derived, present: request.joined, refused: Gone::default() };
+        let addresses =
+            Addresses { v4: request.ipv4.map(|net| net.addr()), v6: request.ipv6.map(|net| net.addr()) };
+        let outward = request.joined.map(|_| Box::new(Outward { addresses, ..Outward::default() }));
+        let present = request.joined;
+        let endpoint = Endpoint { mac, derived, present, refused: Gone::default(), outward };
         network.endpoints.insert(request.endpoint, endpoint);
         let prefix = network.config.interface_prefix.to_string();
         Ok(EndpointCreated { mac: Some(mac), interface_prefix: Some(prefix), ..Default::default() })
@@ -189,6 +229,15 @@ impl Bridge {
         endpoint.present.map(|present| (present, endpoint.refused.get().is_some()))
     }
 
+    /// Ends that ports of the host lead to an endpoint; `None` where none do.
+    fn withdraw(&mut self, cx: &DriverCx, network: NetworkId, endpoint: EndpointId) -> Option<Work<()>> {
+        let known = self.networks.get_mut(&network)?.endpoints.get_mut(&endpoint)?;
+        // It stays until the endpoint is deleted: this may fail, and is asked for again then.
+        let outward = known.outward.as_deref_mut()?;
+        let withdrawn = cx.outside.withdraw(endpoint, outward.addresses);
+        Some(outward.in_turn(withdrawn).boxed())
+    }
+
     /// Forgets an endpoint's join.
     fn forget_join(&mut self, network: NetworkId, endpoint: EndpointId) {
         let Some(network) = self.networks.get_mut(&network) else { return };
@@ -202,9 +251,10 @@ impl Driver for Bridge {
         KIND
     }
 
-    /// It has no options of its own: everything is said by each network.
     fn configure(&mut self, config: &DriverConfig) -> Result<()> {
-        config.only(KIND, &[])
+        config.only(KIND, &[USERLAND_PROXY])?;
+        self.without_proxy = !options::switch(&config.options, USERLAND_PROXY, true)?;
+        Ok(())
     }
 
     fn capability(&self) -> Capability {
@@ -248,8 +298,11 @@ impl Driver for Bridge {
             }
             let device = format!("bridge {}", config.bridge);
             // Before anything can be plugged in.
-            cx.firewall.set_network(request.network, Some(rules::of(&config))).await?;
+            let walled = cx.outside.set_network(request.network, Some(rules::of(&config))).await?;
             let made = device::set_up(&cx, &config, &found, &touched).await?;
+            if walled && found.bridge.is_none() && !config.internal {
+                device::lead_from_loopback(&cx, &config).await?;
+            }
             if let Some(blank) = blank.filter(|_| made) {
                 let _ = blank.set(());
             }
@@ -266,14 +319,14 @@ impl Driver for Bridge {
             let (tag, cx) = (LinkTag::new(&cx.instance, "network", network), cx.clone());
             return Ok(async move {
                 device::remove_marked(cx.clone(), tag).await?;
-                cx.firewall.set_network(network, None).await
+                cx.outside.set_network(network, None).await.map(drop)
             }
             .boxed());
         };
         let cx = cx.clone();
         Ok(async move {
             device::take_down(&cx, &config, &found, &touched).await?;
-            cx.firewall.set_network(network, None).await?;
+            cx.outside.set_network(network, None).await?;
             let _ = gone.set(());
             Ok(())
         }
@@ -338,7 +391,9 @@ impl Driver for Bridge {
                 && let Interface::InPlace { link: Some(name) } = joined.interface
             {
                 // Not in the same send: where the name was taken, that port is somebody else's.
-                let isolated = execute_all(&*kernel, vec![Op::IsolatePort { name }], deadline).await;
+                let isolated =
+                    execute_all(&*kernel, vec![Op::SetPortFlag { name, flag: PortFlag::Isolated }], deadline)
+                        .await;
                 // The link is there, so it has to be taken back.
                 isolated.map_err(|error| Error::from(error).uncertain())?;
             }
@@ -351,23 +406,73 @@ impl Driver for Bridge {
         let Leave { network, endpoint, join } = request;
         let name = link_name(endpoint, join)?;
         let tag = LinkTag::new(&cx.instance, "endpoint", endpoint);
-        let cx = cx.clone();
         match self.present(network, endpoint) {
             Some((Present { join: present, link }, refused)) if present == join => {
+                let withdrawn = self.withdraw(cx, network, endpoint);
                 self.forget_join(network, endpoint);
-                if refused {
+                if refused && withdrawn.is_none() {
                     return done(Left::default());
                 }
-                Ok(async move { device::cut(&cx, link.unwrap_or(name), tag).await }.boxed())
+                let cx = cx.clone();
+                Ok(async move {
+                    if let Some(withdrawn) = withdrawn {
+                        withdrawn.await?;
+                    }
+                    if refused {
+                        return Ok(Left::default());
+                    }
+                    device::cut(&cx, link.unwrap_or(name), tag).await
+                }
+                .boxed())
             }
             // A later join has got that name, so the earlier link is long gone.
             Some((Present { link, .. }, _)) if link == Some(name) => done(Left::default()),
             // Asked for again, or by a restart that this driver does not remember.
-            Some(_) | None => Ok(async move {
-                let ours = device::carries(&cx, name, &tag).await?;
-                if ours { device::cut(&cx, name, tag).await } else { Ok(Left::default()) }
+            Some(_) | None => {
+                let cx = cx.clone();
+                Ok(async move {
+                    let ours = device::carries(&cx, name, &tag).await?;
+                    if ours { device::cut(&cx, name, tag).await } else { Ok(Left::default()) }
+                }
+                .boxed())
             }
-            .boxed()),
         }
+    }
+
+    fn program_external_connectivity(
+        &mut self,
+        cx: &DriverCx,
+        request: ExternalConnectivity,
+    ) -> Begun<Programmed> {
+        let proxy = !self.without_proxy;
+        let network = self.network(request.network)?;
+        let endpoint = network
+            .endpoints
+            .get_mut(&request.endpoint)
+            .ok_or_else(|| Error::not_found(ObjectKind::Endpoint, request.endpoint))?;
+        let Some(publication) = ports::plan(&network.config, proxy, &request)? else {
+            return done(Programmed::default());
+        };
+        let link = endpoint.present.and_then(|present| present.link);
+        let outward = endpoint.outward.get_or_insert_default();
+        outward.addresses = request.addresses;
+        let published = outward.in_turn(cx.outside.publish(publication));
+        let cx = cx.clone();
+        Ok(async move {
+            if let Some(link) = link {
+                device::lead_back(&cx, link).await?;
+            }
+            Ok(Programmed { published: Published(published.await?).into() })
+        }
+        .boxed())
+    }
+
+    fn revoke_external_connectivity(
+        &mut self,
+        cx: &DriverCx,
+        network: NetworkId,
+        endpoint: EndpointId,
+    ) -> Begun<()> {
+        self.withdraw(cx, network, endpoint).map_or_else(|| done(()), Ok)
     }
 }

@@ -129,6 +129,7 @@ fn endpoint(
         options: BTreeMap::new(),
         ports: Seldom::default(),
         names: Seldom::default(),
+        published: Seldom::default(),
         prefix: Some(prefix_of(link.name).unwrap_or_else(|| INTERFACE.into())),
         attachment: Some(AttachmentRecord {
             sandbox: inside.sandbox,

@@ -5,11 +5,16 @@ use netloom_firewall::{FamilyRules, Mode, NetworkRules};
 
 use super::config::BridgeConfig;
 
+/// How containers and the rest of the world reach each other.
+pub(super) fn mode(_: &BridgeConfig, _v4: bool) -> Mode {
+    Mode::Nat
+}
+
 /// Everything about the network itself; published ports are said by endpoints.
 pub(super) fn of(config: &BridgeConfig) -> NetworkRules {
     let family = |subnet: IpNet| FamilyRules {
         subnet: subnet.trunc(),
-        mode: Mode::Nat,
+        mode: mode(config, subnet.addr().is_ipv4()),
         masquerade: config.masquerade,
         host_address: None,
     };

@@ -41,7 +41,7 @@ fn executor(op: &Op) -> Executor {
         | Op::CutLink { .. }
         | Op::SetLink { .. }
         | Op::SetMaster { .. }
-        | Op::IsolatePort { .. }
+        | Op::SetPortFlag { .. }
         | Op::SetMtu { .. }
         | Op::AddAddress { .. }
         | Op::DeleteAddress { .. }

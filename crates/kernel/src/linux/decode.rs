@@ -24,6 +24,7 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 /// Nested in `IFLA_INFO_SLAVE_DATA` of a bridge's port.
 const IFLA_BRPORT_STATE: u16 = 1;
+const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFF_UP: u32 = 1;
 const AF_INET: u8 = 2;
@@ -51,6 +52,7 @@ pub(super) fn link(body: &[u8]) -> Option<LinkView> {
         master: None,
         port: None,
         isolated: false,
+        hairpin: false,
         peer: None,
         alias: None,
         group: 0,
@@ -73,7 +75,8 @@ pub(super) fn link(body: &[u8]) -> Option<LinkView> {
                 };
                 let port = port_data(value);
                 view.port = port.and_then(port_state);
-                view.isolated = port.is_some_and(is_isolated);
+                view.isolated = port.is_some_and(|port| is_on(port, IFLA_BRPORT_ISOLATED));
+                view.hairpin = port.is_some_and(|port| is_on(port, IFLA_BRPORT_MODE));
             }
             _ => {}
         }
@@ -89,8 +92,8 @@ fn port_data(info: &[u8]) -> Option<&[u8]> {
     attribute(info, IFLA_INFO_SLAVE_DATA).filter(|_| of_bridge)
 }
 
-fn is_isolated(port: &[u8]) -> bool {
-    attribute(port, IFLA_BRPORT_ISOLATED).is_some_and(|flag| flag.first() == Some(&1))
+fn is_on(port: &[u8], flag: u16) -> bool {
+    attribute(port, flag).is_some_and(|flag| flag.first() == Some(&1))
 }
 
 /// The state of a port.

@@ -20,7 +20,7 @@ use rtnetlink::{
 
 use super::failure::Failure;
 use super::transport::Request;
-use crate::op::{Neighbour, Netns, Op, Route};
+use crate::op::{Neighbour, Netns, Op, PortFlag, Route};
 
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 /// The longest alias in bytes: with its zero it must stay below `IFALIASZ`.
@@ -45,7 +45,7 @@ pub(super) fn needs(op: &Op) -> Option<IfName> {
         | Op::CutLink { .. }
         | Op::DeleteLink { .. }
         | Op::SetLink { .. }
-        | Op::IsolatePort { .. }
+        | Op::SetPortFlag { .. }
         | Op::SetMtu { .. }
         | Op::ChangeTable { .. }
         | Op::ForgetConnections { .. }
@@ -167,9 +167,12 @@ fn request(
             (Message::SetLink(link.build()), 0)
         }
         Op::SetMaster { name, .. } => return Ok(set_master(*name, index)),
-        Op::IsolatePort { name } => {
+        Op::SetPortFlag { name, flag } => {
             // Only this kind of request takes what is about a port; without flags it makes nothing.
-            let port = vec![InfoBridgePort::Isolated(true)];
+            let port = vec![match flag {
+                PortFlag::Isolated => InfoBridgePort::Isolated(true),
+                PortFlag::Hairpin => InfoBridgePort::HairpinMode(true),
+            }];
             let link = named(name).set_port_kind(InfoPortKind::Bridge);
             (Message::NewLink(link.set_port_data(InfoPortData::BridgePort(port)).build()), 0)
         }

@@ -58,7 +58,7 @@ use crate::view::{
     TableEvent,
 };
 use crate::worker::Worker;
-use crate::{Kernel, KernelError, KernelFuture, NetnsJob};
+use crate::{Kernel, KernelError, KernelFuture, LinuxPorts, NetnsJob, PortHolder};
 
 pub use self::directory::DirectoryError;
 
@@ -91,6 +91,7 @@ pub struct LinuxKernel {
     reach: Monitor<ReachEvent>,
     /// `None` on a kernel without nftables.
     tables: Option<Monitor<TableEvent>>,
+    ports: Arc<LinuxPorts>,
     mounts: Mounts,
     counters: Arc<Counters>,
 }
@@ -117,7 +118,8 @@ impl LinuxKernel {
         let tables = Monitor::start_without(own)
             .inspect_err(|error| tracing::warn!(%error, "nobody hears what others do to nftables"))
             .ok();
-        Ok(Self { executors: Arc::new(executors), reader, monitor, reach, tables, mounts, counters })
+        let (executors, ports) = (Arc::new(executors), Arc::new(LinuxPorts::start()?));
+        Ok(Self { executors, reader, monitor, reach, tables, ports, mounts, counters })
     }
 
     /// Has a question about a namespace answered on a socket of it.
@@ -162,6 +164,10 @@ fn thread_failed() -> Failure {
 }
 
 impl Kernel for LinuxKernel {
+    fn ports(&self) -> Arc<dyn PortHolder> {
+        self.ports.clone()
+    }
+
     fn execute(&self, ops: Vec<Op>, deadline: Instant) -> BoxFuture<'static, Vec<Result<(), KernelError>>> {
         let ops: Arc<[Op]> = ops.into();
         let allowance = Allowance::until(deadline);

@@ -21,8 +21,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, bind,
-    getsockopt, recv, setsockopt, sockopt,
+    AddressFamily, Backlog, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6,
+    SockaddrLike, bind, getsockopt, listen, recv, setsockopt, sockopt,
 };
 use nix::unistd::close;
 
@@ -269,6 +269,7 @@ pub(super) fn wake(socket: &OwnedFd, room: Option<usize>, stream: bool) -> io::R
     if stream {
         // `listen` looks once more for who has the port, and passes ended connections over only with this.
         setsockopt(socket, sockopt::ReuseAddr, &true)?;
+        listen(socket, Backlog::MAXALLOWABLE)?;
         return Ok(());
     }
     let mut nothing = [0; 1];

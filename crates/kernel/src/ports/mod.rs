@@ -163,7 +163,7 @@ impl PortSocket {
         }
     }
 
-    /// The bound socket, for somebody who is going to serve the port: close-on-exec, non-blocking, ready for `listen`
+    /// The bound socket, for somebody who is going to serve the port: close-on-exec, non-blocking, ready for `accept`
     /// (streams) or `recv` (datagrams). Never blocks. What datagrams came while nobody served the port are dropped.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! One operation on the model: what takes effect, or why not.
 
-use netloom_kernel::{Netns, Op};
+use netloom_kernel::{Netns, Op, PortFlag};
 
 use super::links::NewVeth;
 use super::world::World;
@@ -39,10 +39,13 @@ impl World {
                 Ok(())
             }
             Op::SetMaster { name, master } => self.set_master(*name, *master),
-            Op::IsolatePort { name } => {
+            Op::SetPortFlag { name, flag } => {
                 let id = self.find(Netns::Host, *name)?;
                 let port = self.links[id].port.as_mut().ok_or(Refusal::new(EOPNOTSUPP))?;
-                port.isolated = true;
+                match flag {
+                    PortFlag::Isolated => port.isolated = true,
+                    PortFlag::Hairpin => port.hairpin = true,
+                }
                 self.note_changed(id);
                 Ok(())
             }

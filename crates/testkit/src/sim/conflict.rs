@@ -55,7 +55,7 @@ fn touched(op: &Op) -> [Option<Object>; 2] {
         }
         Op::CreateBridge { name, .. }
         | Op::CutLink { name }
-        | Op::IsolatePort { name }
+        | Op::SetPortFlag { name, .. }
         | Op::DeleteLink { name, .. } => [link(Netns::Host, *name), None],
         Op::CreateVeth { host, peer, netns, .. } => [link(Netns::Host, *host), link(*netns, *peer)],
         Op::MoveLink { from, name, to, rename } => [link(*from, *name), link(*to, *rename)],

@@ -27,6 +27,7 @@ impl World {
             master: link.port.map(|port| self.links[port.bridge].index),
             port: link.port.map(|port| self.port_state(link, &self.links[port.bridge])),
             isolated: link.port.is_some_and(|port| port.isolated),
+            hairpin: link.port.is_some_and(|port| port.hairpin),
             peer: link.peer().and_then(|peer| self.links.get(peer)).map(|peer| peer.index),
             alias: link.alias.as_ref().map(|alias| match alias {
                 Alias::Tag(tag) => tag.alias(),

@@ -12,7 +12,7 @@ pub(super) const VERBS: &[&str] = &[
     "move_link",
     "set_link",
     "set_master",
-    "isolate_port",
+    "set_port_flag",
     "set_mtu",
     "add_address",
     "delete_address",

@@ -2,6 +2,7 @@
 
 use std::future::ready;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures::FutureExt as _;
@@ -10,7 +11,7 @@ use futures::future::BoxFuture;
 use netloom_kernel::nft::{Contents, Table};
 use netloom_kernel::{
     AddressView, Kernel, KernelError, KernelEvent, KernelFuture, KernelStats, LinkCounters, LinkView,
-    NeighbourView, Netns, NetnsJob, Op, ReachEvent, RouteView, TableEvent,
+    NeighbourView, Netns, NetnsJob, Op, PortHolder, ReachEvent, RouteView, TableEvent,
 };
 use netloom_model::{IfName, NetnsName};
 use tokio::time::timeout_at;
@@ -23,6 +24,10 @@ use super::world::World;
 use crate::errno::{EOPNOTSUPP, Refusal};
 
 impl Kernel for SimKernel {
+    fn ports(&self) -> Arc<dyn PortHolder> {
+        Arc::new(self.sim_ports())
+    }
+
     fn execute(&self, ops: Vec<Op>, deadline: Instant) -> BoxFuture<'static, Answers> {
         let mut state = self.lock();
         state.count_call(&ops);

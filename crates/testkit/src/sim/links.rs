@@ -281,7 +281,7 @@ impl World {
         let slot = bridge.ports.len();
         bridge.ports.push(id);
         bridge.count_mtu(mtu);
-        self.links[id].port = Some(Port { bridge: master, slot, isolated: false });
+        self.links[id].port = Some(Port { bridge: master, slot, isolated: false, hairpin: false });
         self.follow_ports(master);
     }
 

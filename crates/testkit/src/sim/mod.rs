@@ -50,6 +50,8 @@ use tokio::time::Instant;
 use build::Uplink;
 use state::State;
 
+use crate::ports::SimPorts;
+
 pub use build::SimKernelBuilder;
 pub(crate) use faults::next_random;
 pub use faults::{Fault, FaultKind, FaultPlan, FaultPoint, RandomFaults};
@@ -66,6 +68,7 @@ pub use pristine::SimSnapshot;
 pub struct SimKernel {
     state: Arc<Mutex<State>>,
     uplinks: Arc<[Uplink]>,
+    ports: SimPorts,
 }
 
 impl Default for SimKernel {
@@ -87,8 +90,14 @@ impl SimKernel {
         SimKernelBuilder::default()
     }
 
+    /// Who holds ports of this host.
+    #[must_use]
+    pub fn sim_ports(&self) -> SimPorts {
+        self.ports.clone()
+    }
+
     fn with(state: State, uplinks: Vec<Uplink>) -> Self {
-        Self { state: Arc::new(Mutex::new(state)), uplinks: uplinks.into() }
+        Self { state: Arc::new(Mutex::new(state)), uplinks: uplinks.into(), ports: SimPorts::default() }
     }
 
     fn uplinks(&self) -> &[Uplink] {

@@ -156,6 +156,7 @@ pub(super) struct Port {
     pub(super) slot: usize,
     /// Whether it does not reach others of its kind.
     pub(super) isolated: bool,
+    pub(super) hairpin: bool,
 }
 
 /// A link's alias, kept parsed so that tags are compared without formatting.

@@ -107,7 +107,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         3 => (inside(), any_link(), any::<bool>()).prop_map(|(netns, name, up)| Op::SetLink { netns, name, up }),
         2 => (any_link(), proptest::option::of(any_link()))
             .prop_map(|(name, master)| Op::SetMaster { name, master }),
-        1 => any_link().prop_map(|name| Op::IsolatePort { name }),
+        1 => any_link().prop_map(|name| Op::SetPortFlag { name, flag: netloom_kernel::PortFlag::Isolated }),
         1 => (inside(), any_link(), any_mtu()).prop_map(|(netns, name, mtu)| Op::SetMtu { netns, name, mtu }),
         4 => (inside(), any_link(), any_net())
             .prop_map(|(netns, link, address)| Op::AddAddress { netns, link, address }),

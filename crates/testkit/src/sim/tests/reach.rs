@@ -32,9 +32,9 @@ fn neighbours_on_a_bridge_reach_each_other_and_the_host() {
 fn isolated_ports_reach_their_bridge_and_not_each_other() {
     let kernel = two_on_a_bridge();
     let (a, b) = (named("a"), named("b"));
-    does(&kernel, [Op::IsolatePort { name: link("va") }]);
+    does(&kernel, [Op::SetPortFlag { name: link("va"), flag: netloom_kernel::PortFlag::Isolated }]);
     reaches(&kernel, a, &["10.0.0.1", "10.0.0.3"]);
-    does(&kernel, [Op::IsolatePort { name: link("vb") }]);
+    does(&kernel, [Op::SetPortFlag { name: link("vb"), flag: netloom_kernel::PortFlag::Isolated }]);
     assert_eq!(why(&kernel, a, "10.0.0.3"), "port vb of the host is isolated");
     assert_eq!(why(&kernel, b, "10.0.0.2"), "port va of the host is isolated");
     reaches(&kernel, a, &["10.0.0.1"]);

@@ -1,0 +1,155 @@
+//! The services that the controller starts: each from state that outlives its actor, and again when that dies.
+
+use netloom_actor_services::firewall::{FirewallActor, FirewallDeps};
+use netloom_actor_services::ports::{ListPorts, PortsActor, PortsOf, ServedPort, UnheldPort};
+use netloom_actor_services::store::StoreActor;
+use netloom_actor_services::{Kit, answered};
+use netloom_model::snapshot::{PortsSnapshot, ServedSnapshot, UnheldSnapshot};
+use netloom_runtime::{Actor, Handle, OpCtx, Port, RestartBudget, TaskGroup};
+use tokio::time::Instant;
+
+use super::supervise::OUT_OF_BUDGET;
+use super::*;
+use crate::estate::Respawn;
+use crate::message::InspectPorts;
+
+/// A service: its actor, where it is found, and which incarnation it is.
+trait Service: Actor {
+    const CHILD: Child;
+    fn make(controller: &ControllerActor) -> Self;
+    fn port(services: &Kit) -> &Port<Self>;
+    fn life(respawn: &mut Respawn) -> &mut (u64, RestartBudget);
+}
+
+impl Service for StoreActor {
+    const CHILD: Child = Child::Store;
+
+    fn make(controller: &ControllerActor) -> Self {
+        Self::new(controller.estate.respawn.backend.clone())
+    }
+
+    fn port(services: &Kit) -> &Port<Self> {
+        &services.store
+    }
+
+    fn life(respawn: &mut Respawn) -> &mut (u64, RestartBudget) {
+        &mut respawn.store
+    }
+}
+
+impl Service for FirewallActor {
+    const CHILD: Child = Child::Firewall;
+
+    fn make(controller: &ControllerActor) -> Self {
+        let estate = &controller.estate;
+        let (kernel, state) = (estate.services.kernel.clone(), estate.respawn.wall.clone());
+        Self::new(FirewallDeps { kernel, state, tasks: TaskGroup::default() })
+    }
+
+    fn port(services: &Kit) -> &Port<Self> {
+        &services.firewall
+    }
+
+    fn life(respawn: &mut Respawn) -> &mut (u64, RestartBudget) {
+        &mut respawn.firewall
+    }
+}
+
+impl Service for PortsActor {
+    const CHILD: Child = Child::Ports;
+
+    fn make(controller: &ControllerActor) -> Self {
+        Self::new(controller.estate.services.kernel.ports(), controller.estate.respawn.held.clone())
+    }
+
+    fn port(services: &Kit) -> &Port<Self> {
+        &services.ports
+    }
+
+    fn life(respawn: &mut Respawn) -> &mut (u64, RestartBudget) {
+        &mut respawn.ports
+    }
+}
+
+impl Handle<InspectPorts> for ControllerActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        _: InspectPorts,
+        reply: Reply<Result<Vec<PortsSnapshot>>>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        let listed = self.estate.services.ports.ask(&op, ListPorts);
+        cx.tasks().spawn(async move {
+            let listed = answered(&op, "the ports service", listed.await.map(Ok));
+            reply.send(listed.map(|all| all.into_iter().map(shown).collect()));
+        });
+    }
+}
+
+fn shown(ports: PortsOf) -> PortsSnapshot {
+    let PortsOf { holder, ports, leaving, unheld, served } = ports;
+    let unheld =
+        unheld.into_iter().map(|UnheldPort { port, why }| UnheldSnapshot { port, why: why.to_string() });
+    let served = served.into_iter().map(|ServedPort { port, to, counts }| ServedSnapshot {
+        port,
+        to,
+        open: counts.open,
+        total: counts.total,
+        refused: counts.refused,
+        bytes_in: counts.to_backend,
+        bytes_out: counts.to_clients,
+    });
+    PortsSnapshot { endpoint: holder, ports, leaving, unheld: unheld.collect(), served: served.collect() }
+}
+
+impl ControllerActor {
+    /// Starts all of them for the first time.
+    pub(super) fn start_services(&mut self) {
+        self.start_service::<StoreActor>();
+        self.start_service::<FirewallActor>();
+        self.start_service::<PortsActor>();
+    }
+
+    fn start_service<S: Service>(&mut self) {
+        let running = self.start(S::make(self), S::CHILD);
+        S::port(&self.estate.services).set(running.addr);
+        S::life(&mut self.estate.respawn).0 = running.incarnation;
+    }
+
+    /// Starts those again that died while there was no controller.
+    pub(super) fn restart_dead_services(&mut self, op: &OpCtx) {
+        self.restart_if_dead::<StoreActor>(op);
+        self.restart_if_dead::<FirewallActor>(op);
+        self.restart_if_dead::<PortsActor>(op);
+    }
+
+    fn restart_if_dead<S: Service>(&mut self, op: &OpCtx) {
+        if !S::port(&self.estate.services).is_alive() {
+            let incarnation = S::life(&mut self.estate.respawn).0;
+            self.again::<S>(op, incarnation);
+        }
+    }
+
+    /// Starts one again that has died.
+    pub(super) fn restart_service(&mut self, op: &OpCtx, child: &Child, incarnation: u64) {
+        match child {
+            Child::Store => self.again::<StoreActor>(op, incarnation),
+            Child::Firewall => self.again::<FirewallActor>(op, incarnation),
+            _ => self.again::<PortsActor>(op, incarnation),
+        }
+    }
+
+    /// Unless that was done already, or was done too often.
+    fn again<S: Service>(&mut self, op: &OpCtx, incarnation: u64) {
+        let (current, budget) = S::life(&mut self.estate.respawn);
+        if *current != incarnation {
+            return;
+        }
+        if !budget.take(Instant::now()) {
+            return self.failed(op, &S::CHILD, OUT_OF_BUDGET);
+        }
+        self.start_service::<S>();
+        self.restarted(op, &S::CHILD);
+    }
+}
