@@ -52,11 +52,12 @@ pub use netloom_model::config::{
 pub use netloom_model::record::{PoolRecord, Reservation, StaticRoute, WayOut};
 pub use netloom_model::{
     Certainty, ControllerId, EndpointId, EndpointSpec, EngineConfig, Error, ErrorKind, Event, EventKind,
-    ExtraHost, Holder, HostOverlap, IfName, IpamPoolSpec, IpamSpec, JoinId, JoinSpec, Left, Limits,
-    LiveSandbox, LiveSet, MacAddr, Mark, Names, NamespaceSpec, NetnsName, NetworkId, NetworkSpec, ObjectKind,
-    OpId, ParentUpdate, PoolsConsidered, PortBinding, Ports, Protocol, PurgedEndpoint, PurgedHost,
-    PurgedNetwork, Reason, ReconcileReport, ReleasedSandbox, Repair, Result, SandboxId, SandboxSettings,
-    SandboxSpec, Seldom, Stray, Timeouts, TransportPort, snapshot,
+    ExtraHost, Holder, HostOverlap, HostPort, HostPorts, IfName, IpamPoolSpec, IpamSpec, JoinId, JoinSpec,
+    Left, Limits, LiveSandbox, LiveSet, MacAddr, Mark, Names, NamespaceSpec, NetnsName, NetworkId,
+    NetworkSpec, ObjectKind, OpId, ParentUpdate, PoolsConsidered, PortBinding, PortRange, Ports, Protocol,
+    Published, PublishedPorts, PurgedEndpoint, PurgedHost, PurgedNetwork, Reason, ReconcileReport,
+    ReleasedSandbox, Repair, Result, SandboxId, SandboxSettings, SandboxSpec, Seldom, Stray, Timeouts,
+    TransportPort, snapshot,
 };
 pub use netloom_store::cluster;
 pub use netloom_testkit as testkit;

@@ -5,19 +5,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::Context;
-use clap::ValueEnum;
 use clap::builder::NonEmptyStringValueParser;
 use netloom::snapshot::{AddressHolder, Holders, PoolSnapshot};
 use netloom::{Error, NetworkId, ObjectKind};
 use netloom_ipam::{DefaultIpam, Lease, RestoredPools, picture};
 use netloom_model::record::{EndpointRecord, NetworkRecord};
-use netloom_store::{Held, Key, Peeked, RecordKind, decode, peek};
+use netloom_store::{Key, RecordKind, decode};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
+use crate::records::{self, Format, Source, lines};
 use crate::report::{self, Output};
 
 mod foreign;
@@ -35,16 +34,6 @@ enum Command {
     Ls(List),
     /// Shows the pools of a network, or one pool, and who holds addresses there.
     Show(Show),
-}
-
-#[derive(Debug, clap::Args)]
-struct Source {
-    /// The engine's data directory. It is only read, also while an engine has it.
-    #[arg(long, value_name = "DIRECTORY", default_value = "/var/lib/netloom")]
-    data_dir: PathBuf,
-    /// How it is printed.
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    format: Format,
 }
 
 #[derive(Debug, clap::Args)]
@@ -67,14 +56,6 @@ struct Show {
     /// How many holders are shown.
     #[arg(long, default_value_t = 1_000)]
     limit: usize,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Format {
-    /// For people.
-    Table,
-    /// For programs.
-    Json,
 }
 
 /// Runs the command; tells whether everything that is recorded could be shown.
@@ -160,15 +141,6 @@ impl Serialize for Pool {
     }
 }
 
-/// Lines, for as long as somebody reads them.
-fn lines(out: &mut Output, lines: impl IntoIterator<Item = impl Display>) {
-    for line in lines {
-        if !out.line(line) {
-            return;
-        }
-    }
-}
-
 /// What stands where records do not tell.
 const UNKNOWN: &str = "-";
 
@@ -215,17 +187,7 @@ struct Pools {
 
 impl Pools {
     fn read(dir: &Path) -> anyhow::Result<Self> {
-        let Peeked { records, held } = peek(dir).map_err(Error::from).with_context(|| {
-            format!("cannot read the store of {}; --data-dir names an engine's data directory", dir.display())
-        })?;
-        if let Some(Held { process }) = held {
-            let process = process.map(|process| format!(" (process {process})")).unwrap_or_default();
-            report::aside(format_args!(
-                "note: an engine{process} has {}; what it has not recorded is not shown, which is what is under way",
-                dir.display()
-            ));
-        }
-        Ok(Self::fill(records))
+        Ok(Self::fill(records::read(dir)?))
     }
 
     fn fill(records: Vec<(Key, Vec<u8>)>) -> Self {
@@ -288,7 +250,7 @@ impl Pools {
     }
 
     fn leave_out(&mut self, what: &str, why: &dyn Display) {
-        report::aside(format_args!("warning: {what} is left out: {why}"));
+        records::left_out(what, why);
         self.whole = false;
     }
 

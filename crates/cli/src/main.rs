@@ -4,6 +4,8 @@ mod bench;
 mod demo;
 mod ipam;
 mod leftovers;
+mod ports;
+mod records;
 mod report;
 mod setkey;
 mod signals;
@@ -34,6 +36,8 @@ enum Command {
     Bench(bench::Options),
     /// Shows address pools and who holds addresses.
     Ipam(ipam::Options),
+    /// Shows ports of the host and where they lead.
+    Ports(ports::Options),
     /// Hands a container's network namespace to an engine: a hook (createRuntime) of runc and its like, which gets
     /// the container's state on standard input.
     Setkey(setkey::Options),
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options, &mut out),
         Command::Bench(options) => bench::run(options, &mut out),
         Command::Ipam(options) => ipam::run(&options, &mut out),
+        Command::Ports(options) => ports::run(&options, &mut out),
         Command::Setkey(options) => setkey::run(&options),
     };
     let written = out.finish();

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use common::{in_namespaces, netloom, run, text};
+use common::{cells, in_namespaces, json, netloom, run, text};
 use netloom::{EndpointSpec, Engine, JoinSpec, NetworkSpec, SandboxSpec, ShutdownMode};
 use serde_json::Value;
 
@@ -14,26 +14,6 @@ use serde_json::Value;
 fn ipam(dir: &Path, data_dir: &Path, args: &[&str]) -> Output {
     let mut command = netloom(&[], dir, &["ipam"]);
     run(command.args(args).arg("--data-dir").arg(data_dir))
-}
-
-/// The cells of each row of a table, headers first.
-fn cells(output: &Output) -> Vec<Vec<String>> {
-    assert!(output.status.success(), "{output:?}");
-    let rows = text(&output.stdout).lines().filter(|line| line.starts_with('│'));
-    let row = |line: &str| {
-        line.trim_matches('│')
-            .split("  ")
-            .map(str::trim)
-            .filter(|cell| !cell.is_empty())
-            .map(str::to_owned)
-            .collect()
-    };
-    rows.map(row).collect()
-}
-
-fn json(output: &Output) -> Value {
-    assert!(output.status.success(), "{output:?}");
-    serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
 /// Files and when they were last changed.

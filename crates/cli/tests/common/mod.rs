@@ -94,3 +94,24 @@ pub(crate) fn assert_becomes(before: &str, dir: &Path) {
     }
     assert_eq!(now, before);
 }
+
+/// The cells of each row of a table, headers first.
+pub(crate) fn cells(output: &Output) -> Vec<Vec<String>> {
+    assert!(output.status.success(), "{output:?}");
+    let rows = text(&output.stdout).lines().filter(|line| line.starts_with('│'));
+    let row = |line: &str| {
+        line.trim_matches('│')
+            .split("  ")
+            .map(str::trim)
+            .filter(|cell| !cell.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
+    rows.map(row).collect()
+}
+
+/// What a command has printed.
+pub(crate) fn json(output: &Output) -> serde_json::Value {
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
