@@ -185,6 +185,7 @@ impl Simulation {
         engine.core().events.close();
         // A process does not die in the middle of a system call: what hangs takes effect, unheard.
         kernel.release();
+        kernel.sim_ports().end_process();
         drop(engine);
         builder.kernel(kernel).disk(disk)
     }

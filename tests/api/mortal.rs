@@ -156,6 +156,8 @@ pub(crate) struct Mortal {
 
 impl Mortal {
     pub(crate) fn new(sim: SimKernel, death: Death) -> Self {
+        // What there was before is another process, which is dead.
+        sim.sim_ports().end_process();
         Self { sim, death, blind: None, slow: None, jobs: false }
     }
 

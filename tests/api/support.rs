@@ -1,5 +1,8 @@
 //! What the scenarios share.
 
+#[path = "support_ports.rs"]
+pub(crate) mod ports;
+
 use std::time::Duration;
 
 use netloom::testkit::{SimKernel, SimSnapshot};
@@ -186,6 +189,9 @@ impl World {
         let picture = bounded("inspecting", self.engine().inspect()).await.expect("inspected");
         left.extend(picture.operations.iter().map(|operation| format!("in flight: {operation:?}")));
         left.extend(picture.leaks.iter().map(|leak| format!("leak: {leak}")));
+        left.extend(self.kernel().sim_ports().held().iter().map(|port| format!("held: {port}")));
+        let taken = bounded("listing ports", self.engine().controller().ports()).await.expect("listed");
+        left.extend(taken.iter().map(|ports| format!("taken: {ports:?}")));
         if picture.reaping > 0 {
             left.push(format!("{} clean-ups under way", picture.reaping));
         }
@@ -212,6 +218,7 @@ pub(crate) async fn delete_everything(engine: &Engine) -> netloom::Result<()> {
 /// nothing runs.
 pub(crate) async fn check_truth(engine: &Engine, kernel: &SimKernel) -> Result<(), String> {
     check_lists(engine, kernel).await?;
+    ports::check(engine, kernel).await?;
     let differences = engine.diff().await.map_err(|error| error.to_string())?;
     if differences.is_empty() {
         return Ok(());

@@ -75,6 +75,11 @@ impl Reach {
         let hosts = match self.adopt(&publication).await? {
             Some(hosts) => hosts,
             None => {
+                // What an earlier withdrawal could not bring to its end is ended first.
+                let left = self.ask_ports(QuarantinePorts(publication.owner.id)).await?;
+                if !left.is_empty() {
+                    self.clone().withdraw_ports(publication.owner.id, publication.addresses).await?;
+                }
                 let requests = publication.wanted.iter().map(|wanted| wanted.request.clone()).collect();
                 let owner = publication.owner.clone();
                 let reserved = self.ask_ports(ReservePorts { owner, requests }).await;
@@ -151,6 +156,11 @@ impl Reach {
 
     /// In this order nobody else has a port while it still leads here.
     async fn withdraw_ports(self, endpoint: EndpointId, addresses: Addresses) -> Result<()> {
+        // Half of it done is something else than before.
+        self.withdraw_each(endpoint, addresses).await.map_err(Error::uncertain)
+    }
+
+    async fn withdraw_each(self, endpoint: EndpointId, addresses: Addresses) -> Result<()> {
         let had = self.ask_ports(QuarantinePorts(endpoint)).await?;
         let nothing = SetPortRules { endpoint, ports: Vec::new() };
         ask(&self.op, "the firewall", self.firewall.as_ref(), nothing).await??;

@@ -109,21 +109,26 @@ impl PortAllocator {
         given
     }
 
-    /// Takes ports that an owner had before, at a start or after a crash, all or none. What it has already stays its own.
+    /// Takes ports that an owner had before, at a start or after a crash, all or none. What it has already stays its own,
+    /// and is in quarantine no longer.
     ///
     /// # Errors
-    /// [`PortReason::Taken`] with the holder; `WrongPhase` for an owner in quarantine.
+    /// [`PortReason::Taken`] with the holder.
     pub fn adopt(&mut self, owner: &PortOwner, ports: &[HostPorts]) -> Result<()> {
         if ports.is_empty() {
             return Ok(());
         }
+        let left = self.owners.key(owner.id).and_then(|key| self.owners.get_mut(key));
+        let left = left.is_some_and(|entry| std::mem::take(&mut entry.leaving));
         let key = self.enter(owner)?;
         let before = self.pieces(key);
-        for piece in ports {
-            if let Err(error) = self.adopt_piece(key, piece) {
-                self.cut_back(key, before);
-                return Err(error);
+        let refused = ports.iter().find_map(|piece| self.adopt_piece(key, piece).err());
+        if let Some(error) = refused {
+            if let Some(entry) = self.owners.get_mut(key) {
+                entry.leaving = left;
             }
+            self.cut_back(key, before);
+            return Err(error);
         }
         Ok(())
     }

@@ -23,6 +23,8 @@ pub struct SimPorts(Arc<Mutex<Host>>);
 struct Host {
     /// Every port that is held, once for each socket.
     held: Vec<PortToHold>,
+    /// How many processes have ended.
+    process: u64,
     /// Ports of others, and who they are where that can be seen.
     others: Vec<(HostPort, Option<PortUser>)>,
     /// The host's addresses; any when empty.
@@ -47,11 +49,15 @@ enum Call {
 struct Guard {
     host: SimPorts,
     port: PortToHold,
+    process: u64,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         let mut host = self.host.lock();
+        if host.process != self.process {
+            return;
+        }
         if let Some(at) = host.held.iter().position(|held| *held == self.port) {
             host.held.swap_remove(at);
         }
@@ -100,6 +106,13 @@ impl SimPorts {
         let length = host.planned.len().max(nth.max(1));
         host.planned.resize(length, None);
         host.planned[nth.max(1) - 1] = Some(refusal);
+    }
+
+    /// The process that holds ports ends, and with it every socket, whoever has it still.
+    pub fn end_process(&self) {
+        let mut host = self.lock();
+        host.held.clear();
+        host.process += 1;
     }
 
     /// Nothing is done from now on until [`Self::proceed`].
@@ -159,8 +172,9 @@ impl SimPorts {
         }
         host.check(port)?;
         host.held.push(port);
+        let process = host.process;
         drop(host);
-        Ok(PortSocket::simulated(Guard { host: self.clone(), port }))
+        Ok(PortSocket::simulated(Guard { host: self.clone(), port, process }))
     }
 }
 

@@ -108,6 +108,8 @@ struct Outward {
     addresses: Addresses,
     /// The end of the work that was decided on last.
     last: Option<oneshot::Receiver<()>>,
+    /// Set when that has withdrawn everything.
+    clear: Gone,
 }
 
 impl Outward {
@@ -231,10 +233,18 @@ impl Bridge {
 
     /// Ends that ports of the host lead to an endpoint; `None` where none do.
     fn withdraw(&mut self, cx: &DriverCx, network: NetworkId, endpoint: EndpointId) -> Option<Work<()>> {
-        let known = self.networks.get_mut(&network)?.endpoints.get_mut(&endpoint)?;
-        // It stays until the endpoint is deleted: this may fail, and is asked for again then.
-        let outward = known.outward.as_deref_mut()?;
-        let withdrawn = cx.outside.withdraw(endpoint, outward.addresses);
+        let known = self.networks.get_mut(&network).and_then(|network| network.endpoints.get_mut(&endpoint));
+        let Some(known) = known else {
+            // A driver that was restarted may not know it.
+            return Some(cx.outside.withdraw(endpoint, Addresses::default()));
+        };
+        let outward = known.outward.as_deref_mut().filter(|outward| outward.clear.get().is_none())?;
+        let (withdrawn, clear) = (cx.outside.withdraw(endpoint, outward.addresses), outward.clear.clone());
+        let withdrawn = async move {
+            withdrawn.await?;
+            let _ = clear.set(());
+            Ok(())
+        };
         Some(outward.in_turn(withdrawn).boxed())
     }
 
@@ -344,9 +354,10 @@ impl Driver for Bridge {
         .boxed())
     }
 
-    fn delete_endpoint(&mut self, _cx: &DriverCx, network: NetworkId, endpoint: EndpointId) -> Begun<()> {
+    fn delete_endpoint(&mut self, cx: &DriverCx, network: NetworkId, endpoint: EndpointId) -> Begun<()> {
+        let withdrawn = self.withdraw(cx, network, endpoint);
         self.forget_endpoint(network, endpoint);
-        done(())
+        withdrawn.map_or_else(|| done(()), Ok)
     }
 
     fn recover(&self, identity: &str, survey: &KernelSurvey) -> Vec<Recovered> {
@@ -428,9 +439,13 @@ impl Driver for Bridge {
             // A later join has got that name, so the earlier link is long gone.
             Some((Present { link, .. }, _)) if link == Some(name) => done(Left::default()),
             // Asked for again, or by a restart that this driver does not remember.
-            Some(_) | None => {
+            other => {
+                let withdrawn = other.is_none().then(|| self.withdraw(cx, network, endpoint)).flatten();
                 let cx = cx.clone();
                 Ok(async move {
+                    if let Some(withdrawn) = withdrawn {
+                        withdrawn.await?;
+                    }
                     let ours = device::carries(&cx, name, &tag).await?;
                     if ours { device::cut(&cx, name, tag).await } else { Ok(Left::default()) }
                 }
@@ -455,7 +470,7 @@ impl Driver for Bridge {
         };
         let link = endpoint.present.and_then(|present| present.link);
         let outward = endpoint.outward.get_or_insert_default();
-        outward.addresses = request.addresses;
+        (outward.addresses, outward.clear) = (request.addresses, Gone::default());
         let published = outward.in_turn(cx.outside.publish(publication));
         let cx = cx.clone();
         Ok(async move {
