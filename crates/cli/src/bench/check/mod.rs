@@ -2,6 +2,7 @@
 //! measured in one run, so that they mean the same on any machine.
 
 mod alone;
+mod ports;
 mod real;
 
 use std::collections::BTreeMap;
@@ -55,6 +56,12 @@ enum Topic {
     Growth,
     /// One driver hangs while another one is used.
     Hang,
+    /// What published ports add to a join, on an empty host and beside 20,000 ports.
+    Publish,
+    /// A start with 400 endpoints and 1,000 ports.
+    Republish,
+    /// A TCP stream to a published port, beside the same over a ruleset by hand.
+    Nat,
 }
 
 /// A figure with its bound.
@@ -127,6 +134,23 @@ impl Topic {
                     ]
                 }
             }
+            Self::Publish => {
+                const {
+                    &[
+                        Must::at_most("1 port adds to a join, ms", 2.0),
+                        Must::at_most("100 ports add to a join, ms", 5.0),
+                        Must::at_most("1,000 ports add to a join, ms", 20.0),
+                        Must::at_most("1,000 ports in a row add to a join, ms", 3.0),
+                        Must::at_most("join with 100 ports beside 20,000, against the empty host", 1.15),
+                    ]
+                }
+            }
+            Self::Republish => {
+                const { &[Must::at_most("start with 400 endpoints and 1,000 ports, ms", 500.0)] }
+            }
+            Self::Nat => {
+                const { &[Must::at_least("TCP to a published port, as part of a ruleset by hand", 0.97)] }
+            }
             Self::Memory => const { &[Must::at_most("KiB for a joined endpoint", 8.0)] },
             Self::Restart => const { &[Must::at_most("start with 20,000 endpoints, s", 1.0)] },
         }
@@ -158,6 +182,9 @@ impl Topic {
             Self::Joins => real::joins(check),
             Self::Growth => real::growth(check),
             Self::Hang => real::hang(check),
+            Self::Publish => ports::publish(check),
+            Self::Republish => ports::republish(check),
+            Self::Nat => ports::nat(check),
             Self::Alone => alone::throughput(),
             Self::Memory => alone::memory(),
             Self::Restart => alone::restart(),

@@ -56,22 +56,34 @@ pub(super) fn growth(check: &Check) -> anyhow::Result<Vec<f64>> {
 }
 
 /// An engine of its own for what the load does not do.
-struct Place {
-    engine: Engine,
-    _dir: tempfile::TempDir,
+pub(super) struct Place {
+    pub(super) engine: Engine,
+    dir: tempfile::TempDir,
 }
 
 impl Place {
-    async fn new(check: &Check, drivers: Vec<Registration>) -> anyhow::Result<Self> {
+    pub(super) async fn new(check: &Check, drivers: Vec<Registration>) -> anyhow::Result<Self> {
         let dir = directory(check.dir.as_deref())?;
+        let engine = Self::start(&dir, drivers).await?;
+        Ok(Self { engine, dir })
+    }
+
+    async fn start(dir: &tempfile::TempDir, drivers: Vec<Registration>) -> anyhow::Result<Engine> {
         let config: EngineConfig = config(1_000);
         let builder = Engine::builder().config(config).data_dir(dir.path().join("data"));
         let builder =
             drivers.into_iter().fold(builder.run_dir(dir.path().join("run")), netloom::EngineBuilder::driver);
-        Ok(Self { engine: builder.start().await?, _dir: dir })
+        Ok(builder.start().await?)
     }
 
-    async fn network(&self, name: String, driver: &str) -> anyhow::Result<Network> {
+    /// Starts the next engine on the same directories. The one before is stopped.
+    pub(super) async fn next(self) -> anyhow::Result<Self> {
+        let Self { dir, .. } = self;
+        let engine = Self::start(&dir, Vec::new()).await?;
+        Ok(Self { engine, dir })
+    }
+
+    pub(super) async fn network(&self, name: String, driver: &str) -> anyhow::Result<Network> {
         Ok(self.engine.controller().create_network(NetworkSpec::new(name).driver(driver)).await?)
     }
 }
