@@ -11,6 +11,7 @@ use netloom_actor_controller::{
 use netloom_drivers::Registration;
 use netloom_drivers::bare::{self, Bare};
 use netloom_drivers::bridge::{self, Bridge};
+use netloom_firewall::io::{Installed, RunXtables, Xtables};
 use netloom_ipam::driver::IpamRegistration;
 use netloom_ipam::io::read_machine_id;
 use netloom_kernel::{DirectoryError, Kernel, KernelStats, LinuxConfig, LinuxKernel};
@@ -59,6 +60,7 @@ pub struct EngineBuilder {
     ipam_drivers: Vec<IpamRegistration>,
     cluster: Option<Membership>,
     kernel: KernelSource,
+    xtables: Option<Arc<dyn Xtables>>,
     store: StoreSource,
     live: Option<LiveList>,
 }
@@ -82,6 +84,7 @@ impl EngineBuilder {
             ipam_drivers: Vec::new(),
             cluster: None,
             kernel: KernelSource::Linux,
+            xtables: None,
             store: StoreSource::OnDisk,
             live: None,
         }
@@ -154,6 +157,14 @@ impl EngineBuilder {
         self
     }
 
+    /// Brings programs of iptables to a kernel of the embedder's, for harnesses. Those of this machine are for its own kernel
+    /// only.
+    #[must_use]
+    pub fn xtables(mut self, xtables: Arc<dyn Xtables>) -> Self {
+        self.xtables = Some(xtables);
+        self
+    }
+
     /// Replaces the store by one that never blocks, for harnesses.
     #[must_use]
     pub fn store(mut self, store: Box<dyn Store>) -> Self {
@@ -191,7 +202,7 @@ impl EngineBuilder {
     /// cannot be used, with the remedy, or when a driver cannot be made. Nothing was changed then, except
     /// that a directory may have been made.
     pub async fn start(self) -> Result<Engine> {
-        let Self { config, drivers, ipam_drivers, cluster, kernel, store, live } = self;
+        let Self { config, drivers, ipam_drivers, cluster, kernel, xtables, store, live } = self;
         let config = config.normalized();
         config.validate()?;
         let thread = EngineThread::start("nl-engine")
@@ -207,6 +218,10 @@ impl EngineBuilder {
                 StoreSource::InPlace(store) | StoreSource::Blocking(store) => (store, Vec::new()),
                 StoreSource::OnDisk => open_store(&own)?,
             };
+            let xtables = match kernel {
+                KernelSource::Given(_) => xtables,
+                KernelSource::Linux => xtables.map_or_else(programs, |given| Ok(Some(given)))?,
+            };
             let Opened { kernel, id, lasts, identity, host, ran_before } = match kernel {
                 KernelSource::Given(kernel) => Opened::given(kernel, &own),
                 KernelSource::Linux => Opened::linux(&own, told)?,
@@ -219,6 +234,7 @@ impl EngineBuilder {
                 engine: lasts.then_some(id),
                 host_pools: netloom_ipam::host_pools(&host),
                 kernel: kernel.clone(),
+                xtables,
                 store,
                 store_blocks,
                 findings,
@@ -246,6 +262,14 @@ impl EngineBuilder {
 fn open_store(config: &EngineConfig) -> Result<(Box<dyn Store>, Vec<Finding>)> {
     let (store, findings) = RedbStore::open(&config.data_dir)?;
     Ok((Box::new(store), findings))
+}
+
+/// The programs of iptables, if this machine has them.
+fn programs() -> Result<Option<Arc<dyn Xtables>>> {
+    let Some(installed) = Installed::find() else { return Ok(None) };
+    let running = RunXtables::start(installed)
+        .map_err(|error| Error::internal(format!("cannot start the thread of iptables: {error}")))?;
+    Ok(Some(Arc::new(running)))
 }
 
 /// A kernel, and the engine's place in it.

@@ -44,10 +44,13 @@ pub use netloom_actor_controller::{
     Difference, EventHub, EventStream, Membership, Missed, ShutdownMode, StoreStats, Victim, What,
 };
 pub use netloom_drivers as drivers;
+/// Programs of iptables, for harnesses that bring their own ([`EngineBuilder::xtables`]).
+pub use netloom_firewall::{io as xtables, iptables};
 pub use netloom_ipam::driver as ipam;
 pub use netloom_kernel as kernel;
 pub use netloom_model::config::{
-    ClientConfig, ClusterConfig, DatastoreConfig, DefaultPool, Ignored, ScopeConfig,
+    ClientConfig, ClusterConfig, DatastoreConfig, DefaultPool, FirewallBackend, FirewallConfig, Ignored,
+    ScopeConfig,
 };
 pub use netloom_model::record::{PoolRecord, Reservation, StaticRoute, WayOut};
 pub use netloom_model::{

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use netloom_actor_controller::{CrashActor, Membership, NodeChanged, Victim};
 use netloom_drivers::Registration;
+use netloom_firewall::io::Xtables;
 use netloom_ipam::driver::IpamRegistration;
 use netloom_model::{EngineConfig, LiveSandbox, Result};
 use netloom_store::MemoryDisk;
@@ -30,6 +31,7 @@ pub struct SimulationBuilder {
     ipam_drivers: Vec<IpamRegistration>,
     cluster: Option<Membership>,
     kernel: Option<SimKernel>,
+    xtables: Option<Arc<dyn Xtables>>,
     disk: Option<MemoryDisk>,
     gathers: bool,
     live: Option<Vec<LiveSandbox>>,
@@ -71,6 +73,13 @@ impl SimulationBuilder {
         self
     }
 
+    /// Gives the machine programs of iptables.
+    #[must_use]
+    pub fn xtables(mut self, xtables: Arc<dyn Xtables>) -> Self {
+        self.xtables = Some(xtables);
+        self
+    }
+
     /// Uses this disk.
     #[must_use]
     pub fn disk(mut self, disk: MemoryDisk) -> Self {
@@ -104,6 +113,7 @@ impl SimulationBuilder {
         let store = Box::new(disk.open());
         let builder = if self.gathers { builder.store_on_a_thread(store) } else { builder.store(store) };
         let builder = self.drivers.iter().cloned().fold(builder, crate::EngineBuilder::driver);
+        let builder = self.xtables.iter().cloned().fold(builder, crate::EngineBuilder::xtables);
         let ipam_drivers = self.ipam_drivers.iter().cloned();
         let builder = ipam_drivers.fold(builder, crate::EngineBuilder::ipam_driver);
         let builder = self.cluster.iter().cloned().fold(builder, crate::EngineBuilder::cluster);

@@ -16,6 +16,7 @@ mod double_faults;
 mod embedding;
 mod external;
 mod faults;
+mod firewall;
 mod force;
 mod gateway;
 mod host_prefix;
@@ -36,6 +37,8 @@ mod outless;
 mod outside;
 mod overlap;
 mod overtaken;
+#[path = "../../actors/services/tests/stage/programs.rs"]
+mod programs;
 mod rebuild;
 mod reconcile;
 mod recovery;

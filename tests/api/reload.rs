@@ -7,8 +7,8 @@ use futures::future::join_all;
 use netloom::drivers::{DatastoreConfig, Discovery, DriverConfig, NodeDiscovery, Scope};
 use netloom::testkit::{Fault, FaultKind};
 use netloom::{
-    Certainty, ClientConfig, DefaultPool, EndpointSpec, Engine, EngineConfig, ErrorKind, EventKind, JoinSpec,
-    NetworkSpec, Reason, SandboxSpec, ScopeConfig, Victim, config_from_file,
+    Certainty, ClientConfig, DefaultPool, EndpointSpec, Engine, EngineConfig, ErrorKind, EventKind,
+    FirewallBackend, JoinSpec, NetworkSpec, Reason, SandboxSpec, ScopeConfig, Victim, config_from_file,
 };
 
 use crate::listening::{Heard, KIND, Told};
@@ -210,7 +210,10 @@ async fn what_an_engine_is_built_on_is_refused_by_name() {
     let before = controller.config();
     let mut backlog = before.clone();
     backlog.limits.event_backlog = 7;
+    let mut firewall = before.clone();
+    firewall.firewall.backend = FirewallBackend::Iptables;
     for (key, config) in [
+        ("firewall.backend", firewall),
         ("data_dir", EngineConfig { data_dir: "/elsewhere".into(), ..before.clone() }),
         ("run_dir", EngineConfig { run_dir: "/elsewhere".into(), ..before.clone() }),
         ("instance", EngineConfig { instance: "other".into(), ..before.clone() }),

@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use netloom::kernel::{Kernel, LinkTag, LinuxConfig, LinuxKernel, Netns, Op, isolate};
 use netloom::testkit::probe::EchoSocket;
-use netloom::{Endpoint, EndpointSpec, Engine, JoinSpec, Network, Sandbox, SandboxSpec};
+use netloom::{
+    Endpoint, EndpointSpec, Engine, EngineBuilder, EngineConfig, FirewallBackend, FirewallConfig, JoinSpec,
+    Network, Sandbox, SandboxSpec,
+};
 
 /// Set for the second run of a test.
 const INSIDE: &str = "NETLOOM_TEST_INSIDE";
@@ -26,6 +29,8 @@ pub(crate) struct Lab {
     /// A kernel handle of the test's own, so that the engine does not vouch for itself.
     pub(crate) kernel: LinuxKernel,
     before: BTreeSet<String>,
+    /// What engines say the firewall's rules to.
+    pub(crate) firewall: FirewallBackend,
 }
 
 /// Runs a test in a lab. `test` runs on a multi-threaded tokio runtime whose threads are in the lab.
@@ -85,7 +90,8 @@ impl Lab {
         let kernel = LinuxKernel::start(config).expect("the kernel opens");
         let up = Op::SetLink { netns: Netns::Host, name: "lo".parse().expect("a name"), up: true };
         kernel.execute(vec![up], soon()).await.remove(0).expect("loopback is up");
-        let mut lab = Self { dir, kernel, before: BTreeSet::new() };
+        let firewall = FirewallBackend::default();
+        let mut lab = Self { dir, kernel, before: BTreeSet::new(), firewall };
         lab.before = lab.picture().await;
         lab
     }
@@ -104,18 +110,23 @@ impl Lab {
         self.dir.path().join("run")
     }
 
+    /// An engine on this lab's directories.
+    pub(crate) fn builder(&self) -> EngineBuilder {
+        let firewall = FirewallConfig { backend: self.firewall };
+        let config = EngineConfig { firewall, ..EngineConfig::default() };
+        Engine::builder().config(config).data_dir(self.data_dir()).run_dir(self.run_dir())
+    }
+
     /// Starts an engine on this lab's directories.
     pub(crate) async fn engine(&self) -> Engine {
-        let builder = Engine::builder().data_dir(self.data_dir()).run_dir(self.run_dir());
-        builder.start().await.expect("the engine starts")
+        self.builder().start().await.expect("the engine starts")
     }
 
     /// Starts an engine as soon as an earlier one has let go of the store.
     pub(crate) async fn next_engine(&self) -> Engine {
         let patience = soon();
         loop {
-            let builder = Engine::builder().data_dir(self.data_dir()).run_dir(self.run_dir());
-            match builder.start().await {
+            match self.builder().start().await {
                 Ok(engine) => return engine,
                 Err(error) => assert!(Instant::now() < patience, "the engine does not start: {error}"),
             }

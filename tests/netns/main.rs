@@ -1,6 +1,7 @@
 //! The engine on the real kernel, in network and mount namespaces that each test makes for itself.
 
 mod again;
+mod backends;
 mod churn;
 mod conformance;
 mod container;
@@ -13,6 +14,7 @@ mod live;
 mod many;
 mod misuse;
 mod neighbours;
+mod obstacles;
 #[expect(dead_code, reason = "what drivers are told is looked at over the simulated kernel")]
 #[path = "../common/outless.rs"]
 mod outless;
@@ -22,6 +24,7 @@ mod packets;
 mod published;
 #[path = "../common/routed.rs"]
 mod routed;
+mod rules;
 #[path = "../common/scenario/mod.rs"]
 mod scenario;
 mod scenarios;

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use netloom::kernel::Kernel;
 use netloom::{
-    Endpoint, EndpointSpec, Engine, JoinSpec, Network, NetworkSpec, PortBinding, Sandbox, SandboxSpec,
-    ShutdownMode, TransportPort,
+    Endpoint, EndpointSpec, Engine, FirewallBackend, JoinSpec, Network, NetworkSpec, PortBinding, Sandbox,
+    SandboxSpec, ShutdownMode, TransportPort,
 };
 
-use crate::lab::{address, delete_everything, in_lab, joined, soon};
-use crate::wall::{Lan, lan, nft};
+use crate::lab::{Lab, address, delete_everything, in_lab, joined, soon};
+use crate::rules::{ALL, Rules};
+use crate::wall::{Lan, lan};
 
 /// The machine on the LAN.
 const NEIGHBOUR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 9));
@@ -172,86 +173,117 @@ async fn ports_of(endpoint: &Endpoint) -> Vec<String> {
 
 #[test]
 fn ports_lead_to_their_container_until_it_leaves() {
-    in_lab(async |lab| {
+    for rules in ALL {
+        in_lab(move |lab| led_until_it_leaves(lab, rules));
+    }
+}
+
+async fn led_until_it_leaves(mut lab: Lab, rules: Rules) {
+    rules.choose(&mut lab);
+    let lan = lan(&lab).await;
+    let neighbour = Who::Neighbour(&lan);
+    let engine = lab.engine().await;
+    let (blue, red) = (network(&engine, "blue").await, network(&engine, "red").await);
+    let bindings = [
+        tcp(8080, 80),
+        tcp(SILENT, 80).on("127.0.0.1".parse().expect("an address")),
+        PortBinding::new(5353, TransportPort::udp(53)),
+        tcp(7000, 7000),
+        tcp(7001, 7001),
+    ];
+    // It has been asked before it was there.
+    let early = neighbour.run(|| UdpSocket::bind(("0.0.0.0", 0)).expect("free")).await;
+    assert_eq!(asks_again(&early, at(HOST, 5353)), Heard::Nothing);
+    let (web, server) = published(&engine, &blue, "web", &bindings).await;
+    let (_, beside) = joined(&engine, &blue, "beside").await;
+    let (_, other) = joined(&engine, &red, "other").await;
+    serve(&server, &[80, 7000, 7001]).await;
+    serve_udp(&server, 53).await;
+    assert_eq!(asks_again(&early, at(HOST, 5353)), Heard::From(NEIGHBOUR));
+    assert_eq!(
+        ports_of(&web).await,
+        [
+            "0.0.0.0:8080, [::]:8080/tcp->80",
+            "127.0.0.1:9090/tcp->80",
+            "0.0.0.0:5353, [::]:5353/udp->53",
+            "0.0.0.0:7000-7001, [::]:7000-7001/tcp->7000-7001",
+        ]
+    );
+
+    for port in [8080, 7000, 7001] {
+        assert_eq!(comes(neighbour, at(HOST, port)).await, Heard::From(NEIGHBOUR), "{port}");
+    }
+    assert_eq!(asks(neighbour, at(HOST, 5353)).await, Heard::From(NEIGHBOUR));
+    let own = address(&web).await;
+    for (who, from) in [("itself", &server), ("beside it", &beside), ("another network", &other)] {
+        let heard = comes(Who::In(from), at(HOST, 8080)).await;
+        assert!(matches!(heard, Heard::From(_)), "{who}: {heard:?}");
+        let lost = comes(Who::In(from), SocketAddr::new(own, SILENT)).await;
+        assert!(!matches!(lost, Heard::From(_)), "{who}: {lost:?}");
+    }
+    for (to, port) in [(HOST, 8080), ("127.0.0.1", 8080), ("::1", 8080), ("127.0.0.1", SILENT)] {
+        let heard = comes(Who::Host, at(to, port)).await;
+        assert!(matches!(heard, Heard::From(_)), "the host at {to}: {heard:?}");
+    }
+    // What is published on the loopback is nobody else's, whatever way they find there.
+    assert_eq!(comes(neighbour, at(HOST, SILENT)).await, Heard::Refused);
+    let way = vec![netloom::kernel::Op::AddRoute {
+        netns: lan.netns,
+        route: netloom::kernel::Route {
+            destination: "127.0.0.1/32".parse().expect("a subnet"),
+            via: Some(HOST.parse().expect("an address")),
+            link: "eth0".parse().expect("a name"),
+        },
+    }];
+    drop(lan.kernel.execute(way, soon()).await);
+    assert_ne!(comes(neighbour, at(HOST, SILENT)).await, Heard::From(NEIGHBOUR));
+
+    let listed = engine.controller().ports().await.expect("listed");
+    assert_eq!((listed.len(), listed[0].endpoint.name.as_str()), (1, "web"));
+    assert!(listed[0].unheld.is_empty() && !listed[0].leaving);
+    let taken = TcpListener::bind("0.0.0.0:8080").expect_err("held");
+    assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
+    let error = blue.create_endpoint(EndpointSpec::new("late").publish(tcp(7001, 1))).await.expect("not yet");
+    let sandbox = engine.controller().create_sandbox(SandboxSpec::new("late")).await.expect("a sandbox");
+    let error = error.join(&sandbox, JoinSpec::default()).await.expect_err("taken");
+    assert!(error.to_string().contains("endpoint \"web\""), "{error}");
+
+    // It leaves: whoever comes is refused at once, a connection does not hang, and the ports are free.
+    let mut open = connection(neighbour, at(HOST, 8080)).await.expect("served");
+    assert_eq!(heard(&mut open), Heard::From(NEIGHBOUR));
+    web.leave(&server).await.expect("left");
+    assert_eq!(comes(neighbour, at(HOST, 8080)).await, Heard::Refused);
+    assert!(ports_of(&web).await.is_empty());
+    assert_eq!(engine.controller().ports().await.expect("listed"), []);
+    drop(TcpListener::bind("0.0.0.0:8080").expect("free"));
+    let said = rules.shown().join(" ");
+    assert!(!said.contains("8080") && !said.contains("7000"), "{said}");
+    delete_everything(&engine).await;
+}
+
+#[test]
+fn without_a_firewall_the_engine_itself_passes_on() {
+    in_lab(async |mut lab| {
+        lab.firewall = FirewallBackend::None;
         let lan = lan(&lab).await;
         let neighbour = Who::Neighbour(&lan);
         let engine = lab.engine().await;
-        let (blue, red) = (network(&engine, "blue").await, network(&engine, "red").await);
-        let bindings = [
-            tcp(8080, 80),
-            tcp(SILENT, 80).on("127.0.0.1".parse().expect("an address")),
-            PortBinding::new(5353, TransportPort::udp(53)),
-            tcp(7000, 7000),
-            tcp(7001, 7001),
-        ];
-        // It has been asked before it was there.
-        let early = neighbour.run(|| UdpSocket::bind(("0.0.0.0", 0)).expect("free")).await;
-        assert_eq!(asks_again(&early, at(HOST, 5353)), Heard::Nothing);
+        let blue = network(&engine, "blue").await;
+        let bindings = [tcp(8080, 80), PortBinding::new(5353, TransportPort::udp(53))];
         let (web, server) = published(&engine, &blue, "web", &bindings).await;
-        let (_, beside) = joined(&engine, &blue, "beside").await;
-        let (_, other) = joined(&engine, &red, "other").await;
-        serve(&server, &[80, 7000, 7001]).await;
+        serve(&server, &[80]).await;
         serve_udp(&server, 53).await;
-        assert_eq!(asks_again(&early, at(HOST, 5353)), Heard::From(NEIGHBOUR));
-        assert_eq!(
-            ports_of(&web).await,
-            [
-                "0.0.0.0:8080, [::]:8080/tcp->80",
-                "127.0.0.1:9090/tcp->80",
-                "0.0.0.0:5353, [::]:5353/udp->53",
-                "0.0.0.0:7000-7001, [::]:7000-7001/tcp->7000-7001",
-            ]
-        );
-
-        for port in [8080, 7000, 7001] {
-            assert_eq!(comes(neighbour, at(HOST, port)).await, Heard::From(NEIGHBOUR), "{port}");
+        let bridge = web.inspect().await.expect("inspected").gateway.expect("a gateway");
+        assert_eq!(comes(neighbour, at(HOST, 8080)).await, Heard::From(bridge), "in the host's name");
+        assert_eq!(asks(neighbour, at(HOST, 5353)).await, Heard::From(bridge));
+        for to in ["127.0.0.1", "::1"] {
+            assert_eq!(comes(Who::Host, at(to, 8080)).await, Heard::From(bridge));
         }
-        assert_eq!(asks(neighbour, at(HOST, 5353)).await, Heard::From(NEIGHBOUR));
-        let own = address(&web).await;
-        for (who, from) in [("itself", &server), ("beside it", &beside), ("another network", &other)] {
-            let heard = comes(Who::In(from), at(HOST, 8080)).await;
-            assert!(matches!(heard, Heard::From(_)), "{who}: {heard:?}");
-            let lost = comes(Who::In(from), SocketAddr::new(own, SILENT)).await;
-            assert!(!matches!(lost, Heard::From(_)), "{who}: {lost:?}");
-        }
-        for (to, port) in [(HOST, 8080), ("127.0.0.1", 8080), ("::1", 8080), ("127.0.0.1", SILENT)] {
-            let heard = comes(Who::Host, at(to, port)).await;
-            assert!(matches!(heard, Heard::From(_)), "the host at {to}: {heard:?}");
-        }
-        // What is published on the loopback is nobody else's, whatever way they find there.
-        assert_eq!(comes(neighbour, at(HOST, SILENT)).await, Heard::Refused);
-        let way = vec![netloom::kernel::Op::AddRoute {
-            netns: lan.netns,
-            route: netloom::kernel::Route {
-                destination: "127.0.0.1/32".parse().expect("a subnet"),
-                via: Some(HOST.parse().expect("an address")),
-                link: "eth0".parse().expect("a name"),
-            },
-        }];
-        drop(lan.kernel.execute(way, soon()).await);
-        assert_ne!(comes(neighbour, at(HOST, SILENT)).await, Heard::From(NEIGHBOUR));
-
         let listed = engine.controller().ports().await.expect("listed");
-        assert_eq!((listed.len(), listed[0].endpoint.name.as_str()), (1, "web"));
-        assert!(listed[0].unheld.is_empty() && !listed[0].leaving);
-        let taken = TcpListener::bind("0.0.0.0:8080").expect_err("held");
-        assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
-        let error =
-            blue.create_endpoint(EndpointSpec::new("late").publish(tcp(7001, 1))).await.expect("not yet");
-        let sandbox = engine.controller().create_sandbox(SandboxSpec::new("late")).await.expect("a sandbox");
-        let error = error.join(&sandbox, JoinSpec::default()).await.expect_err("taken");
-        assert!(error.to_string().contains("endpoint \"web\""), "{error}");
-
-        // It leaves: whoever comes is refused at once, a connection does not hang, and the ports are free.
-        let mut open = connection(neighbour, at(HOST, 8080)).await.expect("served");
-        assert_eq!(heard(&mut open), Heard::From(NEIGHBOUR));
+        let passed: Vec<_> = listed[0].served.iter().map(|served| (served.port.port, served.total)).collect();
+        assert_eq!(passed, [(8080, 3), (5353, 1)]);
         web.leave(&server).await.expect("left");
         assert_eq!(comes(neighbour, at(HOST, 8080)).await, Heard::Refused);
-        assert!(ports_of(&web).await.is_empty());
-        assert_eq!(engine.controller().ports().await.expect("listed"), []);
-        drop(TcpListener::bind("0.0.0.0:8080").expect("free"));
-        let table = nft("list table inet netloom");
-        assert!(!table.contains("8080") && !table.contains("7000"), "{table}");
         delete_everything(&engine).await;
     });
 }
@@ -270,7 +302,7 @@ fn ports_and_their_connections_outlive_the_engine() {
         let dynamic = had.0[0].host.range.first;
         let mut open = connection(neighbour, at(HOST, dynamic)).await.expect("served");
         assert_eq!(heard(&mut open), Heard::From(NEIGHBOUR));
-        let table = nft("list table inet netloom");
+        let table = Rules::Nftables.shown();
         engine.shutdown(ShutdownMode::Graceful).await.expect("it ends");
         for mode in [ShutdownMode::Graceful, ShutdownMode::Immediate] {
             let engine = lab.next_engine().await;
@@ -278,7 +310,7 @@ fn ports_and_their_connections_outlive_the_engine() {
             let kept =
                 engine.controller().network(blue.id()).expect("kept").endpoint(web.id()).await.expect("kept");
             assert_eq!(kept.inspect().await.expect("inspected").published, had);
-            assert_eq!(nft("list table inet netloom"), table);
+            assert_eq!(Rules::Nftables.shown(), table);
             open.write_all(b"still there?").expect("sent");
             let mut said = [0; 12];
             open.read_exact(&mut said).expect("heard");

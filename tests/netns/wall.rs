@@ -2,21 +2,23 @@
 //! of its rules.
 
 use std::net::IpAddr;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use netloom::kernel::{Kernel, LinkTag, LinuxConfig, LinuxKernel, Netns, Op, Route};
 use netloom::{Engine, Network, NetworkSpec, ShutdownMode};
 
 use crate::lab::{Lab, address, delete_everything, in_lab, joined, pings, soon};
+use crate::rules::{ALL, Rules};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Long enough for an answer that would come, on a slow machine.
 const SILENCE: Duration = Duration::from_millis(300);
+/// The longest that damage goes unnoticed, of which the kernel does not tell, and some time for its repair.
+const LOOKED_FOR: Duration = Duration::from_secs(15);
 /// How soon damage is repaired.
 const REPAIR: Duration = Duration::from_secs(1);
 
-fn neighbour() -> IpAddr {
+pub(crate) fn neighbour() -> IpAddr {
     "192.0.2.9".parse().expect("an address")
 }
 
@@ -58,76 +60,69 @@ pub(crate) async fn lan(lab: &Lab) -> Lan {
     Lan { kernel, netns }
 }
 
-async fn network(engine: &Engine, name: &str, change: impl FnOnce(NetworkSpec) -> NetworkSpec) -> Network {
+pub(crate) async fn network(
+    engine: &Engine,
+    name: &str,
+    change: impl FnOnce(NetworkSpec) -> NetworkSpec,
+) -> Network {
     engine.controller().create_network(change(NetworkSpec::new(name))).await.expect("a network")
-}
-
-pub(crate) fn nft(words: &str) -> String {
-    let output = Command::new("nft").args(words.split(' ')).output().expect("nft is installed");
-    assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
-}
-
-/// The engine's table: its sets in one order, whatever order their elements were made in, and its chains as they are.
-fn table() -> (Vec<String>, String) {
-    let text = nft("list table inet netloom");
-    let (sets, chains) = text.split_once("chain user").expect("the users' chain is the first");
-    let mut words: Vec<_> =
-        sets.replace(['{', '}', ','], "\n").lines().map(|line| line.trim().to_owned()).collect();
-    words.sort();
-    (words, chains.to_owned())
 }
 
 #[test]
 fn networks_are_kept_apart_and_leave_under_the_hosts_address() {
-    in_lab(async |lab| {
-        let lan = lan(&lab).await;
-        let engine = lab.engine().await;
-        let (blue, red) =
-            (network(&engine, "blue", |spec| spec).await, network(&engine, "red", |spec| spec).await);
-        let (a, one) = joined(&engine, &blue, "one").await;
-        let (b, two) = joined(&engine, &red, "two").await;
-        assert!(pings(&one, neighbour(), PATIENCE).await && pings(&two, neighbour(), PATIENCE).await);
-        assert!(!pings(&one, address(&b).await, SILENCE).await, "another network");
-        assert!(!pings(&two, address(&a).await, SILENCE).await, "another network");
-        let bare = |spec: NetworkSpec| spec.option("com.docker.network.bridge.enable_ip_masquerade", "false");
-        let (_, three) = joined(&engine, &network(&engine, "bare", bare).await, "three").await;
-        assert!(!pings(&three, neighbour(), SILENCE).await, "the LAN knows no way back to its own address");
-        let back = Route {
-            destination: "172.16.0.0/12".parse().expect("a subnet"),
-            via: Some("192.0.2.1".parse().expect("an address")),
-            link: "eth0".parse().expect("a name"),
-        };
-        lan.kernel
-            .execute(vec![Op::AddRoute { netns: lan.netns, route: back }], soon())
-            .await
-            .remove(0)
-            .expect("a way");
-        assert!(pings(&three, neighbour(), PATIENCE).await, "under its own address");
-        let before = table();
+    for rules in ALL {
+        in_lab(move |lab| kept_apart(lab, rules));
+    }
+}
 
-        // Somebody else's flush is undone, and what users have in their chain stays over everything that follows.
-        nft("flush ruleset");
-        let flushed = Instant::now();
-        while !nft("list tables").contains("inet netloom") {
-            assert!(flushed.elapsed() < PATIENCE, "not repaired");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        assert!(!pings(&one, address(&b).await, SILENCE.max(REPAIR)).await);
-        assert!(pings(&one, neighbour(), PATIENCE).await);
-        assert_eq!(table(), before);
-        nft("add rule inet netloom user ip daddr 192.0.2.9 drop");
-        assert!(!pings(&one, neighbour(), SILENCE).await);
+async fn kept_apart(mut lab: Lab, rules: Rules) {
+    rules.choose(&mut lab);
+    let lan = lan(&lab).await;
+    let engine = lab.engine().await;
+    let (blue, red) =
+        (network(&engine, "blue", |spec| spec).await, network(&engine, "red", |spec| spec).await);
+    let (a, one) = joined(&engine, &blue, "one").await;
+    let (b, two) = joined(&engine, &red, "two").await;
+    assert!(pings(&one, neighbour(), PATIENCE).await && pings(&two, neighbour(), PATIENCE).await);
+    assert!(!pings(&one, address(&b).await, SILENCE).await, "another network");
+    assert!(!pings(&two, address(&a).await, SILENCE).await, "another network");
+    let bare = |spec: NetworkSpec| spec.option("com.docker.network.bridge.enable_ip_masquerade", "false");
+    let (_, three) = joined(&engine, &network(&engine, "bare", bare).await, "three").await;
+    assert!(!pings(&three, neighbour(), SILENCE).await, "the LAN knows no way back to its own address");
+    let back = Route {
+        destination: "172.16.0.0/12".parse().expect("a subnet"),
+        via: Some("192.0.2.1".parse().expect("an address")),
+        link: "eth0".parse().expect("a name"),
+    };
+    lan.kernel
+        .execute(vec![Op::AddRoute { netns: lan.netns, route: back }], soon())
+        .await
+        .remove(0)
+        .expect("a way");
+    assert!(pings(&three, neighbour(), PATIENCE).await, "under its own address");
+    let before = rules.shown();
 
-        // The next engine finds everything as it should be, and touches none of it.
-        let ruled = table();
-        engine.shutdown(ShutdownMode::Graceful).await.expect("it ends");
-        assert_eq!(table(), ruled, "containers live on");
-        let engine = lab.next_engine().await;
-        assert_eq!(table(), ruled);
-        nft("flush chain inet netloom user");
-        assert!(pings(&engine.controller().sandbox(one.id()).expect("kept"), neighbour(), PATIENCE).await);
-        delete_everything(&engine).await;
-        assert!(!nft("list tables").contains("netloom"), "nobody needs it");
-    });
+    // Somebody else's flush is undone, and what users have in their chain stays over everything that follows.
+    rules.flush();
+    let flushed = Instant::now();
+    while !rules.is_there() || rules.shown() != before {
+        assert!(flushed.elapsed() < LOOKED_FOR, "not repaired");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!pings(&one, address(&b).await, SILENCE.max(REPAIR)).await);
+    assert!(pings(&one, neighbour(), PATIENCE).await);
+    assert_eq!(rules.shown(), before);
+    rules.user_drops("192.0.2.9");
+    assert!(!pings(&one, neighbour(), SILENCE).await);
+
+    // The next engine finds everything as it should be, and touches none of it.
+    let ruled = rules.shown();
+    engine.shutdown(ShutdownMode::Graceful).await.expect("it ends");
+    assert_eq!(rules.shown(), ruled, "containers live on");
+    let engine = lab.next_engine().await;
+    assert_eq!(rules.shown(), ruled);
+    rules.user_allows();
+    assert!(pings(&engine.controller().sandbox(one.id()).expect("kept"), neighbour(), PATIENCE).await);
+    delete_everything(&engine).await;
+    assert!(!rules.is_there(), "nobody needs it");
 }

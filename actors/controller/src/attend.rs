@@ -41,9 +41,9 @@ impl Service for FirewallActor {
     const CHILD: Child = Child::Firewall;
 
     fn make(controller: &ControllerActor) -> Self {
-        let estate = &controller.estate;
-        let (kernel, state) = (estate.services.kernel.clone(), estate.respawn.wall.clone());
-        Self::new(FirewallDeps { kernel, state, tasks: TaskGroup::default() })
+        let (kernel, respawn) = (controller.estate.services.kernel.clone(), &controller.estate.respawn);
+        let (xtables, state) = (respawn.xtables.clone(), respawn.wall.clone());
+        Self::new(FirewallDeps { kernel, xtables, state, tasks: TaskGroup::default() })
     }
 
     fn port(services: &Kit) -> &Port<Self> {

@@ -7,13 +7,14 @@ use std::time::Duration;
 use futures::future::join_all;
 use futures::{FutureExt, StreamExt, stream};
 use netloom_actor_sandbox::Member;
-use netloom_actor_services::firewall::{EndRestore, FirewallState};
+use netloom_actor_services::firewall::{Choice, EndRestore, FirewallState};
 use netloom_actor_services::ipam::IpamRegistry;
 use netloom_actor_services::ports::{PortsState, dynamic_range};
 use netloom_actor_services::store::{Backend, Commit, EndIntent};
 use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, answered};
 use netloom_drivers::{Driver, DriverConfig, Registration};
 use netloom_firewall::TableConfig;
+use netloom_firewall::io::Xtables;
 use netloom_ipam::driver::IpamRegistration;
 use netloom_kernel::{Kernel, Netns, Op};
 use netloom_model::config::DefaultPool;
@@ -36,6 +37,9 @@ use crate::reconcile::{self, Inventory, Plan, Records};
 /// How long a start waits for the kernel to let go of what belongs to nobody.
 const STRAYS: Duration = Duration::from_secs(1);
 
+/// How long a start waits to know what its firewall can be said to.
+const PROBE: Duration = Duration::from_secs(5);
+
 /// How long a start waits to know what the host uses.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -52,6 +56,8 @@ pub struct BootInput {
     pub host_pools: DefaultPool,
     /// The kernel.
     pub kernel: Arc<dyn Kernel>,
+    /// The programs of iptables, where the host has them.
+    pub xtables: Option<Arc<dyn Xtables>>,
     /// The store, opened.
     pub store: Box<dyn Store>,
     /// Whether the store blocks, and so needs a thread of its own.
@@ -103,6 +109,7 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
         engine,
         host_pools,
         kernel,
+        xtables,
         mut store,
         store_blocks,
         findings,
@@ -131,13 +138,14 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
     let known = Known { records: Records::decode(raw), lost, intents, live };
     let plan = make_plan(&*kernel, known, &identity, &made, &op).await?;
 
+    let wall = wall(&config, &*kernel, xtables.as_ref(), &op).await?;
     let backend = if store_blocks {
         Backend::threaded(store)
             .map_err(|error| Error::internal(format!("cannot start the store's thread: {error}")))?
     } else {
         Backend::in_place(store)
     };
-    let own = Own { config, identity: &identity, host_pools, cluster };
+    let own = Own { config, identity: &identity, host_pools, cluster, wall, xtables };
     let drivers = (drivers, ipam_drivers);
     let (controller, services, directory) = start_actors(own, kernel, backend, drivers, &events, &op).await?;
 
@@ -202,10 +210,12 @@ struct Own<'a> {
     identity: &'a str,
     host_pools: DefaultPool,
     cluster: Option<Entered>,
+    wall: FirewallState,
+    xtables: Option<Arc<dyn Xtables>>,
 }
 
 async fn start_actors(
-    Own { config, identity, host_pools, cluster }: Own<'_>,
+    Own { config, identity, host_pools, cluster, wall, xtables }: Own<'_>,
     kernel: Arc<dyn Kernel>,
     backend: Backend,
     (drivers, ipam_drivers): (Vec<Registration>, Vec<IpamRegistration>),
@@ -233,9 +243,8 @@ async fn start_actors(
         operations_per_object: config.limits.operations_per_object.into(),
         operation_timeout: config.timeouts.operation.into(),
     });
-    let wall = FirewallState::new(TableConfig { name: table_name(&config.instance), mark: None });
     let held = PortsState::new(dynamic_range(&*services.kernel).await);
-    let respawn = Respawn::new(backend, host_pools, cluster, (wall, held));
+    let respawn = Respawn::new(backend, host_pools, cluster, (wall, xtables), held);
     let estate = Estate::new(config, services.clone(), events.clone(), OpId(op.id), respawn);
     let (controller, directory) = succession::found(estate)?;
     answered(op, "the controller", controller.ask(op, StartChildren(drivers, ipam_drivers)).await)?;
@@ -314,10 +323,24 @@ async fn apply(
     Ok(repairs)
 }
 
-/// The engine's table in the firewall: several engines do not meet.
-fn table_name(instance: &str) -> String {
-    const OURS: &str = "netloom";
-    if instance == OURS { OURS.into() } else { format!("{OURS}-{instance}") }
+/// What the firewall says, and to whom.
+async fn wall(
+    config: &EngineConfig,
+    kernel: &dyn Kernel,
+    xtables: Option<&Arc<dyn Xtables>>,
+    op: &OpCtx,
+) -> Result<FirewallState> {
+    let table = TableConfig::of(&config.instance);
+    // With a time of its own: what is not known by then must not cost the start its own.
+    let deadline = op.renewed(PROBE).deadline_std();
+    let choice = Choice::make(config.firewall.backend, &table, kernel, xtables, deadline).await?;
+    match &choice.missing {
+        Some(why) => {
+            tracing::warn!(why, "there is no firewall: networks are not kept apart, nothing is translated");
+        }
+        None => tracing::info!(backend = choice.backend.name(), reason = choice.reason, "the firewall"),
+    }
+    Ok(FirewallState::new(table, choice))
 }
 
 /// How many objects are restored at a time: each takes kilobytes while it is, and there may be many thousands.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use netloom_actor_network::InspectNetwork;
 use netloom_actor_sandbox::InspectSandbox;
 use netloom_actor_services::answered;
+use netloom_actor_services::firewall::InspectFirewall;
 use netloom_actor_services::ipam::InspectIpam;
 use netloom_actor_services::ports::StopServing;
 use netloom_actor_services::store::{CloseStore, StoreStats, StoreStatsQuery};
@@ -62,6 +63,7 @@ impl Handle<InspectEngine> for ControllerActor {
         let sandboxes: Vec<_> =
             self.estate.sandboxes.values().map(|child| child.running.addr.ask(&op, InspectSandbox)).collect();
         let ipam: Vec<_> = self.estate.ipams.values().map(|child| child.port.ask(&op, InspectIpam)).collect();
+        let firewall = self.estate.services.firewall.ask(&op, InspectFirewall);
         let operations = operations(&self.estate.services.tools.ledger);
         let leaks = self.estate.services.tools.janitor.leaks();
         let reaping = self.estate.services.reaping.running();
@@ -75,7 +77,18 @@ impl Handle<InspectEngine> for ControllerActor {
             sandboxes.sort_by(|a, b| a.container_id.cmp(&b.container_id));
             let mut ipam = answers(ipam).await;
             addresses::complete(&mut ipam, &default_pools, None);
-            reply.send(EngineSnapshot { networks, sandboxes, ipam, overlaps, operations, leaks, reaping });
+            let firewall = firewall.await.ok();
+            let (overlaps, reaping) = (overlaps, reaping);
+            reply.send(EngineSnapshot {
+                networks,
+                sandboxes,
+                ipam,
+                firewall,
+                overlaps,
+                operations,
+                leaks,
+                reaping,
+            });
         });
     }
 }

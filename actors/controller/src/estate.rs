@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use netloom_actor_services::Services;
 use netloom_actor_services::firewall::FirewallState;
 use netloom_actor_services::ports::PortsState;
 use netloom_actor_services::store::Backend;
+use netloom_firewall::io::Xtables;
 use netloom_model::config::DefaultPool;
 use netloom_model::{EngineConfig, NetworkId, ObjectKind, OpId};
 use netloom_runtime::{Port, RestartBudget};
@@ -98,6 +100,8 @@ pub(crate) struct Respawn {
     pub(crate) store: (u64, RestartBudget),
     /// What the firewall is to say.
     pub(crate) wall: FirewallState,
+    /// The programs of iptables, where they are.
+    pub(crate) xtables: Option<Arc<dyn Xtables>>,
     pub(crate) firewall: (u64, RestartBudget),
     /// Who has which port of the host.
     pub(crate) held: PortsState,
@@ -109,10 +113,11 @@ impl Respawn {
         backend: Backend,
         host_pools: DefaultPool,
         cluster: Option<Entered>,
-        (wall, held): (FirewallState, PortsState),
+        (wall, xtables): (FirewallState, Option<Arc<dyn Xtables>>),
+        held: PortsState,
     ) -> Self {
         let new = || (0, RestartBudget::default());
         let (store, firewall, ports) = (new(), new(), new());
-        Self { backend, host_pools, cluster, store, wall, firewall, held, ports }
+        Self { backend, host_pools, cluster, store, wall, xtables, firewall, held, ports }
     }
 }

@@ -249,6 +249,7 @@ impl Stage {
             Ok((network, pool.to_string()))
         });
         let network = network.await?;
+        clock.step("look at the firewall", firewall(engine)).await?;
         let mut pairs = Vec::new();
         for name in ["one", "two"] {
             let making = format!("create endpoint {name}");
@@ -371,6 +372,22 @@ impl Stage {
 async fn done(work: impl Future<Output = netloom::Result<()>>) -> anyhow::Result<((), String)> {
     work.await?;
     Ok(((), "done".to_owned()))
+}
+
+/// What the rules are said to, and what stands in the way of packets that they let through.
+async fn firewall(engine: &Engine) -> anyhow::Result<((), String)> {
+    let seen = engine.inspect().await?.firewall.context("it is being started again")?;
+    let mut told = format!("{}: {}", seen.backend, seen.reason);
+    if !seen.place.is_empty() {
+        told.push_str(&format!("; {}", seen.place));
+    }
+    for obstacle in seen.obstacles {
+        told.push_str(&format!("; in the way of traffic with others: {}", obstacle.name));
+        if !obstacle.remedy.is_empty() {
+            told.push_str(&format!(" ({})", obstacle.remedy.join("; ")));
+        }
+    }
+    Ok(((), told))
 }
 
 /// Compares what the engine wants with what the kernel has.

@@ -1,37 +1,135 @@
 //! The programs of iptables, on a thread of their own: they wait for a lock that all of the host share, and an actor waits
 //! for nothing.
 
+mod run;
+
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::BoxFuture;
-use netloom_kernel::Worker;
-use netloom_kernel::program::{self, ProgramError};
+use netloom_kernel::program::ProgramError;
 use netloom_model::{Error, Reason};
 
-use crate::iptables::{Saved, Version};
+use crate::iptables::{Calls, Job, Names, Saved, Settled, Unfit, Version, removal};
+
+pub use run::{InPlace, Installed, Programs, RunXtables};
 
 /// How many calls may wait.
 const QUEUE: usize = 1_024;
-/// Where the programs are looked for.
-const DIRECTORIES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin"];
+/// What a trial feeds: nothing to each table that the engine has chains in.
+const TRIAL: &str = "*raw\nCOMMIT\n*filter\nCOMMIT\n*nat\nCOMMIT\n";
+
+/// Which of the two programs of the same name: they have tables of their own, and packets pass both.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Variant {
+    /// The one whose tables are tables of nftables, which tells those who listen what others change.
+    Nft,
+    /// The one with tables of its own, about which the kernel tells nobody.
+    Legacy,
+}
+
+impl Variant {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nft => "nft",
+            Self::Legacy => "legacy",
+        })
+    }
+}
 
 /// What a call comes to.
 pub type XtablesFuture<T> = BoxFuture<'static, Result<T, XtablesError>>;
 
-/// The tables of the namespace that the caller is in, as `iptables` sees them. Calls take effect in the order in which they
-/// are made; dropping a future does not stop its call.
-pub trait Xtables: fmt::Debug + Send + Sync + 'static {
-    /// Changes tables: one `iptables-restore --noflush`. A table changes as a whole or not at all; tables behind a refused
-    /// one are as they were, those before it have changed.
-    fn restore(&self, version: Version, text: String, deadline: Instant) -> XtablesFuture<()>;
+/// The programs of a host.
+pub trait Host: fmt::Debug + Send + 'static {
+    /// Those of a variant; `None` without them.
+    fn variant(&mut self, variant: Variant) -> Option<&mut dyn Calls>;
+}
 
-    /// What is in the tables: one `iptables-save`.
-    fn save(&self, version: Version, deadline: Instant) -> XtablesFuture<Saved>;
+/// Something to be done with the programs of a host, by whoever may wait for them.
+pub type Work = Box<dyn FnOnce(&mut dyn Host) + Send>;
+
+/// The tables of the namespace that the caller is in, as `iptables` sees them. Work is done in the order in which it is
+/// given; dropping a future does not stop it.
+pub trait Xtables: fmt::Debug + Send + Sync + 'static {
+    /// Does this when its turn comes; `false` when too much waits already.
+    fn run(&self, work: Work) -> bool;
+
+    /// The variant that `iptables` is.
+    fn chosen(&self) -> Variant;
+
+    /// What people call a program of this variant; `None` without it.
+    fn called(&self, variant: Variant, version: Version) -> Option<String>;
+}
+
+impl dyn Xtables {
+    /// Whether the tables can be changed at all. Changes nothing.
+    pub fn test(&self, version: Version, deadline: Instant) -> XtablesFuture<()> {
+        self.call(self.chosen(), move |calls| calls.test(version, TRIAL, deadline))
+    }
+
+    /// Makes the host as it should be; see [`Job::carry_out`].
+    pub fn settle(&self, job: Job, deadline: Instant) -> XtablesFuture<Settled> {
+        self.call(self.chosen(), move |calls| job.carry_out(calls, deadline))
+    }
+
+    /// What is in the tables of a variant.
+    pub fn save(&self, variant: Variant, version: Version, deadline: Instant) -> XtablesFuture<Saved> {
+        self.call(variant, move |calls| calls.save(version, deadline))
+    }
+
+    /// Removes what an engine has in the tables of a variant: the number of lines that took.
+    pub fn clean(
+        &self,
+        variant: Variant,
+        names: Names,
+        versions: Vec<Version>,
+        deadline: Instant,
+    ) -> XtablesFuture<usize> {
+        self.call(variant, move |calls| {
+            let mut changes = 0;
+            for version in versions {
+                let saved = calls.save(version, deadline)?;
+                if let Some(text) = removal(&names, version, &saved) {
+                    calls.restore(version, &text, deadline)?;
+                    changes += text.lines().count();
+                }
+            }
+            Ok(changes)
+        })
+    }
+
+    fn call<T: Send + 'static>(
+        &self,
+        variant: Variant,
+        work: impl FnOnce(&mut dyn Calls) -> Result<T, XtablesError> + Send + 'static,
+    ) -> XtablesFuture<T> {
+        let (reply, answer) = oneshot::channel();
+        let queued = self.run(Box::new(move |host| {
+            let done = match host.variant(variant) {
+                Some(calls) => work(calls),
+                None => Err(XtablesError::Absent(variant)),
+            };
+            // The caller may have stopped waiting.
+            let _ = reply.send(done);
+        }));
+        async move {
+            match answer.await {
+                Ok(answer) => answer,
+                Err(oneshot::Canceled) if queued => Err(XtablesError::Lost),
+                Err(oneshot::Canceled) => Err(XtablesError::Busy),
+            }
+        }
+        .boxed()
+    }
 }
 
 /// Why the tables could not be changed or read.
@@ -47,9 +145,13 @@ pub enum XtablesError {
     /// The deadline passed while it waited for its turn; nothing was done.
     NotStarted(Version),
     /// Too many calls wait already; nothing was done.
-    Busy(Version),
+    Busy,
     /// The thread failed while it carried it out.
-    Lost(Version),
+    Lost,
+    /// There are no programs of this variant.
+    Absent(Variant),
+    /// What was wanted cannot be said in iptables. Whoever asks makes sure of that before.
+    Unfit(Box<Unfit>),
 }
 
 impl fmt::Display for XtablesError {
@@ -66,8 +168,10 @@ impl fmt::Display for XtablesError {
             Self::Program { error, line: None } => write!(f, "{error}"),
             Self::Program { error, line: Some(line) } => write!(f, "{error}; the line is {line:?}"),
             Self::NotStarted(version) => write!(f, "{version} was not started before the deadline"),
-            Self::Busy(version) => write!(f, "{QUEUE} calls of {version} wait already"),
-            Self::Lost(version) => write!(f, "the thread that runs {version} failed"),
+            Self::Busy => write!(f, "{QUEUE} calls of iptables wait already"),
+            Self::Lost => f.write_str("the thread that runs iptables failed"),
+            Self::Absent(variant) => write!(f, "there is no iptables-{variant}-restore; install iptables"),
+            Self::Unfit(unfit) => write!(f, "{unfit}"),
         }
     }
 }
@@ -76,7 +180,8 @@ impl std::error::Error for XtablesError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Program { error, .. } => Some(error),
-            Self::NotStarted(_) | Self::Busy(_) | Self::Lost(_) => None,
+            Self::Unfit(unfit) => Some(&**unfit),
+            Self::NotStarted(_) | Self::Busy | Self::Lost | Self::Absent(_) => None,
         }
     }
 }
@@ -94,160 +199,26 @@ impl From<XtablesError> for Error {
             XtablesError::Program { error: ProgramError::Io { error, .. }, .. } => {
                 Self::from(kernel(error.raw_os_error().unwrap_or(0)))
             }
-            XtablesError::Program { .. } => Self::from(kernel(0)),
+            XtablesError::Program { .. } | XtablesError::Absent(_) => Self::from(kernel(0)),
+            XtablesError::Unfit(unfit) => Self::from(*unfit),
             XtablesError::NotStarted(version) => {
                 let what = format!("run {version}");
                 Self::from(Reason::DeadlineExceeded { what, waited: Duration::ZERO })
             }
-            XtablesError::Busy(version) => {
-                Self::from(Reason::Busy { what: format!("the thread of {version}"), limit: QUEUE })
+            XtablesError::Busy => {
+                Self::from(Reason::Busy { what: "the thread of iptables".into(), limit: QUEUE })
             }
-            XtablesError::Lost(_) => Self::from(kernel(0)).uncertain(),
+            XtablesError::Lost => Self::from(kernel(0)).uncertain(),
         }
     }
 }
 
-/// Where the programs are. Both versions have the same ones, called `ip6tables-…` for IPv6.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Programs {
-    restore: [PathBuf; 2],
-    save: [PathBuf; 2],
-}
-
-impl Programs {
-    /// Those that the host uses; `None` where one of them is missing.
-    #[must_use]
-    pub fn find() -> Option<Self> {
-        DIRECTORIES.iter().find_map(|directory| Self::below(Path::new(directory), ""))
+impl From<Unfit> for Error {
+    fn from(unfit: Unfit) -> Self {
+        Self::invalid(
+            "firewall",
+            &unfit,
+            "the backend is iptables; use another name or port, or the backend nftables",
+        )
     }
-
-    /// Those of a directory, of the given variant (`legacy`, `nft`) or, when that is empty, of the one that the host has
-    /// chosen; `None` where one of them is missing.
-    #[must_use]
-    pub fn below(directory: &Path, variant: &str) -> Option<Self> {
-        let dash = if variant.is_empty() { "" } else { "-" };
-        let program = |version: Version, verb: &str| {
-            let path = directory.join(format!("{version}{dash}{variant}-{verb}"));
-            path.is_file().then_some(path)
-        };
-        let both = |verb| Some([program(Version::V4, verb)?, program(Version::V6, verb)?]);
-        Some(Self { restore: both("restore")?, save: both("save")? })
-    }
-}
-
-/// A call.
-#[derive(Debug)]
-enum Task {
-    Restore {
-        version: Version,
-        text: String,
-        deadline: Instant,
-        reply: oneshot::Sender<Result<(), XtablesError>>,
-    },
-    Save {
-        version: Version,
-        deadline: Instant,
-        reply: oneshot::Sender<Result<Saved, XtablesError>>,
-    },
-}
-
-/// The programs, run one after another on a thread of their own.
-#[derive(Clone, Debug)]
-pub struct RunXtables {
-    worker: Worker<Task>,
-}
-
-impl RunXtables {
-    /// Starts the thread in the caller's namespace.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn start(programs: Programs) -> io::Result<Self> {
-        let worker = Worker::spawn("xtables", QUEUE, move |tasks: Vec<Task>| {
-            for task in tasks {
-                match task {
-                    // The caller may have stopped waiting.
-                    Task::Restore { version, text, deadline, reply } => {
-                        let _ = reply.send(restore(&programs, version, &text, deadline));
-                    }
-                    Task::Save { version, deadline, reply } => {
-                        let _ = reply.send(save(&programs, version, deadline));
-                    }
-                }
-            }
-        })?;
-        Ok(Self { worker })
-    }
-
-    fn submit<T: Send + 'static>(
-        &self,
-        version: Version,
-        task: Task,
-        answer: oneshot::Receiver<Result<T, XtablesError>>,
-    ) -> XtablesFuture<T> {
-        let queued = self.worker.submit(task).is_ok();
-        async move {
-            match answer.await {
-                Ok(answer) => answer,
-                Err(oneshot::Canceled) if queued => Err(XtablesError::Lost(version)),
-                Err(oneshot::Canceled) => Err(XtablesError::Busy(version)),
-            }
-        }
-        .boxed()
-    }
-}
-
-impl Xtables for RunXtables {
-    fn restore(&self, version: Version, text: String, deadline: Instant) -> XtablesFuture<()> {
-        let (reply, answer) = oneshot::channel();
-        self.submit(version, Task::Restore { version, text, deadline, reply }, answer)
-    }
-
-    fn save(&self, version: Version, deadline: Instant) -> XtablesFuture<Saved> {
-        let (reply, answer) = oneshot::channel();
-        self.submit(version, Task::Save { version, deadline, reply }, answer)
-    }
-}
-
-fn restore(programs: &Programs, version: Version, text: &str, deadline: Instant) -> Result<(), XtablesError> {
-    let left = left(version, deadline)?;
-    // It gives up on the lock before it is killed, and then says so.
-    let wait = format!("--wait={}", left.mul_f32(0.8).as_secs().max(1));
-    let args = ["--noflush", &wait];
-    match program::run(&programs.restore[place(version)], &args, text, deadline) {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            let line = complained_of(&error).and_then(|number| text.lines().nth(number.checked_sub(1)?));
-            // Of a whole table it says no more than that.
-            let line = line.filter(|line| *line != "COMMIT");
-            Err(XtablesError::Program { line: line.map(str::to_owned), error })
-        }
-    }
-}
-
-fn save(programs: &Programs, version: Version, deadline: Instant) -> Result<Saved, XtablesError> {
-    left(version, deadline)?;
-    let shown = program::run(&programs.save[place(version)], &[], "", deadline);
-    shown.map(|text| Saved::parse(&text)).map_err(|error| XtablesError::Program { error, line: None })
-}
-
-/// The time that a call still has.
-fn left(version: Version, deadline: Instant) -> Result<Duration, XtablesError> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(XtablesError::NotStarted(version)) } else { Ok(left) }
-}
-
-fn place(version: Version) -> usize {
-    match version {
-        Version::V4 => 0,
-        Version::V6 => 1,
-    }
-}
-
-/// The number of the line that it did not like: `line 5 failed`, or `Error occurred at line: 5`.
-fn complained_of(error: &ProgramError) -> Option<usize> {
-    let ProgramError::Failed { said, .. } = error else { return None };
-    let (_, rest) = said.split_once("line")?;
-    let digits = rest.trim_start_matches([':', ' ']);
-    digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }

@@ -24,15 +24,18 @@
 //! accepted for good, because a policy of DROP, as Docker sets it, would come behind it.
 
 mod difference;
+mod job;
 mod names;
 mod rules;
 mod saved;
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use netloom_model::IfName;
 
+pub use job::{Calls, Job, Settled};
 pub use names::Names;
 pub use saved::Saved;
 
@@ -126,10 +129,12 @@ impl Wanted {
     pub fn new(
         names: &Names,
         mark: Option<Mark>,
-        networks: &[NetworkRules],
-        ports: &[PortRules],
+        networks: &[impl Borrow<NetworkRules>],
+        ports: &[impl Borrow<PortRules>],
     ) -> Result<Self, Unfit> {
-        let of = |version| rules::translate(names, mark, networks, ports, version);
+        let networks: Vec<_> = networks.iter().map(Borrow::borrow).collect();
+        let ports: Vec<_> = ports.iter().map(Borrow::borrow).collect();
+        let of = |version| rules::translate(names, mark, &networks, &ports, version);
         Ok(Self { names: names.clone(), v4: of(Version::V4)?, v6: of(Version::V6)? })
     }
 
@@ -147,6 +152,12 @@ impl Wanted {
         difference::delta(before.tables(version), self.tables(version))
     }
 
+    /// What to feed to it so that chains of ours are what they were, where `before` has shown that and `now` shows what
+    /// has become of it.
+    fn back(names: &Names, version: Version, before: &Saved, now: &Saved) -> Option<String> {
+        difference::back(names, &rules::hooks(names, version), before, now)
+    }
+
     fn tables(&self, version: Version) -> &Tables {
         match version {
             Version::V4 => &self.v4,
@@ -156,7 +167,7 @@ impl Wanted {
 }
 
 /// What to feed to `iptables-restore --noflush` so that nothing of this engine is left; nothing where nothing is. The users'
-/// chain stays: what is in it is not ours.
+/// chain stays while there is something in it, or others lead to it: that is not ours.
 #[must_use]
 pub fn removal(names: &Names, version: Version, saved: &Saved) -> Option<String> {
     difference::removal(names, &rules::hooks(names, version), saved)

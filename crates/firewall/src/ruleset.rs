@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::fmt;
+use std::sync::Arc;
 
 use netloom_kernel::nft::{Change, Contents, Datum, Element, Table};
 use netloom_model::{EndpointId, NetworkId};
@@ -30,6 +31,34 @@ impl fmt::Display for Owner {
     }
 }
 
+/// What an owner has said: of a network its rules, of an endpoint its ports. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Said {
+    /// The network's rules.
+    pub network: Option<Arc<NetworkRules>>,
+    /// The endpoint's ports.
+    pub ports: Arc<[PortRules]>,
+}
+
+impl Said {
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.network.is_none() && self.ports.is_empty()
+    }
+
+    /// As elements of the table, and for each of the ports how many there are up to its last.
+    fn placed(&self) -> (Vec<Placed>, Vec<usize>) {
+        let mut placed = self.network.as_deref().map(of_network).unwrap_or_default();
+        let mut ends = Vec::with_capacity(self.ports.len());
+        for port in &*self.ports {
+            placed.extend(of_port(port));
+            ends.push(placed.len());
+        }
+        (placed, ends)
+    }
+}
+
 /// A key of a set or map.
 type Key = (&'static str, Box<[Datum]>);
 
@@ -44,7 +73,7 @@ struct Held {
 #[derive(Clone, Debug)]
 pub struct Ruleset {
     config: TableConfig,
-    owners: FxHashMap<Owner, Vec<Placed>>,
+    owners: FxHashMap<Owner, (Said, Vec<Placed>)>,
     elements: FxHashMap<Key, Held>,
     /// The keys of elements that are ranges: few, and looked through where a new one might meet another.
     ranges: FxHashSet<Key>,
@@ -64,6 +93,12 @@ impl Ruleset {
         self.config.table()
     }
 
+    /// What differs from other engines.
+    #[must_use]
+    pub fn config(&self) -> &TableConfig {
+        &self.config
+    }
+
     /// Who has rules in it.
     pub fn owners(&self) -> impl Iterator<Item = Owner> {
         self.owners.keys().copied()
@@ -78,9 +113,10 @@ impl Ruleset {
         network: NetworkId,
         rules: Option<&NetworkRules>,
     ) -> Result<Vec<Change>, Conflict> {
-        let new = rules.map(of_network).unwrap_or_default();
+        let said = Said { network: rules.cloned().map(Arc::new), ports: Arc::default() };
         let what = || rules.map(|rules| format!("bridge {}", rules.bridge)).unwrap_or_default();
-        self.replace(Owner::Network(network), new, |_| what())
+        let (placed, _) = said.placed();
+        self.replace(Owner::Network(network), said, placed, |_| what())
     }
 
     /// Publishes these ports for an endpoint and no others: what to change in the kernel.
@@ -88,29 +124,35 @@ impl Ruleset {
     /// # Errors
     /// A port that leads somewhere else. Nothing has changed.
     pub fn set_ports(&mut self, endpoint: EndpointId, ports: &[PortRules]) -> Result<Vec<Change>, Conflict> {
-        let mut new = Vec::new();
-        let mut ends = Vec::with_capacity(ports.len());
-        for port in ports {
-            new.extend(of_port(port));
-            ends.push(new.len());
-        }
+        let said = Said { network: None, ports: ports.into() };
+        let (placed, ends) = said.placed();
         let what = |place| {
             let port = ends.iter().position(|end| place < *end).and_then(|number| ports.get(number));
             port.map(ToString::to_string).unwrap_or_default()
         };
-        self.replace(Owner::Endpoint(endpoint), new, what)
+        self.replace(Owner::Endpoint(endpoint), said, placed, what)
     }
 
-    /// What an owner has in the table, to be [put back](Self::put).
+    /// What an owner has said, to be [put back](Self::put).
     #[must_use]
-    pub fn held(&self, owner: Owner) -> Vec<Placed> {
-        self.owners.get(&owner).cloned().unwrap_or_default()
+    pub fn held(&self, owner: Owner) -> Said {
+        self.owners.get(&owner).map(|(said, _)| said.clone()).unwrap_or_default()
     }
 
-    /// Gives an owner what it had: what to change in the kernel. Whoever took a part of it meanwhile keeps it.
-    pub fn put(&mut self, owner: Owner, had: Vec<Placed>) -> Vec<Change> {
-        let free = had.into_iter().filter(|one| self.other_meaning(owner, one).is_none()).collect();
-        self.replace(owner, free, |_| String::new()).unwrap_or_default()
+    /// What everybody has said, in no order.
+    pub fn said(&self) -> impl Iterator<Item = (Owner, &Said)> {
+        self.owners.iter().map(|(owner, (said, _))| (*owner, said))
+    }
+
+    /// Gives an owner what it had: what to change in the kernel. Whoever took a port of it meanwhile, or contradicts the
+    /// network, keeps it.
+    pub fn put(&mut self, owner: Owner, had: &Said) -> Vec<Change> {
+        let free = |placed: &[Placed]| placed.iter().all(|one| self.other_meaning(owner, one).is_none());
+        let network = had.network.clone().filter(|rules| free(&of_network(rules)));
+        let ports = had.ports.iter().filter(|port| free(&of_port(port))).cloned().collect();
+        let said = Said { network, ports };
+        let (placed, _) = said.placed();
+        self.replace(owner, said, placed, |_| String::new()).unwrap_or_default()
     }
 
     /// The whole table as it should be.
@@ -130,6 +172,7 @@ impl Ruleset {
     fn replace(
         &mut self,
         owner: Owner,
+        said: Said,
         new: Vec<Placed>,
         what: impl Fn(usize) -> String,
     ) -> Result<Vec<Change>, Conflict> {
@@ -138,7 +181,7 @@ impl Ruleset {
                 return Err(Conflict { asked: what(place), holder });
             }
         }
-        let old = self.owners.remove(&owner).unwrap_or_default();
+        let (_, old) = self.owners.remove(&owner).unwrap_or_default();
         let kept: FxHashSet<_> = new.iter().collect();
         let mut changes = Steps::default();
         for one in old.iter().filter(|one| !kept.contains(one)) {
@@ -148,7 +191,7 @@ impl Ruleset {
             self.put_in(owner, one, &mut changes.new);
         }
         if !new.is_empty() {
-            self.owners.insert(owner, new);
+            self.owners.insert(owner, (said, new));
         }
         Ok(changes.into_changes())
     }

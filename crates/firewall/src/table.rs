@@ -19,6 +19,8 @@ use netloom_kernel::nft::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::iptables::Names;
+
 /// The chain that comes before every verdict of the engine. It is made when it is not there, and what is in it is the
 /// users': the engine never writes a rule there.
 pub const USER_CHAIN: &str = "user";
@@ -45,7 +47,23 @@ pub struct TableConfig {
     pub mark: Option<Mark>,
 }
 
+/// The instance that every engine is which was not called otherwise.
+const INSTANCE: &str = "netloom";
+
 impl TableConfig {
+    /// That of an engine's instance.
+    #[must_use]
+    pub fn of(instance: &str) -> Self {
+        let name = if instance == INSTANCE { INSTANCE.to_owned() } else { format!("{INSTANCE}-{instance}") };
+        Self { name, mark: None }
+    }
+
+    /// How the chains begin that this engine has where it says its rules to iptables.
+    #[must_use]
+    pub fn names(&self) -> Names {
+        Names::of(self.name.strip_prefix("netloom-").unwrap_or(&self.name))
+    }
+
     /// The table.
     #[must_use]
     pub fn table(&self) -> Table {

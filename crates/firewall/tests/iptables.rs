@@ -4,12 +4,12 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::{access, names, network, networks, port, ports};
 use netloom_firewall::iptables::{Names, Saved, Unfit, Version, Wanted, removal};
 use netloom_firewall::{Mark, NetworkRules, PortRules};
+use netloom_testkit::Iptables;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -73,87 +73,33 @@ fn what_iptables_cannot_say_is_refused() {
     }
 }
 
-/// What `iptables-restore --noflush` makes of tables, as far as it is used here; it refuses what the program refuses.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-struct Model(BTreeMap<String, BTreeMap<String, Vec<String>>>);
+/// Tables of a host that is not there.
+trait Tables {
+    fn must(&mut self, text: &str);
+    fn saved(&self) -> Saved;
+}
 
-impl Model {
-    fn host() -> Self {
-        let chains = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), Vec::new())).collect();
-        let table = |name: &str, names: &[&str]| (name.to_owned(), chains(names));
-        Self(BTreeMap::from([
-            table("raw", &["PREROUTING", "OUTPUT"]),
-            table("filter", &["INPUT", "FORWARD", "OUTPUT"]),
-            table("nat", &["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"]),
-        ]))
-    }
-
-    fn feed(&mut self, text: &str) {
-        let mut table = "";
-        for line in text.lines() {
-            let words: Vec<_> = line.splitn(3, ' ').collect();
-            if let Some(name) = line.strip_prefix('*') {
-                table = name;
-                continue;
-            }
-            let chains = self.0.get_mut(table).expect("a table");
-            match words.as_slice() {
-                ["COMMIT"] => {
-                    let uses = |rule: &String| {
-                        rule.split(' ').next_back().filter(|to| to.contains("NETLOOM-")).map(str::to_owned)
-                    };
-                    for to in chains.values().flatten().filter_map(uses) {
-                        assert!(chains.contains_key(&to), "{to} is not there for {line}");
-                    }
-                }
-                [chain, "-", "[0:0]"] => drop(chains.insert(chain[1..].to_owned(), Vec::new())),
-                ["-A", chain, rule] => chains.get_mut(*chain).expect(chain).push((*rule).to_owned()),
-                ["-D", chain, rule] => {
-                    let rules = chains.get_mut(*chain).expect(chain);
-                    let place = rules.iter().position(|found| found == rule).expect(rule);
-                    rules.remove(place);
-                }
-                ["-I", chain, rest] => {
-                    let (place, rule) = rest.split_once(' ').expect("a place");
-                    let place: usize = place.parse().expect("a number");
-                    chains.get_mut(*chain).expect(chain).insert(place - 1, rule.to_owned());
-                }
-                ["-X", chain] => {
-                    assert_eq!(chains.remove(*chain), Some(Vec::new()), "{chain}");
-                    let leads = |rule: &&String| rule.ends_with(&format!(" {chain}"));
-                    assert_eq!(chains.values().flatten().find(leads), None, "{chain} is used");
-                }
-                _ => panic!("{line}"),
-            }
-        }
+impl Tables for Iptables {
+    fn must(&mut self, text: &str) {
+        self.feed(text).unwrap_or_else(|why| panic!("{why}\n{text}"));
     }
 
     fn saved(&self) -> Saved {
-        let mut text = String::new();
-        for (table, chains) in &self.0 {
-            text += &format!("# Generated\n*{table}\n");
-            chains.keys().for_each(|chain| text += &format!(":{chain} - [0:0]\n"));
-            for (chain, rules) in chains {
-                rules.iter().for_each(|rule| text += &format!("-A {chain} {rule}\n"));
-            }
-            text += "COMMIT\n";
-        }
-        Saved::parse(&text)
-    }
-
-    fn rules(&mut self, table: &str, chain: &str) -> &mut Vec<String> {
-        self.0.get_mut(table).expect(table).entry(chain.to_owned()).or_default()
+        Saved::parse(&self.shown())
     }
 }
 
 #[test]
 fn jumps_come_first_again_and_users_rules_and_those_of_others_stay() {
     let all = wanted(&networks(), &ports());
-    let mut host = Model::host();
+    let mut host = Iptables::default();
+    for chain in ["DOCKER-USER", "DOCKER-FORWARD", "NL_BLUE-FORWARD"] {
+        host.rules("filter", chain);
+    }
     host.rules("filter", "FORWARD").push("-j DOCKER-USER".into());
     host.rules("filter", "NETLOOM-USER").push("-s 203.0.113.0/24 -j DROP".into());
     let before = host.clone();
-    host.feed(&all.restore(Version::V4, &host.saved()).expect("something"));
+    host.must(&all.restore(Version::V4, &host.saved()).expect("something"));
     assert_eq!(host.rules("filter", "NETLOOM-USER").len(), 1, "it was emptied");
     assert_eq!(all.restore(Version::V4, &host.saved()), None, "applying twice changes something");
     // Somebody pushes in front, another engine is there, and one of our jumps is doubled.
@@ -161,21 +107,21 @@ fn jumps_come_first_again_and_users_rules_and_those_of_others_stay() {
     let ours = host.rules("filter", "FORWARD")[0].clone();
     host.rules("filter", "FORWARD").splice(0..0, [engine.to_owned(), "-j DOCKER-FORWARD".into()]);
     host.rules("filter", "FORWARD").push(ours.clone());
-    host.feed(&all.restore(Version::V4, &host.saved()).expect("something"));
+    host.must(&all.restore(Version::V4, &host.saved()).expect("something"));
     let forward = [ours.as_str(), engine, "-j DOCKER-FORWARD", "-j DOCKER-USER"];
     assert_eq!(host.rules("filter", "FORWARD"), &forward);
     // Each of these alone, and rules of ours in another order.
     let right = host.clone();
     for spoil in [
-        |host: &mut Model, _: &str| host.rules("filter", "FORWARD").insert(0, "-j DOCKER-FORWARD".into()),
-        |host: &mut Model, ours: &str| host.rules("filter", "FORWARD").push(ours.into()),
-        |host: &mut Model, _: &str| host.rules("nat", "NETLOOM-NAT").reverse(),
-        |host: &mut Model, _: &str| host.rules("filter", "NETLOOM-I-br-two").swap(0, 5),
+        |host: &mut Iptables, _: &str| host.rules("filter", "FORWARD").insert(0, "-j DOCKER-FORWARD".into()),
+        |host: &mut Iptables, ours: &str| host.rules("filter", "FORWARD").push(ours.into()),
+        |host: &mut Iptables, _: &str| host.rules("nat", "NETLOOM-NAT").reverse(),
+        |host: &mut Iptables, _: &str| host.rules("filter", "NETLOOM-I-br-two").swap(0, 5),
     ] {
         let mut spoiled = right.clone();
         spoil(&mut spoiled, &ours);
         assert_ne!(spoiled, right);
-        spoiled.feed(&all.restore(Version::V4, &spoiled.saved()).expect("something is wrong"));
+        spoiled.must(&all.restore(Version::V4, &spoiled.saved()).expect("something is wrong"));
         assert_eq!(spoiled.rules("filter", "FORWARD")[0], ours);
         assert_eq!(all.restore(Version::V4, &spoiled.saved()), None);
         assert_eq!(spoiled.rules("filter", "FORWARD").iter().filter(|rule| **rule == ours).count(), 1);
@@ -184,7 +130,7 @@ fn jumps_come_first_again_and_users_rules_and_those_of_others_stay() {
     host.rules("filter", "FORWARD").swap(0, 1);
     assert_eq!(all.restore(Version::V4, &host.saved()), None);
     host.rules("filter", "FORWARD").retain(|rule| rule == &ours || rule == "-j DOCKER-USER");
-    host.feed(&removal(&names(), Version::V4, &host.saved()).expect("something"));
+    host.must(&removal(&names(), Version::V4, &host.saved()).expect("something"));
     assert_eq!(host, before);
     assert_eq!(removal(&names(), Version::V4, &host.saved()), None);
 }
@@ -192,14 +138,12 @@ fn jumps_come_first_again_and_users_rules_and_those_of_others_stay() {
 #[test]
 fn another_engines_chains_are_not_touched() {
     let other = Wanted::new(&Names::of("blue"), None, &networks(), &ports()).expect("fits");
-    let mut host = Model::host();
-    host.feed(&other.restore(Version::V4, &host.saved()).expect("something"));
+    let mut host = Iptables::default();
+    host.must(&other.restore(Version::V4, &host.saved()).expect("something"));
     let before = host.clone();
-    host.feed(&wanted(&networks(), &ports()).restore(Version::V4, &host.saved()).expect("something"));
+    host.must(&wanted(&networks(), &ports()).restore(Version::V4, &host.saved()).expect("something"));
     assert_eq!(other.restore(Version::V4, &host.saved()), None);
-    host.feed(&removal(&names(), Version::V4, &host.saved()).expect("something"));
-    host.rules("filter", "NETLOOM-USER");
-    host.0.get_mut("filter").expect("there").remove("NETLOOM-USER");
+    host.must(&removal(&names(), Version::V4, &host.saved()).expect("something"));
     assert_eq!(host, before);
 }
 
@@ -239,17 +183,17 @@ proptest! {
         steps in proptest::collection::vec((some_networks(), some_ports()), 1..6),
     ) {
         for version in BOTH {
-            let (mut by_steps, mut by_repair) = (Model::host(), Model::host());
+            let (mut by_steps, mut by_repair) = (Iptables::default(), Iptables::default());
             let mut last = wanted(&[], &[]);
-            by_steps.feed(&last.restore(version, &Saved::default()).expect("something"));
+            by_steps.must(&last.restore(version, &Saved::default()).expect("something"));
             for (networks, ports) in &steps {
                 let next = wanted(networks, ports);
-                by_steps.feed(&next.delta(version, &last).unwrap_or_default());
-                by_repair.feed(&next.restore(version, &by_repair.saved()).unwrap_or_default());
+                by_steps.must(&next.delta(version, &last).unwrap_or_default());
+                by_repair.must(&next.restore(version, &by_repair.saved()).unwrap_or_default());
                 last = next;
             }
-            let mut at_once = Model::host();
-            at_once.feed(&last.restore(version, &Saved::default()).expect("something"));
+            let mut at_once = Iptables::default();
+            at_once.must(&last.restore(version, &Saved::default()).expect("something"));
             prop_assert_eq!(&by_steps, &at_once);
             prop_assert_eq!(&by_repair, &at_once);
             prop_assert_eq!(last.restore(version, &at_once.saved()), None);

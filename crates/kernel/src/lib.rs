@@ -115,6 +115,12 @@ pub trait Kernel: Debug + Send + Sync + 'static {
     /// [`nft`] knows them. A table without chains counts as none.
     fn table(&self, table: nft::Table, deadline: Instant) -> KernelFuture<Option<nft::Contents>>;
 
+    /// Base chains of the host's namespace, of any table of IPv4 and IPv6, that packets enter at a point and whose policy
+    /// is to drop: what they do not accept goes nowhere, whatever others accept. A kernel that does not tell has none.
+    fn dropping(&self, _point: nft::Point, _deadline: Instant) -> KernelFuture<Vec<nft::Dropping>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
     /// Runs a job on a thread that is in this namespace for as long as the job runs.
     ///
     /// The job must not wait for anything slow: other jobs queue behind it. Open sockets in it and use them

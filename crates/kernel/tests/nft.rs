@@ -272,3 +272,39 @@ fn what_others_change_is_heard_and_our_own_changes_are_not() {
         assert_eq!(lab.contents(), None);
     });
 }
+
+#[test]
+fn chains_that_drop_what_they_do_not_accept_are_told_with_their_rules() {
+    isolated(|lab| {
+        let dropping = |point| wait(lab.kernel.dropping(point, soon())).expect("listed");
+        assert_eq!(dropping(Point::Forward), []);
+        foreign("nft add table inet others");
+        foreign("nft add chain inet others more");
+        foreign("nft add chain inet others way { type filter hook forward priority 10 ; policy drop ; }");
+        foreign("nft add chain inet others in { type filter hook input priority 10 ; policy drop ; }");
+        foreign("nft add table ip open");
+        foreign("nft add chain ip open way { type filter hook forward priority 0 ; policy accept ; }");
+        // One of a family that sees other packets.
+        foreign("nft add table bridge others");
+        foreign("nft add chain bridge others way { type filter hook forward priority 0 ; policy drop ; }");
+        foreign("nft add rule inet others way jump more");
+        foreign("nft add rule inet others more iifname br0 counter accept");
+        let found = dropping(Point::Forward);
+        assert_eq!(found.len(), 1, "{found:?}");
+        let found = &found[0];
+        assert_eq!((found.table.to_string().as_str(), &*found.chain), ("inet others", "way"));
+        let mut name = b"br0".to_vec();
+        name.resize(16, 0);
+        let accepts = vec![
+            meta(MetaKey::Iifname, 0),
+            Expr::Cmp { from: Reg(0), equal: true, data: name },
+            Expr::Other("counter".into()),
+            Expr::Verdict(Verdict::Accept),
+        ];
+        let jump = rule(vec![Expr::Verdict(Verdict::Jump("more".into()))]);
+        let mut rules = found.rules.clone();
+        rules.sort_by(|one, other| one.0.cmp(&other.0));
+        assert_eq!(rules, [("more".to_owned(), rule(accepts)), ("way".to_owned(), jump)]);
+        assert_eq!(dropping(Point::Input).len(), 1);
+    });
+}

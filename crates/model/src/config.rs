@@ -2,6 +2,7 @@
 
 mod cluster;
 mod file;
+mod firewall;
 mod reload;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use crate::error::{Error, ObjectKind, Result, check_name};
 
 pub use cluster::{ClientConfig, ClusterConfig, DatastoreConfig, Scope, ScopeConfig};
 pub use file::{Ignored, parse};
+pub use firewall::{FirewallBackend, FirewallConfig};
 
 /// What labels begin with that are for the engine (libnetwork's `netlabel.Prefix`).
 pub const LABEL_PREFIX: &str = "com.docker.network";
@@ -52,6 +54,8 @@ pub struct EngineConfig {
     /// Files in the form of resolv.conf that name the host's name servers: default pools keep away from those.
     /// Of a systemd-resolved, `/etc/resolv.conf` may name only its stub. A file that is not there names none.
     pub name_server_files: Vec<PathBuf>,
+    /// The engine's part of the host's firewall.
+    pub firewall: FirewallConfig,
     /// Bounds on queues.
     pub limits: Limits,
     /// Bounds on time.
@@ -129,6 +133,7 @@ impl Default for EngineConfig {
             machine_id_file: "/etc/machine-id".into(),
             gateway_network: "docker_gwbridge".into(),
             name_server_files: vec!["/etc/resolv.conf".into(), "/run/systemd/resolve/resolv.conf".into()],
+            firewall: FirewallConfig::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             debug: false,

@@ -344,6 +344,42 @@ pub struct PoolOverlap {
     pub what: String,
 }
 
+/// How things are with the engine's part of the host's firewall.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FirewallSnapshot {
+    /// What rules are said to: `nftables`, `iptables` or `none`.
+    pub backend: String,
+    /// Why that was chosen.
+    pub reason: String,
+    /// Where the rules are, such as `table inet netloom`; empty where there are none.
+    pub place: String,
+    /// Why there are no rules although there should be.
+    pub missing: Option<String>,
+    /// How many networks have rules.
+    pub networks: usize,
+    /// How many endpoints have published ports.
+    pub endpoints: usize,
+    /// How often the rules were found other than they should be, and repaired.
+    pub repairs: u64,
+    /// Why they are not as they should be now.
+    pub trouble: Option<String>,
+    /// Why what other backends have of this engine could not be removed.
+    pub leftovers: Option<String>,
+    /// What of the host's stands in the way of packets that the rules let through.
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// Something of the host's that stands in the way of packets.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Obstacle {
+    /// What it is, such as `net.ipv4.ip_forward`.
+    pub name: String,
+    /// What it does.
+    pub what: String,
+    /// Commands, for root's shell, that take it out of the way until the next boot.
+    pub remedy: Vec<String>,
+}
+
 /// The whole engine at one moment.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct EngineSnapshot {
@@ -353,6 +389,8 @@ pub struct EngineSnapshot {
     pub sandboxes: Vec<SandboxSnapshot>,
     /// Every IPAM driver; one that is being started again is missing.
     pub ipam: Vec<IpamSnapshot>,
+    /// The engine's part of the host's firewall; absent while it is being started again.
+    pub firewall: Option<FirewallSnapshot>,
     /// Pools in use that overlap what the host has learnt, by network. Of one pool 64 are listed at most.
     pub overlaps: Vec<PoolOverlap>,
     /// Operations in flight.

@@ -7,14 +7,18 @@
 //!
 //! [`SimPorts`] stands in for the sockets that hold ports of the host.
 //!
+//! [`SimIptables`] stands in for the programs of iptables.
+//!
 //! [`probe`] is for the real kernel: echo requests and bulk transfers between namespaces, without external
 //! programs.
 
 pub mod errno;
+pub mod iptables;
 pub mod ports;
 pub mod probe;
 pub mod sim;
 
+pub use iptables::{Iptables, IptablesFault, SimIptables};
 pub use ports::SimPorts;
 pub use sim::{
     EffectTime, Fault, FaultKind, FaultPlan, FaultPoint, Latency, RandomFaults, SimKernel, SimKernelBuilder,

@@ -17,7 +17,9 @@ use netloom_actor_sandbox::{
     Establish, InspectSandbox, JoinSandbox, LeaveSandbox, Member, Origin, SandboxActor, SandboxDeps, Turns,
     WayOutOffer,
 };
-use netloom_actor_services::firewall::{FirewallActor, FirewallDeps, FirewallState};
+use netloom_actor_services::firewall::{
+    Backend as Rules, Choice, FirewallActor, FirewallDeps, FirewallState,
+};
 use netloom_actor_services::ipam::IpamActor;
 use netloom_actor_services::store::{Backend, StoreActor};
 use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services};
@@ -155,8 +157,9 @@ pub(crate) struct Stage {
 fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
     let config = EngineConfig::default();
     let backend = Backend::in_place(Box::new(disk.open()));
-    let state = FirewallState::new(TableConfig { name: "test".into(), mark: None });
-    let wall = FirewallDeps { kernel: Arc::new(kernel.clone()), state, tasks: TaskGroup::default() };
+    let state = FirewallState::new(TableConfig::of("test"), Choice::asked(Rules::Nftables));
+    let tasks = TaskGroup::default();
+    let wall = FirewallDeps { kernel: Arc::new(kernel.clone()), xtables: None, state, tasks };
     Services::from(Kit {
         store: Port::new(spawn(StoreActor::new(backend), |_| {}).0),
         ipam: Port::new(spawn(IpamActor::new(&config.default_pools), |_| {}).0).into(),

@@ -1,4 +1,4 @@
-//! Owns the engine's table in the kernel's firewall. Rank 1. Spawned by the controller's start; asks nobody.
+//! Owns the engine's part of the host's firewall. Rank 1. Spawned by the controller's start; asks nobody.
 //!
 //! | message | kind | answers with |
 //! |---|---|---|
@@ -6,38 +6,52 @@
 //! | SetPortRules | command | whether there is a firewall |
 //! | EndRestore | command | number of changes |
 //! | ReapplyRules | command | number of changes |
-//! | InspectFirewall | query | FirewallPicture |
+//! | InspectFirewall | query | FirewallSnapshot |
 //! | TableTouched | event | |
+//! | HostTouched | event | |
+//! | LookDue | tick | |
+//! | CleanDue | tick | |
+//! | SurveyDue | tick | |
 //! | RetryDue | tick | |
 //! | Done | outcome | |
+//! | Cleaned | outcome | |
+//! | Surveyed | outcome | |
+//!
+//! What rules are said to is a [`Backend`]: a table of nftables, chains of iptables, or nothing.
 //!
 //! While one transaction is under way requests gather, and the next transaction takes them all. What is refused together
 //! is tried one by one, so that a bad request fails alone. When it is not known what the kernel has - at the start, after
 //! a lost answer, when somebody else has touched the table - it is read, compared with what is wanted, and repaired in one
-//! transaction; nothing is ever flushed.
+//! transaction; nothing is ever flushed. Of iptables nobody tells who changed it: chains are looked at when what they are
+//! made of has changed, which they may have done themselves, and where the kernel tells nobody, at intervals.
+//!
+//! When the first transaction after a start has succeeded, what other backends have of this engine is removed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures::StreamExt;
-use netloom_firewall::{Conflict, Owner, Placed, USER_CHAIN, delta};
-use netloom_kernel::nft::{Change, Contents, Table};
-use netloom_kernel::{Kernel, KernelError, Op, TableEvent, execute_all};
+use netloom_firewall::io::Xtables;
+use netloom_firewall::iptables::{Job, Wanted};
+use netloom_firewall::{Conflict, NetworkRules, Owner, PortRules, Ruleset, Said};
+use netloom_kernel::Kernel;
+use netloom_kernel::nft::Change;
+use netloom_model::snapshot::FirewallSnapshot;
 use netloom_model::{Error, Reason, Result};
 use netloom_runtime::{Actor, Cause, Cx, Handle, OpCtx, Panicked, Reply, TaskGroup, messages};
+use rustc_hash::FxHashMap;
 
-use super::message::{
-    EndRestore, FirewallPicture, InspectFirewall, ReapplyRules, RetryDue, SetNetworkRules, SetPortRules,
-    TableTouched,
-};
+use super::backend::{Backend, Need, Told, Transaction, Trouble};
+use super::message::{EndRestore, InspectFirewall, ReapplyRules, RetryDue, SetNetworkRules, SetPortRules};
 use super::state::FirewallState;
+use super::survey::Surveys;
+use super::watch::Beside;
 use crate::panicked;
 
 /// How long a transaction of the engine's own may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a table that could not be repaired rests before it is tried again.
-const REST: Duration = Duration::from_secs(1);
+pub(super) const REST: Duration = Duration::from_secs(1);
 /// How many requests may wait: far more than operations are admitted.
 const WAITING: usize = 65_536;
 
@@ -48,6 +62,8 @@ const WAITING: usize = 65_536;
 pub struct FirewallDeps {
     /// The kernel.
     pub kernel: Arc<dyn Kernel>,
+    /// The programs of iptables, where they are: for what they still have of this engine, whatever the backend is.
+    pub xtables: Option<Arc<dyn Xtables>>,
     /// What is wanted; outlives the actor.
     pub state: FirewallState,
     /// Where the listening to the kernel is counted.
@@ -57,13 +73,15 @@ pub struct FirewallDeps {
 /// The firewall's actor.
 #[derive(Debug)]
 pub struct FirewallActor {
-    deps: FirewallDeps,
+    pub(super) deps: FirewallDeps,
     waiting: VecDeque<Waiting>,
     reapply: Vec<Reply<Result<usize>>>,
     /// A transaction is under way.
     busy: bool,
     /// A retry is coming.
     resting: bool,
+    pub(super) beside: Beside,
+    pub(super) surveys: Surveys,
 }
 
 /// Somebody who waits for the kernel.
@@ -71,8 +89,8 @@ pub struct FirewallActor {
 struct Waiting {
     op: OpCtx,
     owner: Owner,
-    before: Vec<Placed>,
-    wanted: Vec<Placed>,
+    before: Said,
+    wanted: Said,
     changes: Vec<Change>,
     /// It was refused together with others, and taken back: it is wanted again when its turn comes, alone.
     alone: bool,
@@ -86,7 +104,15 @@ impl FirewallActor {
         let (waiting, reapply) = Default::default();
         // An earlier incarnation may have left a transaction without knowing how it ended.
         deps.state.get().stale = true;
-        Self { deps, waiting, reapply, busy: false, resting: false }
+        Self {
+            deps,
+            waiting,
+            reapply,
+            busy: false,
+            resting: false,
+            beside: Beside::default(),
+            surveys: Surveys::default(),
+        }
     }
 
     /// Notes a request, of which the ruleset has taken note already, and carries it out.
@@ -94,7 +120,7 @@ impl FirewallActor {
         &mut self,
         op: OpCtx,
         owner: Owner,
-        before: Vec<Placed>,
+        before: Said,
         noted: std::result::Result<Vec<Change>, Conflict>,
         reply: Reply<Result<bool>>,
         cx: &mut Cx<'_, Self>,
@@ -106,15 +132,15 @@ impl FirewallActor {
                 return reply.send(Err(Error::invalid("published port", asked, why)));
             }
         };
-        let (restoring, missing, wanted) = {
+        let (restoring, silent, wanted) = {
             let known = self.deps.state.get();
-            (known.restoring, known.missing.is_some(), known.wanted.held(owner))
+            (known.restoring, known.is_silent(), known.wanted.held(owner))
         };
-        if restoring || missing || (changes.is_empty() && self.waiting.is_empty() && !self.busy) {
-            return reply.send(Ok(!missing));
+        if restoring || silent || (changes.is_empty() && self.waiting.is_empty() && !self.busy) {
+            return reply.send(Ok(!silent));
         }
         if self.waiting.len() >= WAITING {
-            self.deps.state.get().wanted.put(owner, before);
+            self.deps.state.get().wanted.put(owner, &before);
             return reply.send(Err(Reason::Busy { what: "the firewall".into(), limit: WAITING }.into()));
         }
         self.waiting.push_back(Waiting { op, owner, before, wanted, changes, alone: false, reply });
@@ -122,59 +148,120 @@ impl FirewallActor {
     }
 
     /// Begins the next transaction if there is a reason for one and none under way.
-    fn go_on(&mut self, cx: &mut Cx<'_, Self>) {
+    pub(super) fn go_on(&mut self, cx: &mut Cx<'_, Self>) {
         let mut known = self.deps.state.get();
         let reason = !self.waiting.is_empty()
             || !self.reapply.is_empty()
             || (known.stale && known.seen && !self.resting);
-        if self.busy || !reason || known.restoring || known.missing.is_some() {
+        if self.busy || !reason || known.restoring || known.is_silent() {
             return;
         }
         let together = self.waiting.iter().take_while(|one| !one.alone).count();
         let count = if together == 0 { self.waiting.len().min(1) } else { together };
         let mut batch: Vec<_> = self.waiting.drain(..count).collect();
         for one in batch.iter_mut().filter(|one| one.alone) {
-            one.changes = known.wanted.put(one.owner, one.wanted.clone());
+            one.changes = known.wanted.put(one.owner, &one.wanted);
         }
         let reapply = std::mem::take(&mut self.reapply);
-        let table = known.wanted.table();
-        let kernel = Arc::clone(&self.deps.kernel);
         let op = batch
             .first()
             .map_or_else(|| OpCtx::new(Cause::Event("the firewall"), PATIENCE), |one| one.op.clone());
         let deadline =
             batch.iter().map(|one| one.op.deadline_std()).max().unwrap_or_else(|| op.deadline_std());
-        let nobody = known.wanted.owners().next().is_none();
-        let read = known.stale || !reapply.is_empty() || nobody;
-        let wanted = read.then(|| known.wanted.contents());
+        let need = if known.wanted.owners().next().is_none() { Need::Nobody } else { Need::Somebody };
+        let read = known.stale || !reapply.is_empty() || need == Need::Nobody;
+        let changes: Vec<_> = batch.iter_mut().flat_map(|one| std::mem::take(&mut one.changes)).collect();
+        let transaction = match &known.backend {
+            Backend::Iptables { xtables, versions } => {
+                let (networks, ports) = self.said_so_far(&known.wanted);
+                let config = known.wanted.config();
+                let job = Job {
+                    names: config.names(),
+                    mark: config.mark,
+                    networks,
+                    ports,
+                    before: known.told.clone().filter(|_| !read),
+                    versions: versions.clone(),
+                };
+                Transaction::Job(Arc::clone(xtables), job)
+            }
+            Backend::Nftables | Backend::None if read => {
+                Transaction::Repair(known.wanted.table(), known.wanted.contents(), need)
+            }
+            Backend::Nftables | Backend::None => Transaction::Change(known.wanted.table(), changes),
+        };
+        // Whoever touches it from now on may do so behind the reader's back.
+        known.stale &= !read;
         drop(known);
         self.busy = true;
-        let changes: Vec<_> = batch.iter_mut().flat_map(|one| std::mem::take(&mut one.changes)).collect();
-        let work = async move {
-            match wanted {
-                Some(wanted) => repair(&*kernel, table, &wanted, nobody, deadline).await,
-                None => change(&*kernel, table, changes, deadline).await,
-            }
-        };
-        cx.run(&op, work, move |outcome| Done { outcome, batch, reapply, read, nobody });
+        let (kernel, began) = (Arc::clone(&self.deps.kernel), Instant::now());
+        let work = async move { transaction.carry_out(&*kernel, deadline).await };
+        let nobody = need == Need::Nobody;
+        cx.run(&op, work, move |outcome| Done { outcome, batch, reapply, read, nobody, began });
+    }
+
+    /// What is wanted, without what still waits: that must not fail what does not.
+    fn said_so_far(&self, wanted: &Ruleset) -> (Vec<Arc<NetworkRules>>, Vec<Arc<[PortRules]>>) {
+        let mut said: FxHashMap<_, _> = wanted.said().map(|(owner, said)| (owner, said.clone())).collect();
+        for one in self.waiting.iter().rev().filter(|one| !one.alone) {
+            said.insert(one.owner, one.before.clone());
+        }
+        let networks = said.values().filter_map(|said| said.network.clone()).collect();
+        let ports = said.into_values().map(|said| said.ports).filter(|ports| !ports.is_empty());
+        (networks, ports.collect())
+    }
+
+    /// What iptables cannot say is refused before it is wanted.
+    fn refusal(&self, networks: &[NetworkRules], ports: &[PortRules]) -> Option<Error> {
+        let known = self.deps.state.get();
+        let Backend::Iptables { .. } = known.backend else { return None };
+        let config = known.wanted.config();
+        Wanted::new(&config.names(), config.mark, networks, ports).err().map(Error::from)
+    }
+
+    /// How things are.
+    pub(super) fn picture(&self) -> FirewallSnapshot {
+        let known = self.deps.state.get();
+        let networks = known.wanted.owners().filter(|owner| matches!(owner, Owner::Network(_))).count();
+        FirewallSnapshot {
+            backend: known.backend.name().into(),
+            reason: known.reason.clone(),
+            place: known.backend.place(known.wanted.config()),
+            missing: known.missing.clone(),
+            networks,
+            endpoints: known.wanted.owners().count() - networks,
+            repairs: known.repairs,
+            trouble: known.trouble.clone(),
+            leftovers: known.leftovers.clone(),
+            obstacles: known.obstacles.clone(),
+        }
     }
 
     /// What a transaction came to.
-    fn done(&mut self, Done { outcome, batch, reapply, read, nobody }: Done, cx: &mut Cx<'_, Self>) {
+    fn done(&mut self, Done { outcome, batch, reapply, read, nobody, began }: Done, cx: &mut Cx<'_, Self>) {
         self.busy = false;
+        if read {
+            self.beside.took = began.elapsed();
+        }
         let outcome = outcome.unwrap_or_else(|cause| Err(Trouble::Other(panicked(&cause))));
         match outcome {
-            Ok(changes) => {
+            Ok(Told { changes, wanted }) => {
+                if read || batch.iter().any(|one| matches!(one.owner, Owner::Network(_))) {
+                    self.survey_soon(cx);
+                }
                 {
                     let mut known = self.deps.state.get();
+                    known.told = wanted;
                     if read {
                         known.repairs += u64::from(known.seen && changes > 0 && batch.is_empty());
                         // Where nobody has rules there may be no table, which the next one to have some finds out.
-                        (known.stale, known.seen, known.trouble) = (nobody, !nobody, None);
+                        known.stale |= nobody;
+                        (known.seen, known.trouble) = (!nobody, None);
                     }
                 }
                 batch.into_iter().for_each(|one| one.reply.send(Ok(true)));
                 reapply.into_iter().for_each(|reply| reply.send(Ok(changes)));
+                self.clean(cx);
             }
             // A kernel without nftables: nothing can be said to it, and nobody is held up for that.
             Err(Trouble::Missing(why)) => {
@@ -212,7 +299,7 @@ impl FirewallActor {
         known.trouble = Some(error.to_string());
         for one in batch.iter().rev().filter(|one| !one.wanted.is_empty()) {
             // What is to go stays wanted gone.
-            known.wanted.put(one.owner, one.before.clone());
+            known.wanted.put(one.owner, &one.before);
         }
         drop(known);
         reapply.into_iter().for_each(|reply| reply.send(Err(error.clone())));
@@ -236,90 +323,21 @@ impl Actor for FirewallActor {
     const KIND: &'static str = "firewall";
 
     fn started(&mut self, cx: &mut Cx<'_, Self>) {
-        let (mut news, me) = (self.deps.kernel.watch_tables(), cx.me());
-        let table = self.deps.state.get().wanted.table();
-        // Ends with the kernel, or when this incarnation is gone.
-        self.deps.tasks.spawn(async move {
-            while let Some(event) = news.next().await {
-                let ours = match event {
-                    TableEvent::Changed(changed) => changed == table,
-                    TableEvent::Overrun => true,
-                };
-                if !me.is_alive() {
-                    return;
-                }
-                if ours {
-                    me.tell(
-                        &OpCtx::new(Cause::Event("somebody changed the firewall"), PATIENCE),
-                        TableTouched,
-                    );
-                }
-            }
-        });
+        self.listen(cx);
     }
-}
-
-/// Why a transaction did not succeed.
-#[derive(Debug)]
-enum Trouble {
-    Missing(String),
-    Other(Error),
-}
-
-impl From<KernelError> for Trouble {
-    fn from(error: KernelError) -> Self {
-        if error.unsupported() { Self::Missing(error.to_string()) } else { Self::Other(error.into()) }
-    }
-}
-
-async fn change(
-    kernel: &dyn Kernel,
-    table: Table,
-    changes: Vec<Change>,
-    deadline: std::time::Instant,
-) -> std::result::Result<usize, Trouble> {
-    if changes.is_empty() {
-        return Ok(0);
-    }
-    let count = changes.len();
-    execute_all(kernel, vec![Op::ChangeTable { table, changes }], deadline).await?;
-    Ok(count)
-}
-
-/// Makes the table what is wanted, whatever it is. One that nobody needs is removed, but for what users have in it.
-async fn repair(
-    kernel: &dyn Kernel,
-    table: Table,
-    wanted: &Contents,
-    nobody: bool,
-    deadline: std::time::Instant,
-) -> std::result::Result<usize, Trouble> {
-    let changes = match kernel.table(table.clone(), deadline).await? {
-        None if nobody => Vec::new(),
-        Some(is) if nobody && !has_users(&is, wanted) => vec![Change::DeleteTable],
-        is => delta(is.as_ref(), wanted),
-    };
-    change(kernel, table, changes, deadline).await
-}
-
-/// Whether there is something of users in a table: rules in their chain, or chains of their own.
-fn has_users(is: &Contents, wanted: &Contents) -> bool {
-    is.chains.iter().any(|(chain, rules)| {
-        let ours = wanted.chains.iter().any(|(known, _)| known.name == chain.name);
-        !ours || (chain.name == USER_CHAIN && !rules.is_empty())
-    })
 }
 
 /// A transaction has ended.
 #[derive(Debug)]
 pub(super) struct Done {
-    outcome: std::result::Result<std::result::Result<usize, Trouble>, Panicked>,
+    outcome: std::result::Result<std::result::Result<Told, Trouble>, Panicked>,
     batch: Vec<Waiting>,
     reapply: Vec<Reply<Result<usize>>>,
     /// The table was read and compared.
     read: bool,
     /// Nobody had rules.
     nobody: bool,
+    began: Instant,
 }
 
 messages! {
@@ -336,6 +354,9 @@ impl Handle<SetNetworkRules> for FirewallActor {
         reply: Reply<Result<bool>>,
         cx: &mut Cx<'_, Self>,
     ) {
+        if let Some(error) = self.refusal(rules.as_slice(), &[]) {
+            return reply.send(Err(error));
+        }
         let owner = Owner::Network(network);
         let (before, noted) = {
             let mut known = self.deps.state.get();
@@ -353,6 +374,9 @@ impl Handle<SetPortRules> for FirewallActor {
         reply: Reply<Result<bool>>,
         cx: &mut Cx<'_, Self>,
     ) {
+        if let Some(error) = self.refusal(&[], &ports) {
+            return reply.send(Err(error));
+        }
         let owner = Owner::Endpoint(endpoint);
         let (before, noted) = {
             let mut known = self.deps.state.get();
@@ -363,16 +387,16 @@ impl Handle<SetPortRules> for FirewallActor {
 }
 
 impl Handle<EndRestore> for FirewallActor {
-    fn handle(&mut self, _: OpCtx, _: EndRestore, reply: Reply<Result<usize>>, cx: &mut Cx<'_, Self>) {
+    fn handle(&mut self, op: OpCtx, _: EndRestore, reply: Reply<Result<usize>>, cx: &mut Cx<'_, Self>) {
         self.deps.state.get().restoring = false;
-        self.reapply.push(reply);
-        self.go_on(cx);
+        self.handle(op, ReapplyRules, reply, cx);
     }
 }
 
 impl Handle<ReapplyRules> for FirewallActor {
     fn handle(&mut self, _: OpCtx, _: ReapplyRules, reply: Reply<Result<usize>>, cx: &mut Cx<'_, Self>) {
-        if self.deps.state.get().missing.is_some() {
+        if self.deps.state.get().is_silent() {
+            self.clean(cx);
             return reply.send(Ok(0));
         }
         self.reapply.push(reply);
@@ -381,24 +405,16 @@ impl Handle<ReapplyRules> for FirewallActor {
 }
 
 impl Handle<InspectFirewall> for FirewallActor {
-    fn handle(&mut self, _: OpCtx, _: InspectFirewall, reply: Reply<FirewallPicture>, _: &mut Cx<'_, Self>) {
-        let known = self.deps.state.get();
-        let networks = known.wanted.owners().filter(|owner| matches!(owner, Owner::Network(_))).count();
-        reply.send(FirewallPicture {
-            table: known.wanted.table().to_string(),
-            missing: known.missing.clone(),
-            networks,
-            endpoints: known.wanted.owners().count() - networks,
-            repairs: known.repairs,
-            trouble: known.trouble.clone(),
-        });
-    }
-}
-
-impl Handle<TableTouched> for FirewallActor {
-    fn handle(&mut self, _: OpCtx, _: TableTouched, _: Reply<()>, cx: &mut Cx<'_, Self>) {
-        self.deps.state.get().stale = true;
-        self.go_on(cx);
+    /// Answered when the host has been looked at: what stood in the way may have been taken out of it.
+    fn handle(
+        &mut self,
+        _: OpCtx,
+        _: InspectFirewall,
+        reply: Reply<FirewallSnapshot>,
+        cx: &mut Cx<'_, Self>,
+    ) {
+        self.surveys.asked.push(reply);
+        self.survey(cx);
     }
 }
 

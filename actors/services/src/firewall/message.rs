@@ -1,6 +1,7 @@
 //! What the firewall can be asked.
 
 use netloom_firewall::{NetworkRules, PortRules};
+use netloom_model::snapshot::FirewallSnapshot;
 use netloom_model::{EndpointId, NetworkId, Result};
 use netloom_runtime::messages;
 
@@ -24,12 +25,12 @@ pub struct SetPortRules {
     pub ports: Vec<PortRules>,
 }
 
-/// Everything that was there before the start has been said again: what else is in the table goes now. Until then what
+/// Everything that was there before the start has been said again: what else is among the engine's rules goes now. Until then what
 /// is said is only noted, so that nothing of what runs is touched. Answered with the number of changes it took.
 #[derive(Clone, Copy, Debug)]
 pub struct EndRestore;
 
-/// Compare the kernel's table with what is wanted, and repair it. Answered with the number of changes it took.
+/// Compare what the host has with what is wanted, and repair it. Answered with the number of changes it took.
 #[derive(Clone, Copy, Debug)]
 pub struct ReapplyRules;
 
@@ -37,26 +38,25 @@ pub struct ReapplyRules;
 #[derive(Clone, Copy, Debug)]
 pub struct InspectFirewall;
 
-/// How things are with the firewall.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct FirewallPicture {
-    /// The table, such as `inet netloom`.
-    pub table: String,
-    /// Why there is none, where the kernel has no nftables.
-    pub missing: Option<String>,
-    /// How many networks have rules.
-    pub networks: usize,
-    /// How many endpoints have published ports.
-    pub endpoints: usize,
-    /// How often the table was found other than it should be, and repaired.
-    pub repairs: u64,
-    /// Why it is not as it should be now.
-    pub trouble: Option<String>,
-}
-
-/// Somebody else changed the table, or nobody knows whether.
+/// Somebody may have changed the rules.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TableTouched;
+
+/// Somebody has changed tables of nftables.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HostTouched;
+
+/// The rules have been left alone for long enough to be looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LookDue;
+
+/// It is time to look at what of the host's stands in the way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SurveyDue;
+
+/// It is time to remove what other backends have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CleanDue;
 
 /// It is time to try again.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +67,11 @@ messages! {
     SetPortRules => Result<bool>;
     EndRestore => Result<usize>;
     ReapplyRules => Result<usize>;
-    InspectFirewall => FirewallPicture;
+    InspectFirewall => FirewallSnapshot;
     TableTouched => ();
+    HostTouched => ();
+    LookDue => ();
+    SurveyDue => ();
+    CleanDue => ();
     RetryDue => ();
 }

@@ -1,11 +1,15 @@
-//! The firewall service: keeps the kernel's table as the engine wants it.
+//! The firewall service: keeps the host's firewall as the engine wants it.
 
 mod actor;
+mod backend;
+mod choice;
 mod message;
 mod state;
+mod survey;
+mod watch;
 
 pub use actor::{FirewallActor, FirewallDeps};
-pub use message::{
-    EndRestore, FirewallPicture, InspectFirewall, ReapplyRules, SetNetworkRules, SetPortRules,
-};
+pub use backend::Backend;
+pub use choice::Choice;
+pub use message::{EndRestore, InspectFirewall, ReapplyRules, SetNetworkRules, SetPortRules};
 pub use state::FirewallState;

@@ -3,10 +3,16 @@
 use std::cell::{RefCell, RefMut};
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use netloom_firewall::iptables::Wanted;
 use netloom_firewall::{Ruleset, TableConfig};
+use netloom_model::snapshot::Obstacle;
 
-/// What is wanted, and how far the kernel is.
+use super::backend::Backend;
+use super::choice::Choice;
+
+/// What is wanted, and how far the host is.
 #[derive(Clone)]
 pub struct FirewallState(Rc<RefCell<Known>>);
 
@@ -18,30 +24,54 @@ impl fmt::Debug for FirewallState {
 
 pub(super) struct Known {
     pub(super) wanted: Ruleset,
+    pub(super) backend: Backend,
+    /// Why it is that one.
+    pub(super) reason: String,
     /// What was there before the start is still being said again.
     pub(super) restoring: bool,
-    /// The kernel's table may differ from what is wanted: it has to be read.
+    /// The host may differ from what is wanted: it has to be read.
     pub(super) stale: bool,
     /// It has been as wanted once. What differs then was somebody else's doing.
     pub(super) seen: bool,
-    /// Why there is no table.
+    /// What iptables was told.
+    pub(super) told: Option<Arc<Wanted>>,
+    /// Why there are no rules.
     pub(super) missing: Option<String>,
     pub(super) repairs: u64,
     pub(super) trouble: Option<String>,
+    /// What other backends had of this engine is gone.
+    pub(super) cleaned: bool,
+    /// Why it is not.
+    pub(super) leftovers: Option<String>,
+    /// What of the host's stood in the way at the last survey.
+    pub(super) obstacles: Vec<Obstacle>,
+}
+
+impl Known {
+    /// Whether there is nothing that rules are said to.
+    pub(super) fn is_silent(&self) -> bool {
+        self.missing.is_some() || matches!(self.backend, Backend::None)
+    }
 }
 
 impl FirewallState {
-    /// Nothing is wanted yet, and nothing is known of the kernel.
+    /// Nothing is wanted yet, and nothing is known of the host.
     #[must_use]
-    pub fn new(config: TableConfig) -> Self {
+    pub fn new(config: TableConfig, Choice { backend, reason, missing }: Choice) -> Self {
         Self(Rc::new(RefCell::new(Known {
             wanted: Ruleset::new(config),
+            backend,
+            reason,
             restoring: true,
             stale: true,
             seen: false,
-            missing: None,
+            told: None,
+            missing,
             repairs: 0,
             trouble: None,
+            cleaned: false,
+            leftovers: None,
+            obstacles: Vec::new(),
         })))
     }
 

@@ -53,6 +53,34 @@ pub(super) fn removal(names: &Names, hooks: &[Hook], saved: &Saved) -> Option<St
             // Before anything else: nothing of ours may lead anywhere when it goes.
             lines.change.splice(0..0, there.map(|rule| format!("-D {} {rule}", hook.chain)));
         }
+        let user = names.user();
+        if table == Table::Filter && saved.has(table, &user) && saved.rules(table, &user).is_empty() {
+            let ends = [format!("-j {user}"), format!("-g {user}")];
+            let leads = |rule: &String| ends.iter().any(|end| rule.ends_with(end));
+            let others = || saved.chains(table).filter(|(chain, _)| !names.own(chain));
+            if !others().any(|(_, rules)| rules.iter().any(leads)) {
+                lines.make.push(user.clone());
+                lines.remove.push(user);
+            }
+        }
+        lines.write(table, &mut text);
+    }
+    (!text.is_empty()).then_some(text)
+}
+
+/// What takes back what became of chains of ours and of the jumps to them. The users' chain is left alone.
+pub(super) fn back(names: &Names, hooks: &[Hook], before: &Saved, now: &Saved) -> Option<String> {
+    let mut text = String::new();
+    for table in Table::ALL {
+        let mut lines = Lines::between(&own(names, table, now), &own(names, table, before));
+        for Hook { chain, rule, .. } in hooks.iter().filter(|hook| hook.table == table) {
+            let count =
+                |saved: &Saved| saved.rules(table, chain).iter().filter(|found| *found == rule).count();
+            let (was, is) = (count(before), count(now));
+            // Ahead of the chains, which may go.
+            lines.change.splice(0..0, (was..is).map(|_| format!("-D {chain} {rule}")));
+            lines.change.extend((is..was).map(|_| format!("-I {chain} 1 {rule}")));
+        }
         lines.write(table, &mut text);
     }
     (!text.is_empty()).then_some(text)

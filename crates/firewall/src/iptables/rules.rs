@@ -51,8 +51,8 @@ pub(super) fn hooks(names: &Names, version: Version) -> Vec<Hook> {
 pub(super) fn translate(
     names: &Names,
     mark: Option<Mark>,
-    networks: &[NetworkRules],
-    ports: &[PortRules],
+    networks: &[&NetworkRules],
+    ports: &[&PortRules],
     version: Version,
 ) -> Result<Tables, Unfit> {
     let mut all = All { names, mark, version, filter: Chains::new(), nat: Chains::new(), raw: Chains::new() };
@@ -67,7 +67,7 @@ pub(super) fn translate(
     if version == Version::V4 {
         all.raw.insert(names.chain("RAW"), Vec::new());
     }
-    let mut networks: Vec<_> = networks.iter().collect();
+    let mut networks = networks.to_vec();
     networks.sort_by_key(|rules| rules.bridge);
     // What goes to a bridge is judged there, wherever it comes from.
     for (kind, flag) in [("I", "-o"), ("O", "-i")] {
@@ -80,7 +80,7 @@ pub(super) fn translate(
     for network in networks {
         all.network(network)?;
     }
-    let mut ports: Vec<_> = ports.iter().collect();
+    let mut ports = ports.to_vec();
     ports.sort_by_key(|port| (port.container, port.protocol, port.container_port, port.host, port.first));
     for port in ports {
         all.port(port)?;

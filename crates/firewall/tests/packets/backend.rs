@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
-use netloom_firewall::io::{Programs, RunXtables, Xtables};
-use netloom_firewall::iptables::{Names, Version, Wanted};
+use netloom_firewall::io::{Installed, Programs, RunXtables, Variant, Xtables};
+use netloom_firewall::iptables::{Job, Names, Version, Wanted};
 use netloom_firewall::{Mark, NetworkRules, PortRules};
 use netloom_model::{EndpointId, NetworkId};
 
@@ -16,11 +17,11 @@ pub(crate) enum Backend {
     /// None: the table of nftables, over netlink.
     Nftables,
     /// Those of iptables, of this variant.
-    Iptables(&'static str),
+    Iptables(Variant),
 }
 
 pub(crate) const BACKENDS: [Backend; 3] =
-    [Backend::Nftables, Backend::Iptables("nft"), Backend::Iptables("legacy")];
+    [Backend::Nftables, Backend::Iptables(Variant::Nft), Backend::Iptables(Variant::Legacy)];
 
 impl Backend {
     /// A users' rule: connections that come in by the uplink for a port of the host are dropped.
@@ -85,72 +86,55 @@ impl Backend {
 /// Chains of iptables, with what they are made of.
 pub(crate) struct Tables {
     programs: RunXtables,
-    names: Names,
     mark: Option<Mark>,
-    networks: BTreeMap<NetworkId, NetworkRules>,
-    ports: BTreeMap<EndpointId, Vec<PortRules>>,
-    told: Wanted,
+    networks: BTreeMap<NetworkId, Arc<NetworkRules>>,
+    ports: BTreeMap<EndpointId, Arc<[PortRules]>>,
+    told: Option<Arc<Wanted>>,
 }
 
 impl Tables {
-    pub(crate) fn new(variant: &str, mark: Option<Mark>) -> Self {
-        let programs = Programs::below(Path::new("/usr/sbin"), variant).expect("iptables is installed");
-        let names = Names::of("netloom");
-        let told = Wanted::new(&names, mark, &[], &[]).expect("nothing is refused");
-        let programs = RunXtables::start(programs).expect("a thread");
-        let tables = Self { programs, names, mark, networks: BTreeMap::new(), ports: BTreeMap::new(), told };
-        tables.repair();
-        tables
+    pub(crate) fn new(variant: Variant, mark: Option<Mark>) -> Self {
+        let programs = Programs::below(Path::new("/usr/sbin"), Some(variant)).expect("iptables is installed");
+        let programs = RunXtables::start(Installed::only(programs)).expect("a thread");
+        Self { programs, mark, networks: BTreeMap::new(), ports: BTreeMap::new(), told: None }
     }
 
     pub(crate) fn set_network(&mut self, network: NetworkId, rules: Option<&NetworkRules>) {
         match rules {
-            Some(rules) => drop(self.networks.insert(network, rules.clone())),
+            Some(rules) => drop(self.networks.insert(network, rules.clone().into())),
             None => drop(self.networks.remove(&network)),
         }
-        self.tell();
+        self.told = self.settle(self.told.clone());
     }
 
     pub(crate) fn set_ports(&mut self, endpoint: EndpointId, ports: &[PortRules]) {
-        self.ports.insert(endpoint, ports.to_vec());
-        self.tell();
+        self.ports.insert(endpoint, ports.into());
+        self.told = self.settle(self.told.clone());
     }
 
-    fn tell(&mut self) {
-        let networks: Vec<_> = self.networks.values().cloned().collect();
-        let ports: Vec<_> = self.ports.values().flatten().cloned().collect();
-        let wanted = Wanted::new(&self.names, self.mark, &networks, &ports).expect("all of it fits");
-        for version in [Version::V4, Version::V6] {
-            if let Some(text) = wanted.delta(version, &self.told) {
-                self.feed(version, text);
-            }
-        }
-        self.told = wanted;
-    }
-
-    fn feed(&self, version: Version, text: String) {
-        let shown = text.clone();
-        let answer = wait(self.programs.restore(version, text, soon()));
-        answer.unwrap_or_else(|error| panic!("{error}\n{shown}"));
-    }
-
-    /// What differs from what is wanted.
-    fn wrong(&self, version: Version) -> Option<String> {
-        let saved = wait(self.programs.save(version, soon())).unwrap_or_else(|error| panic!("{error}"));
-        self.told.restore(version, &saved)
+    fn settle(&self, before: Option<Arc<Wanted>>) -> Option<Arc<Wanted>> {
+        let job = Job {
+            names: Names::of("netloom"),
+            mark: self.mark,
+            networks: self.networks.values().cloned().collect(),
+            ports: self.ports.values().cloned().collect(),
+            before,
+            versions: vec![Version::V4, Version::V6],
+        };
+        let programs: &dyn Xtables = &self.programs;
+        wait(programs.settle(job, soon())).unwrap_or_else(|error| panic!("{error}")).wanted
     }
 
     pub(crate) fn repair(&self) {
-        for version in [Version::V4, Version::V6] {
-            if let Some(text) = self.wrong(version) {
-                self.feed(version, text);
-            }
-        }
+        self.settle(None);
     }
 
     pub(crate) fn assert_as_wanted(&self) {
+        let programs: &dyn Xtables = &self.programs;
         for version in [Version::V4, Version::V6] {
-            assert_eq!(self.wrong(version), None);
+            let saved = wait(programs.save(programs.chosen(), version, soon())).expect("shown");
+            let wanted = self.told.as_ref().expect("something is wanted");
+            assert_eq!(wanted.restore(version, &saved), None);
         }
     }
 }

@@ -51,7 +51,7 @@ use futures::channel::{mpsc, oneshot};
 use futures::future::BoxFuture;
 use netloom_model::{IfName, NetnsName};
 
-use crate::nft::{Contents, Table};
+use crate::nft::{Contents, Dropping, Point, Table};
 use crate::op::{Netns, Op};
 use crate::view::{
     AddressView, KernelEvent, KernelStats, LinkCounters, LinkView, NeighbourView, ReachEvent, RouteView,
@@ -259,6 +259,13 @@ impl Kernel for LinuxKernel {
         let what = format!("read table {table}");
         let queued = self.executors.nft.submit(nft::Task::Read { table, allowance, reply }).is_ok();
         answered(what, allowance, queued, answer)
+    }
+
+    fn dropping(&self, point: Point, deadline: Instant) -> KernelFuture<Vec<Dropping>> {
+        let allowance = Allowance::until(deadline);
+        let (reply, answer) = oneshot::channel();
+        let queued = self.executors.nft.submit(nft::Task::Dropping { point, allowance, reply }).is_ok();
+        answered("list chains that drop".into(), allowance, queued, answer)
     }
 
     fn run_in(&self, netns: Netns, job: NetnsJob, deadline: Instant) -> KernelFuture<()> {

@@ -323,6 +323,17 @@ impl fmt::Display for Change {
     }
 }
 
+/// A base chain that drops what its rules do not accept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Dropping {
+    /// Its table.
+    pub table: Table,
+    /// Its name.
+    pub chain: String,
+    /// The rules of all chains of its table, each with the chain's name, those of a chain in their order.
+    pub rules: Vec<(String, Rule)>,
+}
+
 /// What is in a table.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Contents {

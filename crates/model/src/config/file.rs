@@ -26,12 +26,14 @@ const ROOT: &[&str] = &[
     "machine_id_file",
     "gateway_network",
     "name_server_files",
+    "firewall",
     "limits",
     "timeouts",
     "daemon",
     "cluster",
     "scopes",
 ];
+const FIREWALL: &[&str] = &["backend"];
 const LIMITS: &[&str] = &["operations", "operations_per_object", "event_backlog"];
 const TIMEOUTS: &[&str] = &["operation", "shutdown"];
 const POOL: &[&str] = &["base", "size"];
@@ -103,6 +105,7 @@ pub fn parse(text: &str, file: Option<&Path>) -> Result<(EngineConfig, Vec<Ignor
             Some("name_server_files") => {
                 config.name_server_files = entry.each(|file| Ok(file.text()?.into()))?;
             }
+            Some("firewall") => firewall(&mut config, &entry)?,
             Some("limits") => limits(&mut config, &entry)?,
             Some("timeouts") => timeouts(&mut config, &entry)?,
             Some("daemon") => daemon(&mut config, &entry)?,
@@ -117,6 +120,18 @@ pub fn parse(text: &str, file: Option<&Path>) -> Result<(EngineConfig, Vec<Ignor
     let config = config.normalized();
     config.validate().map_err(|error| located(&source, root.get_ref(), error))?;
     Ok((config, ignored))
+}
+
+fn firewall(config: &mut EngineConfig, table: &Entry<'_>) -> Result<()> {
+    for entry in table.fields()? {
+        match entry.named(FIREWALL) {
+            Some("backend") => {
+                config.firewall.backend = entry.text()?.parse().map_err(|why| entry.error(why))?;
+            }
+            _ => return Err(entry.unknown(FIREWALL)),
+        }
+    }
+    Ok(())
 }
 
 fn limits(config: &mut EngineConfig, table: &Entry<'_>) -> Result<()> {

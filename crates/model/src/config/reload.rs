@@ -1,10 +1,10 @@
 //! What a running engine takes of a new configuration.
 
-use super::{ClusterConfig, EngineConfig, Limits, Timeouts};
+use super::{ClusterConfig, EngineConfig, FirewallConfig, Limits, Timeouts};
 use crate::error::{Reason, Result};
 
 /// How many keys a configuration has.
-const KEYS: usize = 22;
+const KEYS: usize = 23;
 
 impl EngineConfig {
     /// Every key, as errors name it, and whether two configurations differ in it.
@@ -19,6 +19,7 @@ impl EngineConfig {
             machine_id_file,
             gateway_network,
             name_server_files,
+            firewall: FirewallConfig { backend },
             limits: Limits { operations, operations_per_object, event_backlog },
             timeouts: Timeouts { operation, shutdown },
             debug,
@@ -38,6 +39,7 @@ impl EngineConfig {
             ("machine_id_file", *machine_id_file != other.machine_id_file),
             ("gateway_network", *gateway_network != other.gateway_network),
             ("name_server_files", *name_server_files != other.name_server_files),
+            ("firewall.backend", *backend != other.firewall.backend),
             ("limits.operations", *operations != other.limits.operations),
             ("limits.operations_per_object", *operations_per_object != other.limits.operations_per_object),
             ("limits.event_backlog", *event_backlog != other.limits.event_backlog),
@@ -78,7 +80,8 @@ impl EngineConfig {
                 return Err(Reason::StoreModified { scope: scope_name, present, wanted }.into());
             }
         }
-        // The event channel is as long as it was made.
+        // The event channel is as long as it was made. A backend that was changed under running containers would leave
+        // them without rules for a moment.
         for (key, present, wanted) in [
             ("data_dir", self.data_dir.display().to_string(), next.data_dir.display().to_string()),
             ("run_dir", self.run_dir.display().to_string(), next.run_dir.display().to_string()),
@@ -88,6 +91,7 @@ impl EngineConfig {
                 self.machine_id_file.display().to_string(),
                 next.machine_id_file.display().to_string(),
             ),
+            ("firewall.backend", self.firewall.backend.to_string(), next.firewall.backend.to_string()),
             (
                 "limits.event_backlog",
                 self.limits.event_backlog.to_string(),

@@ -71,6 +71,12 @@ impl SimKernel {
         }
     }
 
+    /// From now on the kernel has no nftables, as one that was built without: what is asked of it is refused with
+    /// `EOPNOTSUPP`, and nobody is told anything.
+    pub fn without_nftables(&self) {
+        self.lock().world.tables.absent = true;
+    }
+
     /// Deletes any link, whoever's it is. Devices of the host can be unplugged so.
     ///
     /// # Errors

@@ -101,7 +101,13 @@ impl Kernel for SimKernel {
     }
 
     fn table(&self, table: Table, _deadline: Instant) -> KernelFuture<Option<Contents>> {
-        ready(Ok(self.lock().world.tables.contents(&table))).boxed()
+        let tables = &self.lock().world.tables;
+        let what = || format!("read table {table}");
+        let found = match tables.absent {
+            true => Err(KernelError::refused(what(), EOPNOTSUPP, "this kernel has no nftables")),
+            false => Ok(tables.contents(&table)),
+        };
+        ready(found).boxed()
     }
 
     /// Always refused with `EOPNOTSUPP`: there is nothing to be in.
@@ -128,7 +134,11 @@ impl Kernel for SimKernel {
     }
 
     fn watch_tables(&self) -> mpsc::Receiver<TableEvent> {
-        self.lock().world.table_watchers.add(WATCH_CAPACITY)
+        let world = &mut self.lock().world;
+        match world.tables.absent {
+            true => mpsc::channel(0).1,
+            false => world.table_watchers.add(WATCH_CAPACITY),
+        }
     }
 
     fn stats(&self) -> KernelStats {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use netloom_kernel::nft::{Chain, Change, Contents, Datum, Element, Expr, Rule, Set, Table, Verdict};
 use rustc_hash::FxHashMap;
 
-use crate::errno::{EBUSY, EEXIST, EINVAL, ENOENT, Refusal};
+use crate::errno::{EBUSY, EEXIST, EINVAL, ENOENT, EOPNOTSUPP, Refusal};
 
 type Key = Box<[Datum]>;
 /// Takes back one step of a transaction.
@@ -13,7 +13,11 @@ type Undo = Box<dyn FnOnce(&mut Tables)>;
 
 /// Every table of the host's namespace.
 #[derive(Debug, Default)]
-pub(super) struct Tables(BTreeMap<Table, State>);
+pub(super) struct Tables {
+    all: BTreeMap<Table, State>,
+    /// The kernel has no nftables.
+    pub(super) absent: bool,
+}
 
 #[derive(Clone, Debug, Default)]
 struct State {
@@ -31,6 +35,9 @@ struct Members {
 impl Tables {
     /// Carries out all changes, or none.
     pub(super) fn change(&mut self, table: &Table, changes: &[Change]) -> Result<(), Refusal> {
+        if self.absent {
+            return Err(Refusal::new(EOPNOTSUPP));
+        }
         let mut done = Vec::new();
         for change in changes {
             if let Err(refusal) = self.step(table, change, &mut done) {
@@ -45,7 +52,7 @@ impl Tables {
 
     /// What is in a table; `None` without it, and without chains as on Linux.
     pub(super) fn contents(&self, table: &Table) -> Option<Contents> {
-        let State { chains, sets } = self.0.get(table).filter(|state| !state.chains.is_empty())?;
+        let State { chains, sets } = self.all.get(table).filter(|state| !state.chains.is_empty())?;
         let sets = sets.values().map(|members| {
             let mut elements: Vec<_> = members.elements.values().cloned().collect();
             elements.sort();
@@ -56,15 +63,15 @@ impl Tables {
 
     /// Somebody else's `nft flush ruleset`: the tables that are gone.
     pub(super) fn clear(&mut self) -> Vec<Table> {
-        std::mem::take(&mut self.0).into_keys().collect()
+        std::mem::take(&mut self.all).into_keys().collect()
     }
 
     /// The table, for a step that can be taken back as a whole: chains and rules are few.
     fn kept(&mut self, table: &Table, done: &mut Vec<Undo>) -> Result<&mut State, Refusal> {
-        let state = self.0.get_mut(table).ok_or(Refusal::new(ENOENT))?;
+        let state = self.all.get_mut(table).ok_or(Refusal::new(ENOENT))?;
         let (chains, table) = (state.chains.clone(), table.clone());
         done.push(Box::new(move |tables| {
-            if let Some(state) = tables.0.get_mut(&table) {
+            if let Some(state) = tables.all.get_mut(&table) {
                 state.chains = chains;
             }
         }));
@@ -74,16 +81,16 @@ impl Tables {
     fn step(&mut self, table: &Table, change: &Change, done: &mut Vec<Undo>) -> Result<(), Refusal> {
         match change {
             Change::AddTable => {
-                if !self.0.contains_key(table) {
-                    self.0.insert(table.clone(), State::default());
+                if !self.all.contains_key(table) {
+                    self.all.insert(table.clone(), State::default());
                     let table = table.clone();
-                    done.push(Box::new(move |tables| drop(tables.0.remove(&table))));
+                    done.push(Box::new(move |tables| drop(tables.all.remove(&table))));
                 }
             }
             Change::DeleteTable => {
-                let state = self.0.remove(table).ok_or(Refusal::new(ENOENT))?;
+                let state = self.all.remove(table).ok_or(Refusal::new(ENOENT))?;
                 let table = table.clone();
-                done.push(Box::new(move |tables| drop(tables.0.insert(table, state))));
+                done.push(Box::new(move |tables| drop(tables.all.insert(table, state))));
             }
             Change::AddChain(chain) => {
                 let state = self.kept(table, done)?;
@@ -209,7 +216,7 @@ impl Tables {
     fn owe(&self, table: &Table, name: &str, before: Option<Members>, done: &mut Vec<Undo>) {
         let (table, name) = (table.clone(), name.to_owned());
         done.push(Box::new(move |tables| {
-            if let Some(state) = tables.0.get_mut(&table) {
+            if let Some(state) = tables.all.get_mut(&table) {
                 match before {
                     Some(members) => drop(state.sets.insert(name, members)),
                     None => drop(state.sets.remove(&name)),
@@ -219,7 +226,7 @@ impl Tables {
     }
 
     fn state(&mut self, table: &Table) -> Result<&mut State, Refusal> {
-        self.0.get_mut(table).ok_or(Refusal::new(ENOENT))
+        self.all.get_mut(table).ok_or(Refusal::new(ENOENT))
     }
 
     fn members(&mut self, table: &Table, set: &str) -> Result<&mut Members, Refusal> {

@@ -40,6 +40,15 @@ pub(super) fn chain(body: &[u8], table: &str) -> Option<Chain> {
     Some(Chain { name: text(body, CHAIN.name)?, hook })
 }
 
+/// A base chain at a point, of any table, whose policy is to drop.
+pub(super) fn dropping(body: &[u8], at: Point) -> Option<(Table, String)> {
+    let attributes = body.get(HEADER..)?;
+    let hook = attribute(attributes, CHAIN.hook)?;
+    let here = number(hook, HOOK.number)? == at.number();
+    let drops = number(attributes, CHAIN.policy)? == libc::NF_DROP as u32;
+    (here && drops).then_some((table(body)?, text(attributes, CHAIN.name)?))
+}
+
 /// A rule, and the chain that it is in.
 pub(super) fn rule(body: &[u8]) -> Option<(String, Rule)> {
     let body = body.get(HEADER..)?;

@@ -5,6 +5,7 @@
 mod attributes;
 mod conntrack;
 mod decode;
+mod dropping;
 mod encode;
 mod numbers;
 
@@ -22,7 +23,7 @@ use self::numbers::{BATCH_BEGIN, BATCH_END, CHAIN, ELEMENT, NFTABLES, RULE, SET}
 use super::call::{Allowance, Call};
 use super::failure::Failure;
 use super::transport::{Counters, Transport};
-use crate::nft::{Change, Contents, Family, Table};
+use crate::nft::{Change, Contents, Dropping, Family, Point, Table};
 use crate::op::Op;
 use crate::worker::Worker;
 
@@ -38,6 +39,8 @@ pub(super) enum Task {
     Call(Call),
     /// What is in a table.
     Read { table: Table, allowance: Allowance, reply: oneshot::Sender<Result<Option<Contents>, Failure>> },
+    /// Which base chains drop what they do not accept.
+    Dropping { point: Point, allowance: Allowance, reply: oneshot::Sender<Result<Vec<Dropping>, Failure>> },
 }
 
 /// A socket that is opened when it is needed: a kernel without nftables is good for all else.
@@ -78,6 +81,15 @@ pub(super) fn spawn(bound: usize, counters: &Arc<Counters>, own: Arc<AtomicU32>)
                         Err(Failure::NotStarted)
                     } else {
                         socket.open().and_then(|socket| contents(socket, &table, allowance.deadline))
+                    };
+                    // The caller may have stopped waiting.
+                    let _ = reply.send(read);
+                }
+                Task::Dropping { point, allowance, reply } => {
+                    let read = if allowance.is_over() {
+                        Err(Failure::NotStarted)
+                    } else {
+                        socket.open().and_then(|socket| dropping::at(socket, point, allowance.deadline))
                     };
                     // The caller may have stopped waiting.
                     let _ = reply.send(read);
