@@ -8,9 +8,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use netloom::cluster::{ClusterStore, MemoryCluster};
 use netloom::snapshot::PoolSnapshot;
-use netloom::testkit::SimKernel;
+use netloom::testkit::{Fault, FaultKind, SimKernel};
 use netloom::{
-    EndpointSpec, Engine, ErrorKind, Membership, Network, NetworkSpec, Simulation, SimulationBuilder, Victim,
+    EndpointSpec, Engine, ErrorKind, JoinSpec, Membership, Network, NetworkSpec, Reason, SandboxSpec,
+    Simulation, SimulationBuilder, Victim,
 };
 
 use crate::support::{bounded, delete_everything, until, within};
@@ -139,4 +140,40 @@ async fn while_the_store_is_away_nothing_is_given_and_nothing_is_lost() {
     address(&blue, "db").await;
     bounded("the end", delete_everything(a.engine())).await.expect("deleted");
     until("nothing is there", async || pools(&a).await.is_empty()).await;
+}
+
+/// A network is deleted, and a link of it dies slowly: who wants its subnet on another host is told so, and gets it
+/// afterwards.
+#[tokio::test]
+async fn other_hosts_are_told_that_pools_will_be_given_back() {
+    let store = MemoryCluster::default();
+    let (a, b) = (started(member(&store, "a")).await, started(member(&store, "b")).await);
+    let blue = network(&a, "blue").await;
+    let pool = blue.inspect().await.expect("there").v4[0].pool;
+    address(&blue, "web").await;
+    let web = blue.endpoint_by_name("web").await.expect("there");
+    let sandbox = a.engine().controller().create_sandbox(SandboxSpec::new("c1")).await.expect("made");
+    web.join(&sandbox, JoinSpec::default()).await.expect("joined");
+    let controller = b.engine().controller();
+    let wanted = || controller.create_network(in_common("red").subnet(pool));
+    let error = wanted().await.expect_err("it has it");
+    assert!(matches!(error.reason(), Reason::PoolOverlap { .. }), "{error}");
+
+    a.kernel().plan(Fault::verb("delete_link", 1, FaultKind::Hang));
+    bounded("the deletion", blue.delete_with_force()).await.expect("deleted");
+    until("the hang", async || a.kernel().hanging() == 1).await;
+    until("it is told", async || {
+        let error = wanted().await.expect_err("a link of it may still answer");
+        assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
+        let text = error.to_string();
+        text.contains("blue of host a") && text.contains("gives its pools back") && text.contains("try again")
+    })
+    .await;
+    assert_eq!(a.kernel().release(), 1);
+    until("it is given back", async || pools(&a).await.is_empty()).await;
+    let red = bounded("the network", wanted()).await.expect("it is free");
+    assert_eq!(red.inspect().await.expect("there").v4[0].pool, pool);
+    for host in [&a, &b] {
+        bounded("the end", delete_everything(host.engine())).await.expect("deleted");
+    }
 }

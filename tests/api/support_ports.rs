@@ -27,7 +27,7 @@ pub(crate) async fn check(engine: &Engine, kernel: &SimKernel) -> Result<(), Str
     let taken: BTreeSet<_> = listed
         .iter()
         .flat_map(|ports| {
-            let each = ports.ports.iter().flat_map(|ports| ports.each());
+            let each = ports.ports.iter().flat_map(netloom::HostPorts::each);
             each.map(|port| (ports.endpoint.id.clone(), port))
         })
         .collect();

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netloom::kernel::Kernel;
 use netloom::{
@@ -82,6 +82,16 @@ fn answer(mut client: TcpStream) {
         if client.write_all(&said[..count]).is_err() {
             return;
         }
+    }
+}
+
+/// Returns when a port of the host is free. A process that was started a moment ago has copies of all descriptors until it is
+/// another program.
+async fn is_free(port: u16) {
+    let patience = soon();
+    while let Err(error) = TcpListener::bind(("0.0.0.0", port)) {
+        assert!(Instant::now() < patience, "{port}: {error}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
@@ -255,7 +265,7 @@ async fn led_until_it_leaves(mut lab: Lab, rules: Rules) {
     assert_eq!(comes(neighbour, at(HOST, 8080)).await, Heard::Refused);
     assert!(ports_of(&web).await.is_empty());
     assert_eq!(engine.controller().ports().await.expect("listed"), []);
-    drop(TcpListener::bind("0.0.0.0:8080").expect("free"));
+    is_free(8080).await;
     let said = rules.shown().join(" ");
     assert!(!said.contains("8080") && !said.contains("7000"), "{said}");
     delete_everything(&engine).await;
@@ -324,6 +334,6 @@ fn ports_and_their_connections_outlive_the_engine() {
         }
         let engine = lab.next_engine().await;
         delete_everything(&engine).await;
-        drop(TcpListener::bind(("0.0.0.0", dynamic)).expect("free"));
+        is_free(dynamic).await;
     });
 }

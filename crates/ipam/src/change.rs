@@ -35,6 +35,11 @@ pub enum Change {
         /// The network.
         network: NetworkId,
     },
+    /// A network was deleted, and gives its pools back when its host's kernel has let go of the last of its links.
+    PoolsRetired {
+        /// The network.
+        network: NetworkId,
+    },
     /// An endpoint leased addresses.
     Leased {
         /// Its network.

@@ -14,12 +14,9 @@ use crate::change::Change;
 use crate::cluster::ClusterIpam;
 use crate::default::DefaultIpam;
 use crate::head::unread;
-use crate::history::ATTEMPTS;
+use crate::history::{AT_ONCE, ATTEMPTS};
 use crate::owner::OwnerId;
 use crate::request::AddressSpace;
-
-/// How much of a host is removed with one change of the head, which has a limit.
-const AT_ONCE: usize = 48;
 
 /// Who an engine is in a cluster.
 #[derive(Clone, Debug)]

@@ -2,10 +2,27 @@
 //!
 //! The store has a head: the number of an image, and the changes made since. Whoever changes something adds it to the head
 //! that it has seen, in one swap; who comes too late looks again and decides anew. So all hosts make the same changes in the
-//! same order, and no address is given twice. When the head has become long, an image is written beside it, and the next
-//! head begins there.
+//! same order, and no address is given twice. Each host keeps a replica. It decides by that, without asking, and finds out by
+//! the swap whether it was of today.
 //!
-//! Each host keeps a replica. It decides by that, without asking, and finds out by the swap whether it was of today.
+//! When the head has become long (64 changes, or 256 KiB), whoever changes something next writes the image of all changes
+//! so far, and its head begins there. An image is a tree of parts of some kilobytes (`tree`): those at the bottom have the
+//! entries in order (`entry`), those above name parts by a number and a hash of what is in them. Only parts in which
+//! something has changed are made anew, with those that name them; all others are named again. So what is written follows
+//! how much has changed, and no value grows with the space:
+//!
+//! - a part is written before any head names it, and never changed. Two hosts that write one image write the same parts, or
+//!   each its own; whose swap of the head comes first has made it, and nothing of the other's is in it;
+//! - a part bears the number of the image that it was made for, the number of changes in that. An image is made of parts
+//!   of the one before and of those with its own number, so a part that an image does not have is in none after it. Whoever
+//!   has made an image removes those of the one before that it does not use;
+//! - what somebody left behind who died before his swap, or whose removals failed, has a number that is not higher than that
+//!   of a later image, and is not in it. It is looked for after as many changes as there are parts, and after each image
+//!   of a small space;
+//! - the changes of the last 16 heads before are kept beside the image, so a host that is some hundred changes behind follows
+//!   those. One that is further behind, or new, reads the whole image. Where a part is gone, the
+//!   head has gone on meanwhile: it looks again, and reads what it has not read yet. A part that is gone though the head has
+//!   not changed is an error, and so is one that does not have the hash it is named by.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -68,8 +85,8 @@ impl ClusterIpam {
     /// As [`DefaultIpam::request_pools`]. A network that has pools in the space gets the same ones again.
     ///
     /// # Errors
-    /// As there; `IdTaken` when another host has a network of that identifier, and `Store` when the store does not
-    /// answer.
+    /// As there; `IdTaken` when another host has a network of that identifier, `WrongPhase` when a deleted network still
+    /// has a pool in the way, `InvalidParameter` for more than the store takes at once, and `Store` when it does not answer.
     pub async fn request_pools(&self, request: &PoolsRequest<'_>) -> Result<Granted> {
         let network = request.network;
         let mut spec = request.spec.clone();
@@ -82,7 +99,8 @@ impl ClusterIpam {
             if let Some(granted) = ipam.granted(network) {
                 return Ok((Vec::new(), granted));
             }
-            let granted = ipam.plan_pools(&PoolsRequest { spec: &spec, ..request.clone() })?;
+            let planned = ipam.plan_pools(&PoolsRequest { spec: &spec, ..request.clone() });
+            let granted = planned.map_err(|error| ipam.retired_before(error))?;
             let (name, address_space, shares) = (&*request.name, &*spec.address_space, request.shares);
             let (v4, v6) = (&*granted.v4, &*granted.v6);
             let pools = RestoredPools { network, name, address_space, shares, v4, v6 };
@@ -106,43 +124,65 @@ impl ClusterIpam {
         Ok(())
     }
 
-    /// Sees to it that the space has what this host's records say: a network's pools, and the addresses of all its
-    /// endpoints here. What the space has of others of this host is of endpoints that are gone, and given back. Answers
-    /// with how many those were.
+    /// Notes that a network's pools will be given back, when the last of its links are gone: others who want them are told.
     ///
     /// # Errors
-    /// `PoolOverlap`, `IdTaken` or `AddressTaken` when somebody else has something of it; `Store`.
+    /// `Store` when the store does not answer.
+    pub async fn retire_pools(&self, network: NetworkId) -> Result<()> {
+        let host = self.place.host.clone();
+        self.change(|ipam| {
+            let own = ipam.of_another_host(network, &host).is_none();
+            let change = own && ipam.is_retired(network) == Some(false);
+            Ok((change.then_some(Change::PoolsRetired { network }).into_iter().collect(), ()))
+        })
+        .await
+    }
+
+    /// Sees to it that the space has what this host's records say: a network's pools, the addresses of all its endpoints
+    /// here, and what is kept for names. What the space has of other endpoints of this host is of such as are gone, and given
+    /// back. Answers with how many those were.
+    ///
+    /// # Errors
+    /// `PoolOverlap`, `IdTaken` or `AddressTaken` when somebody else has something of it: nothing was changed if that was so
+    /// from the beginning. `Store`. Much of it is restored a part at a time: an error that comes in between is marked
+    /// as uncertain, and whoever asks again has the rest restored.
     pub async fn restore(
         &self,
         pools: &RestoredPools<'_>,
         endpoints: &[(EndpointId, &str, Lease)],
+        reservations: &[(&str, Vec<IpAddr>)],
     ) -> Result<usize> {
         let address_space = AddressSpace::Global.name();
-        let pools = RestoredPools { address_space, ..*pools };
+        let (pools, network) = (RestoredPools { address_space, ..*pools }, pools.network);
         let host = self.place.host.clone();
-        self.change(|ipam| {
-            if let Some(other) = ipam.of_another_host(pools.network, &host) {
+        let recorded: FxHashSet<_> = endpoints.iter().map(|(endpoint, ..)| *endpoint).collect();
+        let addressed = endpoints.iter().filter(|(_, _, lease)| lease.addresses().next().is_some());
+        let mut all: Vec<_> =
+            addressed.map(|(id, name, lease)| leased(&host, network, (*id, name), lease)).collect();
+        all.extend(reservations.iter().map(|(name, addresses)| {
+            let (name, addresses) = ((*name).to_owned(), addresses.clone());
+            Change::Reserved { network, name, addresses }
+        }));
+        self.change_in_parts(|ipam| {
+            if let Some(other) = ipam.of_another_host(network, &host) {
                 return Err(other);
             }
-            let known = ipam.knows(pools.network);
+            let known = ipam.knows(network);
             let nets = pools.v4.iter().chain(pools.v6).map(|record| record.pool);
             let mut changes = ipam.trying(AddressSpace::Global, nets, |ipam| {
                 ipam.restore_pools(&pools)?;
-                let missing = missing(ipam, &host, pools.network, endpoints);
+                let missing = ipam.missing(&all);
                 if !known {
-                    ipam.release_pools(pools.network);
+                    ipam.release_pools(network);
                 }
                 missing
             })?;
             if !known {
                 changes.insert(0, taken(&host, &pools));
             }
-            let recorded: FxHashSet<_> = endpoints.iter().map(|(endpoint, ..)| *endpoint).collect();
-            let mut orphans = ipam.endpoints_of(pools.network, &host);
+            let mut orphans = ipam.endpoints_of(network, &host);
             orphans.retain(|endpoint| !recorded.contains(endpoint));
-            let release =
-                |endpoint: &EndpointId| Change::Released { network: pools.network, endpoint: *endpoint };
-            changes.extend(orphans.iter().map(release));
+            changes.extend(orphans.iter().map(|endpoint| Change::Released { network, endpoint: *endpoint }));
             Ok((changes, orphans.len()))
         })
         .await
@@ -261,24 +301,4 @@ fn taken(host: &str, pools: &RestoredPools<'_>) -> Change {
 fn leased(host: &str, network: NetworkId, (endpoint, name): (EndpointId, &str), lease: &Lease) -> Change {
     let (name, host) = (name.to_owned(), Some(host.to_owned()));
     Change::Leased { network, endpoint, name, host, ipv4: lease.ipv4, ipv6: lease.ipv6 }
-}
-
-/// The leases of recorded endpoints that the space does not have.
-fn missing(
-    ipam: &DefaultIpam,
-    host: &str,
-    network: NetworkId,
-    endpoints: &[(EndpointId, &str, Lease)],
-) -> Result<Vec<Change>> {
-    let mut changes = Vec::new();
-    for (endpoint, name, lease) in endpoints {
-        let addresses: Vec<_> = lease.addresses().collect();
-        if addresses.is_empty() || ipam.lease_of(network, *endpoint).is_some_and(|held| held == addresses) {
-            continue;
-        }
-        let (ipv4, ipv6) = (lease.ipv4.map(|net| net.addr()), lease.ipv6.map(|net| net.addr()));
-        ipam.plan_lease(network, &LeaseRequest { owner: *endpoint, name: (*name).to_owned(), ipv4, ipv6 })?;
-        changes.push(leased(host, network, (*endpoint, name), lease));
-    }
-    Ok(changes)
 }

@@ -73,11 +73,6 @@ impl<'a> Reader<'a> {
         self.rest.is_empty()
     }
 
-    /// How many bytes are left.
-    pub(crate) fn left(&self) -> usize {
-        self.rest.len()
-    }
-
     pub(crate) fn bytes(&mut self, len: usize) -> Result<&'a [u8], ImageError> {
         let (bytes, rest) = self.rest.split_at_checked(len).ok_or(ImageError::Damaged("it is too short"))?;
         self.rest = rest;

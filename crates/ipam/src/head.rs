@@ -1,48 +1,103 @@
 //! What the store of a cluster has of the last changes of an address space.
 
-use netloom_model::{Error, Reason};
-use netloom_store::{StoreError, encode};
+use netloom_model::{Error, Reason, Result};
+use netloom_store::StoreError;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::change::Change;
+use crate::tree::{Name, Rebuilt};
 
 /// How many changes a head has at most before an image is written.
 const LONG: usize = 64;
-/// How many bytes it has at most before: stores have a limit, of 1.5 MiB for etcd.
+/// How many bytes it has at most before, and how many the changes of one request may take: stores have a limit, of 1.5 MiB
+/// for etcd.
 const LARGE: usize = 256 * 1024;
-/// Where everything lies in the store.
+/// How many heads of before are kept for those who are not far behind: so they need no image.
+const KEPT: usize = 16;
+/// What the keys of everything that is in the store of the space begin with.
 const PREFIX: &str = "netloom/v1/ipam/GlobalDefault";
+/// What the keys of pieces of the history begin with.
+pub(crate) const PIECES: &str = "netloom/v1/ipam/GlobalDefault/history/";
+/// What the keys of the parts of images begin with.
+pub(crate) const IMAGES: &str = "netloom/v1/ipam/GlobalDefault/image/";
 
 /// What the store has of the last changes.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Head {
     /// Which history this is: a store that was emptied begins another one.
     pub history: Uuid,
     /// How many changes are in the image; there is none for zero.
     pub image: u64,
-    /// Those after it.
+    /// Its uppermost part; none for an image of nothing.
+    pub root: Option<Name>,
+    /// How many parts it has.
+    pub parts: u64,
+    /// Where pieces of the history before the image begin and end: from each of these numbers to the next.
+    pub pieces: Vec<u64>,
+    /// Up to which image parts that are of no use were looked for.
+    pub swept: u64,
+    /// The changes after the image.
     pub changes: Vec<Change>,
+    /// How many bytes it has in the store.
+    #[serde(skip)]
+    pub bytes: usize,
 }
 
 impl Head {
+    /// Of a history in which nothing has happened yet.
+    pub(crate) fn new(history: Uuid) -> Self {
+        let (pieces, changes) = (Vec::new(), Vec::new());
+        Self { history, image: 0, root: None, parts: 0, pieces, swept: 0, changes, bytes: 0 }
+    }
+
     pub(crate) fn last(&self) -> u64 {
         self.image + self.changes.len() as u64
     }
 
-    pub(crate) fn image_key(&self) -> String {
-        format!("{}{:020}", self.images(), self.image)
-    }
-
-    /// What the keys of its history's images begin with.
-    pub(crate) fn images(&self) -> String {
-        format!("{PREFIX}/image/{}/", self.history.simple())
-    }
-
     pub(crate) fn is_long(&self) -> bool {
-        let large = || encode(self).is_ok_and(|bytes| bytes.len() > LARGE);
-        self.changes.len() >= LONG || (self.changes.len() > 1 && large())
+        self.changes.len() >= LONG || (!self.changes.is_empty() && self.bytes > LARGE)
     }
+
+    /// The head that begins at the image of all changes of this one; and whether what is of no use has to be looked for:
+    /// as seldom as there are parts, so that it costs each change the same.
+    pub(crate) fn after(&self, rebuilt: &Rebuilt) -> (Self, bool) {
+        let (history, image, root) = (self.history, self.last(), rebuilt.root);
+        let parts = (self.parts + rebuilt.new.len() as u64).saturating_sub(rebuilt.old.len() as u64);
+        let due = image - self.swept.min(image) >= parts.max(LONG as u64);
+        let swept = if due { image } else { self.swept };
+        let first = self.pieces.is_empty().then_some(self.image);
+        let mut pieces: Vec<_> = first.into_iter().chain(self.pieces.iter().copied()).collect();
+        pieces.push(image);
+        pieces.drain(..pieces.len().saturating_sub(KEPT + 1));
+        (Self { history, image, root, parts, pieces, swept, changes: Vec::new(), bytes: 0 }, due)
+    }
+}
+
+/// A piece of the history: the changes that a head had.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Piece {
+    /// How many there were before.
+    pub after: u64,
+    /// The changes.
+    pub changes: Vec<Change>,
+}
+
+/// Refuses changes of one request that would make a head so many bytes larger: too much at once.
+///
+/// # Errors
+/// `InvalidParameter`.
+pub(crate) fn check_size(bytes: usize) -> Result<()> {
+    if bytes <= LARGE {
+        return Ok(());
+    }
+    let why = format!(
+        "it takes {bytes} bytes in the cluster's store, and at most {LARGE} fit there at once; give the network fewer pools \
+         or auxiliary addresses, or shorter names for these"
+    );
+    Err(Error::invalid("what is asked of the cluster's address space", format!("{bytes} bytes"), why))
 }
 
 pub(crate) fn head_key() -> String {

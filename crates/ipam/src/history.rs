@@ -1,19 +1,26 @@
 //! The history of a cluster's address space in the store: looked at, followed, and added to.
 
+use std::collections::VecDeque;
+
 use netloom_model::{EndpointId, Error, NetworkId, Reason, Result};
 use netloom_store::cluster::{Revision, Swapped};
 use netloom_store::{StoreError, decode, encode};
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use uuid::Uuid;
 
 use crate::back_off::back_off;
 use crate::change::Change;
 use crate::cluster::ClusterIpam;
 use crate::default::DefaultIpam;
-use crate::head::{Head, damaged, head_key, unusable};
-use crate::image::{Contradiction, ImageError};
+use crate::head::{Head, Piece, check_size, damaged, head_key, unusable};
+use crate::image::Contradiction;
+use crate::parts::{Lack, Parts};
 use crate::request::AddressSpace;
+use crate::touched::Touched;
+use crate::tree::{Name, Rebuilt};
 
+/// How many changes are made at once, where there are many: the head has a limit.
+pub(crate) const AT_ONCE: usize = 48;
 /// How many times others may be faster, or the store unclear, before a request gives up.
 pub(crate) const ATTEMPTS: usize = 32;
 /// How many changes a host makes in a row by what it knows. Whoever has just changed the head is faster than those who have
@@ -47,6 +54,18 @@ pub(crate) struct Replica {
     pub(crate) quarantined: FxHashSet<(NetworkId, EndpointId)>,
     /// What the store says and cannot be.
     pub(crate) found: Vec<Contradiction>,
+    /// What the changes since the last image have made different, each with the number of its change.
+    touched: VecDeque<(u64, Touched)>,
+}
+
+/// What came of changes that were to be added to the head.
+enum Added {
+    /// They are in it.
+    Yes,
+    /// The head has gone on; nothing was done.
+    Late,
+    /// It is not known, which the next look tells.
+    Unclear,
 }
 
 impl ClusterIpam {
@@ -90,16 +109,15 @@ impl ClusterIpam {
                 continue;
             }
             match self.append(&mut replica, changes).await {
-                Ok(true) => return Ok(answer),
-                Ok(false) => {
+                Ok(Added::Yes) => return Ok(answer),
+                Ok(Added::Late) => {
                     late += 1;
                     replica.others = BELIEVED;
                     self.rest.of(back_off(&self.place.host, replica.at, late)).await;
                 }
-                // It is not known whether it was made, which the next look tells.
-                Err(StoreError::CommitUncertain { .. }) => asked = true,
-                Err(error) if asked => return Err(Error::from(error).uncertain()),
-                Err(error) => return Err(error.into()),
+                Ok(Added::Unclear) => asked = true,
+                Err(error) if asked => return Err(error.uncertain()),
+                Err(error) => return Err(error),
             }
         }
         let why = "others change the address space all the time".to_owned();
@@ -108,74 +126,116 @@ impl ClusterIpam {
         Err(if asked { error.uncertain() } else { error })
     }
 
-    /// Adds changes to the head that was seen last, and follows them. `false` when it is not the last any more. Also when
-    /// this is dropped half-way, the head is looked at before the next change.
-    async fn append(&self, replica: &mut Replica, changes: Vec<Change>) -> Result<bool, StoreError> {
-        let Some((mut head, revision)) = replica.seen.take() else { return Ok(false) };
-        let before = head.image;
+    /// The same for changes that may be many. They are made so many at a time, and those that somebody has made before their
+    /// turn comes are left out.
+    pub(crate) async fn change_in_parts<T>(
+        &self,
+        mut plan: impl FnMut(&mut DefaultIpam) -> Result<(Vec<Change>, T)>,
+    ) -> Result<T> {
+        let first = self.change(|ipam| {
+            let (mut changes, answer) = plan(ipam)?;
+            let rest = changes.split_off(changes.len().min(AT_ONCE));
+            Ok((changes, (rest, answer)))
+        });
+        let (rest, answer) = first.await?;
+        for part in rest.chunks(AT_ONCE) {
+            let missing = self.change(|ipam| Ok((ipam.missing(part)?, ())));
+            // Of what was planned a part is done.
+            missing.await.map_err(Error::uncertain)?;
+        }
+        Ok(answer)
+    }
+
+    /// Adds changes to the head that was seen last, and follows them. Also when this is dropped half-way, the head is looked
+    /// at before the next change.
+    async fn append(&self, replica: &mut Replica, changes: Vec<Change>) -> Result<Added> {
+        let Some((mut head, revision)) = replica.seen.take() else { return Ok(Added::Late) };
+        let mut cleared = None;
         if head.is_long() {
-            head = Head { history: head.history, image: head.last(), changes: Vec::new() };
-            let image = replica.ipam.image(AddressSpace::Global);
-            // One that is there already is of the same changes: of somebody who did not come further.
-            self.store.swap(&head.image_key(), image, None).await?;
+            let Some(rebuilt) = self.rebuild(replica, &head, revision).await? else { return Ok(Added::Late) };
+            let (next, sweep) = head.after(&rebuilt);
+            cleared = Some((rebuilt.old, sweep));
+            head = next;
         }
         head.changes.extend(changes.iter().cloned());
+        let value = encode(&head)?;
+        check_size(value.len().saturating_sub(head.bytes))?;
+        head.bytes = value.len();
         replica.unclear = true;
-        let swapped = match self.store.swap(&head_key(), encode(&head)?, revision).await {
-            Err(error) if !matches!(error, StoreError::CommitUncertain { .. }) => {
-                replica.unclear = false;
-                return Err(error);
-            }
-            swapped => swapped?,
+        let swapped = match self.store.swap(&head_key(), value, revision).await {
+            Err(StoreError::CommitUncertain { .. }) => return Ok(Added::Unclear),
+            swapped => swapped,
         };
-        // Whatever was on its way before has come too late now.
+        // Whatever was on its way before has come too late now, if this has not failed.
         replica.unclear = false;
-        let Swapped::Done(revision) = swapped else { return Ok(false) };
+        let Swapped::Done(revision) = swapped? else { return Ok(Added::Late) };
         changes.iter().for_each(|change| replica.follow(change));
-        let (last, images) = (head.image_key(), head.image != before);
+        replica.forget_touched(head.image);
         replica.in_a_row += 1;
         replica.others = replica.others.saturating_sub(1);
         if replica.in_a_row < IN_A_ROW {
-            replica.seen = Some((head, Some(revision)));
+            replica.seen = Some((head.clone(), Some(revision)));
         }
-        if images {
-            self.clear_before(&last).await;
+        if let Some((old, sweep)) = cleared {
+            let parts = Parts { store: &*self.store, history: head.history };
+            parts.remove(&old, &head).await;
+            if sweep {
+                parts.sweep(&head).await;
+            }
         }
-        Ok(true)
+        Ok(Added::Yes)
     }
 
-    /// Removes images that no head begins with any more. Later ones may be about to be used.
-    async fn clear_before(&self, last: &str) {
-        // What stays is removed with the next image.
-        let of_history = last.rsplit_once('/').map_or(last, |(images, _)| images);
-        let Ok(keys) = self.store.keys(of_history).await else { return };
-        for key in keys.iter().filter(|key| key.as_str() < last) {
-            let _ = self.store.remove(key).await;
+    /// Writes the image of all changes of a head, which this host has followed. `None` when the head has gone on.
+    async fn rebuild(
+        &self,
+        replica: &Replica,
+        head: &Head,
+        revision: Option<Revision>,
+    ) -> Result<Option<Rebuilt>> {
+        let touched = replica.touched.iter().map(|(_, touched)| touched);
+        let edits = replica.ipam.edits(AddressSpace::Global, touched);
+        let parts = Parts { store: &*self.store, history: head.history };
+        match parts.follow(head.root, head.last(), &edits).await {
+            Ok(rebuilt) => {
+                parts.keep(head).await?;
+                Ok(Some(rebuilt))
+            }
+            Err(Lack::Error(error)) => Err(error),
+            Err(Lack::Missing(name)) => {
+                let now = self.store.get(&head_key()).await?.map(|found| found.revision);
+                if now == revision { Err(unusable(parts.key(name), "it is not there")) } else { Ok(None) }
+            }
         }
     }
 
     /// Looks at the head and follows what others have changed.
     async fn look(&self, replica: &mut Replica) -> Result<()> {
         replica.in_a_row = 0;
+        let (mut known, mut missing) = (FxHashMap::default(), None);
         for _ in 0..ATTEMPTS {
             let Some(found) = self.store.get(&head_key()).await? else {
                 if replica.at > 0 {
                     return Err(lost("it is gone from the store"));
                 }
-                let head = Head { history: self.place.start, image: 0, changes: Vec::new() };
                 replica.begin(self.place.start);
-                replica.seen = Some((head, None));
+                replica.seen = Some((Head::new(self.place.start), None));
                 return Ok(());
             };
-            let head: Head = decode(&found.value).map_err(|error| damaged(head_key(), &error))?;
+            let mut head: Head = decode(&found.value).map_err(|error| damaged(head_key(), &error))?;
+            head.bytes = found.value.len();
             if replica.at > 0 && (replica.history != head.history || replica.at > head.last()) {
                 return Err(lost("the store has been set back, or begun anew"));
             }
             let within = (head.image..=head.last()).contains(&replica.at) && replica.history == head.history;
-            if !within && !self.read_image(replica, &head).await? {
-                // The head has gone on, and taken its image with it.
-                continue;
+            if !within && !self.catch_up(replica, &head).await? {
+                missing = self.read_image(replica, &head, &mut known).await?;
+                if missing.is_some() {
+                    // The head has gone on, and taken parts of its image with it. What is left is known by now.
+                    continue;
+                }
             }
+            replica.forget_touched(head.image);
             let known = usize::try_from(replica.at - head.image).unwrap_or(usize::MAX);
             if known < head.changes.len() {
                 replica.others = BELIEVED;
@@ -184,31 +244,55 @@ impl ClusterIpam {
             replica.seen = Some((head, Some(found.revision)));
             return Ok(());
         }
-        Err(unusable(head_key(), "the image that it names is not there"))
+        Err(unusable(missing.unwrap_or_else(head_key), "it is not there"))
     }
 
-    /// Begins anew at the image of a head; `false` when it is not there.
-    async fn read_image(&self, replica: &mut Replica, head: &Head) -> Result<bool> {
-        if head.image == 0 {
-            replica.begin(head.history);
-            return Ok(true);
+    /// Follows the pieces of the history up to the image of a head; `false` when they do not begin early enough, or one is not
+    /// there as it was: the image has all that is in them.
+    async fn catch_up(&self, replica: &mut Replica, head: &Head) -> Result<bool> {
+        let begun = head.pieces.first().is_some_and(|first| *first <= replica.at);
+        if replica.history != head.history || replica.at == 0 || !begun {
+            return Ok(false);
         }
-        let Some(image) = self.store.get(&head.image_key()).await? else { return Ok(false) };
-        replica.begin(head.history);
-        let loaded = replica.ipam.load_image(AddressSpace::Global, &image.value);
-        let found = loaded.map_err(|error| match error {
-            ImageError::Newer { found, known } => {
-                let (found, known) = (found.into(), known.into());
-                damaged(head.image_key(), &StoreError::Newer { what: "the image".into(), found, known })
+        let parts = Parts { store: &*self.store, history: head.history };
+        for end in &head.pieces {
+            if *end <= replica.at {
+                continue;
             }
-            ImageError::Damaged(_) => unusable(head.image_key(), error.to_string()),
-        })?;
-        replica.found.extend(found);
+            let Some(found) = self.store.get(&parts.piece(*end)).await? else { return Ok(false) };
+            let Ok(piece) = decode::<Piece>(&found.value) else { return Ok(false) };
+            let known = replica.at.checked_sub(piece.after).and_then(|known| usize::try_from(known).ok());
+            let Some(known) = known else { return Ok(false) };
+            piece.changes.iter().skip(known).for_each(|change| replica.follow(change));
+        }
+        Ok(replica.at == head.image)
+    }
+
+    /// Begins anew at the image of a head; answers with the key of a part that is not there, if there is one. `known` has
+    /// what was read of it before, and then all that was read.
+    async fn read_image(
+        &self,
+        replica: &mut Replica,
+        head: &Head,
+        known: &mut FxHashMap<Name, Vec<u8>>,
+    ) -> Result<Option<String>> {
+        let parts = Parts { store: &*self.store, history: head.history };
+        let leaves = match head.root {
+            None => Vec::new(),
+            Some(root) => match parts.leaves(root, known).await {
+                Ok(leaves) => leaves,
+                Err(Lack::Missing(name)) => return Ok(Some(parts.key(name))),
+                Err(Lack::Error(error)) => return Err(error),
+            },
+        };
+        replica.begin(head.history);
+        let leaves = leaves.iter().filter_map(|name| Some((*name, known.get(name)?.as_slice())));
+        replica.found.extend(parts.load(&mut replica.ipam, leaves)?);
         replica.at = head.image;
         for (network, endpoint) in replica.quarantined.clone() {
             replica.ipam.quarantine(network, endpoint);
         }
-        Ok(true)
+        Ok(None)
     }
 }
 
@@ -217,18 +301,27 @@ impl Replica {
     pub(crate) fn new(ipam: DefaultIpam, history: Uuid) -> Self {
         let (quarantined, found) = (FxHashSet::default(), Vec::new());
         let (seen, in_a_row, others, claimed, unclear) = (None, 0, 0, false, false);
-        Self { ipam, history, at: 0, seen, in_a_row, others, claimed, unclear, quarantined, found }
+        let touched = VecDeque::new();
+        Self { ipam, history, at: 0, seen, in_a_row, others, claimed, unclear, quarantined, found, touched }
     }
 
     /// Nothing has changed yet.
     fn begin(&mut self, history: Uuid) {
         self.ipam = self.ipam.without_networks();
         (self.history, self.at) = (history, 0);
+        self.touched.clear();
+    }
+
+    /// Forgets what was different before an image.
+    fn forget_touched(&mut self, image: u64) {
+        while self.touched.pop_front_if(|(at, _)| *at <= image).is_some() {}
     }
 
     /// Makes a change that is in the store.
     fn follow(&mut self, change: &Change) {
         self.at += 1;
+        let touched = self.ipam.touched(change);
+        self.touched.extend(touched.into_iter().map(|touched| (self.at, touched)));
         if let Err(error) = self.ipam.apply(change) {
             // Nobody can have added it; everybody leaves it out alike.
             self.found.push(Contradiction { what: format!("{change:?}"), why: error.to_string() });

@@ -27,6 +27,8 @@ pub(crate) struct Network {
     name: String,
     /// The host whose network it is, where hosts share the address space.
     pub(crate) host: Option<Arc<str>>,
+    /// Whether it was deleted there, and will give its pools back.
+    pub(crate) retired: bool,
     v4: Vec<Pool>,
     v6: Vec<Pool>,
     pub(crate) owners: Owners,
@@ -53,7 +55,8 @@ enum From {
 
 impl Network {
     pub(crate) fn new(id: NetworkId, name: String) -> Self {
-        Self { id, name, host: None, v4: Vec::new(), v6: Vec::new(), owners: Owners::default() }
+        let (v4, v6, owners) = (Vec::new(), Vec::new(), Owners::default());
+        Self { id, name, host: None, retired: false, v4, v6, owners }
     }
 
     pub(crate) fn id(&self) -> NetworkId {

@@ -173,6 +173,11 @@ impl Owners {
         self.reservations.values().copied().find(keeps)
     }
 
+    /// The reservations, in no order that means anything.
+    pub(crate) fn reservations(&self) -> impl Iterator<Item = &Owner> {
+        self.reservations.values().filter_map(|number| self.at(*number))
+    }
+
     /// What is kept for names, and by which reservation.
     pub(crate) fn kept(&self) -> impl Iterator<Item = (OwnerNo, IpAddr)> {
         let numbers = self.reservations.values().copied();

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use netloom_model::{EndpointId, Error, Holder, NetworkId, ObjectKind, Reason, Result};
 use rustc_hash::FxHashMap;
 
+use crate::change::Change;
 use crate::default::{DefaultIpam, named};
 use crate::network::Network;
 use crate::owner::{Owner, OwnerId};
@@ -154,6 +155,67 @@ impl DefaultIpam {
     ) -> Result<bool> {
         let (space, network) = self.known(network)?;
         Ok(network.plan_reservation(space, name, addresses)?.is_some())
+    }
+
+    /// Those of these leases, releases and reservations that are not there as they say.
+    ///
+    /// # Errors
+    /// What keeps one of them from being made.
+    pub(crate) fn missing(&self, changes: &[Change]) -> Result<Vec<Change>> {
+        let mut missing = Vec::new();
+        for change in changes {
+            if self.is_missing(change)? {
+                missing.push(change.clone());
+            }
+        }
+        Ok(missing)
+    }
+
+    fn is_missing(&self, change: &Change) -> Result<bool> {
+        match change {
+            Change::Leased { network, endpoint, name, ipv4, ipv6, .. } => {
+                let addresses: Vec<_> = Lease { ipv4: *ipv4, ipv6: *ipv6 }.addresses().collect();
+                if self.lease_of(*network, *endpoint).is_some_and(|held| held == addresses) {
+                    return Ok(false);
+                }
+                let (ipv4, ipv6) = (ipv4.map(|net| net.addr()), ipv6.map(|net| net.addr()));
+                let want = LeaseRequest { owner: *endpoint, name: name.clone(), ipv4, ipv6 };
+                self.plan_lease(*network, &want).map(|_| true)
+            }
+            Change::Released { network, endpoint } => Ok(self.lease_of(*network, *endpoint).is_some()),
+            Change::Reserved { network, name, addresses } => self.plan_reservation(*network, name, addresses),
+            Change::Unreserved { network, name } => Ok(self.knows_reservation(*network, name)),
+            Change::PoolsTaken { network, .. } => Ok(!self.knows(*network)),
+            Change::PoolsReleased { network } => Ok(self.knows(*network)),
+            Change::PoolsRetired { network } => Ok(self.is_retired(*network) == Some(false)),
+        }
+    }
+
+    /// Notes that a network will give its pools back.
+    pub(crate) fn retire(&mut self, network: NetworkId) {
+        if let Some((_, network)) = self.networks.get_mut(&network) {
+            network.retired = true;
+        }
+    }
+
+    /// Whether a network will give its pools back; `None` for one that has none.
+    pub(crate) fn is_retired(&self, network: NetworkId) -> Option<bool> {
+        self.networks.get(&network).map(|(_, network)| network.retired)
+    }
+
+    /// The refusal of pools, where they are in the way that a deleted network will give back: who has them, and that it is
+    /// worth waiting.
+    pub(crate) fn retired_before(&self, refusal: Error) -> Error {
+        let Reason::PoolOverlap { other, .. } = refusal.reason() else { return refusal };
+        let holding = self.overlapping(*other).into_iter().map(|holding| holding.network);
+        let mut retired = holding.filter_map(|id| self.networks.get(&id)).filter(|(_, of)| of.retired);
+        let Some((_, network)) = retired.next() else { return refusal };
+        let host = network.host.as_deref().map(|host| format!(" of host {host}")).unwrap_or_default();
+        let name = format!("{}{host} with pool {other}", network.name());
+        let object = Holder::new(ObjectKind::Network, network.id(), name);
+        let phase =
+            "being deleted, and gives its pools back when the last of its links are gone: try again then";
+        Reason::WrongPhase { object, phase }.into()
     }
 
     /// Whether addresses are kept for a name.

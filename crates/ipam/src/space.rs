@@ -93,6 +93,12 @@ impl Space {
     }
 
     /// The subnet that is exactly this one, if it is in use.
+    pub(crate) fn exact(&self, net: &IpNet) -> Option<&Subnet> {
+        let slot = *self.of(Family::of(net)).get(&Span::of(net).first)?;
+        Some(self.subnet(slot)).filter(|subnet| subnet.net() == *net)
+    }
+
+    /// The same, to be changed.
     pub(crate) fn exact_mut(&mut self, net: &IpNet) -> Option<&mut Subnet> {
         let slot = *self.of(Family::of(net)).get(&Span::of(net).first)?;
         Some(self.subnet_mut(slot)).filter(|subnet| subnet.net() == *net)

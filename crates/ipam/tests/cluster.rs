@@ -11,11 +11,9 @@ use futures::executor::block_on;
 use futures::future::join_all;
 use netloom_ipam::{Lease, LeaseRequest, RestoredPools};
 use netloom_model::{NetworkId, Reason};
-use netloom_store::cluster::{
-    Answer, ClusterFault, ClusterStore, MemoryCluster, Revision, Swapped, Versioned,
-};
+use netloom_store::cluster::{ClusterFault, ClusterStore, MemoryCluster, Swapped};
 
-use common::space::{SHARED, address, host, net, pools, shared};
+use common::space::{SHARED, Slow, address, garbage, host, net, pause, pools, shared};
 use common::{Random, endpoint, network, want};
 
 #[test]
@@ -66,8 +64,7 @@ fn who_comes_late_begins_at_the_last_image() {
                 a.release(network(1), endpoint(n)).await.expect("released");
             }
         }
-        let images = store.keys("netloom/v1/ipam/GlobalDefault/image/").await.expect("listed");
-        assert_eq!(images.len(), 1, "old images are removed: {images:?}");
+        assert_eq!(garbage(&store).await, 0, "parts of old images are removed");
         let new = host(&store, "new");
         let next = address(&new, 1, 1_000).await.expect("free");
         assert_eq!(address(&away, 1, 1_000).await.expect("the same"), next);
@@ -107,17 +104,21 @@ fn a_start_puts_right_what_a_crash_left() {
         let restored =
             RestoredPools { network: network(1), name, address_space: "", shares: false, v4: &v4, v6: &[] };
         let endpoints = [(endpoint(1), "e1", kept), (endpoint(9), "e9", unknown)];
-        assert_eq!(again.restore(&restored, &endpoints).await.expect("restored"), 1, "endpoint 2 is gone");
-        assert_eq!(again.restore(&restored, &endpoints).await.expect("again"), 0);
+        assert_eq!(
+            again.restore(&restored, &endpoints, &[]).await.expect("restored"),
+            1,
+            "endpoint 2 is gone"
+        );
+        assert_eq!(again.restore(&restored, &endpoints, &[]).await.expect("again"), 0);
         let holders = b.lease(network(1), &want(4)).await.map(drop);
         holders.expect("looks at the store");
         let held = b.holders(network(1), 100).await.expect("known").holders;
         let names: BTreeSet<_> = held.iter().filter_map(|held| held.holder.split('"').nth(1)).collect();
         assert_eq!(names, BTreeSet::from(["e1", "e3", "e4", "e9"]));
         let thief = [(endpoint(1), "e1", kept), (endpoint(5), "thief", lost), (endpoint(6), "e6", unknown)];
-        let error = again.restore(&restored, &thief).await.expect_err("10.0.0.77 is e9's");
+        let error = again.restore(&restored, &thief, &[]).await.expect_err("10.0.0.77 is e9's");
         assert!(matches!(error.reason(), Reason::AddressTaken { .. }), "{error}");
-        let error = b.restore(&restored, &[]).await.expect_err("it is host a's");
+        let error = b.restore(&restored, &[], &[]).await.expect_err("it is host a's");
         assert!(error.to_string().contains("of host a"), "{error}");
         // What a store that was emptied does not know any more would be given away again.
         for key in store.keys("").await.expect("listed") {
@@ -127,7 +128,7 @@ fn a_start_puts_right_what_a_crash_left() {
         assert!(error.to_string().contains("gone from the store"), "{error}");
         assert!(error.remedy().expect("a way out").contains("start the engines"), "{error}");
         let anew = host(&store, "a");
-        anew.restore(&restored, &endpoints).await.expect("restored");
+        anew.restore(&restored, &endpoints, &[]).await.expect("restored");
         assert_eq!(anew.usage(network(1)).await.expect("known")[0].used, 2);
         let error = b.lease(network(1), &want(51)).await.expect_err("of before").to_string();
         assert!(error.contains("set back"), "{error}");
@@ -194,57 +195,6 @@ fn a_fault_at_every_call_leaves_no_half() {
         store.remove(head).await.expect("removed");
         pools(&host(&store, "a"), 1, None).await.expect("begun anew");
     });
-}
-
-/// A store whose every answer comes a while after it was asked for, and that may be given up in between.
-#[derive(Debug)]
-struct Slow(MemoryCluster);
-
-async fn pause() {
-    let mut waited = false;
-    futures::future::poll_fn(|cx| {
-        if std::mem::replace(&mut waited, true) {
-            return std::task::Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        std::task::Poll::Pending
-    })
-    .await;
-}
-
-macro_rules! slowly {
-    ($memory:expr, $call:expr) => {{
-        let memory = $memory.clone();
-        async move {
-            pause().await;
-            let answer = $call(&memory).await;
-            pause().await;
-            answer
-        }
-        .boxed()
-    }};
-}
-
-impl ClusterStore for Slow {
-    fn get(&self, key: &str) -> Answer<Option<Versioned>> {
-        let key = key.to_owned();
-        slowly!(self.0, |memory: &MemoryCluster| memory.get(&key))
-    }
-
-    fn keys(&self, prefix: &str) -> Answer<Vec<String>> {
-        let prefix = prefix.to_owned();
-        slowly!(self.0, |memory: &MemoryCluster| memory.keys(&prefix))
-    }
-
-    fn swap(&self, key: &str, value: Vec<u8>, expected: Option<Revision>) -> Answer<Swapped> {
-        let key = key.to_owned();
-        slowly!(self.0, |memory: &MemoryCluster| memory.swap(&key, value.clone(), expected))
-    }
-
-    fn remove(&self, key: &str) -> Answer<()> {
-        let key = key.to_owned();
-        slowly!(self.0, |memory: &MemoryCluster| memory.remove(&key))
-    }
 }
 
 /// The network of a host.
@@ -337,7 +287,8 @@ fn many_hosts_at_once_never_have_one_address_twice() {
                     v6: &[],
                 };
                 memory.fail(1_000_000, ClusterFault::Refused);
-                block_on(hosts[n].restore(&pools, &endpoints)).expect("all it was told it has is its own");
+                block_on(hosts[n].restore(&pools, &endpoints, &[]))
+                    .expect("all it was told it has is its own");
             }
             let mut owners: BTreeMap<IpAddr, u128> = BTreeMap::new();
             for (owner, lease) in records.iter().flatten() {
@@ -356,7 +307,7 @@ fn many_hosts_at_once_never_have_one_address_twice() {
             let (network, name) = (of(n), format!("net {}", n + 1));
             let pools =
                 RestoredPools { network, name: &name, address_space: "", shares: true, v4: &v4[n], v6: &[] };
-            block_on(host.restore(&pools, &endpoints)).expect("its own");
+            block_on(host.restore(&pools, &endpoints, &[])).expect("its own");
         }
         let all: u64 = records.iter().map(|records| records.len() as u64).sum();
         for host in &hosts {

@@ -177,7 +177,12 @@ fn damage_at_any_bit_is_noticed_and_changes_nothing() {
     }
     let mut newer = image;
     newer[7] += 1;
-    assert_eq!(read.load_image(AddressSpace::Local, &newer), Err(ImageError::Newer { found: 2, known: 1 }));
+    assert_eq!(read.load_image(AddressSpace::Local, &newer), Err(ImageError::Newer { found: 3, known: 2 }));
+    let mut older =
+        sealed([b"NLIPAM\x00\x01", &full(AddressSpace::Local).image(AddressSpace::Local)[8..]].concat());
+    assert!(matches!(read.load_image(AddressSpace::Local, &older), Err(ImageError::Damaged(_))));
+    older[7] = 0;
+    assert!(matches!(read.load_image(AddressSpace::Local, &sealed(older)), Err(ImageError::Damaged(_))));
     assert!(read == empty());
 }
 
@@ -276,6 +281,7 @@ proptest! {
             Change::Released { network, endpoint: endpoint(n) },
             Change::Unreserved { network, name: text },
             Change::PoolsReleased { network },
+            Change::PoolsRetired { network },
         ] {
             let mut ipam = before.clone();
             if ipam.apply(&change).is_err() {

@@ -38,6 +38,8 @@ pub type Answer<T> = BoxFuture<'static, Result<T, StoreError>>;
 ///
 /// A future that is dropped may have done its work or not. An error of a change with [`StoreError::CommitUncertain`]
 /// says the same; after any other error nothing was changed. Answers come within a time of the implementation's own.
+///
+/// No value that the engine writes is larger than 1 MiB; etcd takes 1.5 MiB unless it is told otherwise.
 pub trait ClusterStore: Send + Sync + fmt::Debug + 'static {
     /// A value; `None` when there is none.
     fn get(&self, key: &str) -> Answer<Option<Versioned>>;
@@ -52,8 +54,11 @@ pub trait ClusterStore: Send + Sync + fmt::Debug + 'static {
     fn remove(&self, key: &str) -> Answer<()>;
 }
 
+/// How large a value of a [`MemoryCluster`] may be: as large as a request to etcd by default (`--max-request-bytes`).
+pub const MAX_VALUE: usize = 1536 * 1024;
+
 /// A cluster store in memory, for engines of one process: for tests, and for harnesses of several hosts. Clones are the
-/// same store.
+/// same store. Values larger than [`MAX_VALUE`] are refused.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryCluster(Arc<Mutex<Shared>>);
 
@@ -62,6 +67,8 @@ struct Shared {
     values: BTreeMap<String, Versioned>,
     last: u64,
     calls: u64,
+    /// The bytes of all values that were written.
+    written: u64,
     /// The number of the call that fails, and how.
     fault: Option<(u64, ClusterFault)>,
     unreachable: bool,
@@ -120,6 +127,12 @@ impl MemoryCluster {
         self.lock().calls
     }
 
+    /// How many bytes the values had that were written so far.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.lock().written
+    }
+
     /// Counts a call and says how it fails, if it does.
     fn call<T: Send + 'static>(&self, f: impl FnOnce(&mut Shared) -> T + Send + 'static) -> Answer<T> {
         let mut shared = self.lock();
@@ -158,12 +171,17 @@ impl ClusterStore for MemoryCluster {
     }
 
     fn swap(&self, key: &str, value: Vec<u8>, expected: Option<Revision>) -> Answer<Swapped> {
+        if value.len() > MAX_VALUE {
+            let (key, bytes) = (key.to_owned(), value.len());
+            return ready(Err(StoreError::TooLarge { key, bytes, limit: MAX_VALUE })).boxed();
+        }
         let key = key.to_owned();
         self.call(move |shared| {
             if shared.values.get(&key).map(|known| known.revision) != expected {
                 return Swapped::Changed;
             }
             shared.last += 1;
+            shared.written += value.len() as u64;
             let revision = Revision(shared.last);
             shared.values.insert(key, Versioned { value, revision });
             Swapped::Done(revision)
@@ -203,6 +221,10 @@ mod tests {
         assert!(third > second, "a version does not come back");
         now(store.swap("ab", vec![], None)).expect("written");
         now(store.swap("b", vec![], None)).expect("written");
+        assert_eq!(store.written(), 3, "what was too late was not written");
+        now(store.swap("c", vec![0; MAX_VALUE], None)).expect("as large as can be");
+        let error = now(store.swap("c", vec![0; MAX_VALUE + 1], None)).expect_err("too large");
+        assert_eq!(error, StoreError::TooLarge { key: "c".into(), bytes: MAX_VALUE + 1, limit: MAX_VALUE });
         assert_eq!(now(store.keys("a")), Ok(vec!["a".to_owned(), "ab".to_owned()]));
     }
 

@@ -79,6 +79,16 @@ pub enum StoreError {
         /// The client's text.
         message: String,
     },
+    /// A store that hosts share takes no value of this size; nothing was changed.
+    #[error("the cluster store takes values of at most {limit} bytes, and that of {key:?} has {bytes}")]
+    TooLarge {
+        /// The key.
+        key: String,
+        /// How many bytes the value has.
+        bytes: usize,
+        /// How many it may have.
+        limit: usize,
+    },
     /// A commit was begun and its end is not known: it may or may not be there after a restart.
     #[error("a commit may or may not be on disk: {message}")]
     CommitUncertain {
@@ -104,6 +114,7 @@ impl StoreError {
             Self::Busy { .. } => "read beside an engine",
             Self::Damaged { .. } | Self::Newer { .. } => "read what it wrote",
             Self::Unencodable { .. } => "encode a record",
+            Self::TooLarge { .. } => "write a value",
             Self::Unreachable { .. } => REACH_CLUSTER,
             Self::CommitUncertain { .. } => "confirm a commit",
         }
@@ -118,6 +129,10 @@ impl From<StoreError> for Error {
                 by: "another engine".into(),
             }
             .into();
+        }
+        if let StoreError::TooLarge { key, .. } = &error {
+            let remedy = "let the cluster's store take larger values (etcd: --max-request-bytes)".into();
+            return Reason::ClusterStore { key: key.clone(), why: error.to_string(), remedy }.into();
         }
         let uncertain = matches!(error, StoreError::CommitUncertain { .. });
         let error = Self::from(Reason::Store { action: error.action(), message: error.to_string() });
@@ -140,5 +155,7 @@ mod tests {
             locked.to_string().contains("/var/lib/x") && locked.to_string().contains("own data directory")
         );
         assert_eq!(Error::from(locked).certainty(), Certainty::Aborted);
+        let large: Error = StoreError::TooLarge { key: "a/head".into(), bytes: 7, limit: 5 }.into();
+        assert!(large.to_string().contains("\"a/head\"") && large.remedy().is_some(), "{large}");
     }
 }

@@ -7,7 +7,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use netloom_actor_driver::{DeleteDriverEndpoint, DeleteDriverNetwork, LeaveDriverEndpoint};
 use netloom_actor_services::SagaWorld;
-use netloom_actor_services::ipam::{ReleaseAddresses, ReleasePools, UnreserveAddresses};
+use netloom_actor_services::ipam::{PoolsRetired, ReleaseAddresses, ReleasePools, UnreserveAddresses};
 use netloom_actor_services::{Dying, interrupted, panicked};
 use netloom_drivers::Leave;
 use netloom_model::{Certainty, EndpointId, Error, JoinId, NetworkId, OpId, Result};
@@ -86,6 +86,7 @@ impl Undone {
                 // What is left of its links may still answer under its addresses. Nobody waits for that here; who makes
                 // another one of its identifier, or wants its subnets, waits there.
                 services.removals.end(network);
+                world.ipam.tell(&op, PoolsRetired(network));
                 services.quarantine.after_network(network, move || {
                     let reaping = world.services.reaping.clone();
                     reaping.spawn(async move { world.finish(&op, pools, Patience::Usual).await });

@@ -9,6 +9,7 @@
 //! | LeaseAddresses | command | Leased |
 //! | ReleaseAddresses | command | () |
 //! | QuarantineAddresses | command | () |
+//! | PoolsRetired | event | |
 //! | ReserveAddresses | command | () |
 //! | UnreserveAddresses | command | () |
 //! | PurgeHost | command | PurgedHost |
@@ -46,8 +47,9 @@ use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply, TaskGroup};
 use super::foreign::{Foreign, IpamDeps, Pending};
 use super::message::{
     ClusterStoreConfigured, InspectIpam, InspectPools, LeaseAddresses, ListHolders, ListOverlaps,
-    NodeDiscovered, OwnerRenamed, PurgeHost, QuarantineAddresses, ReleaseAddresses, ReleasePools,
-    ReplaceDefaultPools, RequestPools, ReserveAddresses, RestorePools, TakeBackPools, UnreserveAddresses,
+    NodeDiscovered, OwnerRenamed, PoolsRetired, PurgeHost, QuarantineAddresses, ReleaseAddresses,
+    ReleasePools, ReplaceDefaultPools, RequestPools, ReserveAddresses, RestorePools, TakeBackPools,
+    UnreserveAddresses,
 };
 use super::shared::Shared;
 
@@ -269,6 +271,22 @@ impl Handle<QuarantineAddresses> for IpamActor {
             Body::Default(ipam) => ipam.quarantine(network, endpoint),
             Body::Shared(shared) => return shared.quarantine(network, endpoint, reply),
             Body::Foreign(foreign) => foreign.books().quarantine(network, endpoint),
+        }
+        reply.send(());
+    }
+}
+
+impl Handle<PoolsRetired> for IpamActor {
+    fn handle(
+        &mut self,
+        op: OpCtx,
+        PoolsRetired(network): PoolsRetired,
+        reply: Reply<()>,
+        _: &mut Cx<'_, Self>,
+    ) {
+        // On this host whoever wants them waits.
+        if let Body::Shared(shared) = &self.body {
+            shared.retire(op, network);
         }
         reply.send(());
     }

@@ -32,6 +32,11 @@ pub struct RequestPools {
 #[derive(Clone, Copy, Debug)]
 pub struct ReleasePools(pub NetworkId);
 
+/// A deleted network gives its pools back when the kernel has let go of its last links. For others who want them: the hosts
+/// of a cluster are told.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolsRetired(pub NetworkId);
+
 /// Give back every pool that a record names: its network never came into service, or is being deleted and the engine
 /// was started again meanwhile.
 #[derive(Clone, Debug)]
@@ -145,6 +150,7 @@ messages! {
     LeaseAddresses => Result<Leased>;
     ReleaseAddresses => Result<()>;
     QuarantineAddresses => ();
+    PoolsRetired => ();
     ReserveAddresses => Result<()>;
     UnreserveAddresses => Result<()>;
     PurgeHost => Result<PurgedHost>;

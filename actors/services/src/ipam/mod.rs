@@ -15,8 +15,9 @@ pub use books::Books;
 pub use foreign::IpamDeps;
 pub use message::{
     ClusterStoreConfigured, InspectIpam, InspectPools, LeaseAddresses, ListHolders, ListOverlaps,
-    NodeDiscovered, OwnerRenamed, PurgeHost, QuarantineAddresses, ReleaseAddresses, ReleasePools,
-    ReplaceDefaultPools, RequestPools, ReserveAddresses, RestorePools, TakeBackPools, UnreserveAddresses,
+    NodeDiscovered, OwnerRenamed, PoolsRetired, PurgeHost, QuarantineAddresses, ReleaseAddresses,
+    ReleasePools, ReplaceDefaultPools, RequestPools, ReserveAddresses, RestorePools, TakeBackPools,
+    UnreserveAddresses,
 };
 pub use registry::{IpamPort, IpamRegistry};
 pub use shared::CLUSTER;

@@ -79,6 +79,17 @@ impl Shared {
         self.answer(op, reply, |ipam| async move { ipam.release_pools(network).await });
     }
 
+    /// Nobody waits for that: whoever is not told of it is refused all the same.
+    pub(super) fn retire(&self, op: OpCtx, network: NetworkId) {
+        let ipam = self.ipam.clone();
+        self.tasks.spawn(async move {
+            let told = tokio::time::timeout_at(op.deadline, ipam.retire_pools(network)).await;
+            if !matches!(told, Ok(Ok(()))) {
+                tracing::debug!(?told, "other hosts are not told that pools will be given back");
+            }
+        });
+    }
+
     pub(super) fn restore(&self, op: OpCtx, message: RestorePools, reply: Reply<Result<()>>) {
         self.answer(op, reply, |ipam| async move {
             let RestorePools { network, endpoints, shares, .. } = message;
@@ -91,10 +102,10 @@ impl Shared {
             };
             let known: Vec<_> =
                 endpoints.iter().map(|record| (record.id, record.name.as_str(), lease(record))).collect();
-            let orphans = ipam.restore(&pools, &known).await?;
-            for (name, kept) in &network.reservations {
-                ipam.reserve(network.id, name, &kept.addresses().collect::<Vec<_>>()).await?;
-            }
+            let kept = network.reservations.iter();
+            let kept: Vec<_> =
+                kept.map(|(name, kept)| (name.as_str(), kept.addresses().collect::<Vec<_>>())).collect();
+            let orphans = ipam.restore(&pools, &known, &kept).await?;
             if orphans > 0 {
                 tracing::warn!(
                     network = pools.name,

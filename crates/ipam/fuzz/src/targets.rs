@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use netloom_ipam::{AddressSpace, DefaultIpam, LeaseRequest, PoolsRequest};
 use netloom_model::{EndpointId, IpamPoolSpec, NetworkId, NetworkSpec};
 
-/// How an image begins.
-const HEADER: &[u8] = b"NLIPAM\x00\x01";
+/// How a part of an image begins.
+const HEADER: &[u8] = b"NLIPAM\x00\x02";
 
 /// Without a right checksum every image is refused, so bytes get one; nobody finds it by chance.
 fn sealed(body: &[u8]) -> Vec<u8> {

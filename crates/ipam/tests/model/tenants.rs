@@ -352,7 +352,7 @@ impl Run {
                         known.iter().map(|(id, name, lease)| (*id, &**name, *lease)).collect();
                     let name = no(n).to_string();
                     let restored = restored(n, &name, network.shares, granted);
-                    block_on(hosts[which].restore(&restored, &known)).expect("all of it is its own");
+                    block_on(hosts[which].restore(&restored, &known, &[])).expect("all of it is its own");
                 }
             }
         }
