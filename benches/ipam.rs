@@ -3,9 +3,12 @@
 //! - `pairs`: a lease and its release in a /16 that is empty, half full, or has one free address in a thousand; beside
 //!   it the same with a plain ordered set and a position, as a few lines would do it.
 //! - `image`: a million endpoints at random addresses of a /8 and of an IPv6 /64 with a /8 beside it, read from their
-//!   image; printed before it, what the addresses cost in memory, and how much processor time reading takes.
+//!   image; printed before it, what the addresses cost in memory, alone and with all that is known of their endpoints, and
+//!   how much processor time reading takes.
 //! - `pools`: with ten thousand pools in one address space, the choice of a default pool and its release, and the
 //!   question which pools overlap a subnet.
+//! - `sizes`: the choice of pools of five sizes by turns, where the default pools are in 17 blocks and ten thousand pools
+//!   of these sizes are in use.
 
 use std::collections::BTreeSet;
 use std::hint::black_box;
@@ -146,12 +149,20 @@ fn on_cpu<T>(work: impl FnOnce() -> T) -> Duration {
     time
 }
 
+/// The memory that this process has, in bytes.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().map_or(0, |kib| kib * 1024)
+}
+
 fn image(c: &mut Criterion) {
     let mut group = c.benchmark_group("image");
     group.sample_size(10).warm_up_time(Duration::from_secs(1)).throughput(Throughput::Elements(MILLION));
     for (subnet, bits) in [("10.0.0.0/8", 24), ("fd00::/64", 64)] {
         let mut map = AddressMap::default();
         let mut ipam = with_network(subnet);
+        let before = resident();
         let mut n = 0;
         while map.len() < MILLION {
             n += 1;
@@ -170,7 +181,14 @@ fn image(c: &mut Criterion) {
         }
         let each = map.heap_bytes() as f64 / MILLION as f64;
         note(format_args!(
-            "{subnet}: a million random addresses with their holders' numbers: {each:.2} bytes each"
+            "{subnet}: of a million random addresses, which are taken and by the how manieth holder: {each:.2} bytes an \
+             address"
+        ));
+        let grown = resident().saturating_sub(before) as f64 - map.heap_bytes() as f64;
+        note(format_args!(
+            "{subnet}: all that the allocator has of a million endpoints, with identifiers and names, as the process \
+             grew: {:.0} bytes an endpoint",
+            grown / MILLION as f64
         ));
         let image = ipam.image(AddressSpace::Local);
         note(format_args!("{subnet}: the image of a million endpoints: {} bytes", image.len()));
@@ -222,5 +240,36 @@ fn pools(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, pairs, pools, image);
+fn sizes(c: &mut Criterion) {
+    const SIZES: [&str; 5] = ["0.0.0.0/22", "0.0.0.0/24", "0.0.0.0/26", "0.0.0.0/28", "0.0.0.0/29"];
+    let block = |n: u8| DefaultPool { base: net(&format!("10.{n}.0.0/16")), size: 24 };
+    let mut ipam = DefaultIpam::new(&(0..17).map(block).collect::<Vec<_>>());
+    let spec = |size: &str| {
+        let pool = IpamPoolSpec { subnet: Some(net(size)), ..Default::default() };
+        IpamSpec { v4: vec![pool], ..IpamSpec::default() }
+    };
+    let specs = SIZES.map(spec);
+    let mut turn = 0;
+    let mut request = |n| {
+        turn += 1;
+        // Of the two large sizes there would not be room for so many.
+        let which = if n < MILLION && turn % 20 > 1 { 2 + turn % 3 } else { turn % 5 };
+        let spec = &specs[which];
+        PoolsRequest { network: network(n), name: "n".into(), spec, ipv6: false, shares: false, host: &[] }
+    };
+    for n in 0..10_000 {
+        ipam.request_pools(&request(n)).expect("free");
+    }
+    let mut group = c.benchmark_group("sizes");
+    group.bench_function("choose and release a pool of one of five sizes", |b| {
+        b.iter(|| {
+            let request = request(MILLION);
+            black_box(ipam.request_pools(&request).expect("free"));
+            ipam.release_pools(request.network);
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, pairs, pools, sizes, image);
 criterion_main!(benches);

@@ -57,8 +57,8 @@ pub use netloom_model::{
     Certainty, ControllerId, EndpointId, EndpointSpec, EngineConfig, Error, ErrorKind, Event, EventKind,
     ExtraHost, Holder, HostOverlap, HostPort, HostPorts, IfName, IpamPoolSpec, IpamSpec, JoinId, JoinSpec,
     Left, Limits, LiveSandbox, LiveSet, MacAddr, Mark, Names, NamespaceSpec, NetnsName, NetworkId,
-    NetworkSpec, ObjectKind, OpId, ParentUpdate, PoolsConsidered, PortBinding, PortRange, Ports, Protocol,
-    Published, PublishedPorts, PurgedEndpoint, PurgedHost, PurgedNetwork, Reason, ReconcileReport,
+    NetworkSpec, ObjectKind, OpId, ParentUpdate, PassedOver, PoolsConsidered, PortBinding, PortRange, Ports,
+    Protocol, Published, PublishedPorts, PurgedEndpoint, PurgedHost, PurgedNetwork, Reason, ReconcileReport,
     ReleasedSandbox, Repair, Result, SandboxId, SandboxSettings, SandboxSpec, Seldom, Stray, Timeouts,
     TransportPort, snapshot,
 };

@@ -228,7 +228,7 @@ async fn without_a_default_pool_left_the_error_says_all_there_is_to_know() {
     let text = error.to_string();
     for said in [
         "of 6 default pools for IPv4 (2 of /20, 4 of /24), 5 are held by networks (network \"large\"",
-        " and 1 more) and 1 overlap what the host uses (such as 10.1.16.0/20: 10.1.16.0/24 is an address)",
+        " and 1 more) and 1 overlap what the host uses (such as 10.1.16.0/20: 10.1.16.0/24 is an address of the host's interface tun0)",
     ] {
         assert!(text.contains(said), "{said:?} is missing: {text}");
     }

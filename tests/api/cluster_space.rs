@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use netloom::cluster::{ClusterStore, MemoryCluster};
-use netloom::snapshot::PoolSnapshot;
+use netloom::snapshot::{DefaultPoolSnapshot, IpamSnapshot, PoolSnapshot};
 use netloom::testkit::{Fault, FaultKind, SimKernel};
 use netloom::{
     EndpointSpec, Engine, ErrorKind, JoinSpec, Membership, Network, NetworkSpec, Reason, SandboxSpec,
@@ -46,10 +46,15 @@ pub(crate) async fn address(network: &Network, name: &str) -> IpAddr {
 }
 
 /// What an engine knows of the space.
-pub(crate) async fn pools(host: &Simulation) -> Vec<PoolSnapshot> {
+async fn space(host: &Simulation) -> IpamSnapshot {
     let all = bounded("inspecting", host.engine().controller().ipam()).await.expect("inspected");
     let shared = all.into_iter().find(|ipam| ipam.spaces.iter().any(|space| space == SPACE));
-    shared.expect("it is part of a cluster").pools
+    shared.expect("it is part of a cluster")
+}
+
+/// The pools that it knows of there.
+pub(crate) async fn pools(host: &Simulation) -> Vec<PoolSnapshot> {
+    space(host).await.pools
 }
 
 #[tokio::test]
@@ -73,6 +78,24 @@ async fn networks_of_several_hosts_never_have_one_subnet() {
     // Local networks have nothing to do with it.
     let local = b.engine().controller().create_network(NetworkSpec::new("local")).await.expect("made");
     assert_eq!(local.inspect().await.unwrap().v4[0].pool, "172.17.0.0/16".parse::<IpNet>().unwrap());
+    // Each space with its own default pools. What other hosts have is used there, as far as the last request has learnt.
+    for (host, used) in [(&a, 5), (&b, 6)] {
+        let block = DefaultPoolSnapshot {
+            base: "10.0.0.0/8".parse().unwrap(),
+            size: 24,
+            total: 65_536,
+            used,
+            of_host: Some(0),
+        };
+        let space = space(host).await;
+        assert_eq!((space.default_pools.as_slice(), space.pools.len() as u64), (&[block][..], used));
+        let local =
+            bounded("inspecting", host.engine().controller().ipam()).await.expect("inspected").remove(0);
+        assert_eq!(
+            (local.spaces.as_slice(), local.default_pools.len()),
+            (&["LocalDefault".to_owned()][..], 18)
+        );
+    }
     let taken = *made.first().expect("six");
     let given = in_common("given").subnet(taken);
     let error = b.engine().controller().create_network(given).await.expect_err("taken on the other host");

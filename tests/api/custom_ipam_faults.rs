@@ -152,7 +152,7 @@ async fn a_pool_that_the_host_uses_is_refused_as_by_the_default_driver() {
     kernel.foreign_op(&Op::AddAddress { netns: Netns::Host, link: tunnel, address }).expect("added");
     let overlaps = |error: &netloom::Error| {
         assert_eq!((error.kind(), error.certainty()), (ErrorKind::Forbidden, Certainty::Aborted), "{error}");
-        let Reason::PoolOverlapsHost { pool, other, what } = error.reason() else { panic!("{error:?}") };
+        let Reason::PoolOverlapsHost { pool, other, what, .. } = error.reason() else { panic!("{error:?}") };
         format!("{pool} {other} {what}")
     };
     let named = |spec: NetworkSpec| spec.subnet("10.5.0.0/16".parse().expect("a subnet"));

@@ -5,6 +5,7 @@ mod addresses;
 mod again;
 mod answers;
 mod bad_input;
+mod beside;
 mod builtin;
 mod cluster_faults;
 mod cluster_space;

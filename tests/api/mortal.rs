@@ -19,6 +19,8 @@ use netloom::{IfName, NetnsName, OpId};
 use netloom_store::{Change, Intent, Key, MemoryDisk, MemoryStore, Store, StoreError};
 use tokio::sync::{Notify, RwLock};
 
+use crate::beside::Turn;
+
 /// When an engine dies. Clones are the same death.
 #[derive(Clone, Debug)]
 pub(crate) struct Death(Arc<Inner>);
@@ -150,6 +152,7 @@ pub(crate) struct Mortal {
     death: Death,
     blind: Option<Blind>,
     slow: Option<Arc<Slow>>,
+    turn: Option<Turn>,
     /// Whether jobs are run, on the spot. A simulated kernel has no place for them.
     jobs: bool,
 }
@@ -158,7 +161,7 @@ impl Mortal {
     pub(crate) fn new(sim: SimKernel, death: Death) -> Self {
         // What there was before is another process, which is dead.
         sim.sim_ports().end_process();
-        Self { sim, death, blind: None, slow: None, jobs: false }
+        Self { sim, death, blind: None, slow: None, turn: None, jobs: false }
     }
 
     /// The same with a lookup that fails.
@@ -169,6 +172,11 @@ impl Mortal {
     /// The same with routes whose listings may be late.
     pub(crate) fn slow(self, slow: Arc<Slow>) -> Self {
         Self { slow: Some(slow), ..self }
+    }
+
+    /// The same with calls that wait for their turn.
+    pub(crate) fn in_turn(self, turn: Turn) -> Self {
+        Self { turn: Some(turn), ..self }
     }
 
     /// The same with a host in which jobs are run.
@@ -198,10 +206,14 @@ impl Kernel for Mortal {
     }
 
     fn execute(&self, ops: Vec<Op>, deadline: Instant) -> BoxFuture<'static, Vec<Result<(), KernelError>>> {
-        let (sim, death) = (self.sim.clone(), self.death.clone());
+        let (sim, death, turn) = (self.sim.clone(), self.death.clone(), self.turn.clone());
         async move {
             let mut answers = Vec::with_capacity(ops.len());
             for op in ops {
+                let _turn = match &turn {
+                    Some(turn) if !matches!(op, Op::ChangeTable { .. }) => Some(turn.comes().await),
+                    _ => None,
+                };
                 if !death.passes(|| format!("before {op}")) {
                     return pending().await;
                 }
@@ -248,7 +260,15 @@ impl Kernel for Mortal {
     }
 
     fn addresses(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<AddressView>> {
-        self.read("list addresses", deadline, self.sim.addresses(netns, deadline))
+        let Some(turn) = self.turn.clone() else {
+            return self.read("list addresses", deadline, self.sim.addresses(netns, deadline));
+        };
+        let sim = self.sim.clone();
+        async move {
+            let _turn = turn.comes().await;
+            sim.addresses(netns, deadline).await
+        }
+        .boxed()
     }
 
     fn routes(&self, netns: Netns, deadline: Instant) -> KernelFuture<Vec<RouteView>> {

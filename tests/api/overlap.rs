@@ -7,7 +7,7 @@ use netloom::drivers::done;
 use netloom::kernel::{LinkKind, Netns, Op, Route};
 use netloom::snapshot::PoolOverlap;
 use netloom::testkit::SimKernel;
-use netloom::{Engine, EventKind, EventStream, NetworkId, NetworkSpec, Victim};
+use netloom::{Engine, EventKind, EventStream, HostOverlap, NetworkId, NetworkSpec, PassedOver, Victim};
 use netloom_store::MemoryDisk;
 
 use crate::mortal::{Death, Mortal, Slow};
@@ -105,6 +105,45 @@ async fn a_vpn_that_comes_up_is_told_once_and_again_when_it_is_gone() {
     kernel.vanish_link(Netns::Host, link).unwrap();
     world.delete_everything().await;
     world.assert_pristine().await;
+}
+
+/// What the host keeps default pools from networks for is told with them, also after a restart; of very many, some.
+#[tokio::test]
+async fn default_pools_that_were_passed_over_are_told_with_what_was_in_the_way() {
+    let world = World::new().await;
+    let free = world.network("free").await;
+    assert!(free.inspect().await.unwrap().passed_over.is_empty(), "a network's own pool is in nobody's way");
+    free.delete().await.unwrap();
+    tunnel(world.kernel(), "tun0", "172.17.8.2/24");
+    add(world.kernel(), "tun0", "172.18.0.0/15");
+    let network = world.network("blue").await;
+    let overlap = |pool: &str, other: &str, what: &'static str| HostOverlap {
+        pool: net(pool),
+        other: net(other),
+        what: what.into(),
+        link: Some("tun0".parse().unwrap()),
+    };
+    let expected = PassedOver {
+        pools: vec![
+            overlap("172.17.0.0/16", "172.17.8.0/24", "an address"),
+            overlap("172.18.0.0/16", "172.18.0.0/15", "a route"),
+            overlap("172.19.0.0/16", "172.18.0.0/15", "a route"),
+        ],
+        more: 0,
+    };
+    let told = network.inspect().await.unwrap();
+    assert_eq!((told.v4[0].pool, told.passed_over), (net("172.20.0.0/16"), expected.clone()));
+    let world = world.kill_and_restart().await;
+    let network = world.engine().controller().network(network.id()).expect("there");
+    assert_eq!(network.inspect().await.unwrap().passed_over, expected);
+    add(world.kernel(), "tun0", "172.16.0.0/12");
+    for n in 0..10 {
+        add(world.kernel(), "tun0", &format!("192.168.{}.0/28", 16 * n));
+    }
+    let told = world.network("red").await.inspect().await.unwrap();
+    assert_eq!(told.v4[0].pool, net("192.168.160.0/20"));
+    assert_eq!(told.passed_over.pools.len(), PassedOver::LISTED);
+    assert_eq!(told.passed_over.pools.len() as u64 + told.passed_over.more, 14 + 10);
 }
 
 /// Linux takes the IPv4 routes of a link that goes down in silence.

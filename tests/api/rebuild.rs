@@ -2,9 +2,9 @@
 
 use netloom::kernel::{LinkKind, Netns, Op};
 use netloom::testkit::SimKernel;
-use netloom::{EndpointSpec, Engine, ErrorKind, JoinSpec, NetworkSpec, Repair};
-use netloom_model::record::EndpointRecord;
-use netloom_store::{Change, RecordKind, Store, decode, encode};
+use netloom::{EndpointSpec, Engine, ErrorKind, JoinSpec, NetworkSpec, Repair, Reservation};
+use netloom_model::record::{EndpointRecord, NetworkRecord, ReservationRecord};
+use netloom_store::{Change, Key, RecordKind, Store, decode, encode};
 
 use crate::support::{World, bounded, check_truth};
 
@@ -225,6 +225,74 @@ async fn an_endpoint_that_contradicts_the_rest_is_left_out_and_its_network_goes_
     // It is over: the next start has nothing to say.
     let world = world.kill_and_restart().await;
     assert!(world.engine().repairs().is_empty(), "{:?}", world.engine().repairs());
+    world.delete_everything().await;
+    world.assert_pristine().await;
+}
+
+/// What is kept for names and contradicts the rest is left out in the same way, and nothing else.
+#[tokio::test]
+async fn a_reservation_that_contradicts_the_rest_is_left_out_and_its_network_goes_on() {
+    let world = World::new().await;
+    let blue = world.network("blue").await;
+    let (web, _) = world.joined(&blue, "web").await;
+    let of_web = web.inspect().await.unwrap().ipv4.unwrap().addr();
+    let kept = |address: &str| Reservation { ipv4: Some(address.parse().unwrap()), ipv6: None };
+    let all = [
+        // Its endpoint may have been renamed since.
+        ("db", kept(&of_web.to_string()), None),
+        ("web", kept(&of_web.to_string()), Some("is that of reservation \"db\"")),
+        ("gateway", kept("172.17.0.1"), Some("is that of the gateway")),
+        ("mail", kept("172.17.0.9"), None),
+        ("post", kept("172.17.0.9"), Some("is that of reservation \"mail\"")),
+        ("elsewhere", kept("10.0.0.9"), Some("lies in no pool of network \"blue\"")),
+        ("end", kept("172.17.255.255"), Some("that nobody can have")),
+    ];
+    let put = |(name, kept, _): &(&str, Reservation, Option<&str>)| {
+        let record = ReservationRecord { network: blue.id(), name: (*name).to_owned(), kept: *kept };
+        Change::put(Key::reservation(&blue.id(), name), &record).expect("encoded")
+    };
+    let changes: Vec<_> = all.iter().map(put).collect();
+    world.simulation.disk().clone().open().commit(&changes).expect("written");
+    let world = world.kill_and_restart().await;
+    let said: Vec<_> = world.engine().repairs().iter().map(ToString::to_string).collect();
+    for (name, _, why) in &all {
+        let told =
+            said.iter().find(|said| said.contains(&format!("reservation {name:?} of network \"blue\"")));
+        assert_eq!(told.is_some(), why.is_some(), "{name}: {said:?}");
+        assert!(why.is_none_or(|why| told.unwrap().contains(why)), "{name}: {said:?}");
+    }
+    let blue = world.engine().controller().network_by_name("blue").expect("in service");
+    let left = blue.inspect().await.unwrap().reservations;
+    assert_eq!(left.into_keys().collect::<Vec<_>>(), ["db", "mail"]);
+    let world = world.kill_and_restart().await;
+    assert!(world.engine().repairs().is_empty(), "{:?}", world.engine().repairs());
+    world.delete_everything().await;
+    world.assert_pristine().await;
+}
+
+/// An earlier engine kept them in the network's own record.
+#[tokio::test]
+async fn reservations_of_an_earlier_engine_are_recorded_apart() {
+    let world = World::new().await;
+    let blue = world.network("blue").await;
+    let disk = world.simulation.disk().clone();
+    let mut records = disk.records().into_iter();
+    let (key, value) = records.find(|(key, _)| key.kind == RecordKind::Network).expect("recorded");
+    let mut record: NetworkRecord = decode(&value).expect("a network");
+    for (name, address) in [("mail", "172.17.0.9"), ("post", "172.17.0.10")] {
+        let kept = Reservation { ipv4: Some(address.parse().unwrap()), ipv6: None };
+        record.reservations.insert(name.to_owned(), kept);
+    }
+    let put = Change::Put { key, value: encode(&record).expect("encoded") };
+    disk.open().commit(&[put]).expect("written");
+    let world = world.kill_and_restart().await;
+    assert!(world.engine().repairs().is_empty(), "{:?}", world.engine().repairs());
+    let network = world.engine().controller().network(blue.id()).expect("in service");
+    assert_eq!(network.inspect().await.unwrap().reservations, record.reservations);
+    network.release_reservation("post").await.expect("given up");
+    let world = world.kill_and_restart().await;
+    let network = world.engine().controller().network(blue.id()).expect("in service");
+    assert_eq!(network.inspect().await.unwrap().reservations.into_keys().collect::<Vec<_>>(), ["mail"]);
     world.delete_everything().await;
     world.assert_pristine().await;
 }

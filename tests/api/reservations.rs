@@ -1,6 +1,8 @@
 //! Addresses that are kept for endpoints of a name: for whom, against whom, over restarts and failures (pains I6).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::FutureExt;
 use futures::future::join_all;
@@ -8,8 +10,9 @@ use netloom::snapshot::PoolSnapshot;
 use netloom::testkit::{Fault, FaultKind};
 use netloom::{
     Certainty, Controller, Endpoint, EndpointSpec, Engine, EngineConfig, ErrorKind, Network, NetworkSpec,
-    Reason, Reservation, Victim,
+    OpId, Reason, Reservation, Victim,
 };
+use netloom_store::{Change, Intent, Key, MemoryDisk, MemoryStore, RecordKind, Store, StoreError};
 
 use crate::support::{World, bounded, until};
 use crate::sweep::{Step, Story};
@@ -406,4 +409,63 @@ async fn a_reservation_outlives_every_actor() {
         world.delete_everything().await;
         world.assert_pristine_soon().await;
     }
+}
+
+/// A store that counts what is written to it.
+#[derive(Debug)]
+struct Counted(MemoryStore, Arc<AtomicUsize>);
+
+impl Store for Counted {
+    fn load(&mut self) -> Result<Vec<(Key, Vec<u8>)>, StoreError> {
+        self.0.load()
+    }
+
+    fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        let bytes = |change: &Change| match change {
+            Change::Put { key, value } => key.id.len() + value.len(),
+            Change::Delete { key } => key.id.len(),
+        };
+        self.1.fetch_add(changes.iter().map(bytes).sum(), Ordering::Relaxed);
+        self.0.commit(changes)
+    }
+
+    fn begin(&mut self, intents: &[Intent]) -> Result<(), StoreError> {
+        self.0.begin(intents)
+    }
+
+    fn end(&mut self, ops: &[OpId]) -> Result<(), StoreError> {
+        self.0.end(ops)
+    }
+
+    fn open_intents(&mut self) -> Result<Vec<Intent>, StoreError> {
+        self.0.open_intents()
+    }
+
+    fn syncs(&self) -> u64 {
+        self.0.syncs()
+    }
+}
+
+/// What is written for a reservation does not depend on how many there are.
+#[tokio::test]
+async fn each_reservation_costs_the_store_the_same() {
+    let (disk, written) = (MemoryDisk::default(), Arc::new(AtomicUsize::new(0)));
+    let store = Box::new(Counted(disk.open(), written.clone()));
+    let kernel = Arc::new(netloom::testkit::SimKernel::new());
+    let engine = Engine::builder().kernel(kernel).store(store).start().await.expect("it starts");
+    let network = engine.controller().create_network(NetworkSpec::new("blue")).await.expect("a network");
+    let mut costs = Vec::new();
+    for n in 0..1_000_u32 {
+        let before = written.load(Ordering::Relaxed);
+        let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 17, 1, 0)) + n);
+        network.reserve_address(&format!("name{n:04}"), Some(address), None).await.expect("kept");
+        costs.push(written.load(Ordering::Relaxed) - before);
+    }
+    let (least, most) = (costs.iter().min().expect("some"), costs.iter().max().expect("some"));
+    // Addresses differ in length.
+    assert!(most - least < 16 && *most < 300, "{least} to {most} bytes");
+    network.delete().await.expect("deleted");
+    let left: Vec<_> =
+        disk.records().into_iter().filter(|(key, _)| key.kind == RecordKind::Reservation).collect();
+    assert_eq!(left, [], "they go with their network");
 }

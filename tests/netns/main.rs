@@ -2,6 +2,7 @@
 
 mod again;
 mod backends;
+mod beside;
 mod churn;
 mod conformance;
 mod container;

@@ -13,14 +13,32 @@ use netloom_model::snapshot::{Holders, IpamSnapshot};
 use netloom_runtime::Handle;
 
 use super::*;
+use crate::membership::Entered;
 use crate::message::{InspectAddresses, ListHolders, PurgeHost};
+
+/// The default pools in force of each address space.
+pub(super) type DefaultPools = [(AddressSpace, Vec<DefaultPool>); 2];
 
 /// Completes what IPAM drivers say of themselves with the default pools in force, which are those of the driver
 /// `default`. Without the host's subnets it is not said which of them are the host's.
-pub(super) fn complete(all: &mut [IpamSnapshot], default_pools: &[DefaultPool], host: Option<&[IpNet]>) {
+pub(super) fn complete(all: &mut [IpamSnapshot], default_pools: &DefaultPools, host: Option<&[IpNet]>) {
     for ipam in all.iter_mut().filter(|ipam| ipam.driver == DRIVER) {
-        let local = ipam.pools.iter().filter(|pool| pool.space == AddressSpace::Local.name());
-        ipam.default_pools = picture::default_pools(default_pools, local.map(|pool| pool.pool), host);
+        for (space, blocks) in default_pools {
+            if ipam.spaces.iter().any(|has| has == space.name()) {
+                let pools = ipam.pools.iter().filter(|pool| pool.space == space.name());
+                let shown = picture::default_pools(blocks, pools.map(|pool| pool.pool), host);
+                ipam.default_pools.extend(shown);
+            }
+        }
+    }
+}
+
+impl ControllerActor {
+    /// The default pools in force of each address space.
+    pub(super) fn default_pools(&self) -> DefaultPools {
+        let local = self.estate.default_pools(&self.estate.directory.config());
+        let cluster = self.estate.respawn.cluster.as_ref().map(Entered::default_pools);
+        [(AddressSpace::Local, local), (AddressSpace::Global, cluster.unwrap_or_default().to_vec())]
     }
 }
 
@@ -33,7 +51,7 @@ impl Handle<InspectAddresses> for ControllerActor {
         cx: &mut Cx<'_, Self>,
     ) {
         let ipam: Vec<_> = self.estate.ipams.values().map(|child| child.port.ask(&op, InspectIpam)).collect();
-        let default_pools = self.estate.default_pools(&self.estate.directory.config());
+        let default_pools = self.default_pools();
         let kernel = self.estate.services.kernel.clone();
         cx.tasks().spawn(async move {
             // A host that does not answer is missing from the picture, as an actor is that is being started again.

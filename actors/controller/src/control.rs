@@ -68,7 +68,7 @@ impl Handle<InspectEngine> for ControllerActor {
         let leaks = self.estate.services.tools.janitor.leaks();
         let reaping = self.estate.services.reaping.running();
         let overlaps = self.estate.overlaps.list();
-        let default_pools = self.estate.default_pools(&self.estate.directory.config());
+        let default_pools = self.default_pools();
         cx.tasks().spawn(async move {
             // An actor that is being started again is missing from the picture.
             let mut networks = answers(networks).await;

@@ -95,6 +95,11 @@ impl Entered {
         Place { host: self.membership.host.as_str().into(), engine: self.engine.clone(), start }
     }
 
+    /// The default pools of the cluster's address space.
+    pub(crate) fn default_pools(&self) -> &[DefaultPool] {
+        &self.membership.default_pools
+    }
+
     /// This host's part of the cluster's address space. The operation's number is that of a history that may begin.
     pub(crate) fn ipam(&self, start: OpId) -> ClusterIpam {
         let Membership { store, default_pools, .. } = &self.membership;

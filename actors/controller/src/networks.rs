@@ -134,7 +134,7 @@ impl ControllerActor {
         match result {
             Ok(snapshot) => {
                 self.publish_network(op, id);
-                self.look_if_something_came_meanwhile(op);
+                self.look_if_something_came_meanwhile(op, id);
                 Ok(snapshot)
             }
             Err(error) => {

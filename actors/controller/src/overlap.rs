@@ -101,6 +101,8 @@ pub(crate) struct Lookout {
     waiting: Vec<Reply<()>>,
     /// How soon news may be looked at.
     pub(super) pace: Pace,
+    /// Networks that have come into service since the look began.
+    settled: Vec<NetworkId>,
     /// Whether the host has learnt something that touches no pool while a network was being made: that one may have
     /// looked at the host before, and have taken its pools since.
     unplaced: bool,
@@ -352,6 +354,7 @@ impl ControllerActor {
             return waiting.into_iter().for_each(|reply| reply.send(()));
         }
         self.lookout.looking = true;
+        self.lookout.settled.clear();
         self.lookout.pace.begin(Instant::now());
         let services = self.estate.services.clone();
         let networks = self.estate.networks.iter().filter(|(_, child)| !child.adopts.is_empty());
@@ -388,6 +391,9 @@ impl ControllerActor {
                 self.lookout.rested = Duration::ZERO;
                 self.lookout.unplaced |= unplaced && self.makes_networks();
                 if let Some(found) = found {
+                    // What was found of pools that one of these gave up on its way is told by no news.
+                    let lost = found.keys().any(|(network, ..)| self.lookout.settled.contains(network));
+                    self.lookout.pending.merge(HostChanged { lost, ..HostChanged::default() });
                     self.settle_overlaps(op, found);
                 }
                 waiting.into_iter().for_each(|reply| reply.send(()));
@@ -455,10 +461,14 @@ impl ControllerActor {
         self.estate.networks.values().any(|child| child.state == State::Creating)
     }
 
-    /// A network has come into service: what the host learnt while that was being made may be in its pools.
-    pub(super) fn look_if_something_came_meanwhile(&mut self, op: &OpCtx) {
-        if self.lookout.unplaced {
-            self.lookout.unplaced = self.makes_networks();
+    /// A network has come into service: what the host learnt while that was being made may be in its pools, and what was
+    /// found in pools of it may be in such as it gave up for others.
+    pub(super) fn look_if_something_came_meanwhile(&mut self, op: &OpCtx, id: NetworkId) {
+        if self.lookout.looking {
+            self.lookout.settled.push(id);
+        }
+        if self.lookout.unplaced || self.estate.overlaps.known.keys().any(|(network, ..)| *network == id) {
+            self.lookout.unplaced = self.lookout.unplaced && self.makes_networks();
             self.estate.port.tell(op, LookAtHost);
         }
     }

@@ -10,7 +10,8 @@ use netloom_actor_sandbox::Member;
 use netloom_drivers::{Driver, KernelSurvey};
 use netloom_kernel::{LinkTag, LinkView};
 use netloom_model::record::{
-    EndpointRecord, NetworkRecord, OrderRecord, PoolRecord, SandboxRecord, WAY_OUT_LABEL, WayOut,
+    EndpointRecord, NetworkRecord, OrderRecord, PoolRecord, Reservation, ReservationRecord, SandboxRecord,
+    WAY_OUT_LABEL, WayOut,
 };
 use netloom_model::{EndpointId, IfName, LiveList, NetnsName, NetworkId, OpId, Repair, SandboxId, Verdict};
 use netloom_store::{Change, Intent, Key, RecordKind, StoreError, decode, encode};
@@ -27,6 +28,10 @@ pub struct Records {
     pub sandboxes: BTreeMap<SandboxId, SandboxRecord>,
     /// Where the choice of addresses goes on, by network.
     pub orders: BTreeMap<NetworkId, Vec<IpAddr>>,
+    /// What is kept for names in each network.
+    pub kept: BTreeMap<NetworkId, BTreeMap<String, Reservation>>,
+    /// Networks whose own records have what is kept: those of an earlier engine.
+    pub inline: Vec<NetworkId>,
     /// Records that cannot be read, with the reason.
     pub unreadable: Vec<(Key, String)>,
     /// How many of those seem to be of a later format.
@@ -40,7 +45,12 @@ impl Records {
         let mut records = Self::default();
         for (key, bytes) in raw {
             let outcome = match key.kind {
-                RecordKind::Network => decode::<NetworkRecord>(&bytes).map(|record| {
+                RecordKind::Network => decode::<NetworkRecord>(&bytes).map(|mut record| {
+                    let reservations = std::mem::take(&mut record.reservations);
+                    if !reservations.is_empty() {
+                        records.inline.push(record.id);
+                        records.kept.entry(record.id).or_default().extend(reservations);
+                    }
                     records.networks.insert(record.id, record);
                 }),
                 RecordKind::Endpoint => decode::<EndpointRecord>(&bytes).map(|record| {
@@ -51,6 +61,9 @@ impl Records {
                 }),
                 RecordKind::Order => decode::<OrderRecord>(&bytes).map(|record| {
                     records.orders.insert(record.network, record.next);
+                }),
+                RecordKind::Reservation => decode::<ReservationRecord>(&bytes).map(|record| {
+                    records.kept.entry(record.network).or_default().insert(record.name, record.kept);
                 }),
                 RecordKind::Driver | RecordKind::Engine => Ok(()),
             };
@@ -63,16 +76,18 @@ impl Records {
     }
 
     /// Whether some cannot be read because they are damaged, and none because a newer engine wrote them: those
-    /// are whole, only not for us. Of the order of addresses the kernel knows nothing.
+    /// are whole, only not for us. Of the order of addresses, and of those that are kept, the kernel knows nothing.
     #[must_use]
     pub fn damaged(&self) -> bool {
-        self.unreadable.iter().any(|(key, _)| key.kind != RecordKind::Order) && self.newer == 0
+        let known = |key: &Key| !matches!(key.kind, RecordKind::Order | RecordKind::Reservation);
+        self.unreadable.iter().any(|(key, _)| known(key)) && self.newer == 0
     }
 
     /// A network's record with what is recorded apart.
     fn whole(&self, network: &NetworkRecord) -> NetworkRecord {
         let order = self.orders.get(&network.id).cloned().unwrap_or_default();
-        NetworkRecord { order, ..network.clone() }
+        let reservations = self.kept.get(&network.id).cloned().unwrap_or_default();
+        NetworkRecord { order, reservations, ..network.clone() }
     }
 
     /// Every network with its endpoints.
@@ -182,6 +197,7 @@ pub fn plan(
         }
     }
     plan.settle_intents(intents);
+    plan.record_apart();
     let mut known = plan.known_sandboxes();
     plan.release_lost_sandboxes(inventory);
     if newer {
@@ -204,7 +220,7 @@ pub fn plan(
     }
     plan.check_endpoints(inventory);
     plan.check_addresses();
-    plan.forget_orders();
+    plan.forget_apart();
     plan.release_ways_out();
     plan.sweep(inventory, identity);
     plan
@@ -347,13 +363,34 @@ impl Plan {
         self.records.endpoints.insert(record.id, record);
     }
 
-    /// Drops what is recorded of the pools of networks that are gone.
-    fn forget_orders(&mut self) {
-        let Records { orders, networks, .. } = &mut self.records;
-        let gone: Vec<_> = orders.keys().filter(|id| !networks.contains_key(id)).copied().collect();
-        for id in gone {
+    /// Drops what is recorded apart of networks that are gone.
+    fn forget_apart(&mut self) {
+        let Records { orders, kept, networks, .. } = &mut self.records;
+        let gone = |id: &&NetworkId| !networks.contains_key(id);
+        let orders: Vec<_> = orders.keys().filter(gone).copied().collect();
+        let kept: Vec<_> = kept.keys().filter(gone).copied().collect();
+        for id in orders {
             self.records.orders.remove(&id);
             self.delete(RecordKind::Order, &id.text());
+        }
+        for id in kept {
+            let names = self.records.kept.remove(&id).unwrap_or_default().into_keys();
+            self.changes.extend(names.map(|name| Change::Delete { key: Key::reservation(&id, &name) }));
+        }
+    }
+
+    /// Records apart what an earlier engine kept for names in the records of networks.
+    fn record_apart(&mut self) {
+        for id in std::mem::take(&mut self.records.inline) {
+            let Some(network) = self.records.networks.get(&id) else { continue };
+            let kept = self.records.kept.get(&id).into_iter().flatten();
+            let kept = kept.map(|(name, kept)| {
+                let record = ReservationRecord { network: id, name: name.clone(), kept: *kept };
+                Change::put(Key::reservation(&id, name), &record)
+            });
+            let network = Change::put(Key::new(RecordKind::Network, id), network);
+            // In one commit; what has been read can be written.
+            self.changes.extend(kept.chain([network]).flatten());
         }
     }
 

@@ -34,7 +34,7 @@
 //! them, `reservations.rs` has both for addresses that are kept for names, `queries.rs` answers questions.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use netloom_actor_driver::DriverActor;
@@ -108,8 +108,8 @@ pub struct NetworkActor {
     pub(crate) phase: NetworkPhase,
     failure: Option<String>,
     pub(crate) endpoints: Endpoints,
-    /// Whether the store may have another record of the network than this one: a commit did not answer.
-    unsure: bool,
+    /// The names for which the store may keep something else than the record says: a commit did not answer.
+    unsure: BTreeSet<String>,
     pub(crate) gate: Gate<Turn, (OpCtx, Pending)>,
     leaving: Leaving,
     pub(crate) world: World,
@@ -132,7 +132,7 @@ impl NetworkActor {
             record,
             phase: NetworkPhase::Creating,
             failure: None,
-            unsure: false,
+            unsure: BTreeSet::new(),
             endpoints: Endpoints::default(),
             leaving,
             world,
@@ -184,7 +184,7 @@ impl NetworkActor {
     }
 
     fn snapshot(&self) -> NetworkSnapshot {
-        let NetworkRecord { id, spec, v4, v6, reservations, .. } = self.record.clone();
+        let NetworkRecord { id, spec, v4, v6, reservations, passed_over, .. } = self.record.clone();
         NetworkSnapshot {
             id,
             name: spec.name,
@@ -199,6 +199,7 @@ impl NetworkActor {
             v6,
             ipam: spec.ipam,
             reservations,
+            passed_over,
             persist: spec.persist,
             endpoints: self.endpoints.snapshots(),
         }

@@ -317,7 +317,8 @@ impl NetworkActor {
         let reply = checked(self.may_go(), reply)?;
         self.phase = NetworkPhase::Deleting;
         self.leaving.set(true);
-        let work = saga::delete_network(self.world.clone(), op.clone(), self.record.clone());
+        let work =
+            saga::delete_network(self.world.clone(), op.clone(), self.record.clone(), self.unsure.clone());
         self.run(op, Scope::All, work, |result| Outcome::Deleted { result, reply }, cx);
         Ok(())
     }

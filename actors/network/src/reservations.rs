@@ -1,8 +1,8 @@
 //! Addresses that are kept for endpoints of a name.
 //!
-//! They are part of the network's record, which is written whole: one operation on it at a time. What the record says is
-//! the truth, and IPAM is filled from it. A commit that did not answer may have gone through; the address stays kept
-//! then, and whoever asks again for the same makes it sure.
+//! Each has a record of its own, and there is one operation on them at a time. What the records say is the truth, and IPAM
+//! is filled from them. A commit that did not answer may have gone through; the address stays kept then, and whoever asks
+//! again for the same makes it sure.
 
 use netloom_model::Certainty;
 use netloom_model::error::check_name;
@@ -12,7 +12,7 @@ use super::*;
 use crate::phase::NetworkCommand;
 use crate::saga;
 
-/// How many names of one network may have addresses kept for them: the record has all of them.
+/// How many names of one network may have addresses kept for them: every picture of the network has all of them.
 const MOST: usize = 4096;
 
 impl NetworkActor {
@@ -25,13 +25,10 @@ impl NetworkActor {
     ) -> Started {
         let reply = checked(self.may_reserve(&name, kept), reply)?;
         let recorded = self.record.reservations.contains_key(&name);
-        if recorded && !self.unsure {
+        if recorded && !self.unsure.contains(&name) {
             return Err(Box::new(|| reply.send(Ok(()))));
         }
-        let mut record = self.record.clone();
-        record.reservations.insert(name.clone(), kept);
-        let work =
-            saga::reserve(self.world.clone(), op.clone(), record, name.as_str().into(), kept, recorded);
+        let work = saga::reserve(self.world.clone(), op.clone(), name.as_str().into(), kept, recorded);
         let outcome = move |result| Outcome::Reserved { name, kept, result, reply };
         self.run(op, Scope::One(Turn::Record), work, outcome, cx);
         Ok(())
@@ -76,11 +73,8 @@ impl NetworkActor {
         let named = || if recorded { Ok(()) } else { check_name(ObjectKind::Reservation, &name) };
         let allowed = self.allows(NetworkCommand::Reserve).and_then(|()| named());
         let reply = checked(allowed, reply)?;
-        let mut record = self.record.clone();
-        let listed = record.reservations.remove(&name).is_some();
-        let record = (listed || self.unsure).then_some(record);
-        let shared = name.as_str().into();
-        let work = saga::release_reservation(self.world.clone(), op.clone(), record, shared, listed);
+        let (shared, told) = (name.as_str().into(), (recorded || self.unsure.contains(&name), recorded));
+        let work = saga::release_reservation(self.world.clone(), op.clone(), shared, told);
         let outcome = move |result| Outcome::Unreserved { name, result, reply };
         self.run(op, Scope::One(Turn::Record), work, outcome, cx);
         Ok(())
@@ -93,14 +87,14 @@ impl NetworkActor {
         result: Result<Recorded>,
     ) -> Result<()> {
         let recorded = result?;
-        self.record.reservations.insert(name, kept);
+        self.record.reservations.insert(name.clone(), kept);
         match recorded {
             Recorded::Surely(_told) => {
-                self.unsure = false;
+                self.unsure.remove(&name);
                 Ok(())
             }
             Recorded::Perhaps(error) => {
-                self.unsure = true;
+                self.unsure.insert(name);
                 Err(error)
             }
         }
@@ -109,11 +103,13 @@ impl NetworkActor {
     pub(super) fn unreserved(&mut self, name: &str, result: Result<Facts>) -> Result<()> {
         match &result {
             Ok(_told) => {
-                // Whatever it was unsure of is written now, if there was anything.
-                self.unsure = false;
+                self.unsure.remove(name);
                 self.record.reservations.remove(name);
             }
-            Err(error) => self.unsure |= error.certainty() == Certainty::Uncertain,
+            Err(error) if error.certainty() == Certainty::Uncertain => {
+                self.unsure.insert(name.to_owned());
+            }
+            Err(_) => {}
         }
         result.map(drop)
     }

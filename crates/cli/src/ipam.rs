@@ -1,17 +1,19 @@
 //! `netloom ipam`: pools and addresses, as the records of a data directory have them. Nothing there is changed, and an
 //! engine may be at work with it.
 //!
-//! In JSON, numbers of addresses above 2^53 are texts of digits; what records do not tell is null.
+//! In JSON, numbers of addresses and pools above 2^53 are texts of digits; what records do not tell is null.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::builder::NonEmptyStringValueParser;
-use netloom::snapshot::{AddressHolder, Holders, PoolSnapshot};
-use netloom::{Error, NetworkId, ObjectKind};
-use netloom_ipam::{DefaultIpam, Lease, RestoredPools, picture};
-use netloom_model::record::{EndpointRecord, NetworkRecord};
+use netloom::snapshot::{AddressHolder, DefaultPoolSnapshot, Holders, PoolSnapshot};
+use netloom::{DefaultPool, EngineConfig, Error, HostOverlap, NetworkId, ObjectKind, PassedOver};
+use netloom_ipam::io::read_machine_id;
+use netloom_ipam::{AddressSpace, DefaultIpam, Lease, RestoredPools, picture};
+use netloom_model::record::{EndpointRecord, NetworkRecord, ReservationRecord};
 use netloom_store::{Key, RecordKind, decode};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
@@ -30,7 +32,7 @@ pub(crate) struct Options {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Lists the pools in use.
+    /// Lists the pools in use, and the default pools.
     Ls(List),
     /// Shows the pools of a network, or one pool, and who holds addresses there.
     Show(Show),
@@ -40,6 +42,9 @@ enum Command {
 struct List {
     #[command(flatten)]
     source: Source,
+    /// The engine's configuration file, for its default pools; without it they are those of an engine that has none.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Prints subnets and nothing else.
     #[arg(long, short)]
     quiet: bool,
@@ -61,31 +66,44 @@ struct Show {
 /// Runs the command; tells whether everything that is recorded could be shown.
 pub(crate) fn run(options: &Options, out: &mut Output) -> anyhow::Result<bool> {
     match &options.command {
-        Command::Ls(List { source, quiet }) => {
+        Command::Ls(List { source, config, quiet }) => {
+            let blocks = default_blocks(config.as_deref())?;
             let pools = Pools::read(&source.data_dir)?;
-            let all = pools.all();
+            let (all, default_pools) = (pools.all(), pools.of_blocks(&blocks));
             match source.format {
                 _ if *quiet => lines(out, all.iter().map(|pool| pool.seen.pool)),
-                Format::Table => table(out, &all),
-                Format::Json => lines(out, [serde_json::to_string(&all)?]),
+                Format::Table => {
+                    table(out, &all);
+                    blocks_table(out, &default_pools);
+                }
+                Format::Json => lines(out, [serde_json::to_string(&Listed { pools: all, default_pools })?]),
             }
             Ok(pools.whole)
         }
         Command::Show(Show { what, source, limit }) => {
             let pools = Pools::read(&source.data_dir)?;
             let (all, holders) = pools.find(what, *limit)?;
+            let passed_over = pools.passed_over(&all);
             match source.format {
                 Format::Table => {
                     table(out, &all);
                     holders_table(out, &holders);
+                    passed_over_table(out, &passed_over);
                 }
                 Format::Json => {
-                    lines(out, [serde_json::to_string(&Shown { pools: all, held: &holders })?]);
+                    lines(out, [serde_json::to_string(&Shown { pools: all, held: &holders, passed_over })?]);
                 }
             }
             Ok(pools.whole)
         }
     }
+}
+
+/// What one command lists.
+#[derive(Serialize)]
+struct Listed {
+    pools: Vec<Pool>,
+    default_pools: Vec<DefaultPoolSnapshot>,
 }
 
 /// What one command shows of a network.
@@ -94,6 +112,9 @@ struct Shown<'a> {
     pools: Vec<Pool>,
     #[serde(flatten)]
     held: &'a Holders,
+    /// By the names of networks, which default pools each was not given because of the host; without those that were
+    /// given the first one.
+    passed_over: BTreeMap<&'a str, &'a PassedOver>,
 }
 
 /// A pool, with what is left of it.
@@ -174,6 +195,45 @@ fn holders_table(out: &mut Output, Holders { holders, more }: &Holders) {
     }
 }
 
+fn blocks_table(out: &mut Output, blocks: &[DefaultPoolSnapshot]) {
+    let row = |DefaultPoolSnapshot { base, size, total, used, .. }: &DefaultPoolSnapshot| {
+        vec![base.to_string(), format!("/{size}"), total.to_string(), used.to_string()]
+    };
+    report::rows(out, &["DEFAULT POOLS", "SIZE", "TOTAL", "USED"], blocks.iter().map(row).collect());
+}
+
+fn passed_over_table(out: &mut Output, passed_over: &BTreeMap<&str, &PassedOver>) {
+    if passed_over.is_empty() {
+        return;
+    }
+    let row = |name: &str, HostOverlap { pool, other, what, link }: &HostOverlap| {
+        let link = link.map(|link| link.to_string()).unwrap_or_default();
+        vec![name.to_owned(), pool.to_string(), other.to_string(), what.to_string(), link]
+    };
+    let of = |(name, passed): (&&str, &&PassedOver)| {
+        passed.pools.iter().map(|pool| row(name, pool)).collect::<Vec<_>>()
+    };
+    let header = ["NETWORK", "PASSED OVER", "FOR", "WHICH IS", "INTERFACE"];
+    report::rows(out, &header, passed_over.iter().flat_map(of).collect());
+    for (name, PassedOver { more, .. }) in passed_over.iter().filter(|(_, passed)| passed.more > 0) {
+        out.line(format_args!("and {more} more for network {name:?}"));
+    }
+}
+
+/// The default pools of an engine with this configuration, on this host.
+fn default_blocks(file: Option<&Path>) -> anyhow::Result<Vec<DefaultPool>> {
+    let config = match file {
+        Some(file) => netloom::config_from_file(file).context("cannot read the engine's configuration")?.0,
+        None => EngineConfig::default(),
+    };
+    // Of a host without an identifier, the engine's own names the prefix, and that is not in the records.
+    let machine = read_machine_id(&config.machine_id_file);
+    Ok(match machine {
+        Some(machine) => config.default_pools_on(netloom_ipam::host_pools(&machine)),
+        None => config.default_pools,
+    })
+}
+
 /// An allocator that was filled from records, as a start of the engine fills it.
 struct Pools {
     ipam: DefaultIpam,
@@ -195,16 +255,23 @@ impl Pools {
         ipam.open_global(&[]);
         let (networks, endpoints, foreign) = (BTreeMap::new(), Vec::new(), (Vec::new(), Vec::new()));
         let mut pools = Self { ipam, networks, endpoints, foreign, whole: true };
+        let mut kept: Vec<ReservationRecord> = Vec::new();
         for (Key { kind, id }, value) in records {
             let read = match kind {
                 RecordKind::Network => decode(&value).map(|record: NetworkRecord| {
                     pools.networks.insert(record.id, record);
                 }),
                 RecordKind::Endpoint => decode(&value).map(|record| pools.endpoints.push(record)),
+                RecordKind::Reservation => decode(&value).map(|record| kept.push(record)),
                 RecordKind::Sandbox | RecordKind::Driver | RecordKind::Engine | RecordKind::Order => Ok(()),
             };
             if let Err(error) = read {
                 pools.leave_out(&format!("record {id} of a {}", ObjectKind::from(kind)), &error);
+            }
+        }
+        for ReservationRecord { network, name, kept } in kept {
+            if let Some(network) = pools.networks.get_mut(&network) {
+                network.reservations.insert(name, kept);
             }
         }
         let networks: Vec<_> = pools.networks.values().cloned().collect();
@@ -262,6 +329,20 @@ impl Pools {
             (&one.seen.name, one.seen.network).cmp(&(&other.seen.name, other.seen.network))
         });
         all
+    }
+
+    /// How much of these blocks is left.
+    fn of_blocks(&self, blocks: &[DefaultPool]) -> Vec<DefaultPoolSnapshot> {
+        let pools = picture::pools(&self.ipam).into_iter();
+        let local = pools.filter(|pool| pool.space == AddressSpace::Local.name()).map(|pool| pool.pool);
+        picture::default_pools(blocks, local, None)
+    }
+
+    /// What was passed over for the networks of these pools.
+    fn passed_over(&self, pools: &[Pool]) -> BTreeMap<&str, &PassedOver> {
+        let records = pools.iter().filter_map(|pool| self.networks.get(&pool.seen.network));
+        let passed = records.filter(|record| !record.passed_over.is_empty());
+        passed.map(|record| (record.spec.name.as_str(), &record.passed_over)).collect()
     }
 
     /// The pools that somebody means, and who holds addresses in them.

@@ -73,7 +73,11 @@ fn read(source: &Source) -> anyhow::Result<(Vec<Lead>, bool)> {
                 networks.insert(record.id, record.spec.name);
             }),
             RecordKind::Endpoint => decode(&value).map(|record: EndpointRecord| endpoints.push(record)),
-            RecordKind::Sandbox | RecordKind::Driver | RecordKind::Engine | RecordKind::Order => Ok(()),
+            RecordKind::Sandbox
+            | RecordKind::Reservation
+            | RecordKind::Driver
+            | RecordKind::Engine
+            | RecordKind::Order => Ok(()),
         };
         if let Err(error) = outcome {
             records::left_out(&format!("record {} of a {}", key.id, ObjectKind::from(key.kind)), &error);

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Output;
 
 use common::{cells, in_namespaces, json, netloom, run, text};
-use netloom::{EndpointSpec, Engine, JoinSpec, NetworkSpec, SandboxSpec, ShutdownMode};
+use netloom::{EndpointSpec, Engine, EngineConfig, JoinSpec, NetworkSpec, SandboxSpec, ShutdownMode};
 use serde_json::Value;
 
 /// `netloom ipam` with a data directory.
@@ -53,8 +53,15 @@ fn pools_and_holders_are_shown_beside_an_engine_and_after_it() {
     in_namespaces(|dir| {
         let data = dir.join("data");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let builder = Engine::builder().data_dir(&data).run_dir(dir.join("run"));
-        let engine = runtime.block_on(builder.start()).expect("the engine starts");
+        let servers = dir.join("resolv.conf");
+        fs::write(&servers, "nameserver 172.17.0.53\n").expect("written");
+        let config = EngineConfig {
+            data_dir: data.clone(),
+            run_dir: dir.join("run"),
+            name_server_files: vec![servers],
+            ..EngineConfig::default()
+        };
+        let engine = runtime.block_on(Engine::builder().config(config).start()).expect("the engine starts");
         runtime.block_on(furnish(&engine));
         let header = [
             "NETWORK",
@@ -71,19 +78,32 @@ fn pools_and_holders_are_shown_beside_an_engine_and_after_it() {
         let size6 = "18446744073709551616";
         let expected = [
             &header[..],
-            &["amber", "default", "172.17.0.0/16", "65536", "0", "3", "-", "65533", "172.17.0.1"],
+            &["amber", "default", "172.18.0.0/16", "65536", "0", "3", "-", "65533", "172.18.0.1"],
             &["blue", "default", "10.1.0.0/24", "10.1.0.128/25", "256", "2", "5", "-", "249", "10.1.0.128"],
             &["blue", "default", "fd01::/64", size6, "2", "2", "-", "18446744073709551612", "fd01::1"],
         ];
         let before = times(&data);
-        let beside = ipam(dir, &data, &["ls"]);
-        assert_eq!(cells(&beside), expected);
+        let pools = dir.join("netloom.toml");
+        let text_of_it =
+            "default_pools = [{ base = \"172.18.0.0/15\", size = 16 }, { base = \"fd01::/16\", size = 120 }]";
+        fs::write(&pools, text_of_it).expect("written");
+        let list: [&str; 3] = ["ls", "--config", pools.to_str().expect("text")];
+        let beside = ipam(dir, &data, &list);
+        assert_eq!(cells(&beside)[..4], expected);
+        let blocks = [
+            ["DEFAULT POOLS", "SIZE", "TOTAL", "USED"],
+            ["172.18.0.0/15", "/16", "2", "1"],
+            ["fd01::/16", "/120", "18446744073709551615", "72057594037927936"],
+        ];
+        assert_eq!(cells(&beside)[4..], blocks);
         let note = format!("note: an engine (process {}) has {}; ", std::process::id(), data.display());
         assert!(text(&beside.stderr).starts_with(&note), "{beside:?}");
         // What the engine says of itself is the same.
         let own = runtime.block_on(engine.controller().ipam()).expect("inspected");
-        let shown = json(&ipam(dir, &data, &["ls", "--format", "json"]));
-        let shown: Vec<_> = shown.as_array().expect("a list").iter().collect();
+        let listed = json(&ipam(dir, &data, &[&list[..], &["--format", "json"]].concat()));
+        let block = &listed["default_pools"][1];
+        assert_eq!((&block["total"], &block["used"]), (&blocks[2][2].into(), &blocks[2][3].into()));
+        let shown: Vec<_> = listed["pools"].as_array().expect("a list").iter().collect();
         assert_eq!(shown.len(), own[0].pools.len());
         for (shown, own) in shown.iter().zip(&own[0].pools) {
             let text = serde_json::to_string(own).expect("JSON");
@@ -97,12 +117,12 @@ fn pools_and_holders_are_shown_beside_an_engine_and_after_it() {
         }
         runtime.block_on(engine.shutdown(ShutdownMode::Graceful)).expect("it ends");
         drop(engine);
-        let after = ipam(dir, &data, &["ls"]);
+        let after = ipam(dir, &data, &list);
         let note = "note: only a running engine knows which addresses are in quarantine; FREE counts them\n";
         assert_eq!((cells(&after), text(&after.stderr)), (cells(&beside), note));
         assert_eq!(
             text(&ipam(dir, &data, &["ls", "--quiet"]).stdout),
-            "172.17.0.0/16\n10.1.0.0/24\nfd01::/64\n"
+            "172.18.0.0/16\n10.1.0.0/24\nfd01::/64\n"
         );
 
         let rows = cells(&ipam(dir, &data, &["show", "blue"]));
@@ -131,7 +151,9 @@ fn pools_and_holders_are_shown_beside_an_engine_and_after_it() {
             let rows = cells(&ipam(dir, &data, &["show", what]));
             let header = rows.iter().position(|row| row[0] == "ADDRESS").expect("two tables");
             let pools: Vec<_> = rows[1..header].iter().map(|row| row[2].clone()).collect();
-            let held: Vec<_> = rows[header + 1..].iter().map(|row| row[0].clone()).collect();
+            // Behind the holders stands what was passed over.
+            let holders = rows[header + 1..].iter().take_while(|row| row[0] != "NETWORK");
+            let held: Vec<_> = holders.map(|row| row[0].clone()).collect();
             (pools.join(" "), held.join(" "))
         };
         let all4 = "10.1.0.7 10.1.0.9 10.1.0.128 10.1.0.129 10.1.0.130";
@@ -142,10 +164,15 @@ fn pools_and_holders_are_shown_beside_an_engine_and_after_it() {
             ("10.1.0.55", "10.1.0.0/24", ""),
             ("10.1.0.128/30", "10.1.0.0/24", "10.1.0.128 10.1.0.129 10.1.0.130"),
             ("fd01::2", "fd01::/64", "fd01::2"),
-            ("0.0.0.0/0", "172.17.0.0/16 10.1.0.0/24", &format!("{all4} 172.17.0.1")),
+            ("0.0.0.0/0", "172.18.0.0/16 10.1.0.0/24", &format!("{all4} 172.18.0.1")),
         ] {
             assert_eq!(shown(what), (pools.to_owned(), held.to_owned()), "{what}");
         }
+        let amber = ipam(dir, &data, &["show", "amber"]);
+        let passed = ["amber", "172.17.0.0/16", "172.17.0.53/32", "a name server"];
+        assert_eq!(cells(&amber).last().map(Vec::as_slice), Some(&passed.map(str::to_owned)[..]));
+        let amber = json(&ipam(dir, &data, &["show", "amber", "--format", "json"]));
+        assert_eq!(amber["passed_over"]["amber"]["pools"][0]["pool"], passed[1]);
         let nowhere = ipam(dir, &data, &["show", "192.0.2.1"]);
         assert_eq!((nowhere.status.code(), text(&nowhere.stdout)), (Some(1), ""));
         assert!(text(&nowhere.stderr).contains("no pool has anything of 192.0.2.1/32"), "{nowhere:?}");

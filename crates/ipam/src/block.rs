@@ -1,14 +1,14 @@
-//! A default block: equal pools cut from one subnet, and which of them are free.
+//! A default block: equal pools cut from one subnet.
 
 use ipnet::IpNet;
 use netloom_model::config::DefaultPool;
 
 use crate::host::HostNets;
+use crate::occupancy::{Aligned, Occupancy};
 use crate::request::SkippedPool;
-use crate::runs::RunSet;
 use crate::span::{Family, Span};
 
-/// A block and its occupied pools, as runs of pool numbers: a block of thousands of pools in use is one run.
+/// A block. Which of its pools are free, the space knows whose block it is.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Block {
     family: Family,
@@ -17,9 +17,8 @@ pub(crate) struct Block {
     base: u8,
     /// The prefix length of each pool.
     size: u8,
-    /// The number of the last pool. A block of more than 2^64 pools is used up to that.
+    /// The number of the last pool. Of a block of more than 2^64 pools, those are counted.
     last_pool: u64,
-    occupied: RunSet,
 }
 
 impl Block {
@@ -31,28 +30,15 @@ impl Block {
         let valid = default.size <= family.bits();
         let span = Span::of(&default.base);
         let (base, size) = (default.base.prefix_len(), default.size);
-        valid.then_some(Self { family, span, base, size, last_pool, occupied: RunSet::default() })
+        valid.then_some(Self { family, span, base, size, last_pool })
     }
 
     pub(crate) fn family(&self) -> Family {
         self.family
     }
 
-    /// The same block cut into pools of another prefix length, nothing of it in use; `None` if it is smaller than
-    /// one of them.
-    pub(crate) fn cut(&self, size: u8) -> Option<Self> {
-        let base = self.family.net(self.span.first, self.base)?;
-        Self::new(&DefaultPool { base, size })
-    }
-
-    /// The same block with nothing in use.
-    pub(crate) fn emptied(&self) -> Self {
-        Self { occupied: RunSet::default(), ..self.clone() }
-    }
-
-    /// Whether this is the same block, cut in the same way.
-    pub(crate) fn same_cut(&self, other: &Self) -> bool {
-        (self.family, self.span, self.size) == (other.family, other.span, other.size)
+    pub(crate) fn span(&self) -> Span {
+        self.span
     }
 
     /// How many pools it has.
@@ -65,26 +51,22 @@ impl Block {
         self.size
     }
 
-    /// How many of its pools are in use, in whole or in part.
-    pub(crate) fn occupied(&self) -> u64 {
-        self.occupied.len()
-    }
-
     /// How many of its pools share an address with a span.
     pub(crate) fn shared_with(&self, span: &Span) -> u64 {
         self.pools_in(span).map_or(0, |(first, last)| (last - first).saturating_add(1))
     }
 
-    /// The bits of an address inside one pool.
-    fn host_bits(&self) -> u32 {
-        u32::from(self.family.bits() - self.size)
-    }
-
-    fn pool_span(&self, pool: u64) -> Span {
-        // A pool of 2^128 addresses would be the only one of its block.
-        let first = self.span.first + u128::from(pool).checked_shl(self.host_bits()).unwrap_or(0);
-        let size = 1u128.checked_shl(self.host_bits()).unwrap_or(0);
-        Span { first, last: first.wrapping_add(size).wrapping_sub(1) }
+    /// How many of its pools share an address with subnets that do not overlap, the highest one first.
+    pub(crate) fn touched(&self, subnets: impl Iterator<Item = IpNet>) -> u64 {
+        let (mut pools, mut above) = (0_u64, None);
+        for (first, last) in subnets.filter_map(|net| self.pools_in(&Span::of(&net))) {
+            // One that is shared by two small ones was counted with the one above.
+            let last = if above == Some(last) { last.checked_sub(1) } else { Some(last) };
+            let more = last.and_then(|last| last.checked_sub(first)).map_or(0, |more| more.saturating_add(1));
+            pools = pools.saturating_add(more);
+            above = Some(first);
+        }
+        pools
     }
 
     /// The numbers of the pools that share an address with a span.
@@ -92,39 +74,30 @@ impl Block {
         if !self.span.overlaps(span) {
             return None;
         }
-        let pool_of = |number: u128| (number - self.span.first).checked_shr(self.host_bits()).unwrap_or(0);
+        let host_bits = u32::from(self.family.bits() - self.size);
+        let pool_of = |number: u128| (number - self.span.first).checked_shr(host_bits).unwrap_or(0);
         let first = u64::try_from(pool_of(span.first.max(self.span.first))).ok()?;
         let last = u64::try_from(pool_of(span.last.min(self.span.last))).unwrap_or(self.last_pool);
         (first <= self.last_pool).then_some((first, last.min(self.last_pool)))
     }
 
-    /// Notes that a span came into use.
-    pub(crate) fn occupy(&mut self, span: &Span) {
-        if let Some((first, last)) = self.pools_in(span) {
-            self.occupied.insert(first, last);
-        }
-    }
-
-    /// Notes that a span is out of use; `in_use` tells whether anything else uses a span. Only a span smaller
-    /// than a pool can have a neighbour in the same pool.
-    pub(crate) fn vacate(&mut self, span: &Span, in_use: impl Fn(&Span) -> bool) {
-        if let Some((first, last)) = self.pools_in(span)
-            && (first != last || !in_use(&self.pool_span(first)))
-        {
-            self.occupied.remove(first, last);
-        }
-    }
-
-    /// The lowest free pool that the host does not use.
-    pub(crate) fn find(&self, host: &mut HostNets<'_>, skipped: &mut Vec<SkippedPool>) -> Option<IpNet> {
-        let mut from = 0;
+    /// The lowest free pool that the host does not use; of this prefix length, if one is given.
+    pub(crate) fn find(
+        &self,
+        in_use: &Occupancy,
+        size: Option<u8>,
+        host: &mut HostNets<'_>,
+        skipped: &mut Vec<SkippedPool>,
+    ) -> Option<IpNet> {
+        let size = size.unwrap_or(self.size);
+        let aligned = |first, prefix| Aligned::new(self.family, first, prefix);
+        let (block, mut from) = (aligned(self.span.first, self.base), self.span.first);
         loop {
-            let pool = self.occupied.next_free(from, self.last_pool)?;
-            let span = self.pool_span(pool);
-            let net = self.family.net(span.first, self.size)?;
-            let Some((conflict, host)) = host.conflict(&span) else { return Some(net) };
+            let first = in_use.first_free(block, aligned(0, size).len, from)?;
+            let net = self.family.net(first, size)?;
+            let Some((conflict, host)) = host.conflict(&Span::of(&net)) else { return Some(net) };
             skipped.push(SkippedPool { pool: net, host: *host });
-            from = self.pools_in(&conflict).map_or(pool, |(_, last)| last).checked_add(1)?;
+            from = conflict.last.checked_add(1)?;
         }
     }
 }
@@ -142,58 +115,67 @@ mod tests {
         Block::new(&DefaultPool { base: net(base), size }).expect("a block")
     }
 
-    fn find(block: &Block, host: &[HostNet]) -> Option<IpNet> {
-        block.find(&mut HostNets::automatic(host, block.family()), &mut Vec::new())
+    /// The pool found beside what is in use.
+    fn find(block: &Block, in_use: &[&str], host: &[HostNet]) -> Option<IpNet> {
+        let mut tree = Occupancy::default();
+        in_use.iter().for_each(|subnet| tree.insert(Aligned::of(&net(subnet))));
+        block.find(&tree, None, &mut HostNets::automatic(host, block.family()), &mut Vec::new())
+    }
+
+    /// How many pools are touched.
+    fn touched(block: &Block, in_use: &[&str]) -> u64 {
+        block.touched(in_use.iter().rev().map(|subnet| net(subnet)))
     }
 
     #[test]
     fn a_small_subnet_blocks_its_pool_until_the_last_one_in_it_is_gone() {
-        let mut block = block("10.0.0.0/16", 24);
-        let (a, b) = (Span::of(&net("10.0.0.0/28")), Span::of(&net("10.0.0.128/28")));
-        block.occupy(&a);
-        block.occupy(&b);
-        assert_eq!(find(&block, &[]), Some(net("10.0.1.0/24")));
-        block.vacate(&a, |span| span.overlaps(&b));
-        assert_eq!(find(&block, &[]), Some(net("10.0.1.0/24")));
-        block.vacate(&b, |_| false);
-        assert_eq!(find(&block, &[]), Some(net("10.0.0.0/24")));
+        let block = block("10.0.0.0/16", 24);
+        let (a, b) = ("10.0.0.0/28", "10.0.0.128/28");
+        for (in_use, expected) in [(&[a, b][..], 1), (&[b], 1), (&[], 0)] {
+            assert_eq!(find(&block, in_use, &[]), Some(net(&format!("10.0.{expected}.0/24"))));
+            assert_eq!(touched(&block, in_use), expected);
+        }
+        assert_eq!(touched(&block, &[a, b, "10.0.1.0/24", "10.0.4.0/22", "10.0.8.0/32"]), 7);
     }
 
     #[test]
     fn a_subnet_around_the_block_takes_all_of_it() {
-        let mut block = block("10.0.0.0/16", 24);
-        let all = Span::of(&net("10.0.0.0/8"));
-        block.occupy(&all);
-        assert_eq!(find(&block, &[]), None);
-        block.vacate(&all, |_| false);
-        assert_eq!(find(&block, &[]), Some(net("10.0.0.0/24")));
+        let block = block("10.0.0.0/16", 24);
+        assert_eq!(find(&block, &["10.0.0.0/8"], &[]), None);
+        assert_eq!(touched(&block, &["10.0.0.0/8"]), 256);
+        assert_eq!(touched(&block, &["11.0.0.0/8"]), 0);
     }
 
     #[test]
     fn host_subnets_are_jumped_over_and_named() {
         let block = block("10.0.0.0/16", 24);
         let host = ["10.0.0.7/32", "10.0.0.0/22", "10.0.4.0/30", "10.0.6.0/24"];
-        let host = host.map(|text| HostNet { net: net(text), used_as: HostUse::Route });
+        let host = host.map(|text| HostNet { net: net(text), used_as: HostUse::Route, link: None });
         let mut skipped = Vec::new();
-        let found = block.find(&mut HostNets::automatic(&host, Family::V4), &mut skipped);
+        let mut nets = HostNets::automatic(&host, Family::V4);
+        let found = block.find(&Occupancy::default(), None, &mut nets, &mut skipped);
         assert_eq!(found, Some(net("10.0.5.0/24")));
         assert_eq!(skipped[0].pool, net("10.0.0.0/24"));
         assert!(skipped.len() <= 4, "{skipped:?}");
-        assert_eq!(find(&block, &[HostNet { net: net("10.0.0.0/9"), used_as: HostUse::Route }]), None);
+        let all = HostNet { net: net("10.0.0.0/9"), used_as: HostUse::Route, link: None };
+        assert_eq!(find(&block, &[], &[all]), None);
     }
 
     #[test]
     fn extreme_blocks_work() {
-        assert_eq!(find(&block("::/0", 128), &[]), Some(net("::/128")));
-        assert_eq!(find(&block("fd00::/8", 120), &[]), Some(net("fd00::/120")));
-        let mut one = block("0.0.0.0/0", 0);
-        assert_eq!((one.pools(), find(&one, &[])), (1, Some(net("0.0.0.0/0"))));
-        one.occupy(&Span::of(&net("1.2.3.0/24")));
-        assert_eq!(find(&one, &[]), None);
+        assert_eq!(find(&block("::/0", 128), &[], &[]), Some(net("::/128")));
+        assert_eq!(find(&block("fd00::/8", 120), &[], &[]), Some(net("fd00::/120")));
+        let one = block("0.0.0.0/0", 0);
+        assert_eq!((one.pools(), find(&one, &[], &[])), (1, Some(net("0.0.0.0/0"))));
+        assert_eq!(find(&one, &["1.2.3.0/24"], &[]), None);
+        assert_eq!(touched(&one, &["1.2.3.0/24", "9.0.0.0/8"]), 1);
         assert!(Block::new(&DefaultPool { base: net("10.0.0.0/8"), size: 7 }).is_none());
         assert!(Block::new(&DefaultPool { base: net("10.0.0.0/8"), size: 33 }).is_none());
-        let mut v6 = block("fd00::/8", 64);
-        v6.occupy(&Span::of(&net("fd00::/9")));
-        assert_eq!(find(&v6, &[]), Some(net("fd80::/64")));
+        let v6 = block("fd00::/8", 64);
+        assert_eq!(find(&v6, &["fd00::/9"], &[]), Some(net("fd80::/64")));
+        assert_eq!(
+            (touched(&v6, &["fd00::/9"]), touched(&block("::/0", 128), &["::/1"])),
+            (1 << 55, u64::MAX)
+        );
     }
 }

@@ -230,7 +230,7 @@ impl DefaultIpam {
             // Reservations first: who has an address from one is known by that.
             owners.sort_by_cached_key(|owner| {
                 let endpoint = owner.id != OwnerId::Reservation;
-                (Of::owner(id, owner).key(), endpoint, (!endpoint).then(|| owner.name.clone()))
+                (Of::owner(id, owner).key(), endpoint, (!endpoint).then(|| owner.name.to_string()))
             });
             for owner in owners {
                 let key = Of::owner(id, owner).key();

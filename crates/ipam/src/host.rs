@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use ipnet::IpNet;
-use netloom_model::{Error, Reason, Result};
+use netloom_model::{Error, IfName, Reason, Result};
 
 use crate::span::{Family, Span};
 
@@ -14,6 +14,8 @@ pub struct HostNet {
     pub net: IpNet,
     /// What for.
     pub used_as: HostUse,
+    /// The interface by which it does, where that is known.
+    pub link: Option<IfName>,
 }
 
 /// What the host uses a subnet for. In this order one is told before another.
@@ -64,7 +66,8 @@ pub fn check_host(pool: IpNet, chosen: bool, host: &[HostNet]) -> Result<()> {
 
 /// The error for a pool that the host uses a part of.
 pub(crate) fn overlaps_host(pool: IpNet, other: &HostNet) -> Error {
-    Reason::PoolOverlapsHost { pool, other: other.net, what: other.used_as.name() }.into()
+    let HostNet { net, used_as, link } = *other;
+    Reason::PoolOverlapsHost { pool, other: net, what: used_as.name(), link }.into()
 }
 
 /// Who looks for a subnet.
@@ -104,7 +107,7 @@ impl<'a> HostNets<'a> {
     /// nothing about who uses an address.
     fn relevant(&self) -> impl Iterator<Item = (Span, usize)> {
         let (family, choice) = (self.family, self.choice);
-        let counts = move |HostNet { net, used_as }: &HostNet| {
+        let counts = move |HostNet { net, used_as, .. }: &HostNet| {
             let matters = choice == Choice::Automatic || *used_as != HostUse::NameServer;
             matters && Family::of(net) == family && net.prefix_len() > 1
         };
@@ -152,7 +155,8 @@ mod tests {
     fn both_searches_agree_and_ignore_default_routes() {
         let nets =
             ["0.0.0.0/0", "128.0.0.0/1", "10.0.0.0/8", "10.1.0.0/16", "192.168.7.9/24", "fd00::/8", "::/1"];
-        let route = |net: &&str| HostNet { net: net.parse().expect("a net"), used_as: HostUse::Route };
+        let route =
+            |net: &&str| HostNet { net: net.parse().expect("a net"), used_as: HostUse::Route, link: None };
         let all: Vec<_> = nets.iter().map(route).collect();
         let mut warm = HostNets::given(&all, Family::V4);
         assert!(warm.conflict(&Span::of(&all[2].net)).is_some());
@@ -172,8 +176,10 @@ mod tests {
 
     #[test]
     fn a_name_server_is_in_the_way_of_automatic_choice_only() {
-        let server = HostNet { net: "10.1.2.3/32".parse().expect("a net"), used_as: HostUse::NameServer };
-        let route = HostNet { net: "10.2.0.0/16".parse().expect("a net"), used_as: HostUse::Route };
+        let server =
+            HostNet { net: "10.1.2.3/32".parse().expect("a net"), used_as: HostUse::NameServer, link: None };
+        let route =
+            HostNet { net: "10.2.0.0/16".parse().expect("a net"), used_as: HostUse::Route, link: None };
         let span = |text: &str| Span::of(&text.parse().expect("a net"));
         let all = [server, route];
         let automatic = HostNets::automatic(&all, Family::V4);

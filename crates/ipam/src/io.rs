@@ -20,7 +20,7 @@ pub fn read_name_servers(files: &[PathBuf]) -> Vec<HostNet> {
     let mut nets: Vec<HostNet> = Vec::new();
     for text in files.iter().filter_map(|file| read(file)) {
         for address in name_servers(&text) {
-            let server = HostNet { net: address.into(), used_as: HostUse::NameServer };
+            let server = HostNet { net: address.into(), used_as: HostUse::NameServer, link: None };
             if !nets.contains(&server) {
                 nets.push(server);
             }

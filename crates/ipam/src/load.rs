@@ -181,7 +181,8 @@ impl Network {
             *place = Some((address, number, kept));
         }
         let kept = places.iter().flatten().find_map(|(_, _, kept)| *kept);
-        owner.reservation = kept.and_then(|kept| self.owners.at(kept)).map(|kept| kept.name.clone());
+        owner.reservation =
+            kept.and_then(|kept| self.owners.at(kept)).map(|kept| Box::new(kept.name.clone()));
         let (keeps, quarantined) = (owner.id == OwnerId::Reservation, owner.quarantined);
         let owner = self.owners.insert(owner).ok_or_else(|| self.too_many())?;
         for (address, number, kept) in places.into_iter().flatten() {
@@ -207,7 +208,7 @@ impl Network {
                 Err(Reason::IdTaken { id: id.to_string(), holder }.into())
             }
             OwnerId::Reservation if self.owners.reservation(&owner.name).is_some() => {
-                let holder = Holder::new(ObjectKind::Reservation, &owner.name, "");
+                let holder = Holder::new(ObjectKind::Reservation, &*owner.name, "");
                 Err(Reason::NameTaken { name: owner.name.to_string(), holder }.into())
             }
             _ => Ok(()),

@@ -252,7 +252,7 @@ impl Network {
         owner.host = host;
         for choice in choices.iter().flatten() {
             if let From::Reservation(number) = choice.from {
-                owner.reservation = self.owners.at(number).map(|kept| kept.name.clone());
+                owner.reservation = self.owners.at(number).map(|kept| Box::new(kept.name.clone()));
             }
         }
         let owner = self.owners.insert(owner).ok_or_else(|| self.too_many())?;
@@ -277,7 +277,7 @@ impl Network {
     pub(crate) fn release(&mut self, space: &mut Space, id: &EndpointId) {
         let Some(owner) = self.owners.remove_endpoint(id) else { return };
         for address in owner.addresses() {
-            let noted = owner.reservation.as_deref();
+            let noted = owner.reservation.as_ref().map(|noted| &***noted);
             let kept = noted.and_then(|name| self.owners.reservation_behind(name, address));
             if let Some(pool) = self.pool_of_mut(address) {
                 pool.release(space.subnet_mut(pool.slot), address, owner.quarantined, kept);

@@ -9,6 +9,7 @@ use hashbrown::hash_table::Entry;
 use netloom_model::{EndpointId, Holder, ObjectKind};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
+use crate::name::Name;
 use crate::subnet::{MAX_OWNERS, OwnerNo};
 
 /// Who an owner is.
@@ -24,13 +25,13 @@ pub(crate) enum OwnerId {
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Owner {
     pub id: OwnerId,
-    pub name: Box<str>,
+    pub name: Name,
     pub ipv4: Option<Ipv4Addr>,
     pub ipv6: Option<Ipv6Addr>,
     /// The host whose endpoint it is, where hosts share the address space.
     pub host: Option<Arc<str>>,
-    /// The reservation that it has one of them from, which gets it back.
-    pub reservation: Option<Box<str>>,
+    /// The reservation that it has one of them from, which gets it back. Few have one.
+    pub reservation: Option<Box<Name>>,
     /// Gone for its caller, but the kernel may still answer for its addresses.
     pub quarantined: bool,
 }
@@ -137,13 +138,13 @@ impl Owners {
     /// Notes from which reservation an endpoint has an address.
     pub(crate) fn note_reservation(&mut self, number: OwnerNo, name: &str) {
         if let Some(owner) = self.slots.get_mut(number as usize).and_then(Option::as_mut) {
-            owner.reservation = Some(name.into());
+            owner.reservation = Some(Box::new(name.into()));
         }
     }
 
     /// Notes from which reservation an endpoint has an address, unless one is noted.
     pub(crate) fn note_reservation_number(&mut self, number: OwnerNo, kept: OwnerNo) {
-        let name = self.at(kept).map(|kept| kept.name.clone());
+        let name = self.at(kept).map(|kept| Box::new(kept.name.clone()));
         if let Some(owner) = self.slots.get_mut(number as usize).and_then(Option::as_mut)
             && owner.reservation.is_none()
         {
@@ -155,7 +156,7 @@ impl Owners {
     pub(crate) fn forget_reservation(&mut self, number: OwnerNo) {
         let kept = self.at(number).and_then(|owner| {
             let number = owner.addresses().find_map(|address| self.reservation_keeping(address))?;
-            self.at(number).map(|kept| kept.name.clone())
+            self.at(number).map(|kept| Box::new(kept.name.clone()))
         });
         if let Some(owner) = self.slots.get_mut(number as usize).and_then(Option::as_mut) {
             owner.reservation = kept;
@@ -236,7 +237,7 @@ impl Owners {
             }
         };
         if owner.id == OwnerId::Reservation {
-            self.reservations.insert(owner.name.clone(), number);
+            self.reservations.insert((&*owner.name).into(), number);
         }
         let id = owner.id;
         self.slots[number as usize] = Some(owner);
@@ -265,7 +266,7 @@ impl Owners {
                     }
                 }
                 Some(Owner { id: OwnerId::Reservation, name, .. }) => {
-                    reservations.insert(name.clone(), number).is_none()
+                    reservations.insert((&**name).into(), number).is_none()
                 }
                 None => false,
             };

@@ -245,7 +245,7 @@ mod tests {
             let of_host = touched(&host).difference(&used).count() as u64;
             let counted = default_pools(&[block], taken.iter().copied(), Some(&host));
             prop_assert_eq!((counted[0].total, counted[0].used, counted[0].of_host), (64, used.len() as u64, Some(of_host)));
-            let host: Vec<_> = host.into_iter().map(|net| crate::HostNet { net, used_as: crate::HostUse::Route }).collect();
+            let host: Vec<_> = host.into_iter().map(|net| crate::HostNet { net, used_as: crate::HostUse::Route, link: None }).collect();
             let spec = IpamSpec::default();
             let mut free = 0;
             loop {

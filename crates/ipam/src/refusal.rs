@@ -87,11 +87,7 @@ pub(crate) fn pools_exhausted(
         holders: occupants.into_iter().take(SHOWN_HOLDERS).map(|(holder, _)| holder).collect(),
         // There is no third reason, unless a size was asked for that does not fit.
         of_host: if asked.is_some() { None } else { Some(total.saturating_sub(held)) },
-        example: skipped.map(|SkippedPool { pool, host }| HostOverlap {
-            pool: *pool,
-            other: host.net,
-            what: host.used_as.name(),
-        }),
+        example: skipped.map(HostOverlap::from),
     };
     Reason::PoolsExhausted(Box::new(considered)).into()
 }

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netloom_model::record::PoolRecord;
-use netloom_model::{EndpointId, Error, IpamSpec, NetworkId, ObjectKind, Result};
+use netloom_model::{EndpointId, Error, HostOverlap, IpamSpec, NetworkId, ObjectKind, Result};
 
 use crate::host::HostNet;
 
@@ -47,6 +47,12 @@ pub struct SkippedPool {
     pub pool: IpNet,
     /// What it overlaps.
     pub host: HostNet,
+}
+
+impl From<&SkippedPool> for HostOverlap {
+    fn from(SkippedPool { pool, host: HostNet { net, used_as, link } }: &SkippedPool) -> Self {
+        Self { pool: *pool, other: *net, what: used_as.name(), link: *link }
+    }
 }
 
 /// A request for all pools of a network.

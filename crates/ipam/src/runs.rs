@@ -56,22 +56,6 @@ impl RunSet {
             }
         }
     }
-
-    /// How many numbers are in the set; one less where that is every number there is.
-    pub(crate) fn len(&self) -> u64 {
-        self.runs
-            .iter()
-            .fold(0, |sum: u64, (first, last)| sum.saturating_add((last - first).saturating_add(1)))
-    }
-
-    /// The lowest number from `from` to `to` that is not in the set.
-    pub(crate) fn next_free(&self, from: u64, to: u64) -> Option<u64> {
-        let free = match self.run_end(from) {
-            Some(last) => last.checked_add(1)?,
-            None => from,
-        };
-        (free <= to).then_some(free)
-    }
 }
 
 #[cfg(test)]
@@ -89,14 +73,11 @@ mod tests {
         set.insert(0, 0);
         set.insert(1, u64::MAX - 1);
         assert_eq!(set.runs.len(), 1);
-        assert_eq!(set.next_free(0, u64::MAX), None);
-        assert_eq!(set.len(), u64::MAX);
-        set.remove(5, 5);
-        assert_eq!(set.len(), u64::MAX);
-        set.remove(6, 6);
-        assert_eq!(set.len(), u64::MAX - 1);
+        assert_eq!(set.run_end(0), Some(u64::MAX));
+        set.remove(5, 6);
+        assert_eq!((set.run_end(0), set.run_end(5), set.run_end(7)), (Some(4), None, Some(u64::MAX)));
         set.insert(6, 6);
-        assert_eq!(set.next_free(0, u64::MAX), Some(5));
+        assert_eq!((set.run_end(5), set.run_end(6)), (None, Some(u64::MAX)));
         set.remove(0, u64::MAX);
         assert_eq!(set, RunSet::default());
     }
@@ -115,12 +96,11 @@ mod tests {
                     plain.retain(|x| !(first..=last).contains(x));
                 }
                 for x in 0..80 {
-                    let free = (x..80).find(|y| !plain.contains(y));
-                    prop_assert_eq!(set.next_free(x, 79), free);
+                    let end = (x..80).take_while(|y| plain.contains(y)).last();
+                    prop_assert_eq!(set.run_end(x), end);
                 }
                 let gaps = plain.iter().filter(|x| !plain.contains(&(*x + 1))).count();
                 prop_assert_eq!(set.runs.len(), gaps);
-                prop_assert_eq!(set.len(), plain.len() as u64);
             }
         }
     }

@@ -10,28 +10,32 @@ use rustc_hash::FxHashMap;
 use crate::block::Block;
 use crate::cooling::Cooling;
 use crate::host::HostNets;
+use crate::occupancy::{Aligned, Occupancy};
 use crate::request::SkippedPool;
 use crate::span::{Family, Span};
 use crate::subnet::{Subnet, Tenant, TenantNo};
 
-/// How many blocks of sizes that somebody asked for are kept up to date. More are counted at each request.
-const SIZED: usize = 32;
-
 /// The subnets in use, which never overlap; and the default blocks.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Space {
-    /// Where each subnet is, by its first address.
-    v4: BTreeMap<u128, usize>,
-    v6: BTreeMap<u128, usize>,
+    v4: InUse,
+    v6: InUse,
     subnets: Vec<Option<Subnet>>,
     vacant: Vec<usize>,
     blocks: Vec<Block>,
-    /// The default blocks cut into pools of other sizes, for requests that name a size.
-    sized: Vec<Block>,
+}
+
+/// The subnets of one family.
+#[derive(Clone, Debug, Default)]
+struct InUse {
+    /// Where each one is, by its first address.
+    places: BTreeMap<u128, usize>,
+    /// What is free between them.
+    tree: Occupancy,
 }
 
 impl PartialEq for Space {
-    /// Equal subnets and blocks; where they are kept, and for which sizes somebody asked, does not matter.
+    /// Equal subnets and blocks; where they are kept does not matter.
     fn eq(&self, other: &Self) -> bool {
         self.in_order().eq(other.in_order()) && self.blocks == other.blocks
     }
@@ -44,31 +48,22 @@ impl Space {
 
     /// The same default blocks with nothing in use.
     pub(crate) fn emptied(&self) -> Self {
-        Self { blocks: self.blocks.iter().map(Block::emptied).collect(), ..Self::default() }
+        Self { blocks: self.blocks.clone(), ..Self::default() }
     }
 
     /// Replaces the default blocks. What is in use stays in use.
     pub(crate) fn replace_blocks(&mut self, default_pools: &[DefaultPool]) {
-        let mut blocks: Vec<_> = default_pools.iter().filter_map(Block::new).collect();
-        blocks.iter_mut().for_each(|block| self.occupy(block));
-        self.blocks = blocks;
-        self.sized.clear();
+        self.blocks = default_pools.iter().filter_map(Block::new).collect();
     }
 
-    /// Notes everything that is in use in a new block.
-    fn occupy(&self, block: &mut Block) {
-        let of_family = self.of(block.family()).values().map(|slot| self.subnet(*slot));
-        of_family.for_each(|subnet| block.occupy(&Span::of(&subnet.net())));
-    }
-
-    fn of(&self, family: Family) -> &BTreeMap<u128, usize> {
+    fn of(&self, family: Family) -> &InUse {
         match family {
             Family::V4 => &self.v4,
             Family::V6 => &self.v6,
         }
     }
 
-    fn of_mut(&mut self, family: Family) -> &mut BTreeMap<u128, usize> {
+    fn of_mut(&mut self, family: Family) -> &mut InUse {
         match family {
             Family::V4 => &mut self.v4,
             Family::V6 => &mut self.v6,
@@ -89,18 +84,18 @@ impl Space {
 
     /// Every subnet, IPv4 first, by address.
     pub(crate) fn in_order(&self) -> impl Iterator<Item = &Subnet> {
-        self.v4.values().chain(self.v6.values()).map(|slot| self.subnet(*slot))
+        self.v4.places.values().chain(self.v6.places.values()).map(|slot| self.subnet(*slot))
     }
 
     /// The subnet that is exactly this one, if it is in use.
     pub(crate) fn exact(&self, net: &IpNet) -> Option<&Subnet> {
-        let slot = *self.of(Family::of(net)).get(&Span::of(net).first)?;
+        let slot = *self.of(Family::of(net)).places.get(&Span::of(net).first)?;
         Some(self.subnet(slot)).filter(|subnet| subnet.net() == *net)
     }
 
     /// The same, to be changed.
     pub(crate) fn exact_mut(&mut self, net: &IpNet) -> Option<&mut Subnet> {
-        let slot = *self.of(Family::of(net)).get(&Span::of(net).first)?;
+        let slot = *self.of(Family::of(net)).places.get(&Span::of(net).first)?;
         Some(self.subnet_mut(slot)).filter(|subnet| subnet.net() == *net)
     }
 
@@ -122,7 +117,15 @@ impl Space {
     /// Every subnet in use that overlaps `net`, the one with the highest first address first.
     pub(crate) fn overlapping(&self, net: &IpNet) -> impl Iterator<Item = &Subnet> {
         let span = Span::of(net);
-        overlapping(self.of(Family::of(net)), &self.subnets, span)
+        self.sharing(Family::of(net), span)
+    }
+
+    /// Subnets in use that share an address with `span`. They do not overlap each other, so in descending order
+    /// of their first address their last addresses descend too, and the first one that ends before `span` ends
+    /// the search.
+    fn sharing(&self, family: Family, span: Span) -> impl Iterator<Item = &Subnet> {
+        let below = self.of(family).places.range(..=span.last).rev().map(|(_, slot)| self.subnet(*slot));
+        below.take_while(move |subnet| Span::of(&subnet.net()).last >= span.first)
     }
 
     /// Why a network cannot have a pool in this subnet.
@@ -150,7 +153,7 @@ impl Space {
     pub(crate) fn join(&mut self, net: IpNet, tenant: Tenant) -> Result<(usize, TenantNo)> {
         self.check_free(&net, &tenant)?;
         let (family, span) = (Family::of(&net), Span::of(&net));
-        let slot = match self.of(family).get(&span.first) {
+        let slot = match self.of(family).places.get(&span.first) {
             Some(slot) => *slot,
             None => self.put_into_use(net),
         };
@@ -170,28 +173,22 @@ impl Space {
         let net = subnet.net();
         self.subnets[slot] = None;
         self.vacant.push(slot);
-        let (family, span) = (Family::of(&net), Span::of(&net));
-        self.of_mut(family).remove(&span.first);
-        let Self { v4, v6, blocks, sized, subnets, .. } = self;
-        let in_use = match family {
-            Family::V4 => v4,
-            Family::V6 => v6,
-        };
-        for block in blocks.iter_mut().chain(sized).filter(|block| block.family() == family) {
-            block.vacate(&span, |pool| overlapping(in_use, subnets, *pool).next().is_some());
-        }
+        let InUse { places, tree } = self.of_mut(Family::of(&net));
+        let block = Aligned::of(&net);
+        places.remove(&block.first);
+        tree.remove(block);
     }
 
     fn put_into_use(&mut self, net: IpNet) -> usize {
-        let (family, span) = (Family::of(&net), Span::of(&net));
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.subnets.push(None);
             self.subnets.len() - 1
         });
         self.subnets[slot] = Some(Subnet::new(net));
-        self.of_mut(family).insert(span.first, slot);
-        let blocks = self.blocks.iter_mut().chain(&mut self.sized);
-        blocks.filter(|block| block.family() == family).for_each(|block| block.occupy(&span));
+        let InUse { places, tree } = self.of_mut(Family::of(&net));
+        let block = Aligned::of(&net);
+        places.insert(block.first, slot);
+        tree.insert(block);
         slot
     }
 
@@ -199,27 +196,14 @@ impl Space {
 
     /// The first free pool of the default blocks, in their order; of this prefix length, if one is given.
     pub(crate) fn find(
-        &mut self,
+        &self,
         host: &mut HostNets<'_>,
         family: Family,
         size: Option<u8>,
         skipped: &mut Vec<SkippedPool>,
     ) -> Option<IpNet> {
-        let Some(size) = size else {
-            return self.blocks_of(family).find_map(|block| block.find(host, skipped));
-        };
-        let cut: Vec<_> = self.blocks_of(family).filter_map(|block| block.cut(size)).collect();
-        cut.into_iter().find_map(|mut block| {
-            if let Some(known) = self.sized.iter().find(|known| known.same_cut(&block)) {
-                return known.find(host, skipped);
-            }
-            self.occupy(&mut block);
-            let found = block.find(host, skipped);
-            if self.sized.len() < SIZED {
-                self.sized.push(block);
-            }
-            found
-        })
+        let tree = &self.of(family).tree;
+        self.blocks_of(family).find_map(|block| block.find(tree, size, host, skipped))
     }
 
     /// The default blocks of a family.
@@ -239,7 +223,8 @@ impl Space {
 
     /// How many default pools of a family are in use, in whole or in part.
     pub(crate) fn occupied(&self, family: Family) -> u64 {
-        self.blocks_of(family).fold(0, |sum, block| sum.saturating_add(block.occupied()))
+        let of = |block: &Block| block.touched(self.sharing(family, block.span()).map(Subnet::net));
+        self.blocks_of(family).fold(0, |sum, block| sum.saturating_add(of(block)))
     }
 
     /// Who has default pools of a family in use, and how many: those with most first, then by address.
@@ -247,7 +232,7 @@ impl Space {
         let blocks = self.blocks_of(family);
         let mut places: FxHashMap<NetworkId, usize> = FxHashMap::default();
         let mut occupants: Vec<(Holder, u64)> = Vec::new();
-        for subnet in self.of(family).values().map(|slot| self.subnet(*slot)) {
+        for subnet in self.of(family).places.values().map(|slot| self.subnet(*slot)) {
             let span = Span::of(&subnet.net());
             let pools = blocks.clone().fold(0u64, |sum, block| sum.saturating_add(block.shared_with(&span)));
             if pools == 0 {
@@ -273,23 +258,12 @@ fn in_the_way<'a>(subnet: &'a Subnet, net: &IpNet, tenant: &Tenant) -> Option<&'
     others.find(|other| !same || !other.shares || other.network == tenant.network)
 }
 
-/// Subnets in use that share an address with `span`. They do not overlap each other, so in descending order
-/// of their first address their last addresses descend too, and the first one that ends before `span` ends
-/// the search.
-fn overlapping<'a>(
-    in_use: &'a BTreeMap<u128, usize>,
-    subnets: &'a [Option<Subnet>],
-    span: Span,
-) -> impl Iterator<Item = &'a Subnet> {
-    let below = in_use.range(..=span.last).rev().filter_map(|(_, slot)| subnets[*slot].as_ref());
-    below.take_while(move |subnet| Span::of(&subnet.net()).last >= span.first)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::host::{HostNet, HostUse};
 
     fn tenant(n: usize, shares: bool) -> Tenant {
         Tenant { network: format!("n{n}").parse().expect("an id"), name: format!("n{n}").into(), shares }
@@ -303,6 +277,11 @@ mod tests {
         ) {
             let block = |base: &str, size| DefaultPool { base: base.parse().expect("a net"), size };
             let blocks = [block("10.0.0.0/22", 25), block("10.0.4.0/24", 24), block("10.0.0.0/21", 26)];
+            let host = ["10.0.0.200/29", "10.0.1.64/26", "10.0.5.0/24", "0.0.0.0/1"].map(|text| HostNet {
+                net: text.parse().expect("a net"),
+                used_as: HostUse::Address,
+                link: None,
+            });
             let mut space = Space::new(&blocks);
             let mut plain: Vec<(IpNet, usize)> = Vec::new();
             for (n, (what, offset, prefix)) in steps.into_iter().enumerate() {
@@ -316,19 +295,28 @@ mod tests {
                     }
                     1 | 2 => {
                         let size = (what == 2).then_some(prefix);
-                        let mut host = HostNets::automatic(&[], Family::V4);
-                        let found = space.find(&mut host, Family::V4, size, &mut skipped);
+                        let mut nets = HostNets::automatic(&host, Family::V4);
+                        let found = space.find(&mut nets, Family::V4, size, &mut skipped);
                         let expected = blocks
                             .iter()
                             .filter(|block| size.is_none_or(|size| size >= block.base.prefix_len()))
                             .flat_map(|block| block.base.subnets(size.unwrap_or(block.size)).expect("valid"))
-                            .find(|net| plain.iter().all(|(used, _)| !overlaps(used, net)));
+                            .filter(|net| plain.iter().all(|(used, _)| !overlaps(used, net)))
+                            .find(|net| host[..3].iter().all(|host| !overlaps(&host.net, net)));
                         prop_assert_eq!(found, expected);
+                        for SkippedPool { pool, host } in skipped {
+                            prop_assert!(overlaps(&pool, &host.net) && space.overlapping(&pool).count() == 0);
+                        }
                         let Some(found) = found else { continue };
                         found
                     }
                     _ => Family::V4.net(0x0a00_0000 | u128::from(offset), prefix).expect("a net").trunc(),
                 };
+                let touched = |block: &DefaultPool| {
+                    let pools = block.base.subnets(block.size).expect("valid");
+                    pools.filter(|pool| plain.iter().any(|(used, _)| overlaps(used, pool))).count() as u64
+                };
+                prop_assert_eq!(space.occupied(Family::V4), blocks.iter().map(touched).sum::<u64>());
                 let expected: Vec<_> = plain.iter().filter(|(used, _)| overlaps(used, &net)).collect();
                 prop_assert_eq!(space.overlapping(&net).count(), expected.len());
                 match space.join(net, tenant(n, false)) {

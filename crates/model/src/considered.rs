@@ -3,8 +3,10 @@
 use std::fmt;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
-use crate::error::Holder;
+use crate::error::{Holder, on_host};
+use crate::ifname::IfName;
 
 /// The default pools of one family, and why none of them was to be had.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,7 +30,7 @@ pub struct PoolsConsidered {
 }
 
 /// A pool that overlaps what the host uses.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct HostOverlap {
     /// The pool.
     pub pool: IpNet,
@@ -36,6 +38,33 @@ pub struct HostOverlap {
     pub other: IpNet,
     /// What that is: "an address", "a route", "a name server".
     pub what: std::borrow::Cow<'static, str>,
+    /// The interface that has it, where that is known.
+    pub link: Option<IfName>,
+}
+
+/// Default pools that were passed over when the pools of a network were chosen, because the host used them.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PassedOver {
+    /// The first of them, at most [`PassedOver::LISTED`].
+    pub pools: Vec<HostOverlap>,
+    /// How many there were besides.
+    pub more: u64,
+}
+
+impl PassedOver {
+    /// How many are told one by one.
+    pub const LISTED: usize = 16;
+
+    /// Tells of one more.
+    pub fn push(&mut self, pool: HostOverlap) {
+        if self.pools.len() < Self::LISTED { self.pools.push(pool) } else { self.more += 1 }
+    }
+
+    /// Whether none was.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pools.is_empty()
+    }
 }
 
 impl PoolsConsidered {
@@ -73,8 +102,8 @@ impl fmt::Display for PoolsConsidered {
         if let Some(of_host) = of_host {
             write!(f, " and {of_host} overlap what the host uses")?;
         }
-        let Some(HostOverlap { pool, other, what }) = example else { return Ok(()) };
-        write!(f, " (such as {pool}: {other} is {what})")
+        let Some(HostOverlap { pool, other, what, link }) = example else { return Ok(()) };
+        write!(f, " (such as {pool}: {other} is {what} of {})", on_host(link.as_ref()))
     }
 }
 
@@ -163,6 +192,7 @@ mod tests {
                 pool: "172.17.0.0/16".parse().expect("a net"),
                 other: "172.17.0.53/32".parse().expect("a net"),
                 what: "a name server".into(),
+                link: None,
             }),
         }
     }

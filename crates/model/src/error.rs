@@ -24,6 +24,7 @@ mod words;
 pub use crate::name::check_name;
 pub use port::{PortReason, PortUser};
 pub use remedies::REACH_CLUSTER;
+pub(crate) use words::on_host;
 use words::{List, Prefix, in_file, sandbox_text};
 
 /// `EPERM`, the same number on every Linux.
@@ -360,7 +361,7 @@ pub enum Reason {
         holder: String,
     },
     /// A pool overlaps an address or a route of the host.
-    #[error("pool {pool} overlaps {other}, {what} of the host")]
+    #[error("pool {pool} overlaps {other}, {what} of {}", on_host(link.as_ref()))]
     PoolOverlapsHost {
         /// The requested pool.
         pool: IpNet,
@@ -368,6 +369,8 @@ pub enum Reason {
         other: IpNet,
         /// What it is: "a route", "a route of table 100", "an address", "a name server".
         what: std::borrow::Cow<'static, str>,
+        /// The interface that has it, where that is known.
+        link: Option<crate::IfName>,
     },
     /// Every pool to choose from is taken.
     #[error("no free address pool left: {0}")]

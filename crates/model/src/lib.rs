@@ -21,7 +21,7 @@ pub mod spec;
 pub mod wide;
 
 pub use config::{EngineConfig, Limits, Timeouts};
-pub use considered::{AddressesConsidered, HostOverlap, PoolFill, PoolsConsidered};
+pub use considered::{AddressesConsidered, HostOverlap, PassedOver, PoolFill, PoolsConsidered};
 pub use error::{Certainty, Error, ErrorKind, Holder, ObjectKind, PortReason, PortUser, Reason, Result};
 pub use event::{Event, EventKind, Repair};
 pub use host_port::{HostPort, HostPorts, PortRange, Published, PublishedPorts};

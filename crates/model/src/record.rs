@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use crate::considered::PassedOver;
 use crate::host_port::Published;
 use crate::id::{EndpointId, JoinId, NetworkId, SandboxId};
 use crate::ifname::{IfName, NetnsName};
@@ -70,9 +71,13 @@ pub struct NetworkRecord {
     /// back, also after a crash.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub found: BTreeMap<String, String>,
-    /// The addresses that are kept for endpoints of a name, by that name.
+    /// The addresses that are kept for endpoints of a name, by that name. Each is recorded apart, as a
+    /// [`ReservationRecord`]; those of earlier engines are in the record itself.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reservations: BTreeMap<String, Reservation>,
+    /// The default pools that were passed over for it because of the host.
+    #[serde(default, skip_serializing_if = "PassedOver::is_empty")]
+    pub passed_over: PassedOver,
     /// Where the choice of addresses goes on in its pools: an address of each at most. It is recorded apart, as an
     /// [`OrderRecord`], because it changes with the endpoints.
     #[serde(skip)]
@@ -88,12 +93,24 @@ pub struct OrderRecord {
     pub next: Vec<IpAddr>,
 }
 
+/// What is kept for a name.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReservationRecord {
+    /// The network.
+    pub network: NetworkId,
+    /// The name.
+    pub name: String,
+    /// The addresses.
+    pub kept: Reservation,
+}
+
 impl NetworkRecord {
     /// One that is asked for: its pools are chosen later.
     #[must_use]
     pub fn asked(id: NetworkId, spec: NetworkSpec) -> Self {
-        let (found, reservations) = (BTreeMap::new(), BTreeMap::new());
-        Self { id, spec, v4: Vec::new(), v6: Vec::new(), found, reservations, order: Vec::new() }
+        let (v4, v6, order) = (Vec::new(), Vec::new(), Vec::new());
+        let (found, reservations, passed_over) = (BTreeMap::new(), BTreeMap::new(), PassedOver::default());
+        Self { id, spec, v4, v6, found, reservations, passed_over, order }
     }
 }
 

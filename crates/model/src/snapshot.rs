@@ -9,6 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::config::DatastoreConfig;
+use crate::considered::PassedOver;
 use crate::error::Holder;
 use crate::host_port::{HostPort, HostPorts, Published};
 use crate::id::{EndpointId, NetworkId, OpId, SandboxId};
@@ -98,6 +99,9 @@ pub struct NetworkSnapshot {
     /// The addresses that are kept for endpoints of a name, by that name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reservations: BTreeMap<String, Reservation>,
+    /// The default pools that were passed over for it because of the host.
+    #[serde(default, skip_serializing_if = "PassedOver::is_empty")]
+    pub passed_over: PassedOver,
     /// Whether it outlives the engine.
     pub persist: bool,
     /// Its endpoints, by name.
@@ -260,7 +264,7 @@ pub struct IpamSnapshot {
     pub pools: Vec<PoolSnapshot>,
 }
 
-/// A block of default pools at one moment.
+/// A block of default pools at one moment. In JSON, a number above 2^53 is a text of its digits.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DefaultPoolSnapshot {
     /// The block.
@@ -268,10 +272,13 @@ pub struct DefaultPoolSnapshot {
     /// The prefix length of each pool in it.
     pub size: u8,
     /// How many pools it has; 2^64 - 1 also for more.
+    #[serde(with = "crate::wide")]
     pub total: u64,
     /// How many of them networks have, in whole or in part.
+    #[serde(with = "crate::wide")]
     pub used: u64,
     /// How many of the others are not to be had because the host uses them; `None` where the host was not looked at.
+    #[serde(with = "crate::wide::option")]
     pub of_host: Option<u64>,
 }
 

@@ -13,18 +13,19 @@ const EXACT: u128 = 1 << 53;
 ///
 /// # Errors
 /// The serializer's.
-pub fn serialize<S: Serializer>(number: &u128, serializer: S) -> Result<S::Ok, S::Error> {
-    match u64::try_from(*number) {
-        Ok(small) if *number <= EXACT => serializer.serialize_u64(small),
-        Ok(_) | Err(_) => serializer.collect_str(number),
+pub fn serialize<S: Serializer>(number: &(impl Copy + Into<u128>), serializer: S) -> Result<S::Ok, S::Error> {
+    let number = (*number).into();
+    match u64::try_from(number) {
+        Ok(small) if number <= EXACT => serializer.serialize_u64(small),
+        Ok(_) | Err(_) => serializer.collect_str(&number),
     }
 }
 
 /// For `#[serde(with = "…")]`.
 ///
 /// # Errors
-/// The deserializer's, also for what is no number and no text of one.
-pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u128, D::Error> {
+/// The deserializer's, also for what is no number and no text of one, and for one that is too large.
+pub fn deserialize<'de, D: Deserializer<'de>, N: TryFrom<u128>>(deserializer: D) -> Result<N, D::Error> {
     struct Number;
 
     impl de::Visitor<'_> for Number {
@@ -47,5 +48,30 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u128, D
         }
     }
 
-    deserializer.deserialize_any(Number)
+    let number = deserializer.deserialize_any(Number)?;
+    N::try_from(number).map_err(|_| de::Error::custom(format_args!("{number} is too large")))
+}
+
+/// The same for a number that may be missing.
+pub mod option {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    /// For `#[serde(with = "…")]`.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(number: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        number.map(Wide).serialize(serializer)
+    }
+
+    /// For `#[serde(with = "…")]`.
+    ///
+    /// # Errors
+    /// As [`super::deserialize`].
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+        Ok(Option::<Wide>::deserialize(deserializer)?.map(|Wide(number)| number))
+    }
+
+    #[derive(Serialize, Deserialize)]
+    struct Wide(#[serde(with = "super")] u64);
 }

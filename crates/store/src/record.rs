@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use netloom_model::ObjectKind;
+use netloom_model::{NetworkId, ObjectKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -28,12 +28,21 @@ pub enum RecordKind {
     Engine,
     /// How far the choice of addresses may have come in a network.
     Order,
+    /// Addresses of a network that are kept for a name.
+    Reservation,
 }
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 6] =
-        [Self::Network, Self::Endpoint, Self::Sandbox, Self::Driver, Self::Engine, Self::Order];
+    pub const ALL: [Self; 7] = [
+        Self::Network,
+        Self::Endpoint,
+        Self::Sandbox,
+        Self::Driver,
+        Self::Engine,
+        Self::Order,
+        Self::Reservation,
+    ];
 
     /// Its number on disk. Never reused for another kind.
     pub(crate) fn code(self) -> u8 {
@@ -44,6 +53,7 @@ impl RecordKind {
             Self::Driver => 4,
             Self::Engine => 5,
             Self::Order => 6,
+            Self::Reservation => 7,
         }
     }
 
@@ -61,6 +71,7 @@ impl From<RecordKind> for ObjectKind {
             RecordKind::Sandbox => Self::Sandbox,
             RecordKind::Driver => Self::Driver,
             RecordKind::Engine => Self::Controller,
+            RecordKind::Reservation => Self::Reservation,
         }
     }
 }
@@ -78,6 +89,13 @@ impl Key {
     /// A key.
     pub fn new(kind: RecordKind, id: impl Into<String>) -> Self {
         Self { kind, id: id.into() }
+    }
+
+    /// The key of what is kept for a name in a network. Either may be any text, so the length of one is told.
+    #[must_use]
+    pub fn reservation(network: &NetworkId, name: &str) -> Self {
+        let network = network.text();
+        Self::new(RecordKind::Reservation, format!("{}/{network}/{name}", network.len()))
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {

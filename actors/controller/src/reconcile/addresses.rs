@@ -1,7 +1,7 @@
-//! Endpoints whose recorded addresses cannot be theirs.
+//! Endpoints whose recorded addresses cannot be theirs, and reservations of such.
 //!
-//! IPAM takes the records of a network at their word, all of them or none: one endpoint that contradicts the rest would
-//! keep its network, and everybody in it, out of service. So it is left out before.
+//! IPAM takes the records of a network at their word, all of them or none: one that contradicts the rest would keep its
+//! network, and everybody in it, out of service. So it is left out before.
 
 use std::net::IpAddr;
 
@@ -10,10 +10,9 @@ use netloom_actor_services::ipam::DRIVER;
 
 use super::*;
 
-/// What is wrong with an endpoint's addresses, if anything is. Those of its network that were looked at before it have
-/// theirs, which are in `taken`.
+/// What is wrong with addresses, if anything is. `taken` are those of whoever was looked at before.
 fn contradiction(
-    endpoint: &EndpointRecord,
+    mut addresses: impl Iterator<Item = IpAddr>,
     network: &NetworkRecord,
     taken: &BTreeMap<IpAddr, String>,
 ) -> Option<String> {
@@ -22,7 +21,7 @@ fn contradiction(
         // The network driver chooses addresses, if anybody does.
         return None;
     }
-    addresses(endpoint).find_map(|address| {
+    addresses.find_map(|address| {
         let pools = if address.is_ipv4() { &network.v4 } else { &network.v6 };
         if let Some(holder) = taken.get(&address) {
             return Some(format!("its address {address} is that of {holder}"));
@@ -59,7 +58,8 @@ fn reserved(network: &NetworkRecord) -> BTreeMap<IpAddr, String> {
 
 impl Plan {
     /// Drops endpoints whose addresses are somebody else's, the network's own, or none of its pools. Of two that have the
-    /// same one, whoever is in a sandbox keeps it, and of two that are, whoever was first.
+    /// same one, whoever is in a sandbox keeps it, and of two that are, whoever was first. What is kept for names is
+    /// dropped in the same way, but not for endpoints: one that was renamed has what is kept for its first name.
     pub(super) fn check_addresses(&mut self) {
         let mut all: Vec<_> = self.records.endpoints.values().collect();
         // Joins are numbered in turn: the earlier one was given the address, whatever is wrong with the later one's.
@@ -67,22 +67,42 @@ impl Plan {
             let join = endpoint.attachment.as_ref().map(|attachment| attachment.join);
             (endpoint.network, join.is_none(), join, endpoint.id)
         });
-        let mut dropped = Vec::new();
-        for of_network in all.chunk_by(|a, b| a.network == b.network) {
-            let Some(network) = self.records.networks.get(&of_network[0].network) else { continue };
+        let mut endpoints = Vec::new();
+        let mut reservations = Vec::new();
+        for network in self.records.networks.values() {
+            let begin = all.partition_point(|endpoint| endpoint.network < network.id);
+            let of_network = all[begin..].iter().take_while(|endpoint| endpoint.network == network.id);
             let mut taken = reserved(network);
             for endpoint in of_network {
-                match contradiction(endpoint, network, &taken) {
-                    Some(why) => dropped.push((endpoint.id, endpoint.name.clone(), why)),
+                match contradiction(addresses(endpoint), network, &taken) {
+                    Some(why) => endpoints.push((endpoint.id, endpoint.name.clone(), why)),
                     None => {
                         let holder = || format!("endpoint {:?} ({})", endpoint.name, endpoint.id.short());
                         taken.extend(addresses(endpoint).map(|address| (address, holder())));
                     }
                 }
             }
+            let mut taken = reserved(network);
+            for (name, kept) in self.records.kept.get(&network.id).into_iter().flatten() {
+                match contradiction(kept.addresses(), network, &taken) {
+                    Some(why) => {
+                        reservations.push((network.id, network.spec.name.clone(), name.clone(), why));
+                    }
+                    None => {
+                        let holder = || format!("reservation {name:?}");
+                        taken.extend(kept.addresses().map(|address| (address, holder())));
+                    }
+                }
+            }
         }
-        for (id, name, why) in dropped {
+        for (id, name, why) in endpoints {
             self.drop_endpoint(id, &name, why);
+        }
+        for (id, network, name, why) in reservations {
+            self.records.kept.entry(id).or_default().remove(&name);
+            self.changes.push(Change::Delete { key: Key::reservation(&id, &name) });
+            let record = format!("reservation {name:?} of network {network:?}");
+            self.repairs.push(Repair::RecordDropped { record, why });
         }
     }
 }

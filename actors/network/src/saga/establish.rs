@@ -1,13 +1,12 @@
 //! Bringing a network into service: new, or read back from the store.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::join_all;
-use ipnet::IpNet;
 use netloom_actor_driver::{CreateDriverEndpoint, CreateDriverNetwork, SurveyDriverNetwork};
 use netloom_actor_services::SagaWorld;
 use netloom_actor_services::ipam::{RequestPools, RestorePools};
@@ -16,9 +15,7 @@ use netloom_actor_services::{RetiredNetwork, answered};
 use netloom_drivers::{
     CreateEndpoint, CreateNetwork, EndpointCreated, NetworkCreated, Present, Restored, Scope,
 };
-use netloom_ipam::io::read_name_servers;
-use netloom_ipam::{Granted, HostNet, HostUse};
-use netloom_kernel::{LinkView, Netns};
+use netloom_ipam::Granted;
 use netloom_model::record::{EndpointRecord, NetworkRecord, PoolRecord};
 use netloom_model::{
     Certainty, Error, ErrorKind, Holder, IpamPoolSpec, NetworkSpec, ObjectKind, OpId, Reason, Repair, Result,
@@ -26,6 +23,7 @@ use netloom_model::{
 use netloom_runtime::{Cause, OpCtx};
 use netloom_store::{Change, Intent, Key, RecordKind, encode};
 
+use super::host::host_nets;
 use super::{Undone, World};
 
 /// What came of it.
@@ -39,34 +37,66 @@ pub(crate) struct Established {
     pub(crate) repairs: Vec<Repair>,
 }
 
+/// How often a network whose chosen pool somebody else had first tries the next one. Of those that meet one gets the
+/// pool, so it takes as many others that are being made at the same moment to use the tries up.
+const TRIES: usize = 32;
+
 /// Makes a new network.
 pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) -> Result<Established> {
+    let mut tries = 1;
+    loop {
+        let reached = Cell::new(false);
+        let outcome = attempt(&world, &op, record.clone(), &reached).await;
+        let Err(error) = &outcome else { return outcome };
+        // Where IPAM has refused the pool it would do so again; the next look at the host sees who was before the driver.
+        if tries == TRIES || !reached.get() || !has_other_pools(&record.spec, error) {
+            return outcome;
+        }
+        tries += 1;
+        tracing::info!(network = %record.id, %error, "somebody else was first; trying another pool");
+    }
+}
+
+/// Whether a network that did not get a pool, because somebody else had it first, may have another one.
+fn has_other_pools(spec: &NetworkSpec, error: &Error) -> bool {
+    let Reason::PoolOverlapsHost { pool, .. } = error.reason() else { return false };
+    let mut all = spec.ipam.v4.iter().chain(&spec.ipam.v6);
+    !all.any(|asked| asked.names_subnet() && asked.subnet.is_some_and(|subnet| subnet.trunc() == *pool))
+}
+
+/// One attempt. `reached` tells whether the driver was asked.
+async fn attempt(
+    world: &World,
+    op: &OpCtx,
+    record: NetworkRecord,
+    reached: &Cell<bool>,
+) -> Result<Established> {
     let object = format!("network {:?} ({})", record.spec.name, record.id.short());
     let undo = Undone::Network(record.id, OpId(op.id));
-    let outcome = world.saga(&op, "create_network", object, async |saga| {
+    let outcome = world.saga(op, "create_network", object, async |saga| {
         let mut record = record;
         let pools_of = world.ipam.incarnation();
         if world.capability.needs_ipam {
             if !world.ipam.is_default() {
                 // Before anything is asked of one that remembers: should the engine die, the next start gives back what it
                 // has given. With the driver `default` that is free again by itself.
-                let intent = intent_for("create_network", &op, &record)?;
-                saga.step("note the request", None, note(&world, &op, intent)).await?;
+                let intent = intent_for("create_network", op, &record)?;
+                saga.step("note the request", None, note(world, op, intent)).await?;
             }
             let mut refused = None;
             let Granted { v4, v6, skipped } = loop {
-                if let Some(holder) = still_held(&world, &record, refused.as_ref()) {
-                    saga.step("wait for the pools of a deleted network", None, given_back(&op, holder))
+                if let Some(holder) = still_held(world, &record, refused.as_ref()) {
+                    saga.step("wait for the pools of a deleted network", None, given_back(op, holder))
                         .await?;
                 } else if let Some(refusal) = refused {
                     return Err(refusal);
                 }
-                let host = saga.step("look at the host", None, host_nets(&world, &op, &record.spec)).await?;
+                let host = saga.step("look at the host", None, host_nets(world, op, &record.spec)).await?;
                 let pools = saga.step("reserve pools", undo.clone(), async {
                     let (network, spec, capability) = (record.id, record.spec.clone(), world.capability);
                     let (scope, shares) = (capability.scope, capability.shares_pools);
                     let request = RequestPools { network, spec, host, scope, shares };
-                    world.ipam_answered(&op, world.ipam.outcome(&op, request).await)
+                    world.ipam_answered(op, world.ipam.outcome(op, request).await)
                 });
                 match pools.await {
                     Ok(granted) => break granted,
@@ -74,31 +104,30 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) ->
                     Err(error) => return Err(error),
                 }
             };
-            for pool in skipped {
-                tracing::info!(?pool, "passed over a default pool");
-            }
+            skipped.iter().for_each(|pool| record.passed_over.push(pool.into()));
             (record.v4, record.v6) = (v4, v6);
         }
         let survey = SurveyDriverNetwork(driver_request(&record, Restored::Fresh));
         record.found = saga
             .step("look at what is there", None, async {
-                world.driver_answered(&op, world.driver.outcome(&op, survey).await)
+                world.driver_answered(op, world.driver.outcome(op, survey).await)
             })
             .await?;
         // With the pools and what was there: the next start needs them to find what the driver did. It is in the place of
         // what was noted before.
-        let intent = intent_for("create_network", &op, &record)?;
-        saga.step("note the intent", None, note(&world, &op, intent)).await?;
+        let intent = intent_for("create_network", op, &record)?;
+        saga.step("note the intent", None, note(world, op, intent)).await?;
+        reached.set(true);
         saga.step(
             "driver",
             // With pools, their undo covers the driver too.
             (!world.capability.needs_ipam).then_some(undo),
-            create_in_driver(&world, &op, &record, Restored::Fresh),
+            create_in_driver(world, op, &record, Restored::Fresh),
         )
         .await?;
         saga.step("commit", Undone::NetworkRecord(record.id), async {
             world.still_leased(pools_of)?;
-            world.commit(&op, vec![put_network(&record)?]).await
+            world.commit(op, vec![put_network(&record)?]).await
         })
         .await?;
         Ok(Established { record, endpoints: Vec::new(), repairs: Vec::new() })
@@ -110,7 +139,7 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: NetworkRecord) ->
         .err()
         .is_none_or(|error| !matches!(error.reason(), netloom_model::Reason::Leaked { .. }))
     {
-        end_intent(&world, &op).await;
+        end_intent(world, op).await;
     }
     outcome
 }
@@ -150,8 +179,8 @@ async fn given_back(op: &OpCtx, (other, returned): Held) -> Result<()> {
     Err(Error::from(Reason::DeadlineExceeded { what, waited: op.allowed }).unwound())
 }
 
-/// The change that records a network.
-pub(super) fn put_network(record: &NetworkRecord) -> Result<Change> {
+/// The change that records a new network: nothing is kept in it for anybody yet.
+fn put_network(record: &NetworkRecord) -> Result<Change> {
     let key = Key { kind: RecordKind::Network, id: record.id.into() };
     let value = encode(record).map_err(|error| Error::internal(error.to_string()))?;
     Ok(Change::Put { key, value })
@@ -286,66 +315,4 @@ pub(super) async fn create_endpoint_in_driver(
     };
     let outcome = world.driver.outcome(op, CreateDriverEndpoint(request)).await;
     world.driver_answered(op, outcome)
-}
-
-/// The subnets that the host uses, apart from links that the spec names: a bridge that is to be adopted has its
-/// address already. Our own bridges are among them: IPAM knows those of its networks by itself, but not what is
-/// left of a network that could not be removed at a start.
-async fn host_nets(world: &World, op: &OpCtx, spec: &NetworkSpec) -> Result<Vec<HostNet>> {
-    let (kernel, deadline) = (&world.services.kernel, op.deadline_std());
-    let links = kernel.links(Netns::Host, deadline).await?;
-    let taken_over = |key: &&str| spec.options.get(*key).map(String::as_str);
-    let adopted: Vec<_> = world.capability.adopts.iter().filter_map(taken_over).collect();
-    let named = |link: &LinkView| adopted.contains(&link.name.as_str());
-    let named: Vec<_> = links.iter().filter(|link| named(link)).map(|link| link.index).collect();
-    let mut nets: Vec<HostNet> = Vec::new();
-    for view in kernel.addresses(Netns::Host, deadline).await? {
-        if !named.contains(&view.link) {
-            nets.push(HostNet { net: view.address.trunc(), used_as: HostUse::Address });
-        }
-    }
-    for view in kernel.routes_of_all_tables(Netns::Host, deadline).await? {
-        let excepted = view.link.is_some_and(|link| named.contains(&link));
-        if !excepted && !is_link_local(&view.destination) {
-            nets.push(HostNet { net: view.destination, used_as: HostUse::route(view.table) });
-        }
-    }
-    if chooses_pools(spec) {
-        nets.extend(name_servers(world, op).await);
-    }
-    Ok(nets)
-}
-
-/// Whether a pool has to be chosen for a network.
-fn chooses_pools(spec: &NetworkSpec) -> bool {
-    let chosen = |pools: &[IpamPoolSpec]| pools.is_empty() || pools.iter().any(|pool| !pool.names_subnet());
-    chosen(&spec.ipam.v4) || (spec.ipv6 && chosen(&spec.ipam.v6))
-}
-
-/// How long a network waits for the host's name servers to be known.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// The host's name servers. They are read on a thread of the kernel's, in whose host those files are: nothing
-/// blocks the engine's thread, and a simulated kernel has no host whose files could be read.
-async fn name_servers(world: &World, op: &OpCtx) -> Vec<HostNet> {
-    let files = world.services.name_server_files.get();
-    let (sender, found) = oneshot::channel();
-    let job = Box::new(move || {
-        let _ = sender.send(read_name_servers(&files));
-    });
-    let within = op.renewed(op.remaining().min(LOOK));
-    match world.services.kernel.run_in(Netns::Host, job, within.deadline_std()).await {
-        Ok(()) => found.await.unwrap_or_default(),
-        Err(error) => {
-            tracing::debug!(%error, "the host's name servers are not known");
-            Vec::new()
-        }
-    }
-}
-
-fn is_link_local(net: &IpNet) -> bool {
-    match net {
-        IpNet::V4(net) => net.addr().is_link_local(),
-        IpNet::V6(net) => net.addr().is_unicast_link_local() || net.addr().is_multicast(),
-    }
 }

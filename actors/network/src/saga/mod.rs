@@ -4,6 +4,7 @@
 mod create_endpoint;
 mod detach;
 mod establish;
+mod host;
 mod remove;
 mod reserve;
 mod undo;

@@ -1,5 +1,6 @@
 //! Deleting endpoints and networks: the record goes first, and from there on there is no way back.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -81,14 +82,22 @@ fn release_addresses(world: &World, op: &OpCtx, record: Arc<EndpointRecord>) {
 
 /// Deletes a network's record, then the network in its driver, then gives its pools back: at once, or behind the answer
 /// when links of its endpoints are still dying.
-pub(crate) async fn delete_network(world: World, op: OpCtx, record: NetworkRecord) -> Result<()> {
+/// `unsure`: the names of reservations that may be recorded besides.
+pub(crate) async fn delete_network(
+    world: World,
+    op: OpCtx,
+    record: NetworkRecord,
+    unsure: BTreeSet<String>,
+) -> Result<()> {
     let object = format!("network {:?} ({})", record.spec.name, record.id.short());
     let entry = world.services.tools.ledger.enter(&op, "delete_network", object);
     entry.step("intent");
     let intent = intent_for("delete_network", &op, &record)?;
     note(&world, &op, intent).await?;
     entry.step("commit");
-    let changes = vec![delete(RecordKind::Network, record.id), delete(RecordKind::Order, record.id)];
+    let mut changes = vec![delete(RecordKind::Network, record.id), delete(RecordKind::Order, record.id)];
+    let kept = record.reservations.keys().chain(&unsure);
+    changes.extend(kept.map(|name| Change::Delete { key: Key::reservation(&record.id, name) }));
     if let Err(error) = world.commit(&op, changes).await {
         end_intent(&world, &op).await;
         return Err(error);

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use netloom_actor_services::SagaWorld;
 use netloom_actor_services::ipam::ReserveAddresses;
-use netloom_model::record::{NetworkRecord, Reservation};
-use netloom_model::{Certainty, Error, Result};
+use netloom_model::record::{Reservation, ReservationRecord};
+use netloom_model::{Certainty, Error, NetworkId, Result};
 use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;
+use netloom_store::{Change, Key};
 
-use super::establish::put_network;
 use super::{Facts, Undone, World};
 use crate::event::NetworkEvent;
 
@@ -22,11 +22,15 @@ pub(crate) enum Recorded {
     Perhaps(Error),
 }
 
+fn put(network: NetworkId, name: &str, kept: Reservation) -> Result<Change> {
+    let record = ReservationRecord { network, name: name.to_owned(), kept };
+    Change::put(Key::reservation(&network, name), &record).map_err(|error| Error::internal(error.to_string()))
+}
+
 /// Has IPAM keep addresses, then commits the record that says so. `recorded`: an earlier attempt may have done both.
 pub(crate) async fn reserve(
     world: World,
     op: OpCtx,
-    record: NetworkRecord,
     name: Arc<str>,
     kept: Reservation,
     recorded: bool,
@@ -44,7 +48,7 @@ pub(crate) async fn reserve(
         .await?;
         saga.step("commit", None, std::future::ready(world.still_leased(by))).await?;
         // Waited for to its end, as it cannot be called back: what it says decides whether IPAM goes on keeping them.
-        match world.commit(&op, vec![put_network(&record)?]).await {
+        match world.commit(&op, vec![put(world.network, &name, kept)?]).await {
             Ok(()) => {
                 let (network, name) = (world.network, name.to_string());
                 let event = NetworkEvent::AddressesReserved { network, name, kept };
@@ -57,21 +61,21 @@ pub(crate) async fn reserve(
     made.await
 }
 
-/// Commits the record without a reservation, if it was in there, then has IPAM give the addresses up. From the commit
-/// on there is no way back. `listed`: there is something to tell of.
+/// Removes the record of a reservation, if there may be one, then has IPAM give the addresses up. From the commit on
+/// there is no way back. `listed`: there is something to tell of.
 pub(crate) async fn release_reservation(
     world: World,
     op: OpCtx,
-    record: Option<NetworkRecord>,
     name: Arc<str>,
-    listed: bool,
+    (recorded, listed): (bool, bool),
 ) -> Result<Facts> {
     let shown = name.clone();
     let object = fmt::from_fn(move |f| write!(f, "reservation {shown:?}"));
     let entry = world.services.tools.ledger.enter(&op, "release_reservation", object);
-    if let Some(record) = record {
+    if recorded {
         entry.step("commit");
-        world.commit(&op, vec![put_network(&record)?]).await?;
+        let key = Key::reservation(&world.network, &name);
+        world.commit(&op, vec![Change::Delete { key }]).await?;
     }
     let network = world.network;
     let event = || NetworkEvent::ReservationReleased { network, name: name.to_string() };

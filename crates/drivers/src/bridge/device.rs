@@ -7,10 +7,11 @@ use ipnet::{IpNet, Ipv6Net};
 use netloom_kernel::{KernelError, LinkKind, LinkTag, LinkView, Netns, Op, PortFlag, execute_all};
 use netloom_model::{Error, Holder, IfName, ObjectKind, Reason, Result};
 
+use super::claim::Claim;
 use super::config::BridgeConfig;
 use super::found::{Before, Found};
 use crate::driver::DriverCx;
-use crate::request::Left;
+use crate::request::{Left, Restored};
 
 /// Set when somebody else's bridge may have been changed: before that there is nothing to put back.
 pub(super) type Touched = Arc<OnceLock<()>>;
@@ -18,11 +19,11 @@ pub(super) type Touched = Arc<OnceLock<()>>;
 /// Every bridge with IPv6 answers under this address too, as libnetwork's do (`setup_ipv6.go`).
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-/// The addresses of a network's bridge.
+/// The addresses of a network's bridge. IPv4 comes first: see [`Claim`].
 pub(super) fn addresses(config: &BridgeConfig) -> Vec<IpNet> {
     let link_local = IpNet::V6(Ipv6Net::new_assert(LINK_LOCAL, 64));
     let v6 = config.address6.map(|address| [link_local, IpNet::V6(address)]);
-    v6.into_iter().flatten().chain([IpNet::V4(config.address)]).collect()
+    std::iter::once(IpNet::V4(config.address)).chain(v6.into_iter().flatten()).collect()
 }
 
 /// The setting that keeps IPv6 off the bridge.
@@ -50,32 +51,62 @@ pub(super) async fn survey(cx: &DriverCx, config: &BridgeConfig) -> Result<Found
     }
 }
 
-/// Makes the device, or adopts one that is there, and gives it its addresses. Tells whether it was made.
+/// Makes the device, or adopts one that is there, and gives it its addresses. Those of a new network are its own only
+/// if nobody else came first. Tells whether the device was made.
 pub(super) async fn set_up(
     cx: &DriverCx,
     config: &BridgeConfig,
-    found: &Found,
-    touched: &Touched,
+    (found, touched): (&Found, &Touched),
+    restored: Restored,
 ) -> Result<bool> {
     let made = make_or_adopt(cx, config, found, touched).await?;
-    let name = config.bridge;
+    let (netns, name) = (Netns::Host, config.bridge);
+    let wanted = addresses(config);
+    let claim = match restored {
+        Restored::Fresh => Some(Claim::new(cx, number(cx, name).await?, &wanted).await?),
+        Restored::FromStore => None,
+    };
     let mut ops = Vec::new();
     let on_already = found.bridge.as_ref().is_some_and(|before| before.disable_ipv6.as_deref() == Some("0"));
     if config.address6.is_some() && !on_already {
-        ops.push(Op::Sysctl { netns: Netns::Host, key: ipv6_switch(config), value: "0".into() });
+        ops.push(Op::Sysctl { netns, key: ipv6_switch(config), value: "0".into() });
     }
-    ops.extend(addresses(config).into_iter().map(|address| Op::AddAddress {
-        netns: Netns::Host,
-        link: name,
-        address,
-    }));
-    ops.push(Op::SetLink { netns: Netns::Host, name, up: true });
+    ops.extend(wanted.into_iter().map(|address| Op::AddAddress { netns, link: name, address }));
+    let up = Op::SetLink { netns, name, up: true };
+    let Some(claim) = claim else {
+        ops.push(up);
+        return give(cx, ops).await.map(|_| made);
+    };
+    // Before it is up no route leads there.
+    let got = give(cx, ops).await?;
+    claim.decide(cx, name, &got).await?;
+    execute_all(&*cx.kernel, vec![up], cx.deadline).await?;
+    Ok(made)
+}
+
+/// Carries out what gives a device its addresses. Answers those that it did not have before.
+async fn give(cx: &DriverCx, ops: Vec<Op>) -> Result<Vec<IpNet>> {
     let results = cx.kernel.execute(ops.clone(), cx.deadline).await;
-    let failed = ops.iter().zip(results).find_map(|(op, result)| {
-        let there = |error: &KernelError| matches!(op, Op::AddAddress { .. }) && error.already_there();
-        result.err().filter(|error| !there(error))
-    });
-    failed.map_or(Ok(made), |error| Err(error.into()))
+    let mut got = Vec::new();
+    for (op, result) in ops.into_iter().zip(results) {
+        match (op, result) {
+            (Op::AddAddress { address, .. }, Ok(())) => got.push(address),
+            (Op::AddAddress { .. }, Err(error)) if error.already_there() => {}
+            (_, result) => result?,
+        }
+    }
+    Ok(got)
+}
+
+/// The number of a link that was there a moment ago.
+async fn number(cx: &DriverCx, name: IfName) -> Result<u32> {
+    let link = find(cx, name).await?;
+    Ok(link.ok_or_else(|| came_and_went(name).uncertain())?.index)
+}
+
+/// A bridge that whoever removed it may remove again.
+fn came_and_went(bridge: IfName) -> Error {
+    Error::internal(format!("bridge {bridge} came and went"))
 }
 
 /// Has the host's own loopback lead to published ports: packets from `127.0.0.1` may leave by this bridge, and are
@@ -135,8 +166,7 @@ async fn make_or_adopt(
         Err(error) => return Err(error.into()),
     }
     let Some(link) = find(cx, config.bridge).await? else {
-        // It vanished between the two calls; whoever removed it may do so again.
-        return Err(Error::internal(format!("bridge {} came and went", config.bridge)));
+        return Err(came_and_went(config.bridge));
     };
     match identify(&link, config)? {
         Device::Ours => {}

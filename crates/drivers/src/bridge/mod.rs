@@ -4,6 +4,7 @@
 //! before it joins; then its link is made in one message directly inside the sandbox, under its final name,
 //! instead of being made outside, moved and renamed.
 
+mod claim;
 pub mod config;
 mod desired;
 mod device;
@@ -309,7 +310,7 @@ impl Driver for Bridge {
             let device = format!("bridge {}", config.bridge);
             // Before anything can be plugged in.
             let walled = cx.outside.set_network(request.network, Some(rules::of(&config))).await?;
-            let made = device::set_up(&cx, &config, &found, &touched).await?;
+            let made = device::set_up(&cx, &config, (&found, &touched), request.restored).await?;
             if walled && found.bridge.is_none() && !config.internal {
                 device::lead_from_loopback(&cx, &config).await?;
             }

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn what_the_host_uses_is_passed_over_or_refused() {
     let host = |list: &[&str]| -> Vec<HostNet> {
-        list.iter().map(|text| HostNet { net: net(text), used_as: HostUse::Route }).collect()
+        list.iter().map(|text| HostNet { net: net(text), used_as: HostUse::Route, link: None }).collect()
     };
     let auto = IpamSpec::default();
     let vpn = host(&["0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1", "::/0", "::/1", "8000::/1"]);
@@ -44,7 +44,7 @@ fn what_the_host_uses_is_passed_over_or_refused() {
 /// Parity: libnetwork checks automatic pools against the host's name servers, and no others.
 #[test]
 fn a_name_server_keeps_default_pools_away_and_no_given_subnet() {
-    let server = |text: &str| HostNet { net: net(text), used_as: HostUse::NameServer };
+    let server = |text: &str| HostNet { net: net(text), used_as: HostUse::NameServer, link: None };
     let host = [
         server("172.17.0.53/32"),
         server("127.0.0.53/32"),
@@ -65,7 +65,7 @@ fn a_name_server_keeps_default_pools_away_and_no_given_subnet() {
     let mut small = DefaultIpam::new(&[DefaultPool { base: net("172.17.0.0/16"), size: 16 }]);
     let error = small.request_pools(&request(1, &IpamSpec::default(), false, &host)).expect_err("in the way");
     assert!(
-        error.to_string().ends_with("(such as 172.17.0.0/16: 172.17.0.53/32 is a name server)"),
+        error.to_string().ends_with("(such as 172.17.0.0/16: 172.17.0.53/32 is a name server of the host)"),
         "{error}"
     );
 }
@@ -76,7 +76,7 @@ fn at_exhaustion_the_error_says_who_has_what() {
     let block = |base: &str, size| DefaultPool { base: net(base), size };
     let mut ipam =
         DefaultIpam::new(&[block("10.0.0.0/22", 24), block("10.9.0.0/16", 18), block("fd00::/62", 64)]);
-    let host = [HostNet { net: net("10.9.128.0/17"), used_as: HostUse::Route }];
+    let host = [HostNet { net: net("10.9.128.0/17"), used_as: HostUse::Route, link: None }];
     let auto = IpamSpec::default();
     // One address of the first pool, all of the next two; the fourth is chosen; two of the others are.
     create(&mut ipam, 1, &["10.0.0.7/32"]).expect("free");

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::Holder;
 use crate::id::SandboxId;
+use crate::ifname::IfName;
 
 /// Some of many holders.
 pub(super) struct List<'a>(pub(super) &'a [Holder]);
@@ -31,6 +32,11 @@ impl fmt::Display for Prefix<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() { Ok(()) } else { write!(f, "{}: ", self.0) }
     }
+}
+
+/// Where the host has something.
+pub(crate) fn on_host(link: Option<&IfName>) -> String {
+    link.map_or_else(|| "the host".to_owned(), |link| format!("the host's interface {link}"))
 }
 
 /// A sandbox, or whichever.
