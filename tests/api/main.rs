@@ -38,6 +38,7 @@ mod outless;
 mod outside;
 mod overlap;
 mod overtaken;
+mod ports;
 #[path = "../../actors/services/tests/stage/programs.rs"]
 mod programs;
 mod rebuild;

@@ -1,6 +1,6 @@
 //! `netloom demo`: two containers on a bridge network, from nothing to nothing.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -17,7 +17,9 @@ use crate::report::{self, Outcome, Output, Step};
 use crate::signals::Signals;
 use crate::standing::{Ending, Place, Standing};
 
-/// How much the TCP transfer carries.
+mod visit;
+
+/// How much a TCP transfer carries.
 const TRANSFER: u64 = 64 << 20;
 /// How many echo requests are sent each way.
 const PINGS: u16 = 5;
@@ -120,11 +122,14 @@ struct Stage {
     before: OnceLock<Picture>,
 }
 
+/// An endpoint in its sandbox, with its address.
+type Member = (Endpoint, Sandbox, IpAddr);
+
 /// What stands on it.
 struct Cast {
     engine: Engine,
-    network: Network,
-    pairs: Vec<(Endpoint, Sandbox, IpAddr)>,
+    networks: Vec<Network>,
+    pairs: Vec<Member>,
 }
 
 /// Keeps the time of each step.
@@ -235,6 +240,9 @@ impl Stage {
     }
 
     async fn start(&self) -> anyhow::Result<(Engine, String)> {
+        if self.place != Place::Shared {
+            visit::forward()?;
+        }
         let builder = Engine::builder().data_dir(&self.data_dir).run_dir(&self.run_dir);
         let engine = builder.instance(&self.instance).start().await?;
         Ok((engine, format!("instance {}", self.instance)))
@@ -254,7 +262,9 @@ impl Stage {
         for name in ["one", "two"] {
             let making = format!("create endpoint {name}");
             let endpoint = clock.step(&making, async {
-                let endpoint = network.create_endpoint(EndpointSpec::new(name)).await?;
+                let spec = EndpointSpec::new(name);
+                let spec = if name == "two" { spec.publish(visit::binding()) } else { spec };
+                let endpoint = network.create_endpoint(spec).await?;
                 let snapshot = endpoint.inspect().await?;
                 let address = snapshot.ipv4.context("no address")?.addr();
                 let mac = snapshot.mac.context("no hardware address")?;
@@ -276,23 +286,31 @@ impl Stage {
                 .await?;
             pairs.push((endpoint, sandbox, address));
         }
-        let [(_, one, first), (_, two, second)] = pairs.as_slice() else { bail!("two were made") };
+        let [(_, one, first), (published, two, second)] = pairs.as_slice() else { bail!("two were made") };
         clock.step("echo from one to two", echo(one, *second)).await?;
         clock.step("echo from two to one", echo(two, *first)).await?;
         clock.step("TCP from one to two", stream(one, two, *second)).await?;
+        let outside = visit::outside(clock, engine, (published, two, *second)).await?;
         clock.step("compare with the kernel", compare(engine)).await?;
-        Ok(Cast { engine: engine.clone(), network, pairs })
+        let mut networks = vec![network];
+        if let Some((network, visitor)) = outside {
+            networks.push(network);
+            pairs.push(visitor);
+        }
+        Ok(Cast { engine: engine.clone(), networks, pairs })
     }
 
     async fn take_down(&self, clock: &mut Clock, cast: Cast) -> anyhow::Result<()> {
-        let Cast { engine, network, pairs } = cast;
+        let Cast { engine, networks, pairs } = cast;
         for (endpoint, sandbox, _) in &pairs {
             let name = endpoint.name().to_owned();
             clock.step(&format!("leave {name}"), done(endpoint.leave(sandbox))).await?;
             clock.step(&format!("delete endpoint {name}"), done(endpoint.delete())).await?;
             clock.step(&format!("delete sandbox {name}"), done(sandbox.delete())).await?;
         }
-        clock.step("delete the network", done(network.delete())).await?;
+        for network in networks {
+            clock.step(&format!("delete network {}", network.name()), done(network.delete())).await?;
+        }
         clock.step("wait for the kernel", done(engine.drain())).await?;
         clock.step("stop the engine", done(engine.shutdown(ShutdownMode::Graceful))).await
     }
@@ -417,8 +435,13 @@ async fn echo(from: &Sandbox, to: IpAddr) -> anyhow::Result<((), String)> {
 async fn stream(from: &Sandbox, to: &Sandbox, address: IpAddr) -> anyhow::Result<((), String)> {
     let listener = to.run(move || Listener::open((address, 0).into())).await?.context("cannot listen")?;
     let connector = from.run(move || Connector::open(address)).await?.context("cannot open a socket")?;
+    let target = listener.address();
+    carry(listener, connector, target).await
+}
+
+/// Sends a stream of bytes over sockets that are open.
+async fn carry(listener: Listener, connector: Connector, target: SocketAddr) -> anyhow::Result<((), String)> {
     let sent = tokio::task::spawn_blocking(move || {
-        let target = listener.address();
         transfer(&listener, connector, target, TRANSFER, 1, Instant::now() + PROOF)
     });
     let sent = sent.await.map_err(|error| anyhow!(error))?.context("the transfer failed")?;
