@@ -78,8 +78,15 @@ async fn options_that_would_have_no_effect_are_refused() {
     let world = World::new().await;
     let controller = world.engine().controller();
     let with = |key: &str, value: &str| NetworkSpec::new("n").option(key, value);
-    let key = "com.docker.network.bridge.host_binding_ipv4";
-    refused(controller.create_network(with(key, "127.0.0.1")).await, ErrorKind::NotImplemented, key);
+    for (key, value) in [
+        ("com.docker.network.bridge.default_bridge", "true"),
+        ("com.docker.network.bridge.gateway_mode_ipv4", "isolated"),
+        ("com.docker.network.bridge.gateway_mode_ipv6", "routed"),
+        ("com.docker.network.bridge.trusted_host_interfaces", "eth0:"),
+        ("com.docker.network.host_ipv6", "2001:db8::7"),
+    ] {
+        refused(controller.create_network(with(key, value)).await, ErrorKind::InvalidParameter, key);
+    }
     assert!(controller.networks().is_empty());
     let plain = with("com.docker.network.bridge.enable_icc", "true")
         .option("com.docker.network.bridge.enable_ip_masquerade", "false")

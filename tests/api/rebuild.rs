@@ -113,6 +113,43 @@ async fn networks_whose_ids_begin_alike_are_both_rebuilt() {
     world.assert_pristine().await;
 }
 
+/// Their subnets are known by their endpoints.
+#[tokio::test]
+async fn networks_whose_bridge_has_no_address_are_rebuilt() {
+    const BRIDGE: &str = "com.docker.network.bridge";
+    let dual = || {
+        let spec = NetworkSpec::new("bare").subnet("10.8.0.0/24".parse().expect("a subnet"));
+        spec.subnet("fd00:8::/64".parse().expect("a subnet"))
+    };
+    let isolated = ["gateway_mode_ipv4", "gateway_mode_ipv6"]
+        .iter()
+        .fold(dual().internal(true), |spec, key| spec.option(format!("{BRIDGE}.{key}"), "isolated"));
+    let inhibited = dual().option(format!("{BRIDGE}.inhibit_ipv4"), "true");
+    for spec in [isolated, inhibited] {
+        let world = World::new().await;
+        let network = world.engine().controller().create_network(spec).await.expect("made");
+        world.joined(&network, "one").await;
+        world.joined(&network, "two").await;
+        let before = network.inspect().await.expect("inspected");
+        spoil(&world, |_| true);
+        let world = world.kill_and_restart().await;
+        assert_eq!(count(&world, |repair| matches!(repair, Repair::RecordRebuilt { .. })), 1 + 2 + 2);
+        let again = world.engine().controller().network(network.id()).expect("rebuilt");
+        let again = again.inspect().await.expect("inspected");
+        assert_eq!((again.internal, &again.v4), (before.internal, &before.v4));
+        for (key, value) in &before.options {
+            assert_eq!(again.options.get(key), Some(value), "{key}");
+        }
+        assert_eq!(again.endpoints.len(), 2);
+        bounded("settling", world.engine().drain()).await.expect("drained");
+        let world = world.kill_and_restart().await;
+        assert_eq!(world.engine().repairs(), []);
+        assert!(world.engine().diff().await.expect("compared").is_empty());
+        world.delete_everything().await;
+        world.assert_pristine().await;
+    }
+}
+
 /// A bridge of somebody else's is taken for its owner's with all it has.
 #[tokio::test]
 async fn a_lost_network_on_an_adopted_bridge_takes_nothing_from_its_owner() {

@@ -218,6 +218,14 @@ async fn what_an_engine_is_built_on_is_refused_by_name() {
         ("run_dir", EngineConfig { run_dir: "/elsewhere".into(), ..before.clone() }),
         ("instance", EngineConfig { instance: "other".into(), ..before.clone() }),
         ("limits.event_backlog", backlog),
+        // In the firewall's table.
+        (
+            "drivers.bridge.bridge_accept_fwmark",
+            EngineConfig {
+                drivers: [("bridge".to_owned(), options(&[("bridge_accept_fwmark", "0x1/0x3")]))].into(),
+                ..before.clone()
+            },
+        ),
     ] {
         let config = EngineConfig { debug: true, ..config };
         let error = controller.reload(config).await.expect_err(key);

@@ -124,9 +124,17 @@ impl Lab {
 
     /// Starts an engine as soon as an earlier one has let go of the store.
     pub(crate) async fn next_engine(&self) -> Engine {
+        self.next_engine_with(EngineConfig::default()).await
+    }
+
+    /// The same with another configuration, of other directories than it says.
+    pub(crate) async fn next_engine_with(&self, config: EngineConfig) -> Engine {
         let patience = soon();
         loop {
-            match self.builder().start().await {
+            let firewall = FirewallConfig { backend: self.firewall };
+            let config = EngineConfig { firewall, ..config.clone() };
+            let builder = Engine::builder().config(config).data_dir(self.data_dir()).run_dir(self.run_dir());
+            match builder.start().await {
                 Ok(engine) => return engine,
                 Err(error) => assert!(Instant::now() < patience, "the engine does not start: {error}"),
             }

@@ -14,6 +14,7 @@ mod lab;
 mod live;
 mod many;
 mod misuse;
+mod modes;
 mod neighbours;
 mod obstacles;
 #[expect(dead_code, reason = "what drivers are told is looked at over the simulated kernel")]

@@ -15,9 +15,9 @@ use crate::rules::{ALL, Rules};
 use crate::wall::{Lan, lan};
 
 /// The machine on the LAN.
-const NEIGHBOUR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 9));
+pub(crate) const NEIGHBOUR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 9));
 /// The host on its LAN.
-const HOST: &str = "192.0.2.1";
+pub(crate) const HOST: &str = "192.0.2.1";
 /// How long something that is dropped on the way is waited for.
 const SILENCE: Duration = Duration::from_millis(400);
 /// How long something that arrives may take.
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What came of coming to a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Heard {
+pub(crate) enum Heard {
     /// Who serves it has seen this address.
     From(IpAddr),
     Refused,
@@ -34,7 +34,7 @@ enum Heard {
 
 /// Who comes.
 #[derive(Clone, Copy)]
-enum Who<'a> {
+pub(crate) enum Who<'a> {
     Host,
     Neighbour(&'a Lan),
     In(&'a Sandbox),
@@ -42,7 +42,7 @@ enum Who<'a> {
 
 impl Who<'_> {
     /// Runs a job where somebody is.
-    async fn run<T: Send + 'static>(self, job: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) async fn run<T: Send + 'static>(self, job: impl FnOnce() -> T + Send + 'static) -> T {
         match self {
             // The test's own threads are there.
             Self::Host => job(),
@@ -57,15 +57,19 @@ impl Who<'_> {
     }
 }
 
-fn at(address: &str, port: u16) -> SocketAddr {
+pub(crate) fn at(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(address.parse().expect("an address"), port)
 }
 
 /// Serves TCP ports: tells each client its address as it is seen, then whatever it says itself.
-async fn serve(sandbox: &Sandbox, ports: &[u16]) {
+pub(crate) async fn serve(sandbox: &Sandbox, ports: &[u16]) {
+    serve_at(Who::In(sandbox), ports).await;
+}
+
+/// The same wherever somebody is.
+pub(crate) async fn serve_at(who: Who<'_>, ports: &[u16]) {
     for port in ports.iter().copied() {
-        let listener = sandbox.run(move || TcpListener::bind(("::", port))).await.expect("it runs");
-        let listener = listener.expect("free");
+        let listener = who.run(move || TcpListener::bind(("::", port))).await.expect("free");
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 std::thread::spawn(move || answer(client.expect("a client")));
@@ -130,7 +134,7 @@ async fn connection(from: Who<'_>, to: SocketAddr) -> Result<TcpStream, Heard> {
 /// A port that nobody is expected to answer.
 const SILENT: u16 = 9090;
 
-async fn comes(from: Who<'_>, to: SocketAddr) -> Heard {
+pub(crate) async fn comes(from: Who<'_>, to: SocketAddr) -> Heard {
     connection(from, to).await.map_or_else(|why| why, |mut socket| heard(&mut socket))
 }
 
@@ -156,7 +160,7 @@ fn asks_again(socket: &UdpSocket, to: SocketAddr) -> Heard {
     Heard::Nothing
 }
 
-async fn published(
+pub(crate) async fn published(
     engine: &Engine,
     network: &Network,
     name: &str,
@@ -173,11 +177,11 @@ async fn network(engine: &Engine, name: &str) -> Network {
     engine.controller().create_network(NetworkSpec::new(name)).await.expect("a network")
 }
 
-fn tcp(host: u16, inside: u16) -> PortBinding {
+pub(crate) fn tcp(host: u16, inside: u16) -> PortBinding {
     PortBinding::new(host, TransportPort::tcp(inside))
 }
 
-async fn ports_of(endpoint: &Endpoint) -> Vec<String> {
+pub(crate) async fn ports_of(endpoint: &Endpoint) -> Vec<String> {
     endpoint.inspect().await.expect("inspected").published.0.iter().map(ToString::to_string).collect()
 }
 

@@ -12,7 +12,7 @@ use netloom_actor_services::ipam::IpamRegistry;
 use netloom_actor_services::ports::{PortsState, dynamic_range};
 use netloom_actor_services::store::{Backend, Commit, EndIntent};
 use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, answered};
-use netloom_drivers::{Driver, DriverConfig, Registration};
+use netloom_drivers::{Driver, DriverConfig, Registration, bridge};
 use netloom_firewall::TableConfig;
 use netloom_firewall::io::Xtables;
 use netloom_ipam::driver::IpamRegistration;
@@ -330,7 +330,8 @@ async fn wall(
     xtables: Option<&Arc<dyn Xtables>>,
     op: &OpCtx,
 ) -> Result<FirewallState> {
-    let table = TableConfig::of(&config.instance);
+    let mark = bridge::accepted_mark(&DriverConfig::of(bridge::KIND, config))?;
+    let table = TableConfig { mark, ..TableConfig::of(&config.instance) };
     // With a time of its own: what is not known by then must not cost the start its own.
     let deadline = op.renewed(PROBE).deadline_std();
     let choice = Choice::make(config.firewall.backend, &table, kernel, xtables, deadline).await?;

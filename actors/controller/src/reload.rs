@@ -5,7 +5,7 @@
 
 use netloom_actor_driver::Discovered;
 use netloom_actor_services::ipam::{ClusterStoreConfigured, ReplaceDefaultPools};
-use netloom_drivers::{DatastoreConfig, Discovery, DriverConfig};
+use netloom_drivers::{DatastoreConfig, Discovery, DriverConfig, bridge};
 use netloom_model::EngineConfig;
 use netloom_runtime::{Addr, Handle};
 
@@ -36,6 +36,7 @@ impl ControllerActor {
         let present = self.estate.directory.config();
         let changed = present.accept(&next)?;
         self.try_in_drivers(&present, &next)?;
+        same_mark(&present, &next)?;
         // From here on nothing fails.
         let services = self.estate.services.clone();
         services.operation_timeout.set(next.timeouts.operation);
@@ -112,6 +113,20 @@ impl ControllerActor {
         }
         self.nodes().for_each(|node| ipam.tell(op, nodes::to_ipam(node)));
     }
+}
+
+/// Refuses another mark: it is in the firewall's table, which was made at the start.
+fn same_mark(present: &EngineConfig, next: &EngineConfig) -> Result<()> {
+    let option = |config| DriverConfig::of(bridge::KIND, config);
+    let (present, next) = (option(present), option(next));
+    if bridge::accepted_mark(&present)? == bridge::accepted_mark(&next)? {
+        return Ok(());
+    }
+    let shown = |config: &DriverConfig| {
+        config.options.get(bridge::BRIDGE_ACCEPT_FWMARK).cloned().unwrap_or_else(|| "none".into())
+    };
+    let (present, wanted) = (shown(&present), shown(&next));
+    Err(Reason::NeedsRestart { key: "drivers.bridge.bridge_accept_fwmark", present, wanted }.into())
 }
 
 fn discovered(store: DatastoreConfig) -> Discovered {

@@ -1,7 +1,9 @@
 //! Networks and ports as elements of the table's sets and maps.
 
+use std::net::IpAddr;
+
 use netloom_kernel::nft::{Datum, Element, Verdict};
-use netloom_model::IfName;
+use netloom_model::{IfName, Protocol};
 
 use crate::network::{FamilyRules, Mode, NetworkRules};
 use crate::port::PortRules;
@@ -78,30 +80,51 @@ fn of_family(all: &mut Vec<Placed>, bridge: IfName, family: u8, rules: FamilyRul
     }
 }
 
-/// What says everything about a published port.
-pub(crate) fn of_port(port: &PortRules) -> Vec<Placed> {
-    let protocol = || Datum::Protocol(port.protocol.number());
-    let v4 = port.container.is_ipv4();
-    let mut all = Vec::new();
-    // The container's side: what may pass once it is translated, or at once.
-    let sets = match (port.routed, v4) {
-        (false, true) => (Sets::SERVED4, Sets::SERVED_RANGES4),
-        (false, false) => (Sets::SERVED6, Sets::SERVED_RANGES6),
-        (true, true) => (Sets::ROUTED4, Sets::ROUTED_RANGES4),
-        (true, false) => (Sets::ROUTED6, Sets::ROUTED_RANGES6),
+/// What may pass to containers once it is translated, or at once. Ports of one container that are published more than
+/// once are one range: those of a set must not overlap.
+pub(crate) fn inside(ports: &[PortRules]) -> Vec<Placed> {
+    let mut all: Vec<_> = ports
+        .iter()
+        .map(|port| {
+            let of = (port.routed, port.container, port.protocol);
+            (of, port.container_port, port.container_last())
+        })
+        .collect();
+    all.sort_unstable();
+    all.dedup_by(|(of, first, last), (known, _, end)| {
+        let overlaps = of == known && first <= end;
+        if overlaps {
+            *end = (*end).max(*last);
+        }
+        overlaps
+    });
+    let placed = |((routed, container, protocol), first, last): ((bool, IpAddr, Protocol), u16, u16)| {
+        let (one, range) = match (routed, container.is_ipv4()) {
+            (false, true) => (Sets::SERVED4, Sets::SERVED_RANGES4),
+            (false, false) => (Sets::SERVED6, Sets::SERVED_RANGES6),
+            (true, true) => (Sets::ROUTED4, Sets::ROUTED_RANGES4),
+            (true, false) => (Sets::ROUTED6, Sets::ROUTED_RANGES6),
+        };
+        let key = |port| [Datum::Address(container), Datum::Protocol(protocol.number()), Datum::Port(port)];
+        if first == last {
+            return Placed::member(one, key(first));
+        }
+        Placed { set: range, element: Element::member(key(first)).to(key(last)) }
     };
-    let key = |address, number| [Datum::Address(address), protocol(), Datum::Port(number)];
-    let (inside, inside_last) = (port.container_port, port.container_last());
-    if port.first == port.last {
-        all.push(Placed::member(sets.0, key(port.container, inside)));
-    } else {
-        let element = Element::member(key(port.container, inside)).to(key(port.container, inside_last));
-        all.push(Placed { set: sets.1, element });
-    }
+    all.into_iter().map(placed).collect()
+}
+
+/// Where a port of the host leads.
+pub(crate) fn outside(port: &PortRules) -> Vec<Placed> {
+    let mut all = Vec::new();
     if port.routed {
         return all;
     }
-    // The host's side. "Every address" has maps of its own, so that one named address comes before it.
+    let protocol = || Datum::Protocol(port.protocol.number());
+    let v4 = port.container.is_ipv4();
+    let key = |address, number| [Datum::Address(address), protocol(), Datum::Port(number)];
+    let inside_last = port.container_last();
+    // "Every address" has maps of its own, so that one named address comes before it.
     let named = port.host.filter(|host| !host.is_unspecified());
     let front = |number| match named {
         Some(host) => Box::from(key(host, number)),

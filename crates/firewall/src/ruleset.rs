@@ -8,7 +8,7 @@ use netloom_kernel::nft::{Change, Contents, Datum, Element, Table};
 use netloom_model::{EndpointId, NetworkId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::elements::{Placed, of_network, of_port};
+use crate::elements::{Placed, inside, of_network, outside};
 use crate::network::NetworkRules;
 use crate::port::{Conflict, PortRules};
 use crate::table::{TableConfig, chains, sets};
@@ -52,9 +52,10 @@ impl Said {
         let mut placed = self.network.as_deref().map(of_network).unwrap_or_default();
         let mut ends = Vec::with_capacity(self.ports.len());
         for port in &*self.ports {
-            placed.extend(of_port(port));
+            placed.extend(outside(port));
             ends.push(placed.len());
         }
+        placed.extend(inside(&self.ports));
         (placed, ends)
     }
 }
@@ -128,7 +129,11 @@ impl Ruleset {
         let (placed, ends) = said.placed();
         let what = |place| {
             let port = ends.iter().position(|end| place < *end).and_then(|number| ports.get(number));
-            port.map(ToString::to_string).unwrap_or_default()
+            match (port, ports) {
+                (Some(port), _) => port.to_string(),
+                (None, [first, ..]) => format!("what is published of {}", first.container),
+                (None, []) => String::new(),
+            }
         };
         self.replace(Owner::Endpoint(endpoint), said, placed, what)
     }
@@ -149,7 +154,12 @@ impl Ruleset {
     pub fn put(&mut self, owner: Owner, had: &Said) -> Vec<Change> {
         let free = |placed: &[Placed]| placed.iter().all(|one| self.other_meaning(owner, one).is_none());
         let network = had.network.clone().filter(|rules| free(&of_network(rules)));
-        let ports = had.ports.iter().filter(|port| free(&of_port(port))).cloned().collect();
+        let ports = had
+            .ports
+            .iter()
+            .filter(|port| free(&outside(port)) && free(&inside(std::slice::from_ref(*port))))
+            .cloned()
+            .collect();
         let said = Said { network, ports };
         let (placed, _) = said.placed();
         self.replace(owner, said, placed, |_| String::new()).unwrap_or_default()

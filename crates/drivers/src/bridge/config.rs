@@ -7,6 +7,11 @@ use netloom_kernel::LinkTag;
 use netloom_model::record::PoolRecord;
 use netloom_model::{Error, IfName, MacAddr, NetworkId, Result};
 
+use super::family::{Around, Outward};
+pub use super::family::{
+    FamilyConfig, GATEWAY_MODE_IPV4, GATEWAY_MODE_IPV6, GatewayMode, HOST_IPV4, HOST_IPV6, INHIBIT_IPV4,
+    TRUSTED_HOST_INTERFACES,
+};
 use super::{INTERFACE, offered};
 use crate::options;
 use crate::request::{CreateNetwork, Restored};
@@ -19,7 +24,8 @@ pub const ENABLE_ICC: &str = "com.docker.network.bridge.enable_icc";
 /// Whether containers reach the outside under the host's address. They do unless this is `false`; an internal network
 /// reaches nothing at all.
 pub const ENABLE_IP_MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
-/// The host address on which ports are published. None are yet, so only "every address" is taken.
+/// The host's address on which ports are published that name none: every one of both families unless it says another,
+/// which may be one of IPv6.
 pub const HOST_BINDING_IPV4: &str = "com.docker.network.bridge.host_binding_ipv4";
 /// The MTU of the network in bytes.
 pub const MTU: &str = "com.docker.network.driver.mtu";
@@ -60,16 +66,24 @@ pub struct BridgeConfig {
     pub icc: bool,
     /// Whether containers reach the outside under the host's address.
     pub masquerade: bool,
-    /// The host address on which ports are to be published. Without effect so far.
+    /// The host's address on which ports are published that name none.
     pub host_binding: Option<IpAddr>,
+    /// How IPv4 reaches containers, and leaves them.
+    pub v4: FamilyConfig,
+    /// How IPv6 does.
+    pub v6: FamilyConfig,
+    /// Interfaces of the host from which containers are reached under their own addresses.
+    pub trusted: Vec<IfName>,
+    /// Whether the bridge gets no IPv4 address.
+    pub inhibit_ipv4: bool,
     /// What the names of interfaces begin with inside sandboxes.
     pub interface_prefix: IfName,
-    /// The bridge's own address.
+    /// The subnet, with the address in it that is the bridge's own, if that [gets one](Self::bridge_addresses).
     pub address: Ipv4Net,
-    /// The bridge's own IPv6 address.
+    /// The same of IPv6.
     pub address6: Option<Ipv6Net>,
     /// The gateway that containers are told.
-    pub gateway: IpAddr,
+    pub gateway: Option<IpAddr>,
     /// The IPv6 gateway that containers are told.
     pub gateway6: Option<IpAddr>,
 }
@@ -84,20 +98,29 @@ impl BridgeConfig {
             Error::invalid("ipam", "", why)
         })?;
         let pool6 = if request.ipv6 { single("IPv6", &request.v6)? } else { None };
-        let Some(IpNet::V4(address)) = pool.gateway_net() else {
-            return Err(Error::invalid("gateway", pool.pool, "a bridge network needs a gateway address"));
-        };
-        let address6 = match pool6.map(PoolRecord::gateway_net) {
-            Some(Some(IpNet::V6(address))) => Some(address),
-            Some(_) => return Err(Error::invalid("gateway", "", "an IPv6 pool needs a gateway address")),
-            None => None,
-        };
         let options = &request.options;
         // A network that was made before stays, whatever was accepted then.
         let fresh = request.restored == Restored::Fresh;
         if fresh {
             offered::check_network(options)?;
         }
+        let masquerade = options::switch(options, ENABLE_IP_MASQUERADE, true)?;
+        let around = Around { internal: request.internal, ipv6: request.ipv6, masquerade };
+        let outward = match Outward::read(options, around) {
+            Ok(outward) => outward,
+            Err(refused) if fresh => return Err(refused),
+            Err(_) => Outward::default(),
+        };
+        let bare = outward.inhibit_ipv4 || outward.v4.mode == GatewayMode::Isolated;
+        let Some(IpNet::V4(address)) = pool.gateway_net().or(bare.then_some(pool.pool)) else {
+            return Err(Error::invalid("gateway", pool.pool, "a bridge network needs a gateway address"));
+        };
+        let bare6 = outward.v6.mode == GatewayMode::Isolated;
+        let address6 = match pool6.map(|pool| pool.gateway_net().or(bare6.then_some(pool.pool))) {
+            Some(Some(IpNet::V6(address))) => Some(address),
+            Some(_) => return Err(Error::invalid("gateway", "", "an IPv6 pool needs a gateway address")),
+            None => None,
+        };
         let bridge = match options.get(NAME) {
             Some(name) if fresh && RESERVED_NAMES.contains(&name.as_str()) => {
                 let why = "Linux keeps this name for the settings of all interfaces or of those to come; \
@@ -126,7 +149,7 @@ impl BridgeConfig {
                 ));
             }
         }
-        let config = Self {
+        Ok(Self {
             network_name: request.name.clone(),
             bridge,
             tag: LinkTag::new(instance, "network", request.network),
@@ -134,20 +157,38 @@ impl BridgeConfig {
             mtu,
             internal: request.internal,
             icc: options::switch(options, ENABLE_ICC, true)?,
-            masquerade: options::switch(options, ENABLE_IP_MASQUERADE, true)?,
-            host_binding: options::value(options, HOST_BINDING_IPV4, "an IP address")?,
+            masquerade,
+            host_binding: outward.host_binding,
+            v4: outward.v4,
+            v6: outward.v6,
+            trusted: outward.trusted,
+            inhibit_ipv4: outward.inhibit_ipv4,
             interface_prefix,
             address,
             address6,
-            gateway: auxiliary(pool, AUX_GATEWAY_V4).unwrap_or(IpAddr::V4(address.addr())),
-            gateway6: address6.map(|address| {
-                pool6.and_then(|pool| auxiliary(pool, AUX_GATEWAY_V6)).unwrap_or(IpAddr::V6(address.addr()))
-            }),
-        };
-        if fresh {
-            offered::check_offered(&config)?;
-        }
-        Ok(config)
+            gateway: auxiliary(pool, AUX_GATEWAY_V4).or(pool.gateway),
+            gateway6: pool6.and_then(|pool| auxiliary(pool, AUX_GATEWAY_V6).or(pool.gateway)),
+        })
+    }
+
+    /// One family of the network.
+    #[must_use]
+    pub fn family(&self, v4: bool) -> FamilyConfig {
+        if v4 { self.v4 } else { self.v6 }
+    }
+
+    /// The bridge's own addresses: none of a family that is isolated, or of IPv4 where that is left to somebody else.
+    #[must_use]
+    pub fn bridge_addresses(&self) -> (Option<Ipv4Net>, Option<Ipv6Net>) {
+        let bare = self.inhibit_ipv4 || self.v4.mode == GatewayMode::Isolated;
+        let bare6 = self.v6.mode == GatewayMode::Isolated;
+        (Some(self.address).filter(|_| !bare), self.address6.filter(|_| !bare6))
+    }
+
+    /// Whether containers are kept from the host in one family or in both.
+    #[must_use]
+    pub fn is_isolated(&self) -> bool {
+        [self.v4, self.v6].iter().any(|family| family.mode == GatewayMode::Isolated)
     }
 
     /// Why this network cannot live beside another one, if it cannot.
@@ -203,8 +244,6 @@ fn auxiliary(pool: &PoolRecord, name: &str) -> Option<IpAddr> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use netloom_model::{Certainty, ErrorKind};
-
     use super::*;
 
     fn request(options: &[(&str, &str)]) -> CreateNetwork {
@@ -231,7 +270,8 @@ mod tests {
         assert_eq!(config.mac.to_string(), "02:42:0a:01:00:01");
         assert!(config.icc && config.masquerade);
         assert_eq!(config.interface_prefix.as_str(), "eth");
-        assert_eq!(config.gateway.to_string(), "10.1.0.1");
+        assert_eq!(config.gateway, Some([10, 1, 0, 1].into()));
+        assert_eq!(config.bridge_addresses(), (Some(config.address), None));
     }
 
     #[test]
@@ -247,7 +287,7 @@ mod tests {
         let config = BridgeConfig::read("test", &good).expect("valid");
         assert_eq!((config.bridge.as_str(), config.mtu, config.icc), ("lan0", Some(1400), true));
         assert_eq!((config.masquerade, config.interface_prefix.as_str()), (false, "wan1-"));
-        for (key, value) in [(HOST_BINDING_IPV4, "::"), (CONTAINER_IFACE_PREFIX, ""), (NAME, "all0")] {
+        for (key, value) in [(HOST_BINDING_IPV4, "::1"), (CONTAINER_IFACE_PREFIX, ""), (NAME, "all0")] {
             BridgeConfig::read("test", &request(&[(key, value)])).expect(value);
         }
         for (key, value) in [
@@ -274,12 +314,36 @@ mod tests {
     }
 
     #[test]
-    fn where_ports_would_be_published_is_refused_by_its_name() {
-        for (key, value) in [(HOST_BINDING_IPV4, "127.0.0.1"), (HOST_BINDING_IPV4, "::1")] {
-            let error = BridgeConfig::read("test", &request(&[(key, value)])).expect_err(value);
-            assert_eq!((error.kind(), error.certainty()), (ErrorKind::NotImplemented, Certainty::Aborted));
-            assert!(error.to_string().contains(key), "{error} must name {key}");
-            assert!(error.remedy().is_some_and(|remedy| remedy.contains("leave it out")), "{error}");
+    fn a_bridge_gets_no_address_of_a_family_that_is_isolated_or_somebody_elses() {
+        let pool6 = PoolRecord {
+            gateway: Some("2001:db8::1".parse().expect("an address")),
+            ..PoolRecord::new("2001:db8::/64".parse().expect("a pool"))
+        };
+        let internal = |options: &[(&str, &str)]| CreateNetwork {
+            internal: true,
+            ipv6: true,
+            v6: vec![pool6.clone()],
+            ..request(options)
+        };
+        for (options, has) in [
+            (&[][..], [true, true]),
+            (&[(GATEWAY_MODE_IPV4, "isolated")], [false, true]),
+            (&[(GATEWAY_MODE_IPV6, "isolated")], [true, false]),
+            (&[(GATEWAY_MODE_IPV4, "isolated"), (GATEWAY_MODE_IPV6, "isolated")], [false, false]),
+            (&[(INHIBIT_IPV4, "true")], [false, true]),
+        ] {
+            let config = BridgeConfig::read("test", &internal(options)).expect("valid");
+            let (v4, v6) = config.bridge_addresses();
+            assert_eq!([v4.is_some(), v6.is_some()], has, "{options:?}");
+            assert_eq!(config.is_isolated(), options.iter().any(|(_, value)| *value == "isolated"));
+            assert_eq!(config.gateway, Some([10, 1, 0, 1].into()), "as the pool has it");
+            // An ipam driver that gives no gateway has none to give.
+            let mut without = internal(options);
+            for pool in without.v4.iter_mut().chain(&mut without.v6) {
+                pool.gateway = None;
+            }
+            let read = BridgeConfig::read("test", &without);
+            assert_eq!(read.is_ok(), has == [false, false], "{options:?}");
         }
     }
 
@@ -288,7 +352,7 @@ mod tests {
         for (key, value) in [
             ("com.docker.network.bridge.nmae", "lan0"),
             ("com.docker.network.driver.mtuu", "1500"),
-            (HOST_BINDING_IPV4, "127.0.0.1"),
+            (GATEWAY_MODE_IPV4, "isolated"),
             (CONTAINER_IFACE_PREFIX, "a/b"),
         ] {
             let fresh = request(&[(key, value)]);
@@ -305,7 +369,7 @@ mod tests {
         let router = "10.1.0.254".parse().expect("an address");
         request.v4[0].auxiliary.insert(AUX_GATEWAY_V4.into(), router);
         let config = BridgeConfig::read("test", &request).expect("valid");
-        assert_eq!(config.gateway, router);
+        assert_eq!(config.gateway, Some(router));
         assert_eq!(config.address.addr().to_string(), "10.1.0.1");
     }
 

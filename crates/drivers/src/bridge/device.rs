@@ -22,13 +22,35 @@ const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// The addresses of a network's bridge. IPv4 comes first: see [`Claim`].
 pub(super) fn addresses(config: &BridgeConfig) -> Vec<IpNet> {
     let link_local = IpNet::V6(Ipv6Net::new_assert(LINK_LOCAL, 64));
-    let v6 = config.address6.map(|address| [link_local, IpNet::V6(address)]);
-    std::iter::once(IpNet::V4(config.address)).chain(v6.into_iter().flatten()).collect()
+    let (v4, v6) = config.bridge_addresses();
+    let v6 = v6.map(|address| [link_local, IpNet::V6(address)]);
+    v4.map(IpNet::V4).into_iter().chain(v6.into_iter().flatten()).collect()
 }
 
 /// The setting that keeps IPv6 off the bridge.
 fn ipv6_switch(config: &BridgeConfig) -> String {
     format!("ipv6/conf/{}/disable_ipv6", config.bridge)
+}
+
+/// What it has to say. A network that is isolated and has no IPv6 address there has no link-local one either, under which
+/// containers would reach the host all the same; on somebody else's bridge that is its owner's business.
+fn ipv6_switch_wanted(config: &BridgeConfig, found: &Found) -> Option<&'static str> {
+    match (config.bridge_addresses().1, &found.bridge) {
+        (Some(_), None) => Some("0"),
+        (Some(_), Some(before)) => (before.disable_ipv6.as_deref() != Some("0")).then_some("0"),
+        (None, None) => config.is_isolated().then_some("1"),
+        (None, Some(_)) => None,
+    }
+}
+
+/// The setting that lets packets from the host's loopback leave by the bridge.
+fn loopback_switch(config: &BridgeConfig) -> String {
+    format!("ipv4/conf/{}/route_localnet", config.bridge)
+}
+
+/// Whether ports of the host's loopback may lead to containers by way of the kernel.
+fn wants_loopback(config: &BridgeConfig) -> bool {
+    !config.internal && config.v4.mode.translates()
 }
 
 /// Looks at what has the name of the bridge before anything is changed.
@@ -40,13 +62,13 @@ pub(super) async fn survey(cx: &DriverCx, config: &BridgeConfig) -> Result<Found
             let all = cx.kernel.addresses(Netns::Host, cx.deadline).await?;
             let own = all.into_iter().filter(|view| view.link == link.index).map(|view| view.address);
             let addresses = own.collect();
-            let disable_ipv6 = match config.address6 {
-                Some(_) => {
-                    Some(cx.kernel.read_setting(Netns::Host, &ipv6_switch(config), cx.deadline).await?)
-                }
-                None => None,
+            let read = async |wanted: bool, key: String| match wanted {
+                true => cx.kernel.read_setting(Netns::Host, &key, cx.deadline).await.map(Some),
+                false => Ok(None),
             };
-            Ok(Found { bridge: Some(Before { up: link.up, addresses, disable_ipv6 }) })
+            let disable_ipv6 = read(config.bridge_addresses().1.is_some(), ipv6_switch(config)).await?;
+            let route_localnet = read(wants_loopback(config), loopback_switch(config)).await?;
+            Ok(Found { bridge: Some(Before { up: link.up, addresses, disable_ipv6, route_localnet }) })
         }
     }
 }
@@ -67,9 +89,8 @@ pub(super) async fn set_up(
         Restored::FromStore => None,
     };
     let mut ops = Vec::new();
-    let on_already = found.bridge.as_ref().is_some_and(|before| before.disable_ipv6.as_deref() == Some("0"));
-    if config.address6.is_some() && !on_already {
-        ops.push(Op::Sysctl { netns, key: ipv6_switch(config), value: "0".into() });
+    if let Some(value) = ipv6_switch_wanted(config, found) {
+        ops.push(Op::Sysctl { netns, key: ipv6_switch(config), value: value.into() });
     }
     ops.extend(wanted.into_iter().map(|address| Op::AddAddress { netns, link: name, address }));
     let up = Op::SetLink { netns, name, up: true };
@@ -111,9 +132,13 @@ fn came_and_went(bridge: IfName) -> Error {
 
 /// Has the host's own loopback lead to published ports: packets from `127.0.0.1` may leave by this bridge, and are
 /// translated on the way. Only where a firewall keeps those out that come in with such an address.
-pub(super) async fn lead_from_loopback(cx: &DriverCx, config: &BridgeConfig) -> Result<()> {
-    let key = format!("ipv4/conf/{}/route_localnet", config.bridge);
-    let on = Op::Sysctl { netns: Netns::Host, key, value: "1".into() };
+pub(super) async fn lead_from_loopback(cx: &DriverCx, config: &BridgeConfig, found: &Found) -> Result<()> {
+    let before = found.bridge.as_ref().map(|before| before.route_localnet.as_deref());
+    // What is not known of somebody else's bridge, as in records of earlier builds, could not be put back.
+    if !wants_loopback(config) || matches!(before, Some(None | Some("1"))) {
+        return Ok(());
+    }
+    let on = Op::Sysctl { netns: Netns::Host, key: loopback_switch(config), value: "1".into() };
     Ok(execute_all(&*cx.kernel, vec![on], cx.deadline).await?)
 }
 
@@ -221,9 +246,15 @@ async fn undress(cx: &DriverCx, config: &BridgeConfig, found: &Found) -> Result<
     let kept = found.bridge.as_ref().map_or(&[][..], |before| &before.addresses);
     let added = addresses(config).into_iter().filter(|address| !kept.contains(address));
     let mut ops: Vec<_> = added.map(|address| Op::DeleteAddress { netns, link, address }).collect();
-    let setting = found.bridge.as_ref().and_then(|before| before.disable_ipv6.clone());
-    if let Some(value) = setting.filter(|value| value != "0") {
-        ops.push(Op::Sysctl { netns, key: ipv6_switch(config), value });
+    if let Some(before) = &found.bridge {
+        let changed = [
+            (ipv6_switch(config), &before.disable_ipv6, "0"),
+            (loopback_switch(config), &before.route_localnet, "1"),
+        ];
+        ops.extend(changed.into_iter().filter_map(|(key, was, set)| {
+            let value = was.clone().filter(|was| was != set)?;
+            Some(Op::Sysctl { netns, key, value })
+        }));
     }
     if found.bridge.as_ref().is_some_and(|before| !before.up) {
         ops.push(Op::SetLink { netns, name: link, up: false });

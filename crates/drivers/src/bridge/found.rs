@@ -9,6 +9,8 @@ use ipnet::IpNet;
 const STATE: &str = "bridge.state";
 /// What an adopted bridge's `disable_ipv6` said, where the network needs IPv6.
 const DISABLE_IPV6: &str = "bridge.disable_ipv6";
+/// What its `route_localnet` said, where ports of the host's loopback are to lead to the network.
+const ROUTE_LOCALNET: &str = "bridge.route_localnet";
 /// The addresses of an adopted bridge.
 const ADDRESSES: &str = "bridge.addresses";
 
@@ -26,17 +28,22 @@ pub(super) struct Before {
     pub(super) addresses: Vec<IpNet>,
     /// What `disable_ipv6` said.
     pub(super) disable_ipv6: Option<String>,
+    /// What `route_localnet` said.
+    pub(super) route_localnet: Option<String>,
 }
 
 impl Found {
     /// As it is recorded.
     pub(super) fn record(&self) -> BTreeMap<String, String> {
-        let Some(Before { up, addresses, disable_ipv6 }) = &self.bridge else { return BTreeMap::new() };
+        let Some(Before { up, addresses, disable_ipv6, route_localnet }) = &self.bridge else {
+            return BTreeMap::new();
+        };
         let addresses: Vec<_> = addresses.iter().map(IpNet::to_string).collect();
         let state = if *up { "up" } else { "down" };
         let fixed = [(STATE.into(), state.into()), (ADDRESSES.into(), addresses.join(","))];
-        let setting = disable_ipv6.clone().map(|value| (DISABLE_IPV6.into(), value));
-        fixed.into_iter().chain(setting).collect()
+        let settings = [(DISABLE_IPV6, disable_ipv6), (ROUTE_LOCALNET, route_localnet)];
+        let settings = settings.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)));
+        fixed.into_iter().chain(settings).collect()
     }
 
     /// Reads a record; one of an earlier build says nothing.
@@ -48,6 +55,7 @@ impl Found {
                 .map(|text| text.split(',').filter_map(|address| address.parse().ok()).collect())
                 .unwrap_or_default(),
             disable_ipv6: record.get(DISABLE_IPV6).cloned(),
+            route_localnet: record.get(ROUTE_LOCALNET).cloned(),
         });
         Self { bridge }
     }
@@ -64,7 +72,10 @@ mod tests {
         for addresses in [addresses, Vec::new()] {
             for up in [true, false] {
                 let disable_ipv6 = up.then(|| "1".to_owned());
-                let found = Found { bridge: Some(Before { up, addresses: addresses.clone(), disable_ipv6 }) };
+                let route_localnet = (!up).then(|| "0".to_owned());
+                let addresses = addresses.clone();
+                let before = Before { up, addresses, disable_ipv6, route_localnet };
+                let found = Found { bridge: Some(before) };
                 assert_eq!(Found::read(&found.record()), found);
             }
         }

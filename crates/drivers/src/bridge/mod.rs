@@ -8,11 +8,13 @@ mod claim;
 pub mod config;
 mod desired;
 mod device;
+mod family;
 mod found;
 mod offered;
 mod ports;
 mod recover;
 mod rules;
+mod settings;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -30,10 +32,11 @@ use rustc_hash::FxBuildHasher;
 use self::config::{BridgeConfig, default_bridge};
 use self::device::Touched;
 use self::found::Found;
+use self::settings::Settings;
+pub use self::settings::{ALLOW_DIRECT_ROUTING, BRIDGE_ACCEPT_FWMARK, USERLAND_PROXY, accepted_mark};
 use crate::config::DriverConfig;
 use crate::desired::{DesiredObject, Place};
 use crate::driver::{Begun, Driver, DriverCx, Work, done};
-use crate::options;
 use crate::outside::Addresses;
 use crate::request::{
     Capability, CreateEndpoint, CreateNetwork, EndpointCreated, ExternalConnectivity, Interface, Join,
@@ -48,16 +51,11 @@ pub const MAX_PORTS: usize = 1023;
 const INTERFACE: &str = "eth";
 /// The key of the hardware address in [`OperInfo`] (`netlabel.MacAddress`).
 const MAC_LABEL: &str = "com.docker.network.endpoint.macaddress";
-/// The driver's option that says whether the engine passes on itself what the kernel cannot: what comes to `::1`, and
-/// IPv6 for containers that have only IPv4, or the other way round. It does unless this is `false`.
-pub const USERLAND_PROXY: &str = "userland_proxy";
-
 /// The bridge driver.
 #[derive(Debug, Default)]
 pub struct Bridge {
     networks: HashMap<NetworkId, Network, FxBuildHasher>,
-    /// Whether the engine passes on itself what the kernel cannot (libnetwork's `EnableUserlandProxy`).
-    without_proxy: bool,
+    settings: Settings,
     /// Deleted or forgotten networks whose devices are not gone for sure: a deletion that failed is asked for
     /// again.
     going: HashMap<NetworkId, Going, FxBuildHasher>,
@@ -218,7 +216,7 @@ impl Bridge {
         let outward = !config.internal;
         let joined = Joined {
             interface: Interface::InPlace { link: Some(link) },
-            gateway: outward.then_some(config.gateway),
+            gateway: config.gateway.filter(|_| outward),
             gateway6: config.gateway6.filter(|_| outward),
             ipv4_settled: endpoint.derived && !network.strangers && network.blank.get().is_some(),
             ..Joined::default()
@@ -263,8 +261,7 @@ impl Driver for Bridge {
     }
 
     fn configure(&mut self, config: &DriverConfig) -> Result<()> {
-        config.only(KIND, &[USERLAND_PROXY])?;
-        self.without_proxy = !options::switch(&config.options, USERLAND_PROXY, true)?;
+        self.settings = Settings::read(config)?;
         Ok(())
     }
 
@@ -311,8 +308,8 @@ impl Driver for Bridge {
             // Before anything can be plugged in.
             let walled = cx.outside.set_network(request.network, Some(rules::of(&config))).await?;
             let made = device::set_up(&cx, &config, (&found, &touched), request.restored).await?;
-            if walled && found.bridge.is_none() && !config.internal {
-                device::lead_from_loopback(&cx, &config).await?;
+            if walled {
+                device::lead_from_loopback(&cx, &config, &found).await?;
             }
             if let Some(blank) = blank.filter(|_| made) {
                 let _ = blank.set(());
@@ -460,13 +457,13 @@ impl Driver for Bridge {
         cx: &DriverCx,
         request: ExternalConnectivity,
     ) -> Begun<Programmed> {
-        let proxy = !self.without_proxy;
+        let settings = self.settings;
         let network = self.network(request.network)?;
         let endpoint = network
             .endpoints
             .get_mut(&request.endpoint)
             .ok_or_else(|| Error::not_found(ObjectKind::Endpoint, request.endpoint))?;
-        let Some(publication) = ports::plan(&network.config, proxy, &request)? else {
+        let Some(publication) = ports::plan(&network.config, settings, &request)? else {
             return done(Programmed::default());
         };
         let link = endpoint.present.and_then(|present| present.link);

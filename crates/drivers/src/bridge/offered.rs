@@ -1,24 +1,40 @@
-//! Options that a new object cannot have: those that nobody knows, and those that ask for what is not there yet.
-//! Taken without a word, either would have no effect, and who set it would not be told.
+//! Options that a new object cannot have: those that nobody knows. Taken without a word, one would have no effect, and
+//! who set it would not be told.
 
 use std::collections::BTreeMap;
 
-use netloom_model::{Error, Reason, Result};
+use netloom_model::{Error, Result};
 
 use super::config::{
-    BridgeConfig, CONTAINER_IFACE_PREFIX, ENABLE_ICC, ENABLE_IP_MASQUERADE, HOST_BINDING_IPV4, MTU, NAME,
+    CONTAINER_IFACE_PREFIX, ENABLE_ICC, ENABLE_IP_MASQUERADE, GATEWAY_MODE_IPV4, GATEWAY_MODE_IPV6,
+    HOST_BINDING_IPV4, HOST_IPV4, HOST_IPV6, INHIBIT_IPV4, MTU, NAME, TRUSTED_HOST_INTERFACES,
 };
 use crate::options::OURS;
 
 /// The options of a network.
-const OF_NETWORKS: [&str; 6] =
-    [NAME, ENABLE_ICC, ENABLE_IP_MASQUERADE, HOST_BINDING_IPV4, MTU, CONTAINER_IFACE_PREFIX];
+const OF_NETWORKS: [&str; 12] = [
+    NAME,
+    ENABLE_ICC,
+    ENABLE_IP_MASQUERADE,
+    GATEWAY_MODE_IPV4,
+    GATEWAY_MODE_IPV6,
+    TRUSTED_HOST_INTERFACES,
+    HOST_BINDING_IPV4,
+    HOST_IPV4,
+    HOST_IPV6,
+    INHIBIT_IPV4,
+    MTU,
+    CONTAINER_IFACE_PREFIX,
+];
 /// Labels of libnetwork's that are fields here, and which.
 const FIELDS: [(&str, &str); 3] = [
     ("com.docker.network.enable_ipv6", "ipv6"),
     ("com.docker.network.internal", "internal"),
     ("com.docker.network.endpoint.macaddress", "mac"),
 ];
+
+/// An option of libnetwork's that nothing here would be made of.
+const DEFAULT_BRIDGE: &str = "com.docker.network.bridge.default_bridge";
 
 /// Refuses options of a network that look like libnetwork's and are not: a misspelt one, say.
 pub(super) fn check_network(options: &BTreeMap<String, String>) -> Result<()> {
@@ -35,22 +51,16 @@ fn check_known(options: &BTreeMap<String, String>, known: &[&str], which: impl F
     let Some((key, value)) = unknown else { return Ok(()) };
     let field = FIELDS.iter().find(|(label, _)| label == key).map(|(_, field)| field);
     let why = match field {
+        None if key == DEFAULT_BRIDGE => format!(
+            "no bridge network is treated otherwise than the others; leave this out, and name the bridge with {NAME} \
+             if it is to be a certain one"
+        ),
         Some(field) => {
             format!("the bridge driver takes it from the field {field:?}; set that and leave this out")
         }
         None => format!("the bridge driver knows no such option; {}", which()),
     };
     Err(Error::invalid(key, value, why))
-}
-
-/// Refuses what would have no effect, because no ports are published yet.
-pub(super) fn check_offered(config: &BridgeConfig) -> Result<()> {
-    if config.host_binding.is_none_or(|address| address.is_unspecified()) {
-        return Ok(());
-    }
-    let what = "com.docker.network.bridge.host_binding_ipv4 with an address other than 0.0.0.0 and ::";
-    let by = "the bridge driver, which publishes no ports yet".into();
-    Err(Reason::NotImplemented { what, by }.into())
 }
 
 #[cfg(test)]
@@ -70,6 +80,7 @@ mod tests {
             ("com.docker.network.driver.overlay.vxlanid_list", ENABLE_ICC),
             ("com.docker.network.enable_ipv6", "the field \"ipv6\""),
             ("com.docker.network.internal", "the field \"internal\""),
+            (DEFAULT_BRIDGE, "no bridge network is treated otherwise"),
         ] {
             let error = check_network(&options(&[("a", "b"), (key, "x")])).expect_err(key).to_string();
             assert!(error.contains(key) && error.contains(hint), "{error}");

@@ -1,14 +1,17 @@
 //! What an endpoint of a bridge network publishes: its port map, read for the addresses that it has.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netloom_firewall::{Mode, PortRules};
+use netloom_firewall::PortRules;
 use netloom_model::{Error, PortBinding, PortRange, Ports, Protocol, PublishedPorts, Result};
-use netloom_ports::{PortOwner, PortRequest};
-use rustc_hash::FxHashSet;
+use netloom_ports::{MAX_ADDRESSES, PortOwner, PortRequest};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::config::BridgeConfig;
-use super::rules;
+use super::settings::Settings;
 use crate::outside::{Addresses, Publication, Wanted};
 use crate::request::ExternalConnectivity;
 
@@ -17,41 +20,46 @@ const FIELD: &str = "port_map";
 /// Every address of a family.
 const ANY4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const ANY6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+const LOOPBACK6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
 /// What is to be published; `None` for nothing.
 ///
-/// A binding that names no address of the host is for every one of both families, as libnetwork does it: for IPv6 where
-/// the endpoint has IPv6, or else where the proxy can translate. One that names `0.0.0.0` or `::` is for that family.
+/// A binding that names no address of the host is for the network's own one (`host_binding_ipv4`), or else for every one
+/// of both families, as libnetwork does it: for IPv6 where the endpoint has IPv6, or else where the proxy can translate.
+/// One that names `0.0.0.0` or `::` is for that family. Where a family is routed no port of the host is taken.
 pub(super) fn plan(
     config: &BridgeConfig,
-    proxy: bool,
+    settings: Settings,
     request: &ExternalConnectivity,
 ) -> Result<Option<Publication>> {
     let ports: [&Ports; 2] = [&request.ports, &request.sandbox.ports];
     if config.internal || ports.iter().all(|ports| ports.map.is_empty()) {
         return Ok(None);
     }
-    let plan = Plan { config, proxy, addresses: request.addresses };
+    let addresses = request.addresses;
+    let plan = Plan { config, settings, addresses };
     let (mut wanted, mut routed) = (Vec::new(), Vec::new());
     for run in runs(ports.iter().flat_map(|ports| &ports.map)) {
-        plan.routed(&run, &mut routed);
-        let addresses = plan.hosts(&run.first)?;
-        if addresses.is_empty() {
+        let hosts = plan.hosts(&run)?;
+        plan.under_its_own(&run, &mut routed);
+        if hosts.is_empty() {
             continue;
         }
         let only_v4 = run.first.ip.map(|ip| ip.is_ipv4());
-        wanted.push(Wanted { request: run.request(addresses)?, port: run.first.port, only_v4 });
+        wanted.push(Wanted { request: run.request(hosts)?, port: run.first.port, only_v4 });
     }
     let before: Vec<PublishedPorts> = request.published.0.clone();
     let owner = PortOwner { id: request.endpoint, name: request.name.clone() };
-    let addresses = request.addresses;
-    Ok(Some(Publication { owner, addresses, wanted, routed, before, proxy }))
+    Ok(Some(Publication { owner, addresses, wanted, routed, before, proxy: settings.proxy }))
 }
 
-/// Bindings in a row: each for the port behind the one before, on both sides.
-#[derive(Clone, Copy, Debug)]
+/// Bindings in a row, each for the port behind the one before, on both sides; or those that leave the host's port open
+/// and differ in nothing but its addresses.
+#[derive(Clone, Debug)]
 struct Run {
     first: PortBinding,
+    /// Further addresses of the host, which get the same port.
+    also: Vec<IpAddr>,
     count: u16,
 }
 
@@ -68,6 +76,21 @@ impl Run {
         })
     }
 
+    /// Takes the host's address of a binding that is like this one otherwise. One that is in the way of another needs a
+    /// port of its own, as does one without.
+    fn takes(&mut self, next: &PortBinding) -> bool {
+        let (Some(first), Some(next)) = (self.first.host_ip, next.host_ip) else { return false };
+        let in_the_way = |other: &IpAddr| {
+            *other == next
+                || (other.is_ipv4() == next.is_ipv4() && (other.is_unspecified() || next.is_unspecified()))
+        };
+        let fits = self.also.len() + 1 < MAX_ADDRESSES && !self.also.iter().chain([&first]).any(in_the_way);
+        if fits {
+            self.also.push(next);
+        }
+        fits
+    }
+
     fn request(&self, addresses: Vec<IpAddr>) -> Result<PortRequest> {
         let PortBinding { protocol, host_port, host_port_end, .. } = self.first;
         let addresses = addresses.into();
@@ -82,14 +105,35 @@ impl Run {
     }
 }
 
-/// The bindings, those in a row together, and what is asked for twice once.
+/// Whether a binding leaves open which port of the host it is.
+fn is_open(binding: &PortBinding) -> bool {
+    binding.host_port.is_none() || binding.host_port_end.is_some()
+}
+
+/// The bindings, those in a row together, those that are to have one port too, and what is asked for twice once.
 fn runs<'a>(bindings: impl Iterator<Item = &'a PortBinding>) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let mut seen = FxHashSet::default();
-    for binding in bindings.filter(|binding| binding.host_port.is_none() || seen.insert(**binding)) {
+    let mut open: FxHashMap<PortBinding, usize> = FxHashMap::default();
+    for binding in bindings {
+        // `::ffff:192.0.2.1` is `192.0.2.1`.
+        let host_ip = binding.host_ip.map(|host| host.to_canonical());
+        let binding = PortBinding { host_ip, ..*binding };
+        if binding.host_port.is_some() && !seen.insert(binding) {
+            continue;
+        }
+        if is_open(&binding) {
+            // Parity: moby's `needSamePort`.
+            let alike = PortBinding { host_ip: None, ..binding };
+            let known = open.get(&alike).and_then(|at| runs.get_mut(*at));
+            if known.is_some_and(|run| run.takes(&binding)) {
+                continue;
+            }
+            open.insert(alike, runs.len());
+        }
         match runs.last_mut() {
-            Some(run) if run.is_followed_by(binding) => run.count += 1,
-            _ => runs.push(Run { first: *binding, count: 1 }),
+            Some(run) if run.is_followed_by(&binding) => run.count += 1,
+            _ => runs.push(Run { first: binding, also: Vec::new(), count: 1 }),
         }
     }
     runs
@@ -97,7 +141,7 @@ fn runs<'a>(bindings: impl Iterator<Item = &'a PortBinding>) -> Vec<Run> {
 
 struct Plan<'a> {
     config: &'a BridgeConfig,
-    proxy: bool,
+    settings: Settings,
     addresses: Addresses,
 }
 
@@ -108,67 +152,64 @@ impl Plan<'_> {
     }
 
     fn is_translated(&self, v4: bool) -> bool {
-        rules::mode(self.config, v4) != Mode::Routed
+        self.config.family(v4).mode.translates()
     }
 
-    /// What is reached under its own address.
-    fn routed(&self, run: &Run, routed: &mut Vec<PortRules>) {
-        for v4 in [true, false].into_iter().filter(|v4| !self.is_translated(*v4)) {
-            if let Some(container) = self.inside(&run.first, v4) {
-                let first = run.first.port;
-                let last = first.saturating_add(run.count - 1);
-                let protocol = run.first.protocol;
-                routed.push(PortRules {
-                    protocol,
-                    host: None,
-                    first,
-                    last,
-                    container,
-                    container_port: first,
-                    routed: true,
-                });
-            }
+    /// The addresses of the host that are asked for, and whether nobody has named them.
+    fn asked(&self, run: &Run) -> (Vec<IpAddr>, bool) {
+        match (run.first.host_ip, self.config.host_binding) {
+            (Some(host), _) => ([host].into_iter().chain(run.also.iter().copied()).collect(), false),
+            (None, Some(host)) if host != ANY4 => (vec![host], false),
+            (None, _) => (vec![ANY4, ANY6], true),
         }
     }
 
-    /// The addresses of the host that a binding is for.
-    fn hosts(&self, binding: &PortBinding) -> Result<Vec<IpAddr>> {
-        let inside = [true, false].map(|v4| self.inside(binding, v4));
-        if inside == [None; 2] {
+    /// What is reached under its own address: of the families that are asked for, those that are routed, or all of them.
+    /// What is for the host's loopback alone is opened to nobody: the host reaches it anyway.
+    fn under_its_own(&self, run: &Run, routed: &mut Vec<PortRules>) {
+        let (asked, _) = self.asked(run);
+        for v4 in [true, false].into_iter().filter(|v4| self.settings.direct || !self.is_translated(*v4)) {
+            let is_meant = asked.iter().any(|host| host.is_ipv4() == v4 && !host.is_loopback());
+            let Some(container) = self.inside(&run.first, v4).filter(|_| is_meant) else { continue };
+            let (protocol, first) = (run.first.protocol, run.first.port);
+            let last = first.saturating_add(run.count - 1);
+            let (host, container_port) = (None, first);
+            routed.push(PortRules { protocol, host, first, last, container, container_port, routed: true });
+        }
+    }
+
+    /// The addresses of the host that lead to the endpoint.
+    fn hosts(&self, run: &Run) -> Result<Vec<IpAddr>> {
+        let binding = &run.first;
+        if [true, false].iter().all(|v4| self.inside(binding, *v4).is_none()) {
             let why = "the container's address must be one of the endpoint's own";
             return Err(Error::invalid(FIELD, binding, why));
         }
-        if let Some(host) = binding.host_ip {
-            return self.host(binding, host).map(|host| host.into_iter().collect());
+        let (asked, every) = self.asked(run);
+        let mut hosts = Vec::new();
+        for host in asked {
+            match self.leads(binding, host) {
+                Ok(true) => hosts.push(host),
+                Ok(false) => {}
+                // Of every address, those that can.
+                Err(_) if every => {}
+                Err(why) => {
+                    return Err(Error::invalid(FIELD, PortBinding { host_ip: Some(host), ..*binding }, why));
+                }
+            }
         }
-        match self.config.host_binding {
-            Some(host) if host != ANY4 => self.host(binding, host).map(|host| host.into_iter().collect()),
-            _ => Ok([ANY4, ANY6]
-                .into_iter()
-                .filter(|host| self.leads(binding, *host).unwrap_or(false))
-                .collect()),
-        }
+        Ok(hosts)
     }
 
-    /// An address that was named: `None` where its family is not translated.
-    fn host(&self, binding: &PortBinding, host: IpAddr) -> Result<Option<IpAddr>> {
-        match self.leads(binding, host) {
-            Ok(leads) => Ok(leads.then_some(host)),
-            Err(why) => Err(Error::invalid(FIELD, binding, why)),
-        }
-    }
-
-    /// Whether an address of the host can lead to the endpoint, or why it cannot.
+    /// Whether an address of the host leads to the endpoint, or why it cannot. None leads to a family that is routed.
     fn leads(&self, binding: &PortBinding, host: IpAddr) -> Result<bool, &'static str> {
         let v4 = host.is_ipv4();
-        if self.inside(binding, v4).is_some() {
-            if !self.is_translated(v4) {
-                return Ok(false);
-            }
-            // Nothing that comes from `::1` leaves the host, so only the proxy can pass it on.
-            if host == IpAddr::V6(Ipv6Addr::LOCALHOST) {
-                return self.proxied(binding).map(|()| true);
-            }
+        let by_kernel = self.inside(binding, v4).is_some();
+        if !self.is_translated(if by_kernel { v4 } else { !v4 }) {
+            return Ok(false);
+        }
+        // Nothing that comes from `::1` leaves the host, so only the proxy can pass it on.
+        if by_kernel && host != LOOPBACK6 {
             return Ok(true);
         }
         self.proxied(binding).map(|()| true)
@@ -181,7 +222,7 @@ impl Plan<'_> {
                         address of the host",
             );
         }
-        if !self.proxy {
+        if !self.settings.proxy {
             return Err("the endpoint has no address of this family that the kernel could lead to, and the \
                         userland proxy, which would pass it on, is off; switch the bridge driver's option \
                         userland_proxy on, or name another address of the host");

@@ -5,14 +5,16 @@
 //! that the kernel does not know are lost.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netloom_kernel::{LinkKind, LinkView};
 use netloom_model::record::{AttachmentRecord, EndpointRecord, NetworkRecord, PoolRecord, WayOut};
-use netloom_model::{EndpointId, IfName, JoinId, NetworkId, NetworkSpec, Seldom};
+use netloom_model::{EndpointId, IfName, JoinId, MacAddr, NetworkId, NetworkSpec, Seldom};
 
-use super::config::{CONTAINER_IFACE_PREFIX, MTU, NAME, interface_prefix};
+use super::config::{
+    CONTAINER_IFACE_PREFIX, GATEWAY_MODE_IPV4, GATEWAY_MODE_IPV6, INHIBIT_IPV4, MTU, NAME, interface_prefix,
+};
 use super::found::{Before, Found};
 use super::{INTERFACE, KIND, default_bridge, link_name};
 use crate::request::{Inside, KernelSurvey, Recovered};
@@ -46,7 +48,8 @@ pub(super) fn recover(identity: &str, survey: &KernelSurvey) -> Vec<Recovered> {
                 (None, false) if bridge.tag().is_none() => format!("{NAMED}{}", bridge.name).parse().ok()?,
                 (None, _) => return None,
             };
-            let mut network = network(id, bridge, own.is_none(), survey)?;
+            let ends: Vec<_> = ports.iter().filter_map(|(link, _)| inner_end(link, survey)).collect();
+            let mut network = network(id, bridge, own.is_none(), &ends, survey)?;
             let endpoints = ports.into_iter().filter_map(|(link, id)| endpoint(&network, link, *id, survey));
             let endpoints: Vec<_> = endpoints.collect();
             if let Some(prefix) = common_prefix(&endpoints).filter(|prefix| *prefix != INTERFACE) {
@@ -57,17 +60,29 @@ pub(super) fn recover(identity: &str, survey: &KernelSurvey) -> Vec<Recovered> {
         .collect()
 }
 
-fn network(id: NetworkId, bridge: &LinkView, adopted: bool, survey: &KernelSurvey) -> Option<NetworkRecord> {
+/// The end of a link that is in a sandbox.
+type End<'a> = (&'a Inside, &'a LinkView);
+
+fn network(
+    id: NetworkId,
+    bridge: &LinkView,
+    adopted: bool,
+    ends: &[End<'_>],
+    survey: &KernelSurvey,
+) -> Option<NetworkRecord> {
     let of_bridge = survey.addresses.iter().filter(|view| view.link == bridge.index);
     let addresses: Vec<IpNet> = of_bridge.map(|view| view.address).collect();
     let pool = |v4: bool| {
         let found = addresses.iter().find(|net| net.addr().is_ipv4() == v4 && !is_link_local(net.addr()));
         found.map(|net| PoolRecord { gateway: Some(net.addr()), ..PoolRecord::new(net.trunc()) })
     };
-    // Without an IPv4 address it is no bridge network of ours, or not yet.
-    let v4 = pool(true)?;
-    let v6 = pool(false);
-    let mut spec = NetworkSpec::new(format!("{NAMED}{id}")).driver(KIND).ipv6(v6.is_some());
+    let named = NetworkSpec::new(format!("{NAMED}{id}")).driver(KIND);
+    let (v4, v6, mut spec) = match pool(true) {
+        Some(v4) => (v4, pool(false), named),
+        // Without an IPv4 address it is no bridge network of ours, or not yet, unless endpoints have some.
+        None => bare(bridge, pool(false), adopted, ends, named)?,
+    };
+    spec = spec.ipv6(v6.is_some());
     if adopted {
         spec.name = id.to_string();
     }
@@ -77,8 +92,14 @@ fn network(id: NetworkId, bridge: &LinkView, adopted: bool, survey: &KernelSurve
     if bridge.mtu != ETHERNET_MTU {
         spec = spec.option(MTU, bridge.mtu.to_string());
     }
-    // Whatever an adopted bridge has now is taken for its owner's: rather leave too much than take too much.
-    let before = adopted.then(|| Before { up: true, addresses: addresses.clone(), disable_ipv6: None });
+    // Whatever an adopted bridge has now is taken for its owner's: rather leave too much than take too much. But what lets
+    // others to the host's loopback, once the firewall has forgotten the bridge, is taken for ours: it is off by default.
+    let before = adopted.then(|| Before {
+        up: true,
+        addresses: addresses.clone(),
+        disable_ipv6: None,
+        route_localnet: Some("0".into()),
+    });
     let found = Found { bridge: before }.record();
     Some(NetworkRecord {
         v4: vec![v4],
@@ -88,7 +109,57 @@ fn network(id: NetworkId, bridge: &LinkView, adopted: bool, survey: &KernelSurve
     })
 }
 
+/// A network whose bridge has no IPv4 address: something else on it is the gateway, or it is isolated. What is on
+/// somebody else's bridge and has no way out is not known to be.
+fn bare(
+    bridge: &LinkView,
+    v6: Option<PoolRecord>,
+    adopted: bool,
+    ends: &[End<'_>],
+    spec: NetworkSpec,
+) -> Option<(PoolRecord, Option<PoolRecord>, NetworkSpec)> {
+    let mut v4 = pool_of(ends, true)?;
+    if v4.gateway.is_some() {
+        return Some((v4, v6, spec.option(INHIBIT_IPV4, "true")));
+    }
+    if adopted {
+        return None;
+    }
+    // The gateway is nobody's, and has given the bridge its hardware address.
+    v4.gateway = bridge.mac.and_then(named_by).filter(|address| v4.pool.contains(address));
+    let spec = spec.internal(true).option(GATEWAY_MODE_IPV4, "isolated");
+    match (v6, pool_of(ends, false)) {
+        (None, Some(isolated)) => Some((v4, Some(isolated), spec.option(GATEWAY_MODE_IPV6, "isolated"))),
+        (v6, _) => Some((v4, v6, spec)),
+    }
+}
+
+/// A pool as endpoints have it: the subnet of their addresses, and the gateway where their ways out lead.
+fn pool_of(ends: &[End<'_>], v4: bool) -> Option<PoolRecord> {
+    let own = |(inside, link): &End<'_>| {
+        let addresses = inside.addresses.iter().filter(|view| view.link == link.index);
+        let of_family = |net: &IpNet| net.addr().is_ipv4() == v4 && !is_link_local(net.addr());
+        addresses.map(|view| view.address).find(of_family)
+    };
+    let subnet = ends.iter().find_map(own)?.trunc();
+    let ways_out = ends.iter().flat_map(|(inside, _)| &inside.routes);
+    let gateway = ways_out
+        .filter(|route| route.destination.prefix_len() == 0)
+        .find_map(|route| route.via.filter(|via| subnet.contains(via)));
+    Some(PoolRecord { gateway, ..PoolRecord::new(subnet) })
+}
+
 const ETHERNET_MTU: u32 = 1500;
+
+fn inner_end<'a>(host: &LinkView, survey: &'a KernelSurvey) -> Option<End<'a>> {
+    survey.inside.iter().find_map(|inside| {
+        let end = inside.links.iter().find(|link| {
+            // Numbers repeat between namespaces, so both ends must name each other.
+            host.peer == Some(link.index) && link.peer == Some(host.index) && link.kind == LinkKind::Veth
+        })?;
+        Some((inside, end))
+    })
+}
 
 fn endpoint(
     network: &NetworkRecord,
@@ -96,13 +167,7 @@ fn endpoint(
     id: EndpointId,
     survey: &KernelSurvey,
 ) -> Option<EndpointRecord> {
-    let (inside, link) = survey.inside.iter().find_map(|inside| {
-        let end = inside.links.iter().find(|link| {
-            // Numbers repeat between namespaces, so both ends must name each other.
-            host.peer == Some(link.index) && link.peer == Some(host.index) && link.kind == LinkKind::Veth
-        })?;
-        Some((inside, end))
-    })?;
+    let (inside, link) = inner_end(host, survey)?;
     let addresses = inside.addresses.iter().filter(|view| view.link == link.index);
     let addresses: Vec<_> = addresses.map(|view| view.address).filter(|a| !is_link_local(a.addr())).collect();
     let ipv4: Option<Ipv4Net> = addresses.iter().find_map(|net| match net {
@@ -171,6 +236,13 @@ fn join_of(endpoint: EndpointId, link: IfName) -> JoinId {
     let digits = link.as_str().get(link.as_str().len().saturating_sub(4)..);
     let join = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).map(JoinId);
     join.filter(|join| link_name(endpoint, *join).ok() == Some(link)).unwrap_or_default()
+}
+
+/// The IPv4 address that a hardware address follows from.
+fn named_by(mac: MacAddr) -> Option<IpAddr> {
+    let MacAddr([_, _, a, b, c, d]) = mac;
+    let address = Ipv4Addr::new(a, b, c, d);
+    (MacAddr::from_ipv4(address) == mac).then_some(IpAddr::V4(address))
 }
 
 fn is_link_local(address: IpAddr) -> bool {

@@ -98,7 +98,9 @@ impl World {
         for neighbour in link.neighbours.values() {
             objects.insert(format!("neighbour {neighbour} on link {name} of {netns}"), String::new());
         }
-        for (setting, value) in &link.settings {
+        // One that says 0 again is as it was, but for `disable_ipv6`, whose default may be another.
+        let is_told = |name: &str, value: &str| name == "disable_ipv6" || value != "0";
+        for (setting, value) in link.settings.iter().filter(|(set, value)| is_told(set.name, value)) {
             let key = format!("{}/{name}/{}", setting.dir, setting.name);
             objects.insert(format!("setting net/{key} of {netns}"), format!("{value:?}"));
         }
