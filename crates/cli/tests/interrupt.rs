@@ -40,6 +40,9 @@ fn interrupted_after(patience: Duration, signal: &str, dir: &Path) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
+/// Two that talk to each other, and one that comes to the published port.
+const CONTAINERS: usize = 3;
+
 #[test]
 fn an_interrupted_demonstration_leaves_nothing() {
     in_namespaces(|dir| {
@@ -90,7 +93,7 @@ fn every_signal_that_asks_for_the_end_ends_what_is_kept() {
             let enter = format!("nsenter -t {} -U --preserve-credentials ", program.id());
             let look: Vec<_> = look.map(|line| format!("{enter}{line}")).collect();
             let seen = paste(look.iter().map(String::as_str));
-            assert_eq!(seen.matches("scope global eth0").count(), 2, "{said}{seen}");
+            assert_eq!(seen.matches("scope global eth0").count(), CONTAINERS, "{said}{seen}");
             send(signal, program.id());
             assert!(program.wait().expect("ends").success(), "{signal}");
             assert_eq!(picture(dir), before, "{signal}");
@@ -105,7 +108,7 @@ fn what_is_kept_in_a_user_namespace_can_be_looked_at_and_ended() {
         let (mut program, _output, said) =
             standing(&["setpriv", "--inh-caps=-all", "--bounding-set=-all"], dir);
         let seen = paste(commands(&said));
-        assert_eq!(seen.matches("scope global eth0").count(), 2, "{said}{seen}");
+        assert_eq!(seen.matches("scope global eth0").count(), CONTAINERS, "{said}{seen}");
         assert!(program.wait().expect("ends").success());
         assert_eq!(picture(dir), before);
     });

@@ -204,7 +204,7 @@ mod tests {
             error.to_string(),
             "no free address pool left: of 31 default pools for IPv4 (15 of /16, 16 of /20), 30 are held by \
              networks (network \"big\" (big), network \"blue\" (blue) and 26 more) and 1 overlap what the host \
-             uses (such as 172.17.0.0/16: 172.17.0.53/32 is a name server)"
+             uses (such as 172.17.0.0/16: 172.17.0.53/32 is a name server of the host)"
         );
         assert_eq!(error.kind(), ErrorKind::Exhausted);
         let remedy = error.remedy().expect("there is one");

@@ -106,21 +106,17 @@ impl Stage {
 
     pub(crate) async fn network_of(&self, number: u8, rules: Option<NetworkRules>) -> Result<(), Error> {
         let request = SetNetworkRules { network: network(number), rules };
-        self.actor
-            .ask(&self.op(), request)
-            .await
-            .expect("answered")
-            .map(|there| assert!(there, "there is a firewall"))
+        let there = self.actor.ask(&self.op(), request).await.expect("answered")?;
+        assert_eq!(there, self.picture().await.backend != "none");
+        Ok(())
     }
 
     pub(crate) async fn ports(&self, number: u8, ports: &[u16]) -> Result<(), Error> {
         let ports = ports.iter().map(|first| port(number, *first)).collect();
         let request = SetPortRules { endpoint: endpoint(number), ports };
-        self.actor
-            .ask(&self.op(), request)
-            .await
-            .expect("answered")
-            .map(|there| assert!(there, "there is a firewall"))
+        let there = self.actor.ask(&self.op(), request).await.expect("answered")?;
+        assert_eq!(there, self.picture().await.backend != "none");
+        Ok(())
     }
 
     pub(crate) async fn picture(&self) -> FirewallSnapshot {
