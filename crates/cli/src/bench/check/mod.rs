@@ -56,7 +56,7 @@ enum Topic {
     Growth,
     /// One driver hangs while another one is used.
     Hang,
-    /// What published ports add to a join, on an empty host and beside 20,000 ports.
+    /// What published ports add to a join, on an empty host and beside 5,000 endpoints with four each.
     Publish,
     /// A start with 400 endpoints and 1,000 ports.
     Republish,
@@ -141,7 +141,10 @@ impl Topic {
                         Must::at_most("100 ports add to a join, ms", 5.0),
                         Must::at_most("1,000 ports add to a join, ms", 20.0),
                         Must::at_most("1,000 ports in a row add to a join, ms", 3.0),
-                        Must::at_most("join with 100 ports beside 20,000, against the empty host", 1.15),
+                        Must::at_most(
+                            "join with 100 ports beside 5,000 endpoints with 4 each, against the empty host",
+                            1.15,
+                        ),
                     ]
                 }
             }

@@ -68,10 +68,20 @@ async fn join(
     Ok(took[rounds / 2])
 }
 
+/// How many endpoints there are beside the one that is measured: 5,000, or as many as this process may hold the ports of,
+/// a descriptor each.
+fn others() -> anyhow::Result<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits")?;
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).context("no limit")?;
+    let soft = line.split_whitespace().nth(3).context("no limit")?;
+    let files = soft.parse().unwrap_or(usize::MAX);
+    Ok(5_000.min(files.saturating_sub(4_000) / 4))
+}
+
 /// What ports add to a join; and what a join with a hundred takes beside 5,000 endpoints with four ports each.
 pub(super) fn publish(check: &Check) -> anyhow::Result<Vec<f64>> {
-    const OTHERS: usize = 5_000;
     const PORTS_OF_EACH: u16 = 4;
+    let others_there = others()?;
     isolate::enter_own_namespaces()?;
     on_a_runtime(async {
         let place = Place::new(check, Vec::new()).await?;
@@ -85,10 +95,10 @@ pub(super) fn publish(check: &Check) -> anyhow::Result<Vec<f64>> {
         figures.push(join(&place, &network, 21, row(1_000)).await? - none);
 
         let mut networks = Vec::new();
-        for n in 0..OTHERS.div_ceil(1_000) {
+        for n in 0..others_there.div_ceil(1_000) {
             networks.push(place.network(format!("others{n}"), "bridge").await?);
         }
-        let others = stream::iter(0..OTHERS).map(|n| {
+        let others = stream::iter(0..others_there).map(|n| {
             let (place, network) = (&place, &networks[n % networks.len()]);
             async move {
                 let first = 30_000 + u16::try_from(n)? * PORTS_OF_EACH;
@@ -99,7 +109,7 @@ pub(super) fn publish(check: &Check) -> anyhow::Result<Vec<f64>> {
             }
         });
         let others: Vec<_> = others.buffer_unordered(CALLERS).try_collect().await?;
-        ensure!(others.len() == OTHERS, "{} others are there", others.len());
+        ensure!(others.len() == others_there, "{} others are there", others.len());
         figures.push(join(&place, &network, 21, single(100)).await? / hundred);
         place.engine.shutdown(ShutdownMode::Immediate).await?;
         Ok(figures)
@@ -218,12 +228,13 @@ pub(super) fn nat(check: &Check) -> anyhow::Result<Vec<f64>> {
         endpoint.join(&sandbox, JoinSpec::default()).await?;
         let address = endpoint.inspect().await?.ipv4.context("no address")?.addr();
         let listener = sandbox.run(move || Listener::open((IpAddr::from(address), 80).into())).await??;
+        let table = place.engine.inspect().await?.firewall.context("no firewall")?.place;
         neighbour.stream(&listener, FIRST).await?;
         let mut ratios = Vec::new();
         for _ in 0..ROUNDS {
             let ours = neighbour.stream(&listener, FIRST).await?;
             place.engine.shutdown(ShutdownMode::Graceful).await?;
-            nft("delete table inet netloom")?;
+            nft(&format!("delete {table}"))?;
             nft(&format!(
                 "table ip hand {{
                     chain to {{ type nat hook prerouting priority dstnat; tcp dport {FIRST} dnat to {address}:80; }}
