@@ -276,7 +276,7 @@ async fn a_leave_that_is_asked_for_again_never_hits_a_later_join() {
     let kernel = SimKernel::new();
     let id: EndpointId = "a".repeat(64).parse().expect("an id");
     let netns: netloom::NetnsName = "c1".parse().expect("a name");
-    let made = kernel.execute(vec![Op::CreateNetns { name: netns }], cx(&kernel).deadline).await;
+    let made = kernel.execute(vec![Op::CreateNetns { name: netns, ipv6: true }], cx(&kernel).deadline).await;
     made.into_iter().collect::<Result<Vec<_>, _>>().expect("a namespace");
     let join = |number, ifname: &str| Join {
         network: network().network,

@@ -52,7 +52,7 @@ async fn what_is_dead_and_what_nobody_knows_goes_and_nothing_else() {
     kernel.foreign_op(&bridge("br-dead", LinkTag::new(&identity, "network", "dead"))).unwrap();
     kernel.foreign_op(&veth("vethdead", &identity, "d".repeat(64))).unwrap();
     kernel.foreign_op(&veth("vethidle", &identity, idle.id())).unwrap();
-    kernel.foreign_op(&Op::CreateNetns { name: "0123456789ab".parse().unwrap() }).unwrap();
+    kernel.foreign_op(&Op::CreateNetns { name: "0123456789ab".parse().unwrap(), ipv6: true }).unwrap();
     let seen = world.engine().diff().await.unwrap();
     assert_eq!(seen.len(), 4, "{seen:?}");
 

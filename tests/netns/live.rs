@@ -388,7 +388,7 @@ fn a_reconciliation_removes_strays_and_the_dead_and_nothing_of_others() {
         let (_, dead) = joined(&engine, &network, "dead").await;
         ip(None, "link add br-dead type bridge");
         ip(None, &format!("link set br-dead alias netloom/{}/network/dead", engine.identity()));
-        let stray = Op::CreateNetns { name: "0123456789ab".parse().unwrap() };
+        let stray = Op::CreateNetns { name: "0123456789ab".parse().unwrap(), ipv6: true };
         lab.kernel.execute(vec![stray], soon()).await.remove(0).unwrap();
         let mark = engine.mark();
         let churn = join_all((0..32).map(|n| lifecycle(&engine, &network, n)));

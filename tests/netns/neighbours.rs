@@ -157,7 +157,7 @@ fn who_is_not_told_goes_on_sending_to_the_earlier_owner() {
         let netns = Netns::Named(name);
         let address = |own: &str| Op::AddAddress { netns, link, address: own.parse().unwrap() };
         let silent = vec![
-            Op::CreateNetns { name },
+            Op::CreateNetns { name, ipv6: true },
             Op::CreateVeth {
                 host: "mute".parse().unwrap(),
                 peer: link,

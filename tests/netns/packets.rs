@@ -1,5 +1,6 @@
 //! Packets: who reaches whom, and who does not any more.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -47,6 +48,45 @@ fn endpoints_of_a_network_reach_each_other_in_both_families() {
         assert!(receiver[&eth0].rx_bytes > 8 << 20 && receiver[&eth0].rx_packets > 0, "{receiver:?}");
         assert!(two.statistics().await.unwrap().rx_bytes >= receiver[&eth0].rx_bytes);
         assert!(sender[&eth0].rx_bytes < 8 << 20, "its own direction is told apart: {sender:?}");
+        delete_everything(&engine).await;
+        lab.assert_pristine().await;
+    });
+}
+
+/// An interface that could have a link-local address only would ask for routers and tell of groups for as long as it is
+/// there, and the port of each of its neighbours would have to carry that.
+#[test]
+fn a_container_has_ipv6_where_its_network_has_it_and_ports_have_no_address_of_their_own() {
+    in_lab(async |lab| {
+        let engine = lab.engine().await;
+        let v4 = engine.controller().create_network(NetworkSpec::new("v4")).await.unwrap();
+        let dual = NetworkSpec::new("dual")
+            .subnet("10.77.0.0/24".parse().unwrap())
+            .subnet("fd77::/64".parse().unwrap());
+        let dual = engine.controller().create_network(dual).await.unwrap();
+        let (endpoint, sandbox) = joined(&engine, &v4, "c").await;
+        let netns = Netns::Named(sandbox.netns().unwrap());
+        let of = async |netns, link: &str| {
+            let link = link.parse().unwrap();
+            let found = lab.kernel.find_links(netns, vec![link], soon()).await.unwrap().remove(0).unwrap();
+            let all = lab.kernel.addresses(netns, soon()).await.unwrap();
+            let on = all.iter().filter(|view| view.link == found.index);
+            on.map(|view| view.address.addr()).collect::<Vec<IpAddr>>()
+        };
+        assert_eq!(of(netns, "eth0").await, [address(&endpoint).await], "no link-local address either");
+        let lo = of(netns, "lo").await;
+        assert!(lo.contains(&Ipv6Addr::LOCALHOST.into()), "what it says to itself has IPv6: {lo:?}");
+        let second = dual.create_endpoint(EndpointSpec::new("second")).await.unwrap();
+        second.join(&sandbox, JoinSpec::default()).await.unwrap();
+        let (eth1, own) = (of(netns, "eth1").await, second.inspect().await.unwrap());
+        let v6 = own.ipv6.unwrap().addr();
+        assert!(eth1.contains(&v6.into()) && eth1.len() == 3, "IPv4, IPv6, link-local: {eth1:?}");
+        assert_eq!(of(netns, "eth0").await.len(), 1, "that is no other interface's affair");
+        for port in lab.kernel.links(Netns::Host, soon()).await.unwrap() {
+            let Some(_) = port.master else { continue };
+            let addresses = of(Netns::Host, port.name.as_str()).await;
+            assert_eq!(addresses, [] as [IpAddr; 0], "port {} has addresses", port.name);
+        }
         delete_everything(&engine).await;
         lab.assert_pristine().await;
     });

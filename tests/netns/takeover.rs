@@ -65,7 +65,7 @@ fn what_belongs_to_nobody_is_removed_and_what_is_not_ours_stays() {
         engine.shutdown(ShutdownMode::Graceful).await.unwrap();
         drop(engine);
         let ours = vec![
-            Op::CreateNetns { name: "0123456789ab".parse().unwrap() },
+            Op::CreateNetns { name: "0123456789ab".parse().unwrap(), ipv6: true },
             foreign("br-dead", LinkTag::new(&identity, "network", "dead")),
         ];
         for result in lab.kernel.execute(ours, soon()).await {

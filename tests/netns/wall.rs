@@ -42,7 +42,7 @@ pub(crate) async fn lan(lab: &Lab) -> Lan {
     };
     let tag = LinkTag::new("others", "uplink", "lan");
     let steps = vec![
-        vec![Op::CreateNetns { name }],
+        vec![Op::CreateNetns { name, ipv6: true }],
         vec![Op::CreateVeth { host, peer: eth0, netns, master: None, mac: None, mtu: None, tag }],
         vec![
             own(host, Netns::Host, "192.0.2.1/24"),

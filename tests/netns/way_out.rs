@@ -34,7 +34,7 @@ impl Lab {
         let net = |text: &str| text.parse().expect("a net");
         let back = Route { destination: net("0.0.0.0/0"), via: Some([192, 0, 2, 1].into()), link: eth0 };
         self.does(vec![
-            Op::CreateNetns { name },
+            Op::CreateNetns { name, ipv6: true },
             Op::CreateVeth { host: out, peer: eth0, netns, master: None, mac: None, mtu: None, tag },
             Op::SetLink { netns: Netns::Host, name: out, up: true },
             Op::SetLink { netns, name: eth0, up: true },

@@ -123,6 +123,9 @@ pub enum Op {
     CreateNetns {
         /// Its name.
         name: NetnsName,
+        /// Whether links that come into it begin with IPv6 (`ipv6/conf/default/disable_ipv6`). Its loopback has it
+        /// always, where the kernel has.
+        ipv6: bool,
     },
     /// Mounts a namespace that somebody else made below the run directory and brings its loopback up. What is in
     /// it stays as it is. The namespace is looked at and mounted as it was opened, whatever becomes of `source`.
@@ -154,7 +157,7 @@ pub enum Op {
         tag: LinkTag,
     },
     /// Makes a veth pair in one message: the host's end up and enslaved, the peer directly in its namespace
-    /// under its final name, still down. `EEXIST` when a name is in use, `EINVAL` when one is `all` or `default`,
+    /// under its final name, still down. A host's end that is a port makes itself no IPv6 address. `EEXIST` when a name is in use, `EINVAL` when one is `all` or `default`,
     /// `ENOENT` without the namespace, `ENODEV` without the master, `EXFULL` when the bridge has 1023 ports.
     CreateVeth {
         /// The host's end.
@@ -303,7 +306,8 @@ pub enum Op {
     Sysctl {
         /// The namespace whose setting it is.
         netns: Netns,
-        /// The path below `/proc/sys/net`, such as `ipv6/conf/eth0/disable_ipv6`.
+        /// The path below `/proc/sys/net`, such as `ipv6/conf/eth0/disable_ipv6`. To switch IPv6 off where the kernel
+        /// has none succeeds.
         key: String,
         /// The text to write.
         value: String,
@@ -362,7 +366,7 @@ impl Op {
     #[must_use]
     pub fn netns(&self) -> Netns {
         match self {
-            Self::CreateNetns { name } | Self::AdoptNetns { name, .. } | Self::DeleteNetns { name } => {
+            Self::CreateNetns { name, .. } | Self::AdoptNetns { name, .. } | Self::DeleteNetns { name } => {
                 Netns::Named(*name)
             }
             Self::CreateBridge { .. }
@@ -391,7 +395,7 @@ impl Op {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CreateNetns { name } => write!(f, "create namespace {name}"),
+            Self::CreateNetns { name, .. } => write!(f, "create namespace {name}"),
             Self::AdoptNetns { name, source } => {
                 write!(f, "adopt the namespace at {} as {name}", source.display())
             }

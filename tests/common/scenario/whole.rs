@@ -168,7 +168,7 @@ impl<M: Machine> Run<'_, M> {
                 Ok(())
             }
             Act::StrayNamespace(name) => {
-                self.execute(vec![Op::CreateNetns { name: name.parse().map_err(told)? }]).await?;
+                self.execute(vec![Op::CreateNetns { name: name.parse().map_err(told)?, ipv6: true }]).await?;
                 Ok(())
             }
             other => return Err(format!("{other:?} is carried out elsewhere")),

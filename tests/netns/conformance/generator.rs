@@ -119,7 +119,7 @@ impl Generator {
         let mut opening =
             vec![bridge("br1"), up(Netns::Host, "br1"), address(Netns::Host, "br1", "10.0.0.1/24")];
         for (pair, inside, own) in [("v1", "n1", "10.0.0.2/24"), ("v2", "n2", "10.0.0.3/24")] {
-            opening.push(Op::CreateNetns { name: parsed(inside) });
+            opening.push(Op::CreateNetns { name: parsed(inside), ipv6: true });
             opening.push(veth(pair, "eth0", named(inside), Some("br1")));
             opening.push(up(named(inside), "eth0"));
             opening.push(address(named(inside), "eth0", own));
@@ -140,7 +140,7 @@ impl Generator {
     fn random_op(&mut self) -> Op {
         // Made more often than taken away, so that something is there to disagree about.
         match self.below(72) {
-            0..=1 => Op::CreateNetns { name: parsed(self.pick(&NAMESPACES)) },
+            0..=1 => Op::CreateNetns { name: parsed(self.pick(&NAMESPACES)), ipv6: true },
             2 => Op::DeleteNetns { name: parsed(self.pick(&NAMESPACES)) },
             3..=5 => self.create_bridge(),
             6..=12 => self.create_veth(),

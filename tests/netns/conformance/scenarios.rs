@@ -38,7 +38,7 @@ fn does(op: Op) -> Step {
 }
 
 fn create(netns: &str) -> Op {
-    Op::CreateNetns { name: parsed(netns) }
+    Op::CreateNetns { name: parsed(netns), ipv6: true }
 }
 
 fn drop_netns(netns: &str) -> Op {

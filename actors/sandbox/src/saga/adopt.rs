@@ -17,7 +17,7 @@ pub(crate) async fn adopt(world: World, op: OpCtx, record: SandboxRecord) -> Res
         entry.step("empty the namespace");
         world.remove(&op, vec![Op::DeleteNetns { name }]).await?;
         if record.has_namespace() {
-            world.execute(&op, vec![Op::CreateNetns { name }]).await?;
+            world.execute(&op, vec![Op::CreateNetns { name, ipv6: false }]).await?;
         }
     }
     entry.step("commit");

@@ -62,7 +62,7 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: SandboxRecord) ->
         if !record.has_namespace() {
             return saga.step("commit", kept, commit).await;
         }
-        let create = world.execute(&op, vec![Op::CreateNetns { name }]);
+        let create = world.execute(&op, vec![Op::CreateNetns { name, ipv6: false }]);
         let netns = Undone::Netns(Netns::Named(name));
         saga.both("make the namespace and commit", (netns, create), (kept, commit)).await
     });

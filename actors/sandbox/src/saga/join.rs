@@ -7,7 +7,7 @@ use netloom_actor_services::SagaWorld;
 use netloom_drivers::Interface;
 use netloom_kernel::{Netns, Op};
 use netloom_model::record::SandboxRecord;
-use netloom_model::{Certainty, EndpointId, Error, JoinId, NetworkId, Reason, Result};
+use netloom_model::{Certainty, EndpointId, Error, JoinId, NamespaceSpec, NetworkId, Reason, Result};
 use netloom_runtime::{OpCtx, Saga};
 use netloom_store::Change;
 
@@ -194,7 +194,10 @@ fn forgotten(error: Error) -> Error {
     }
 }
 
-/// Everything inside the namespace, in one send.
+/// Everything inside the namespace, in one send, but for what has to be switched on before it.
+///
+/// An interface without an IPv6 address has no IPv6 at all, as in moby: it would ask for routers and tell of groups as
+/// long as it is there, and every other container of its network would have to look at that.
 pub(super) fn set_up(
     world: &World,
     newcomers: &[Newcomer],
@@ -202,16 +205,24 @@ pub(super) fn set_up(
     after: &Inside,
 ) -> Result<Vec<Op>> {
     let netns = world.netns;
-    let mut ops = Vec::new();
+    let (mut switches, mut ops) = (Vec::new(), Vec::new());
     for newcomer in newcomers.iter().filter(|newcomer| newcomer.interface != Interface::None) {
         let member = newcomer.member(after)?;
         let link = member.ifname;
+        // In a namespace that the engine made IPv6 is off already.
+        if member.ipv6.is_some() || after.record.spec.namespace == NamespaceSpec::External {
+            let value = if member.ipv6.is_some() { "0" } else { "1" };
+            let key = format!("ipv6/conf/{link}/disable_ipv6");
+            switches.push(Op::Sysctl { netns, key, value: value.into() });
+        }
         ops.push(Op::SetLink { netns, name: link, up: true });
         ops.extend(member.addresses().map(|address| Op::AddAddress { netns, link, address }));
         ops.extend(member.static_routes().map(|route| Op::AddRoute { netns, route }));
     }
     ops.extend(before.gateways.change(after.gateways, netns));
-    Ok(ops)
+    // Most have nothing to switch.
+    switches.append(&mut ops);
+    Ok(switches)
 }
 
 /// A driver that made the link outside leaves it to the sandbox to move it in.

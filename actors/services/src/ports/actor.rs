@@ -28,8 +28,8 @@
 //! ([`PortsState`]).
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use futures::future::join_all;
 use netloom_kernel::{HoldRefusal, PortHolder, PortSocket, PortToHold};
 use netloom_model::{EndpointId, Error, HostPorts, ObjectKind, Reason, Result};
 use netloom_ports::PortOwner;
@@ -41,6 +41,7 @@ use super::attempt::{Attempt, Verdict};
 use super::keep::Released;
 use super::message::{Answers, PatienceOver, PortsHeld, ReservePorts};
 use super::parked::{Parked, Parking, may_pass};
+use super::serve::Serving;
 use super::state::PortsState;
 use super::upkeep::Adoption;
 use crate::LATE;
@@ -132,12 +133,9 @@ impl PortsActor {
     /// Closes sockets and ends who serves with them. Done when their ports are free.
     pub(super) fn let_go(&self, Released { sockets, proxies }: Released) -> impl Future<Output = ()> + use<> {
         let closed = self.holder.let_go(sockets);
-        let ending: Vec<_> = proxies.into_iter().map(|proxy| proxy.stop(Duration::ZERO)).collect();
+        let ended = join_all(proxies.into_iter().map(Serving::stop));
         async move {
-            closed.await;
-            for mut end in ending {
-                end.listening_ended().await;
-            }
+            futures::join!(closed, ended);
         }
     }
 

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 
 use netloom_kernel::{Place, PortSocket, PortToHold};
 use netloom_model::{EndpointId, Error, HostPort, HostPorts, PortReason, Reason, Result};
-use netloom_proxy::{Counts, Proxy};
+use netloom_proxy::Counts;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::message::{ServedPort, UnheldPort};
+use super::serve::{Front, Serving};
 
 /// What became of a port's socket.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) enum Served {
     /// The proxy.
-    Proxy(Proxy),
+    Proxy(Serving),
     /// Nobody: a simulation has no packets. Where it would lead.
     Simulated(PortSocket, SocketAddr),
 }
@@ -32,7 +33,7 @@ pub(super) enum Served {
 #[derive(Debug, Default)]
 pub(super) struct Released {
     pub(super) sockets: Vec<PortSocket>,
-    pub(super) proxies: Vec<Proxy>,
+    pub(super) proxies: Vec<Serving>,
 }
 
 impl Released {
@@ -52,9 +53,46 @@ pub(super) struct Kept {
     pub(super) state: State,
 }
 
+impl Kept {
+    /// Has it served: what is left to be done. Nothing where it is served already, or nobody comes.
+    fn serve(&mut self, owner: EndpointId, port: HostPort, to: SocketAddr) -> Result<Option<Front>> {
+        match &self.state {
+            State::Served(_) => return Ok(None),
+            State::Unheld(_) => {
+                return Err(no_socket(owner, port, "it could not be held when the port was adopted"));
+            }
+            State::Held(_) => {}
+        }
+        let lost = State::Unheld(no_socket(owner, port, "it was lost when it was to be served"));
+        let State::Held(socket) = std::mem::replace(&mut self.state, lost) else { return Ok(None) };
+        let (front, served) = if socket.socket().is_some() {
+            let (front, serving) = Front::new(port, socket, to);
+            (Some(front), Served::Proxy(serving))
+        } else {
+            (None, Served::Simulated(socket, to))
+        };
+        self.state = State::Served(served);
+        Ok(front)
+    }
+
+    /// Why no socket holds the port.
+    fn unheld(&self) -> Option<&Error> {
+        match &self.state {
+            State::Unheld(why) => Some(why),
+            State::Served(Served::Proxy(serving)) => serving.refusal(),
+            State::Held(_) | State::Served(Served::Simulated(..)) => None,
+        }
+    }
+}
+
 /// The sockets of every endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Keep(FxHashMap<EndpointId, Vec<Kept>>);
+
+fn no_socket(owner: EndpointId, port: HostPort, why: &'static str) -> Error {
+    let owner = format!("endpoint {}", owner.short()).into();
+    Reason::Port(PortReason::NoSocket { owner, port, why }).into()
+}
 
 /// Where to open sockets so that they hold these ports: one for both families where every address of both is meant.
 pub(super) fn places(ports: &HostPorts) -> impl Iterator<Item = PortToHold> {
@@ -75,7 +113,7 @@ impl Keep {
     pub(super) fn settle(&mut self, owner: EndpointId, news: Vec<(PortToHold, State)>) -> Vec<UnheldPort> {
         let kept = self.0.entry(owner).or_default();
         let tried: FxHashSet<PortToHold> = news.iter().map(|(port, _)| *port).collect();
-        kept.retain(|kept| !(matches!(kept.state, State::Unheld(_)) && tried.contains(&kept.port)));
+        kept.retain(|kept| kept.unheld().is_none() || !tried.contains(&kept.port));
         // Somebody else may have been faster, for the same endpoint.
         let there: FxHashSet<PortToHold> = kept.iter().map(|kept| kept.port).collect();
         let mut unheld = Vec::new();
@@ -113,51 +151,48 @@ impl Keep {
     /// The ports of these for which the endpoint has no socket.
     pub(super) fn missing(&self, owner: EndpointId, ports: &[HostPorts]) -> Vec<PortToHold> {
         let kept = self.0.get(&owner).map_or(&[][..], Vec::as_slice);
-        let is_kept = |kept: &&Kept| !matches!(kept.state, State::Unheld(_));
+        let is_kept = |kept: &&Kept| kept.unheld().is_none();
         let has: FxHashSet<PortToHold> = kept.iter().filter(is_kept).map(|kept| kept.port).collect();
         ports.iter().flat_map(places).filter(|port| !has.contains(port)).collect()
     }
 
-    /// Has a port served by what `start` makes of its socket. Whatever comes of it, the endpoint keeps the port.
+    /// Takes the sockets of ports that are to be served: what is left to be done with them, and the first refusal. The
+    /// endpoint keeps its ports, whatever comes of it.
     pub(super) fn serve(
         &mut self,
         owner: EndpointId,
-        port: HostPort,
-        start: impl FnOnce(PortSocket) -> Result<Served>,
-    ) -> Result<()> {
-        let none = |why| {
-            let owner = format!("endpoint {}", owner.short()).into();
-            Error::from(Reason::Port(PortReason::NoSocket { owner, port, why }))
-        };
+        ports: Vec<(HostPort, SocketAddr)>,
+    ) -> (Vec<Front>, Result<()>) {
         let all = self.0.get_mut(&owner).map_or(&mut [][..], Vec::as_mut_slice);
-        let found = all.iter_mut().find(|kept| kept.port.covers(port));
-        let kept = found.ok_or_else(|| none("it does not have this port"))?;
-        match &kept.state {
-            State::Served(_) => return Ok(()),
-            State::Unheld(_) => return Err(none("it could not be held when the port was adopted")),
-            State::Held(_) => {}
+        let places: FxHashMap<_, _> = all.iter().enumerate().map(|(at, kept)| (kept.port, at)).collect();
+        let (mut fronts, mut outcome) = (Vec::new(), Ok(()));
+        for (port, to) in ports {
+            let found = PortToHold::covering(port).find_map(|place| places.get(&place));
+            match found.map(|at| &mut all[*at]) {
+                Some(kept) => match kept.serve(owner, port, to) {
+                    Ok(front) => fronts.extend(front),
+                    Err(error) => outcome = outcome.and(Err(error)),
+                },
+                None => outcome = outcome.and(Err(no_socket(owner, port, "it does not have this port"))),
+            }
         }
-        let lost = State::Unheld(none("it was lost when it was to be served"));
-        let State::Held(socket) = std::mem::replace(&mut kept.state, lost) else { return Ok(()) };
-        kept.state =
-            State::Served(start(socket).inspect_err(|error| kept.state = State::Unheld(error.clone()))?);
-        Ok(())
+        (fronts, outcome)
     }
 
     pub(super) fn unheld(&self, owner: EndpointId) -> Vec<UnheldPort> {
-        let unheld = |kept: &Kept| match &kept.state {
-            State::Unheld(why) => Some(UnheldPort { port: kept.port.named(), why: why.clone() }),
-            State::Held(_) | State::Served(_) => None,
-        };
+        let unheld =
+            |kept: &Kept| kept.unheld().map(|why| UnheldPort { port: kept.port.named(), why: why.clone() });
         self.0.get(&owner).into_iter().flatten().filter_map(unheld).collect()
     }
 
     pub(super) fn served(&self, owner: EndpointId) -> Vec<ServedPort> {
         let served = |kept: &Kept| {
             let (to, counts) = match &kept.state {
-                State::Served(Served::Proxy(proxy)) => (proxy.to(), proxy.counts()),
+                State::Served(Served::Proxy(serving)) if serving.refusal().is_none() => {
+                    (serving.to, serving.counts())
+                }
                 State::Served(Served::Simulated(_, to)) => (*to, Counts::default()),
-                State::Held(_) | State::Unheld(_) => return None,
+                State::Held(_) | State::Unheld(_) | State::Served(_) => return None,
             };
             Some(ServedPort { port: kept.port.named(), to, counts })
         };

@@ -7,7 +7,8 @@ use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoPortData, InfoPortKind,
+    InfoVeth, LinkAttribute, LinkExtentMask,
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
@@ -19,6 +20,7 @@ use rtnetlink::{
 };
 
 use super::failure::Failure;
+use super::has_ipv6;
 use super::transport::Request;
 use crate::op::{Neighbour, Netns, Op, PortFlag, Route};
 
@@ -216,15 +218,17 @@ fn request(
     Ok(Request { flags, ..Request::new(message) })
 }
 
-/// What a link just made still lacks: the kernel takes no alias at creation. A bridge gets its MTU here
+/// What a link just made still lacks: the kernel takes no alias at creation. The host's end of a pair is told to have
+/// no IPv6 address of its own, before the other end is up and it would get one: a port needs none, each would be one
+/// more route on the host, and the kernel goes through all of them whenever a link comes or goes. A bridge gets its MTU here
 /// too, since one given at creation is forgotten when its ports come and go; after the mark, so that a
 /// refused one leaves no link without.
 ///
 /// By number: when the link was not made, no link has it, and these are refused with `ENODEV`.
 fn finishing(op: &Op, number: u32) -> Result<Vec<Request>, Failure> {
-    let (tag, mtu) = match op {
-        Op::CreateBridge { tag, mtu, .. } => (tag, *mtu),
-        Op::CreateVeth { tag, .. } => (tag, None),
+    let (tag, mtu, port) = match op {
+        Op::CreateBridge { tag, mtu, .. } => (tag, *mtu, false),
+        Op::CreateVeth { tag, master, .. } => (tag, None, master.is_some()),
         _ => return Ok(Vec::new()),
     };
     let alias = tag.alias();
@@ -232,7 +236,12 @@ fn finishing(op: &Op, number: u32) -> Result<Vec<Request>, Failure> {
         return Err(Failure::refused(libc::ERANGE, Some(format!("the mark is too long: {alias:?}"))));
     }
     let link = || LinkUnspec::new_with_index(number);
-    let mark = Request::joined(Message::SetLink(link().alias(alias).build()));
+    let mut mark = link().alias(alias);
+    if port && has_ipv6() {
+        let none = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+        mark = mark.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![none]));
+    }
+    let mark = Request::joined(Message::SetLink(mark.build()));
     let size = mtu.map(|mtu| Request::joined(Message::SetLink(link().mtu(mtu).build())));
     Ok([mark].into_iter().chain(size).collect())
 }

@@ -1,7 +1,7 @@
 //! What the kernel's work for a bridge endpoint costs when nothing is around it: one thread, bare netlink, no
 //! allocator, no store, deletions in groups. Benchmarks measure the engine against it in the same run.
 //!
-//! An endpoint comes up as the engine brings it up: a namespace, mounted; a veth pair in one message,
+//! An endpoint comes up as the engine brings it up: a namespace without IPv6, mounted; a veth pair in one message,
 //! straight into it, with its mark; then loopback, link, address and default route in one send inside. Neighbours
 //! are told nothing. It goes down with its group, then its namespace is unmounted.
 
@@ -19,6 +19,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::encode::{self, Places};
 use super::failure::Failure;
 use super::mounts::{Mounts, open_own};
+use super::netns;
 use super::numbers::{self, Numbers};
 use super::transport::{Answer, Counters, Transport};
 use crate::op::{LinkTag, Netns, Op, Route};
@@ -151,6 +152,7 @@ impl Floor {
         let mut socket = Transport::open(&self.counters)
             .map_err(|error| Failure::io(&error, "cannot open a socket in the namespace"))?;
         self.mounts.mount_own(name)?;
+        netns::write_setting("ipv6/conf/default/disable_ipv6", "1")?;
 
         let number = self.numbers.take(host)?;
         let create = Op::CreateVeth {

@@ -41,9 +41,9 @@ mod wire;
 mod writer;
 
 use std::io;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use futures::FutureExt;
@@ -59,6 +59,12 @@ use crate::view::{
 };
 use crate::worker::Worker;
 use crate::{Kernel, KernelError, KernelFuture, LinuxPorts, NetnsJob, PortHolder};
+
+/// Whether the kernel has IPv6 at all: it can be started without, and then refuses everything that is about it.
+fn has_ipv6() -> bool {
+    static THERE: LazyLock<bool> = LazyLock::new(|| Path::new("/proc/sys/net/ipv6").exists());
+    *THERE
+}
 
 pub use self::directory::DirectoryError;
 

@@ -23,6 +23,7 @@ use super::batch;
 use super::call::{Allowance, Call};
 use super::encode;
 use super::failure::Failure;
+use super::has_ipv6;
 use super::mounts::{Mounts, open_foreign, open_own};
 use super::reader::Inquiry;
 use super::transport::{Counters, Transport};
@@ -122,7 +123,7 @@ impl Traveller {
         let mut answers = Vec::with_capacity(ops.len());
         while let Some(op) = ops.get(answers.len()) {
             match op {
-                Op::CreateNetns { name } => answers.push(self.create(*name, deadline)),
+                Op::CreateNetns { name, ipv6 } => answers.push(self.create(*name, *ipv6, deadline)),
                 Op::AdoptNetns { name, source } => answers.push(self.adopt(*name, source, deadline)),
                 Op::DeleteNetns { name } => answers.push(self.delete(*name)),
                 Op::Sysctl { netns, .. } => {
@@ -160,8 +161,10 @@ impl Traveller {
         }
     }
 
-    fn create(&mut self, name: NetnsName, deadline: Instant) -> Result<(), Failure> {
-        self.establish(name, || unshare(CloneFlags::CLONE_NEWNET).map_err(Failure::errno), deadline)
+    fn create(&mut self, name: NetnsName, ipv6: bool, deadline: Instant) -> Result<(), Failure> {
+        let enter = || unshare(CloneFlags::CLONE_NEWNET).map_err(Failure::errno);
+        let set_up = || if ipv6 { Ok(()) } else { write_setting("ipv6/conf/default/disable_ipv6", "1") };
+        self.establish(name, enter, set_up, deadline)
     }
 
     fn adopt(&mut self, name: NetnsName, source: &Path, deadline: Instant) -> Result<(), Failure> {
@@ -175,14 +178,16 @@ impl Traveller {
             // Refused with `EINVAL` when it is a namespace of another kind.
             setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(Failure::errno)
         };
-        self.establish(name, enter, deadline)
+        self.establish(name, enter, || Ok(()), deadline)
     }
 
-    /// Goes into a namespace with `enter`, mounts it as the one that this thread is in by then, and comes home.
+    /// Goes into a namespace with `enter`, mounts it as the one that this thread is in by then, sets it up, and comes
+    /// home.
     fn establish(
         &mut self,
         name: NetnsName,
         enter: impl FnOnce() -> Result<(), Failure>,
+        set_up: impl FnOnce() -> Result<(), Failure>,
         deadline: Instant,
     ) -> Result<(), Failure> {
         if self.astray {
@@ -192,6 +197,7 @@ impl Traveller {
         let (mounts, counters) = (self.mounts.clone(), Arc::clone(&self.counters));
         let opened = self.away(enter, || {
             mounts.mount_own(name)?;
+            set_up()?;
             let mut socket = Transport::open(&counters)
                 .map_err(|error| Failure::io(&error, "cannot open a socket in the namespace"))?;
             socket.ask(&encode::loopback_up(), deadline)?;
@@ -323,7 +329,11 @@ fn setting_path(key: &str) -> Result<PathBuf, Failure> {
     Ok(Path::new("/proc/sys/net").join(key))
 }
 
-fn write_setting(key: &str, value: &str) -> Result<(), Failure> {
+pub(super) fn write_setting(key: &str, value: &str) -> Result<(), Failure> {
+    if value == "1" && key.starts_with("ipv6/conf/") && key.ends_with("/disable_ipv6") && !has_ipv6() {
+        // It is off already.
+        return Ok(());
+    }
     let written = OpenOptions::new().write(true).open(setting_path(key)?).and_then(|mut file| {
         // One write: the kernel takes each as the whole value.
         file.write(value.as_bytes()).map(drop)

@@ -52,14 +52,11 @@ impl PortToHold {
         HostPort { address, protocol, port }
     }
 
-    /// Whether a socket there is the one of this port.
-    #[must_use]
-    pub fn covers(self, port: HostPort) -> bool {
-        let address = match self.place {
-            Place::One(address) => address == port.address,
-            Place::Both => port.address.is_unspecified(),
-        };
-        address && self.protocol == port.protocol && self.port == port.port
+    /// Where a socket may be that is the one of this port.
+    pub fn covering(port: HostPort) -> impl Iterator<Item = Self> {
+        let HostPort { address, protocol, port } = port;
+        let both = address.is_unspecified().then_some(Place::Both);
+        [Place::One(address)].into_iter().chain(both).map(move |place| Self { place, protocol, port })
     }
 }
 

@@ -90,7 +90,7 @@ pub(crate) fn tag(id: &str) -> LinkTag {
 }
 
 pub(crate) fn create_netns(name: &str) -> Op {
-    Op::CreateNetns { name: netns_name(name) }
+    Op::CreateNetns { name: netns_name(name), ipv6: true }
 }
 
 pub(crate) fn bridge(name: &str) -> Op {

@@ -10,11 +10,14 @@ impl World {
     /// Carries out an operation. A refused one changes nothing.
     pub(super) fn apply(&mut self, op: &Op) -> Result<(), Refusal> {
         match op {
-            Op::CreateNetns { name } => {
+            Op::CreateNetns { name, ipv6 } => {
                 if self.names.contains_key(name) {
                     return Err(Refusal::new(EEXIST));
                 }
                 let ns = self.add_namespace();
+                if !ipv6 {
+                    self.keep(ns, "ipv6/conf/default/disable_ipv6", "1");
+                }
                 self.mount(ns, *name);
                 Ok(())
             }

@@ -50,7 +50,7 @@ fn destination(op: &Op) -> Option<(Netns, IpNet)> {
 fn touched(op: &Op) -> [Option<Object>; 2] {
     let link = |netns, link| Some(Object { netns, link: Some(link) });
     match op {
-        Op::CreateNetns { name } | Op::AdoptNetns { name, .. } | Op::DeleteNetns { name } => {
+        Op::CreateNetns { name, .. } | Op::AdoptNetns { name, .. } | Op::DeleteNetns { name } => {
             [Some(Object { netns: Netns::Named(*name), link: None }), None]
         }
         Op::CreateBridge { name, .. }

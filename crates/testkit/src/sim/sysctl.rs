@@ -253,7 +253,7 @@ impl World {
         }
     }
 
-    fn keep(&mut self, ns: NsId, key: &str, value: &str) {
+    pub(super) fn keep(&mut self, ns: NsId, key: &str, value: &str) {
         let settings = &mut self.namespaces[ns].settings;
         match settings.iter_mut().find(|(have, _)| have == key) {
             Some((_, kept)) => value.clone_into(kept),

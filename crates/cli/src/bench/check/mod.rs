@@ -142,7 +142,7 @@ impl Topic {
                         Must::at_most("1,000 ports add to a join, ms", 20.0),
                         Must::at_most("1,000 ports in a row add to a join, ms", 3.0),
                         Must::at_most(
-                            "join with 100 ports beside 5,000 endpoints with 4 each, against the empty host",
+                            "what 100 ports add beside 5,000 endpoints with 4 each, against the empty host",
                             1.15,
                         ),
                     ]

@@ -53,7 +53,7 @@ fn later() -> Instant {
 }
 
 fn netns(name: &str) -> Op {
-    Op::CreateNetns { name: nsname(name) }
+    Op::CreateNetns { name: nsname(name), ipv6: true }
 }
 
 fn adopt(name: &str, source: &str) -> Op {

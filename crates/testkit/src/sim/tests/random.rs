@@ -73,7 +73,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         "ipv4/none",
     ]);
     prop_oneof![
-        1 => name().prop_map(|name| Op::CreateNetns { name }),
+        1 => (name(), any::<bool>()).prop_map(|(name, ipv6)| Op::CreateNetns { name, ipv6 }),
         1 => name().prop_map(|name| Op::DeleteNetns { name }),
         1 => (bridge(), proptest::option::of(any_mtu())).prop_map(|(name, mtu)| Op::CreateBridge {
             name: link(name),
@@ -136,7 +136,7 @@ fn any_op_anywhere() -> impl Strategy<Value = Op> {
 /// What takes an operation back; `None` for one that cannot be taken back without knowing what was before.
 fn inverse(op: &Op) -> Option<Op> {
     Some(match op.clone() {
-        Op::CreateNetns { name } => Op::DeleteNetns { name },
+        Op::CreateNetns { name, .. } => Op::DeleteNetns { name },
         Op::CreateBridge { name, tag, .. } | Op::CreateVeth { host: name, tag, .. } => {
             Op::DeleteLink { name, tag: Some(tag) }
         }
