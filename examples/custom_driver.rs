@@ -110,6 +110,7 @@ impl Driver for PointToPoint {
             provides_gateway: true,
             adopts: &[],
             permanent: false,
+            hears_of_bare: true,
         }
     }
 

@@ -51,6 +51,7 @@ impl Driver for Listening {
             provides_gateway: false,
             adopts: &[],
             permanent: false,
+            hears_of_bare: true,
         }
     }
 

@@ -52,6 +52,7 @@ impl Driver for Listener {
             provides_gateway: true,
             adopts: &[],
             permanent: false,
+            hears_of_bare: true,
         }
     }
 

@@ -53,6 +53,7 @@ impl Scripted {
                 provides_gateway: true,
                 adopts: &[],
                 permanent: false,
+                hears_of_bare: true,
             },
             network: NetworkCreated::default(),
             endpoint: EndpointCreated::default(),

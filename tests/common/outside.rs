@@ -44,6 +44,7 @@ impl Driver for Outside {
             provides_gateway: false,
             adopts: &[],
             permanent: false,
+            hears_of_bare: true,
         }
     }
 

@@ -176,6 +176,7 @@ impl ControllerActor {
             provides_gateway: false,
             adopts: &[],
             permanent: false,
+            hears_of_bare: false,
         };
         self.network_over(record, Port::vacant(), capability, leaving)
     }

@@ -304,6 +304,13 @@ impl NetworkActor {
         let entry = self.endpoints.in_sandbox(endpoint, sandbox, EndpointCommand::Program);
         let known = entry.map(|entry| (entry.record.clone(), entry.phase == EndpointPhase::Joined));
         let ((record, recorded), reply) = checked_value(known, reply)?;
+        let publishes = [&record.ports, &options.ports].iter().any(|ports| !ports.map.is_empty());
+        if !publishes && record.published.is_nothing() && !self.world.capability.hears_of_bare {
+            if let Ok(entry) = self.endpoints.get_mut(endpoint) {
+                entry.outward = Some(options);
+            }
+            return Err(Box::new(|| reply.send(Ok(()))));
+        }
         if let Ok(entry) = self.endpoints.get_mut(endpoint) {
             entry.cancel = op.cancel.canceller();
         }

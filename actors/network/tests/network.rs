@@ -73,6 +73,7 @@ impl Driver for Script {
             provides_gateway: true,
             adopts: &[],
             permanent: false,
+            hears_of_bare: true,
         }
     }
 

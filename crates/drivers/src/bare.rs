@@ -70,6 +70,7 @@ impl Driver for Bare {
             provides_gateway: false,
             adopts: &[],
             permanent: true,
+            hears_of_bare: false,
         }
     }
 

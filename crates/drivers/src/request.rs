@@ -34,6 +34,9 @@ pub struct Capability {
     /// Whether it has one network at most, which stays once it is made, as `host` and `null` have: another one is
     /// refused, and so is its deletion.
     pub permanent: bool,
+    /// Whether it has to hear that an endpoint is its sandbox's way out also where that publishes nothing. libnetwork
+    /// always calls; a driver that does nothing then saves every join a call.
+    pub hears_of_bare: bool,
 }
 
 /// Whether something is made now or was made before a restart.

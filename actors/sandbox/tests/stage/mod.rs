@@ -68,7 +68,8 @@ impl Driver for Told {
     }
 
     fn capability(&self) -> Capability {
-        self.bridge.capability()
+        // Its calls are counted.
+        Capability { hears_of_bare: true, ..self.bridge.capability() }
     }
 
     fn create_network(&mut self, cx: &DriverCx, request: CreateNetwork) -> Begun<NetworkCreated> {
@@ -217,7 +218,7 @@ impl Stage {
         let deps = NetworkDeps {
             services: self.services.clone(),
             driver: self.driver.clone(),
-            capability: Bridge::default().capability(),
+            capability: Capability { hears_of_bare: true, ..Bridge::default().capability() },
             events: EventSink::new(|_, _| {}),
             leaving: Leaving::default(),
         };

@@ -34,7 +34,12 @@ impl Carriers {
             Some(runtime) => runtime,
             None => {
                 let mut threads = Builder::new_multi_thread();
-                threads.worker_threads(THREADS).thread_name("nl-proxy").enable_all().build()?
+                threads
+                    .worker_threads(THREADS)
+                    .thread_name("nl-proxy")
+                    .max_blocking_threads(THREADS)
+                    .enable_all()
+                    .build()?
             }
         };
         Ok(self.0.insert(runtime).handle())

@@ -273,6 +273,7 @@ impl Driver for Bridge {
             provides_gateway: true,
             adopts: &[config::NAME],
             permanent: false,
+            hears_of_bare: false,
         }
     }
 

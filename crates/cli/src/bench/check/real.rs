@@ -179,6 +179,7 @@ impl Driver for Stuck {
             provides_gateway: true,
             adopts: &[],
             permanent: false,
+            hears_of_bare: false,
         }
     }
 
