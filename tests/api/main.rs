@@ -39,6 +39,7 @@ mod outside;
 mod overlap;
 mod overtaken;
 mod ports;
+mod ports_faults;
 #[path = "../../actors/services/tests/stage/programs.rs"]
 mod programs;
 mod rebuild;

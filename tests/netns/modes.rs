@@ -13,7 +13,7 @@ use netloom::{
 
 use crate::lab::{Lab, delete_everything, in_lab, joined, pings, soon};
 use crate::published::{HOST, Heard, NEIGHBOUR, Who, at, comes, ports_of, published, serve, serve_at, tcp};
-use crate::rules::run;
+use crate::rules::{ALL, Rules, run};
 use crate::wall::{Lan, lan};
 
 const HOST6: &str = "2001:db8::1";
@@ -22,8 +22,8 @@ const NEIGHBOUR6: &str = "2001:db8::9";
 const SILENCE: Duration = Duration::from_millis(400);
 const PATIENCE: Duration = Duration::from_secs(10);
 
-const MODE4: &str = "com.docker.network.bridge.gateway_mode_ipv4";
-const MODE6: &str = "com.docker.network.bridge.gateway_mode_ipv6";
+pub(crate) const MODE4: &str = "com.docker.network.bridge.gateway_mode_ipv4";
+pub(crate) const MODE6: &str = "com.docker.network.bridge.gateway_mode_ipv6";
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
@@ -41,7 +41,7 @@ fn add(netns: Netns, link: &str, address: &str) -> Op {
 }
 
 /// A LAN of both families, whose machine knows the way to all containers.
-async fn dual_lan(lab: &Lab) -> Lan {
+pub(crate) async fn dual_lan(lab: &Lab) -> Lan {
     let lan = lan(lab).await;
     let way = |destination: &str, via: &str| Op::AddRoute {
         netns: lan.netns,
@@ -60,19 +60,19 @@ async fn dual_lan(lab: &Lab) -> Lan {
 }
 
 /// A network of both families.
-fn dual(name: &str, number: u8, options: &[(&str, &str)]) -> NetworkSpec {
+pub(crate) fn dual(name: &str, number: u8, options: &[(&str, &str)]) -> NetworkSpec {
     let spec = NetworkSpec::new(name)
         .subnet(format!("10.{number}.0.0/24").parse().expect("a subnet"))
         .subnet(format!("fd00:{number}::/64").parse().expect("a subnet"));
     options.iter().fold(spec, |spec, (key, value)| spec.option(*key, *value))
 }
 
-async fn create(engine: &Engine, spec: NetworkSpec) -> Network {
+pub(crate) async fn create(engine: &Engine, spec: NetworkSpec) -> Network {
     engine.controller().create_network(spec).await.expect("a network")
 }
 
 /// The addresses of an endpoint.
-async fn own(endpoint: &Endpoint) -> [IpAddr; 2] {
+pub(crate) async fn own(endpoint: &Endpoint) -> [IpAddr; 2] {
     let snapshot = endpoint.inspect().await.expect("inspected");
     [snapshot.ipv4.expect("IPv4").addr().into(), snapshot.ipv6.expect("IPv6").addr().into()]
 }
@@ -384,43 +384,48 @@ async fn web(engine: &Engine, spec: NetworkSpec) -> (Endpoint, Sandbox) {
 
 #[test]
 fn trusted_interfaces_a_mark_and_direct_routing_reach_what_they_say() {
-    in_lab(async |lab| {
-        let lan = dual_lan(&lab).await;
-        let neighbour = Who::Neighbour(&lan);
-        let trust = ("com.docker.network.bridge.trusted_host_interfaces", "wg7:uplink");
-        for (config, trusted, marked, reached) in [
-            (&[][..], false, false, [false, false, false]),
-            (&[], true, false, [true, true, true]),
-            (&[("bridge_accept_fwmark", "0x2/0x3")], false, false, [false, false, false]),
-            (&[("bridge_accept_fwmark", "0x2/0x3")], false, true, [true, true, true]),
-            (&[("allow_direct_routing", "true")], false, false, [true, false, false]),
-        ] {
-            let engine = lab.next_engine_with(configured(config)).await;
-            let options = if trusted { &[trust][..] } else { &[] };
-            let (web, _) = web(&engine, dual("blue", 97, options)).await;
-            if marked {
-                run("nft add table inet marks");
-                run("nft 'add chain inet marks first { type filter hook prerouting priority -150 ; }'");
-                run("nft add rule inet marks first iifname uplink meta mark set 0x12e");
-            }
-            for (own, seen) in own(&web).await.into_iter().zip([NEIGHBOUR, ip(NEIGHBOUR6)]) {
-                for (port, reached) in [80, 81, 82].into_iter().zip(reached) {
-                    let to = SocketAddr::new(own, port);
-                    if reached {
-                        assert_eq!(comes(neighbour, to).await, Heard::From(seen), "{config:?} {to}");
-                    } else {
-                        assert!(is_shut_out(neighbour, to).await, "{config:?} {to}");
-                    }
+    for rules in ALL {
+        in_lab(move |lab| reach_what_they_say(lab, rules));
+    }
+}
+
+async fn reach_what_they_say(mut lab: Lab, rules: Rules) {
+    rules.choose(&mut lab);
+    let lan = dual_lan(&lab).await;
+    let neighbour = Who::Neighbour(&lan);
+    let trust = ("com.docker.network.bridge.trusted_host_interfaces", "wg7:uplink");
+    for (config, trusted, marked, reached) in [
+        (&[][..], false, false, [false, false, false]),
+        (&[], true, false, [true, false, false]),
+        (&[("bridge_accept_fwmark", "0x2/0x3")], false, false, [false, false, false]),
+        (&[("bridge_accept_fwmark", "0x2/0x3")], false, true, [true, true, true]),
+        (&[("allow_direct_routing", "true")], false, false, [true, false, false]),
+    ] {
+        let engine = lab.next_engine_with(configured(config)).await;
+        let options = if trusted { &[trust][..] } else { &[] };
+        let (web, _) = web(&engine, dual("blue", 97, options)).await;
+        if marked {
+            run("nft add table inet marks");
+            run("nft 'add chain inet marks first { type filter hook prerouting priority -150 ; }'");
+            run("nft add rule inet marks first iifname uplink meta mark set 0x12e");
+        }
+        for (own, seen) in own(&web).await.into_iter().zip([NEIGHBOUR, ip(NEIGHBOUR6)]) {
+            for (port, reached) in [80, 81, 82].into_iter().zip(reached) {
+                let to = SocketAddr::new(own, port);
+                if reached {
+                    assert_eq!(comes(neighbour, to).await, Heard::From(seen), "{config:?} {to}");
+                } else {
+                    assert!(is_shut_out(neighbour, to).await, "{config:?} {to}");
                 }
             }
-            assert_eq!(comes(neighbour, at(HOST, 8080)).await, Heard::From(NEIGHBOUR));
-            if marked {
-                run("nft delete table inet marks");
-            }
-            delete_everything(&engine).await;
-            engine.shutdown(ShutdownMode::Graceful).await.expect("it ends");
         }
-    });
+        assert_eq!(comes(neighbour, at(HOST, 8080)).await, Heard::From(NEIGHBOUR));
+        if marked {
+            run("nft delete table inet marks");
+        }
+        delete_everything(&engine).await;
+        engine.shutdown(ShutdownMode::Graceful).await.expect("it ends");
+    }
 }
 
 #[test]

@@ -38,6 +38,11 @@ fn bridges_hand_on(on: bool) -> bool {
     on && can
 }
 
+/// What has passed once goes on where a chain accepts established connections.
+fn forget_connections() {
+    run("conntrack -F");
+}
+
 /// Two networks beside the LAN. Their containers are in the first and in the second.
 async fn two(lab: &Lab, engine: &Engine) -> [Sandbox; 2] {
     lan(lab).await;
@@ -56,6 +61,7 @@ async fn opened(lab: Lab, drop: &[&str], name: &str) {
     assert!(pings(&one, neighbour(), PATIENCE).await);
     assert_eq!(obstacles(&engine).await, []);
     drop.iter().for_each(|command| std::mem::drop(run(command)));
+    forget_connections();
     assert!(!pings(&one, neighbour(), SILENCE).await, "it drops");
     let found = obstacles(&engine).await;
     assert_eq!(names(&found), [name]);
@@ -83,6 +89,7 @@ async fn opened(lab: Lab, drop: &[&str], name: &str) {
     assert!(pings(&four.1, to, PATIENCE).await);
     assert_eq!(obstacles(&engine).await, []);
     if bridges_hand_on(true) {
+        forget_connections();
         assert!(!pings(&four.1, to, SILENCE).await);
         let found = obstacles(&engine).await;
         assert_eq!(names(&found), [name]);
@@ -110,6 +117,53 @@ fn a_policy_of_drop_is_named_and_the_commands_let_packets_through() {
             "nft add rule inet others way iifname eth7 accept",
         ];
         opened(lab, &drop, "chain way of table inet others of nftables").await;
+    });
+}
+
+#[test]
+fn a_last_rule_that_refuses_everything_is_named_and_the_commands_let_packets_through() {
+    for variant in ["legacy", "nft"] {
+        // As many distributions have it, and by chains of its own as ufw.
+        for rules in [
+            &[
+                "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+                "-A FORWARD -i lo -j ACCEPT",
+                "-A FORWARD -m comment --comment 'the end of it' -j REJECT --reject-with icmp-host-prohibited",
+            ] as &[_],
+            &[
+                "-N ufw-before-forward",
+                "-N ufw-reject-forward",
+                "-A FORWARD -j ufw-before-forward",
+                "-A FORWARD -j ufw-reject-forward",
+                "-A ufw-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+                "-A ufw-reject-forward -j REJECT",
+            ],
+        ] {
+            in_lab(async move |lab| {
+                let commands: Vec<_> =
+                    rules.iter().map(|rule| format!("iptables-{variant} {rule}")).collect();
+                let commands: Vec<_> = commands.iter().map(String::as_str).collect();
+                opened(lab, &commands, &format!("chain FORWARD of iptables-{variant}")).await;
+            });
+        }
+    }
+    // As firewalld has it, where no zone of its has the bridges.
+    in_lab(async |lab| {
+        let rules = [
+            "nft add table inet firewalld",
+            "nft add chain inet firewalld filter_FWD_public",
+            "nft add chain inet firewalld filter_FORWARD_ZONES",
+            "nft add chain inet firewalld filter_FORWARD '{ type filter hook forward priority 10; policy accept; }'",
+            "nft add rule inet firewalld filter_FORWARD ct state '{ established, related }' accept",
+            "nft add rule inet firewalld filter_FORWARD ct status dnat accept",
+            "nft add rule inet firewalld filter_FORWARD iifname lo accept",
+            "nft add rule inet firewalld filter_FORWARD jump filter_FORWARD_ZONES",
+            "nft add rule inet firewalld filter_FORWARD log prefix refused counter reject with icmpx admin-prohibited",
+            "nft add rule inet firewalld filter_FORWARD_ZONES iifname eth7 goto filter_FWD_public",
+            "nft add rule inet firewalld filter_FORWARD_ZONES goto filter_FWD_public",
+            "nft add rule inet firewalld filter_FWD_public oifname eth7 accept",
+        ];
+        opened(lab, &rules, "chain filter_FORWARD of table inet firewalld of nftables").await;
     });
 }
 

@@ -91,7 +91,7 @@ fn answer(mut client: TcpStream) {
 
 /// Returns when a port of the host is free. A process that was started a moment ago has copies of all descriptors until it is
 /// another program.
-async fn is_free(port: u16) {
+pub(crate) async fn is_free(port: u16) {
     let patience = soon();
     while let Err(error) = TcpListener::bind(("0.0.0.0", port)) {
         assert!(Instant::now() < patience, "{port}: {error}");

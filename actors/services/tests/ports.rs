@@ -159,16 +159,16 @@ fn where_others_have_a_port_the_next_one_is_tried() {
 }
 
 #[test]
-fn after_ten_tries_it_is_said_who_has_the_last_one() {
+fn after_many_tries_it_is_said_who_has_the_last_one() {
     on_stopped_time(async {
-        let stage = Stage::set(100, 199);
+        let stage = Stage::set(100, 1_199);
         let squatter = Some(PortUser { pid: 4_711, command: "squatter".into() });
-        for taken in 100..=199 {
+        for taken in 100..=1_199 {
             stage.host.other(port("0.0.0.0", taken), squatter.clone());
         }
         let error = stage.reserve(1, &[any()]).await.expect_err("others have them all");
         assert!(
-            error.to_string().contains("109/tcp is in use on this host by process 4711 (squatter)"),
+            error.to_string().contains("1099/tcp is in use on this host by process 4711 (squatter)"),
             "{error}"
         );
         assert_eq!(u32::try_from(stage.host.counts().0), Ok(ATTEMPTS));

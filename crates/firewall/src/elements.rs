@@ -80,13 +80,29 @@ fn of_family(all: &mut Vec<Placed>, bridge: IfName, family: u8, rules: FamilyRul
     }
 }
 
+/// How a port of a container may be reached. Each has sets of its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    /// Through a port of the host's; by trusted interfaces at once.
+    Published,
+    /// Through a port of the host's loopback, which is for the host alone.
+    Loopback,
+    /// Under the container's own address.
+    Routed,
+}
+
 /// What may pass to containers once it is translated, or at once. Ports of one container that are published more than
 /// once are one range: those of a set must not overlap.
 pub(crate) fn inside(ports: &[PortRules]) -> Vec<Placed> {
     let mut all: Vec<_> = ports
         .iter()
         .map(|port| {
-            let of = (port.routed, port.container, port.protocol);
+            let way = match port {
+                _ if port.routed => Way::Routed,
+                _ if port.is_for_the_host_alone() => Way::Loopback,
+                _ => Way::Published,
+            };
+            let of = (way, port.container, port.protocol);
             (of, port.container_port, port.container_last())
         })
         .collect();
@@ -98,12 +114,14 @@ pub(crate) fn inside(ports: &[PortRules]) -> Vec<Placed> {
         }
         overlaps
     });
-    let placed = |((routed, container, protocol), first, last): ((bool, IpAddr, Protocol), u16, u16)| {
-        let (one, range) = match (routed, container.is_ipv4()) {
-            (false, true) => (Sets::SERVED4, Sets::SERVED_RANGES4),
-            (false, false) => (Sets::SERVED6, Sets::SERVED_RANGES6),
-            (true, true) => (Sets::ROUTED4, Sets::ROUTED_RANGES4),
-            (true, false) => (Sets::ROUTED6, Sets::ROUTED_RANGES6),
+    let placed = |((way, container, protocol), first, last): ((Way, IpAddr, Protocol), u16, u16)| {
+        let (one, range) = match (way, container.is_ipv4()) {
+            (Way::Published, true) => (Sets::SERVED4, Sets::SERVED_RANGES4),
+            (Way::Loopback, true) => (Sets::LOOPBACK4, Sets::LOOPBACK_RANGES4),
+            // The kernel leads nothing from ::1, so it opens nothing.
+            (Way::Published | Way::Loopback, false) => (Sets::SERVED6, Sets::SERVED_RANGES6),
+            (Way::Routed, true) => (Sets::ROUTED4, Sets::ROUTED_RANGES4),
+            (Way::Routed, false) => (Sets::ROUTED6, Sets::ROUTED_RANGES6),
         };
         let key = |port| [Datum::Address(container), Datum::Protocol(protocol.number()), Datum::Port(port)];
         if first == last {

@@ -24,4 +24,4 @@ pub use elements::Placed;
 pub use network::{FamilyRules, Mode, NetworkRules};
 pub use port::{Conflict, PortRules};
 pub use ruleset::{Owner, Ruleset, Said};
-pub use table::{Mark, TableConfig, USER_CHAIN};
+pub use table::{Mark, TABLES, TableConfig, USER_CHAIN};

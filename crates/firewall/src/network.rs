@@ -6,6 +6,8 @@ use ipnet::IpNet;
 use netloom_model::IfName;
 use serde::{Deserialize, Serialize};
 
+use crate::iptables::Version;
+
 /// How containers of a network and the rest of the world reach each other, for one family
 /// (`com.docker.network.bridge.gateway_mode_ipv4` and `…_ipv6`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -44,10 +46,21 @@ pub struct NetworkRules {
     pub icc: bool,
     /// Whether it reaches nothing but itself.
     pub internal: bool,
-    /// Interfaces of the host from which all ports of its containers are reached.
+    /// Interfaces of the host from which published ports of its containers are reached under their own addresses, but for
+    /// those that are published on the host's loopback (`com.docker.network.bridge.trusted_host_interfaces`).
     pub trusted: Vec<IfName>,
     /// IPv4, if the network has it.
     pub v4: Option<FamilyRules>,
     /// IPv6, if the network has it.
     pub v6: Option<FamilyRules>,
+}
+
+impl NetworkRules {
+    /// What is said about one family.
+    pub(crate) fn family(&self, version: Version) -> Option<FamilyRules> {
+        match version {
+            Version::V4 => self.v4,
+            Version::V6 => self.v6,
+        }
+    }
 }

@@ -1,31 +1,32 @@
 //! What of the host's stands in the way of packets that the engine's rules let through. A packet has to be accepted by all that
-//! see it: a policy of DROP, as Docker and many hosts set it, is not undone by what a table of nftables accepts.
+//! see it: a policy of DROP, as Docker and many hosts set it, or a last rule that rejects everything, as firewalld and many
+//! hosts have it, is not undone by what a table of nftables accepts.
 //!
-//! Pure. What others' rules accept is recognised where they say it plainly: everything that comes in by a bridge, everything
-//! that leaves by it, or everything, in the chain itself or in one that it leads to unconditionally. So a host may be told of
-//! an obstacle that is none; never the other way round, but for what drops by a rule of its own.
+//! Pure. What others' rules do is recognised where they say it plainly: of everything, of everything that comes in by a link
+//! or leaves by it, in the chain itself or in one that it leads to (`chain.rs`). So a host may be told of an obstacle that is none;
+//! never the other way round, but for what a rule refuses that looks at more than links.
 
-use std::collections::BTreeSet;
+mod chain;
+
 use std::sync::Arc;
 
-use netloom_kernel::nft::{Dropping, Expr, Family, MetaKey, Reg, Rule, Verdict};
+use netloom_kernel::nft::{BaseChain, Family};
 use netloom_model::IfName;
 use netloom_model::snapshot::Obstacle;
 
+use self::chain::{Chains, Way};
 use crate::iptables::{Saved, Version};
 use crate::network::NetworkRules;
 
 /// How many bridges are named; what holds for more is clear by then.
 const NAMED: usize = 64;
-/// How far jumps are followed: the kernel allows no more.
-const DEPTH: usize = 16;
 /// The chain of iptables that forwarded packets pass.
 const FORWARD: &str = "FORWARD";
 
 /// What is to be known of a host.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
-    /// Chains that forwarded packets pass and that drop what they do not accept.
+    /// Chains that forwarded packets pass and that refuse something.
     pub drops: Vec<Drops>,
     /// Whether the host forwards, IPv4 and IPv6; `None` where that is not known, or there is no such family.
     pub forwards: [Option<bool>; 2],
@@ -33,7 +34,7 @@ pub struct Host {
     pub bridged: [bool; 2],
 }
 
-/// A chain that drops what it does not accept.
+/// A chain that refuses what it does not accept, by its policy or by a rule.
 #[derive(Clone, Debug)]
 pub struct Drops {
     /// What it is called.
@@ -42,7 +43,9 @@ pub struct Drops {
     families: [bool; 2],
     /// What begins a rule that comes before all others of it.
     insert: Insert,
-    accepts: Accepts,
+    /// Whether its policy is to drop.
+    policy: bool,
+    chains: Chains,
 }
 
 /// How to put a rule first.
@@ -54,57 +57,22 @@ enum Insert {
     Nft(String),
 }
 
-/// What a chain accepts.
-#[derive(Clone, Debug, Default)]
-struct Accepts {
-    everything: bool,
-    from: BTreeSet<String>,
-    to: BTreeSet<String>,
-}
-
-/// What one rule says, as far as it is understood.
-enum Says {
-    Accept,
-    From(String),
-    To(String),
-    Follow(String),
-    /// Nothing behind it is reached.
-    End,
-    /// Back to the chain that led here.
-    Return,
-    Else,
-}
-
 impl Drops {
-    /// The chain FORWARD of a program of iptables, where it drops.
+    /// The chain FORWARD of a program of iptables; `None` where it refuses nothing.
     #[must_use]
     pub fn of_iptables(program: &str, version: Version, saved: &Saved) -> Option<Self> {
-        if !saved.drops(FORWARD) {
-            return None;
-        }
-        let mut accepts = Accepts::default();
-        accepts.walk(
-            FORWARD,
-            &|chain| saved.filter(chain).iter().map(|rule| by_words(rule)).collect(),
-            DEPTH,
-        );
-        Some(Self {
-            name: format!("chain {FORWARD} of {program}"),
-            families: [version == Version::V4, version == Version::V6],
-            insert: Insert::Iptables(program.to_owned()),
-            accepts,
-        })
+        let chains = Chains::of_iptables(FORWARD, |chain| saved.filter(chain));
+        let families = [version == Version::V4, version == Version::V6];
+        let (name, insert) = (format!("chain {FORWARD} of {program}"), Insert::Iptables(program.to_owned()));
+        Self { name, families, insert, policy: saved.drops(FORWARD), chains }.if_any()
     }
 
-    /// A base chain of nftables. `programs` are those of iptables that have their chains there, if there are any.
+    /// A base chain of nftables; `None` where it refuses nothing. `programs` are those of iptables that have their chains
+    /// there, if there are any.
     #[must_use]
-    pub fn of_nftables(dropping: &Dropping, programs: [Option<&str>; 2]) -> Self {
-        let Dropping { table, chain, rules } = dropping;
-        let mut accepts = Accepts::default();
-        let of = |name: &str| {
-            rules.iter().filter(|(chain, _)| chain == name).map(|(_, rule)| by_exprs(rule)).collect()
-        };
-        accepts.walk(chain, &of, DEPTH);
+    pub fn of_nftables(base: &BaseChain, programs: [Option<&str>; 2]) -> Option<Self> {
+        let BaseChain { table, chain, drops: policy, rules } = base;
+        let chains = Chains::of_nftables(chain, rules);
         let families = match table.family {
             Family::Inet => [true, true],
             Family::Ip => [true, false],
@@ -116,17 +84,18 @@ impl Drops {
             Family::Ip6 => v6,
             Family::Inet => None,
         };
-        match program.filter(|_| table.name == "filter" && chain == FORWARD) {
-            Some(program) => {
-                let (name, insert) =
-                    (format!("chain {FORWARD} of {program}"), Insert::Iptables(program.into()));
-                Self { name, families, insert, accepts }
-            }
-            None => {
-                let name = format!("chain {chain} of table {table} of nftables");
-                Self { name, families, insert: Insert::Nft(format!("{table} {chain}")), accepts }
-            }
-        }
+        let (name, insert) = match program.filter(|_| table.name == "filter" && chain == FORWARD) {
+            Some(program) => (format!("chain {FORWARD} of {program}"), Insert::Iptables(program.into())),
+            None => (
+                format!("chain {chain} of table {table} of nftables"),
+                Insert::Nft(format!("{table} {chain}")),
+            ),
+        };
+        Self { name, families, insert, policy: *policy, chains }.if_any()
+    }
+
+    fn if_any(self) -> Option<Self> {
+        (self.policy || self.chains.refuse()).then_some(self)
     }
 
     /// Whether it is the chain FORWARD of this program of iptables.
@@ -135,9 +104,11 @@ impl Drops {
         matches!(&self.insert, Insert::Iptables(own) if own == program)
     }
 
-    fn lets_through(&self, bridge: IfName) -> bool {
-        let Accepts { everything, from, to } = &self.accepts;
-        *everything || (from.contains(bridge.as_str()) && to.contains(bridge.as_str()))
+    /// Whether it lets through what is forwarded from and to a bridge; or within it, which is all that there is to an
+    /// internal network.
+    fn lets_through(&self, bridge: IfName, internal: bool) -> bool {
+        let ways: &[Way] = if internal { &[Way::Within] } else { &[Way::From, Way::To] };
+        ways.iter().all(|way| self.chains.accept(*way, bridge.as_str()).unwrap_or(!self.policy))
     }
 
     /// Commands that let a bridge through.
@@ -154,71 +125,6 @@ impl Drops {
                 .map(|key| format!("nft insert rule {chain} '{key} \"{bridge}\" accept'"))
                 .into(),
         }
-    }
-}
-
-impl Accepts {
-    /// Notes what a chain accepts; `false` when nothing behind a jump to it matters.
-    fn walk(&mut self, chain: &str, rules: &dyn Fn(&str) -> Vec<Says>, depth: usize) -> bool {
-        for rule in rules(chain) {
-            match rule {
-                Says::Accept => {
-                    self.everything = true;
-                    return false;
-                }
-                Says::From(link) => drop(self.from.insert(link)),
-                Says::To(link) => drop(self.to.insert(link)),
-                Says::Follow(to) if depth > 0 => {
-                    if !self.walk(&to, rules, depth - 1) {
-                        return false;
-                    }
-                }
-                Says::End => return false,
-                Says::Return => return true,
-                Says::Follow(_) | Says::Else => {}
-            }
-        }
-        true
-    }
-}
-
-/// A rule as `iptables-save` shows it.
-fn by_words(rule: &str) -> Says {
-    match rule.split(' ').collect::<Vec<_>>().as_slice() {
-        ["-j", "ACCEPT"] => Says::Accept,
-        ["-i", link, "-j", "ACCEPT"] => Says::From((*link).to_owned()),
-        ["-o", link, "-j", "ACCEPT"] => Says::To((*link).to_owned()),
-        ["-j", "DROP"] | ["-j", "REJECT", ..] => Says::End,
-        ["-j", "RETURN"] => Says::Return,
-        ["-j", chain] => Says::Follow((*chain).to_owned()),
-        _ => Says::Else,
-    }
-}
-
-/// A rule of nftables, also one that iptables has made.
-fn by_exprs(rule: &Rule) -> Says {
-    let counts = |expr: &&Expr| !matches!(expr, Expr::Other(name) if name == "counter");
-    let exprs: Vec<_> = rule.exprs.iter().filter(counts).collect();
-    match exprs.as_slice() {
-        [Expr::Verdict(Verdict::Accept)] => Says::Accept,
-        [Expr::Verdict(Verdict::Jump(chain))] => Says::Follow(chain.clone()),
-        [Expr::Verdict(Verdict::Drop)] => Says::End,
-        [Expr::Verdict(Verdict::Return)] => Says::Return,
-        [
-            Expr::Meta { key, to: Reg(to) },
-            Expr::Cmp { from: Reg(from), equal: true, data },
-            Expr::Verdict(Verdict::Accept),
-        ] if to == from => {
-            // A name in whole, with the zero behind it; a shorter one is the beginning of several.
-            let Some(end) = data.iter().position(|byte| *byte == 0) else { return Says::Else };
-            let Ok(link) = std::str::from_utf8(&data[..end]) else { return Says::Else };
-            match key {
-                MetaKey::Iifname => Says::From(link.to_owned()),
-                MetaKey::Oifname => Says::To(link.to_owned()),
-                _ => Says::Else,
-            }
-        }
-        _ => Says::Else,
     }
 }
 
@@ -255,7 +161,7 @@ pub fn obstacles(host: &Host, networks: &[Arc<NetworkRules>]) -> Vec<Obstacle> {
                     && has(rules, family)
                     && (!rules.internal || (host.bridged[family] && rules.icc))
             };
-            (through(0) || through(1)) && !drops.lets_through(rules.bridge)
+            (through(0) || through(1)) && !drops.lets_through(rules.bridge, rules.internal)
         };
         let mut bridges: Vec<_> = networks.iter().filter(passes).map(|rules| rules.bridge).collect();
         bridges.sort();
@@ -278,10 +184,15 @@ fn in_the_way(drops: &Drops, bridges: &[IfName], host: &Host) -> Obstacle {
     } else {
         ""
     };
+    let how = if drops.policy {
+        "drops by its policy what it does not accept"
+    } else {
+        "has a rule that refuses everything it has not accepted before"
+    };
     Obstacle {
         name: drops.name.clone(),
         what: format!(
-            "{} drops by its policy what it does not accept, and does not accept what is forwarded from and to {names}: \
+            "{} {how}, and does not accept what is forwarded from and to {names}: \
              containers there reach nothing outside, and nobody outside reaches their ports{within}. What it accepts, \
              the engine's own rules still judge.",
             drops.name

@@ -28,6 +28,11 @@ pub struct PortRules {
 }
 
 impl PortRules {
+    /// Whether it is published on the host's IPv4 loopback, which others do not reach.
+    pub(crate) fn is_for_the_host_alone(&self) -> bool {
+        !self.routed && matches!(self.host, Some(IpAddr::V4(host)) if host.is_loopback())
+    }
+
     /// How many ports there are behind the first.
     pub(crate) fn length(&self) -> u16 {
         self.last.saturating_sub(self.first)

@@ -210,9 +210,11 @@ impl Ruleset {
     fn other_meaning(&self, owner: Owner, one: &Placed) -> Option<Owner> {
         let other = |held: &Held| held.owners.iter().copied().find(|holder| *holder != owner);
         let key = (one.set, one.element.key.clone());
-        if let Some(held) = self.elements.get(&key).filter(|held| held.element != one.element) {
-            return other(held);
+        let same = self.elements.get(&key).filter(|held| held.element != one.element).and_then(other);
+        if same.is_some() {
+            return same;
         }
+        // One of its own that begins alike says nothing about who is further on.
         one.element.end.as_ref()?;
         let ranges = self.ranges.iter().filter(|(set, _)| *set == one.set);
         let met = ranges.filter_map(|key| self.elements.get(key)).filter(|held| held.element != one.element);

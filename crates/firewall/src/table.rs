@@ -9,6 +9,7 @@
 //! | `publish` | a published port leads to its container; a named address comes before every address |
 //! | `forward` | what comes from or goes to a bridge of ours goes to `ours`, all else is none of our business |
 //! | `ours` | first the users' own chain; then what may reach a container, all else is dropped |
+//! | `trusted` | interfaces that a network trusts reach what it publishes under its containers' own addresses |
 //! | `postrouting` | containers leave under the host's address; a container that reaches itself through a port of the host, too |
 //!
 //! An accepted packet may still be refused by a table of somebody else, and a refused one is gone.
@@ -47,6 +48,8 @@ pub struct TableConfig {
     pub mark: Option<Mark>,
 }
 
+/// What the names of all engines' tables begin with.
+pub const TABLES: &str = INSTANCE;
 /// The instance that every engine is which was not called otherwise.
 const INSTANCE: &str = "netloom";
 
@@ -108,6 +111,8 @@ impl Sets {
     pub(crate) const SERVED6: &'static str = "served6";
     pub(crate) const SERVED_RANGES4: &'static str = "served-ranges4";
     pub(crate) const SERVED_RANGES6: &'static str = "served-ranges6";
+    pub(crate) const LOOPBACK4: &'static str = "loopback4";
+    pub(crate) const LOOPBACK_RANGES4: &'static str = "loopback-ranges4";
     pub(crate) const ROUTED4: &'static str = "routed4";
     pub(crate) const ROUTED6: &'static str = "routed6";
     pub(crate) const ROUTED_RANGES4: &'static str = "routed-ranges4";
@@ -149,6 +154,7 @@ pub(crate) fn sets() -> Vec<Set> {
     for (address, exact, ranges) in [
         (Ipv4, Sets::SERVED4, Sets::SERVED_RANGES4),
         (Ipv6, Sets::SERVED6, Sets::SERVED_RANGES6),
+        (Ipv4, Sets::LOOPBACK4, Sets::LOOPBACK_RANGES4),
         (Ipv4, Sets::ROUTED4, Sets::ROUTED_RANGES4),
         (Ipv6, Sets::ROUTED6, Sets::ROUTED_RANGES6),
     ] {
@@ -171,6 +177,7 @@ pub(crate) fn chains(config: &TableConfig) -> Vec<(Chain, Vec<Rule>)> {
         (plain(USER_CHAIN), Vec::new()),
         (plain("ours"), ours(config)),
         (plain("publish"), published()),
+        (plain("trusted"), trusted()),
         (
             base("raw-prerouting", ChainKind::Filter, Point::Prerouting, -300),
             vec![rule(
@@ -210,6 +217,7 @@ fn ours(config: &TableConfig) -> Vec<Rule> {
     for (family, exact, ranges) in [
         (ipv4 as fn() -> _, Sets::SERVED4, Sets::SERVED_RANGES4),
         (ipv6, Sets::SERVED6, Sets::SERVED_RANGES6),
+        (ipv4, Sets::LOOPBACK4, Sets::LOOPBACK_RANGES4),
     ] {
         for set in [exact, ranges] {
             let key = destination(family);
@@ -234,7 +242,8 @@ fn ours(config: &TableConfig) -> Vec<Rule> {
         rules
             .push(rule("internal networks", [name(0), vec![lookup(Sets::INTERNAL)], verdict(Verdict::Drop)]));
     }
-    rules.push(rule("trusted interfaces", [iifname(0), oifname(4), vec![lookup(Sets::TRUSTED)], accept()]));
+    let trusted = verdict(Verdict::Jump("trusted".into()));
+    rules.push(rule("trusted interfaces", [iifname(0), oifname(4), vec![lookup(Sets::TRUSTED)], trusted]));
     if let Some(Mark { mask, value }) = config.mark {
         let bits = vec![
             Expr::Meta { key: MetaKey::Mark, to: Reg(0) },
@@ -282,6 +291,20 @@ fn published() -> Vec<Rule> {
         rules.push(rule("", [destination(family), vec![map(named_ranges), nat(false)]]));
         rules.push(rule("", [family(), transport(0), vec![map(any), nat(true)]]));
         rules.push(rule("", [family(), transport(0), vec![map(any_ranges), nat(false)]]));
+    }
+    rules
+}
+
+/// What trusted interfaces reach under containers' own addresses: what is published, but for the host alone.
+fn trusted() -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for (family, exact, ranges) in [
+        (ipv4 as fn() -> _, Sets::SERVED4, Sets::SERVED_RANGES4),
+        (ipv6, Sets::SERVED6, Sets::SERVED_RANGES6),
+    ] {
+        for set in [exact, ranges] {
+            rules.push(rule("", [destination(family), vec![lookup(set)], verdict(Verdict::Accept)]));
+        }
     }
     rules
 }

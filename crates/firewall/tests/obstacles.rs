@@ -8,7 +8,7 @@ use common::{access, network};
 use netloom_firewall::NetworkRules;
 use netloom_firewall::iptables::{Saved, Version};
 use netloom_firewall::obstacles::{Drops, Host, obstacles};
-use netloom_kernel::nft::{Dropping, Expr, Family, MetaKey, Reg, Rule, Table, Verdict};
+use netloom_kernel::nft::{BaseChain, Expr, Family, MetaKey, Reg, Rule, Table, Verdict};
 
 fn networks() -> Vec<Arc<NetworkRules>> {
     let mut inner = network("br-in", access("10.3.0.0/24"), None);
@@ -56,7 +56,8 @@ fn what_a_chain_accepts_plainly_is_not_in_the_way() {
     for nothing in [
         // Not all of it, not this link, or never reached.
         &["FORWARD -s 10.0.0.0/8 -j ACCEPT"] as &[_],
-        &["FORWARD -i br-+ -j ACCEPT", "FORWARD -o br-+ -j ACCEPT"],
+        &["FORWARD -i eth+ -j ACCEPT", "FORWARD -o eth+ -j ACCEPT"],
+        &["FORWARD ! -i br-four -j ACCEPT"],
         &["FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"],
         &["FORWARD -j DROP", "FORWARD -j ACCEPT"],
         &["FORWARD -j REJECT --reject-with icmp-port-unreachable", "FORWARD -j ACCEPT"],
@@ -66,8 +67,53 @@ fn what_a_chain_accepts_plainly_is_not_in_the_way() {
     ] {
         assert_eq!(v4("DROP", nothing), all, "{nothing:?}");
     }
+    let negated = ["FORWARD ! -i br-four -j ACCEPT", "FORWARD ! -o br-four -j ACCEPT"];
+    assert!(v4("DROP", &negated).is_empty(), "each comes from or goes to another link");
     // What returns is followed by what stands behind the jump.
     assert!(v4("DROP", &["FORWARD -j USER", "FORWARD -j ACCEPT", "USER -j RETURN"]).is_empty());
+}
+
+#[test]
+fn a_last_rule_that_refuses_everything_is_in_the_way_as_a_policy_is() {
+    let all = ["br-both", "br-four"];
+    let v4 = |rules: &[&str]| in_the_way(Version::V4, &saved("ACCEPT", rules), false);
+    let reject = "FORWARD -m comment --comment \"the end\" -j REJECT --reject-with icmp-host-prohibited";
+    for refused in [
+        &["FORWARD -j DROP"] as &[_],
+        &["FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", "FORWARD -i lo -j ACCEPT", reject],
+        &["FORWARD -j USER", "USER -j MORE", "MORE -j DROP"],
+        &["FORWARD -g USER", "USER -j DROP", "FORWARD -j ACCEPT"],
+        &["FORWARD -i eth7 -j USER", "FORWARD -j MORE", "USER -j ACCEPT", "MORE -j REJECT"],
+    ] {
+        assert_eq!(v4(refused), all, "{refused:?}");
+    }
+    for passed in [
+        // Some links or packets only; not reached; not the end.
+        &["FORWARD -i eth7 -j DROP"] as &[_],
+        &["FORWARD -i br-four -j DROP"],
+        &["FORWARD -s 10.0.0.0/8 -j DROP"],
+        &["FORWARD -j ACCEPT", "FORWARD -j DROP"],
+        &["USER -j DROP"],
+        &["FORWARD -j USER", "USER -j RETURN", "USER -j DROP"],
+        &["FORWARD -g USER", "FORWARD -j DROP"],
+    ] {
+        assert!(v4(passed).is_empty(), "{passed:?}");
+    }
+    // As firewalld has it: what comes in by a link of a zone, and what leaves by one, is judged by that zone's chain.
+    let zones = |links: &[&str]| {
+        let mut rules = vec!["FORWARD -j USER".to_owned(), "FORWARD -j REJECT".to_owned()];
+        let lead = |flag: &str, link: &&str| format!("USER {flag} {link} -g MORE");
+        rules.extend(links.iter().flat_map(|link| ["-i", "-o"].map(|flag| lead(flag, link))));
+        rules.push("MORE -j ACCEPT".to_owned());
+        v4(&rules.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    assert_eq!(zones(&["br-four"]), ["br-both"]);
+    assert!(zones(&["br-four", "br-both"]).is_empty());
+    assert!(zones(&["br-+"]).is_empty());
+    // As Docker has it for its own bridges.
+    let apart =
+        ["FORWARD -i br-four ! -o br-four -j ACCEPT", "FORWARD -o br-four -j ACCEPT", "FORWARD -j DROP"];
+    assert_eq!(v4(&apart), ["br-both"]);
 }
 
 #[test]
@@ -110,8 +156,9 @@ fn chains_of_nftables_are_understood_and_those_of_iptables_among_them() {
     let of = |family, table: &str, chain: &str, rules: Vec<Rule>| {
         let table = Table { family, name: table.into() };
         let rules = rules.into_iter().map(|rule| (chain.to_owned(), rule)).collect();
-        let dropping = Dropping { table, chain: chain.into(), rules };
-        let drops = vec![Drops::of_nftables(&dropping, [Some("iptables-nft"), Some("ip6tables-nft")])];
+        let base = BaseChain { table, chain: chain.into(), drops: true, rules };
+        let programs = [Some("iptables-nft"), Some("ip6tables-nft")];
+        let drops = Drops::of_nftables(&base, programs).into_iter().collect();
         let host = Host { drops, forwards: [Some(true); 2], bridged: [false; 2] };
         let found = obstacles(&host, &networks());
         found.into_iter().map(|one| (one.name, one.remedy)).collect::<Vec<_>>()
@@ -126,7 +173,8 @@ fn chains_of_nftables_are_understood_and_those_of_iptables_among_them() {
     let both = |name: &[u8]| vec![accepts(MetaKey::Iifname, name), accepts(MetaKey::Oifname, name)];
     assert!(of(Family::Ip6, "filter", "FORWARD", both(b"br-both\0")).is_empty());
     assert!(of(Family::Ip6, "mine", "way", both(b"br-both\0\0\0\0\0\0\0\0\0")).is_empty());
-    assert_eq!(of(Family::Ip6, "mine", "way", both(b"br-")).len(), 1);
+    assert!(of(Family::Ip6, "mine", "way", both(b"br-")).is_empty());
+    assert_eq!(of(Family::Ip6, "mine", "way", both(b"br-bot\0")).len(), 1);
     assert!(of(Family::Ip, "mine", "way", vec![rule(vec![Expr::Verdict(Verdict::Accept)])]).is_empty());
     assert_eq!(
         of(

@@ -115,9 +115,15 @@ pub trait Kernel: Debug + Send + Sync + 'static {
     /// [`nft`] knows them. A table without chains counts as none.
     fn table(&self, table: nft::Table, deadline: Instant) -> KernelFuture<Option<nft::Contents>>;
 
-    /// Base chains of the host's namespace, of any table of IPv4 and IPv6, that packets enter at a point and whose policy
-    /// is to drop: what they do not accept goes nowhere, whatever others accept. A kernel that does not tell has none.
-    fn dropping(&self, _point: nft::Point, _deadline: Instant) -> KernelFuture<Vec<nft::Dropping>> {
+    /// Base chains of the host's namespace, of any table of IPv4 and IPv6, that packets enter at a point: what one of them
+    /// refuses goes nowhere, whatever others accept. Tables whose names begin with `except` are passed over, and not read. A
+    /// kernel that does not tell has none.
+    fn base_chains(
+        &self,
+        _point: nft::Point,
+        _except: &'static str,
+        _deadline: Instant,
+    ) -> KernelFuture<Vec<nft::BaseChain>> {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 

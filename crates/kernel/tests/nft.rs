@@ -8,8 +8,8 @@ use std::process::Command;
 use common::{Lab, foreign, ifname, isolated, soon, wait};
 use futures::StreamExt;
 use netloom_kernel::nft::{
-    Base, Chain, ChainKind, Change, Contents, CtKey, Datum, Element, Expr, Family, FibResult, Hook, MetaKey,
-    NatKind, Point, Reg, Rule, Set, Table, Type, Verdict,
+    Base, BaseChain, Chain, ChainKind, Change, Contents, CtKey, Datum, Element, Expr, Family, FibResult,
+    Hook, MetaKey, NatKind, Point, Reg, Rule, Set, Table, Type, Verdict,
 };
 use netloom_kernel::{Kernel, KernelError, Op, TableEvent};
 
@@ -274,25 +274,40 @@ fn what_others_change_is_heard_and_our_own_changes_are_not() {
 }
 
 #[test]
-fn chains_that_drop_what_they_do_not_accept_are_told_with_their_rules() {
+fn base_chains_of_others_are_told_with_their_policies_and_rules() {
     isolated(|lab| {
-        let dropping = |point| wait(lab.kernel.dropping(point, soon())).expect("listed");
-        assert_eq!(dropping(Point::Forward), []);
+        let told = |point| {
+            let mut told = wait(lab.kernel.base_chains(point, "passed", soon())).expect("listed");
+            told.sort_by_key(|one| one.table.to_string());
+            told
+        };
+        assert_eq!(told(Point::Forward), []);
         foreign("nft add table inet others");
         foreign("nft add chain inet others more");
         foreign("nft add chain inet others way { type filter hook forward priority 10 ; policy drop ; }");
         foreign("nft add chain inet others in { type filter hook input priority 10 ; policy drop ; }");
         foreign("nft add table ip open");
+        foreign("nft add table inet passed-over");
+        foreign("nft add chain inet passed-over way { type filter hook forward priority 5 ; policy drop ; }");
         foreign("nft add chain ip open way { type filter hook forward priority 0 ; policy accept ; }");
         // One of a family that sees other packets.
         foreign("nft add table bridge others");
         foreign("nft add chain bridge others way { type filter hook forward priority 0 ; policy drop ; }");
         foreign("nft add rule inet others way jump more");
         foreign("nft add rule inet others more iifname br0 counter accept");
-        let found = dropping(Point::Forward);
-        assert_eq!(found.len(), 1, "{found:?}");
+        foreign("iptables-nft -A FORWARD -j REJECT");
+        let found = told(Point::Forward);
+        let chain = |one: &BaseChain| (one.table.to_string(), one.chain.clone(), one.drops);
+        let expected =
+            [("inet others", "way", true), ("ip filter", "FORWARD", false), ("ip open", "way", false)];
+        assert_eq!(
+            found.iter().map(chain).collect::<Vec<_>>(),
+            expected.map(|(table, chain, drops)| (table.to_owned(), chain.to_owned(), drops))
+        );
+        let rejects = &found[1].rules;
+        let rejects: Vec<_> = rejects.iter().map(|(_, rule)| rule.exprs.last().cloned()).collect();
+        assert_eq!(rejects, [Some(Expr::Other("target REJECT".into()))]);
         let found = &found[0];
-        assert_eq!((found.table.to_string().as_str(), &*found.chain), ("inet others", "way"));
         let mut name = b"br0".to_vec();
         name.resize(16, 0);
         let accepts = vec![
@@ -302,9 +317,9 @@ fn chains_that_drop_what_they_do_not_accept_are_told_with_their_rules() {
             Expr::Verdict(Verdict::Accept),
         ];
         let jump = rule(vec![Expr::Verdict(Verdict::Jump("more".into()))]);
-        let mut rules = found.rules.clone();
+        let mut rules = found.rules.to_vec();
         rules.sort_by(|one, other| one.0.cmp(&other.0));
         assert_eq!(rules, [("more".to_owned(), rule(accepts)), ("way".to_owned(), jump)]);
-        assert_eq!(dropping(Point::Input).len(), 1);
+        assert_eq!(told(Point::Input).len(), 1);
     });
 }

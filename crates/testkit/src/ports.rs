@@ -108,6 +108,11 @@ impl SimPorts {
         host.planned[nth.max(1) - 1] = Some(refusal);
     }
 
+    /// Nothing is refused any more that was planned; how many refusals had not come yet.
+    pub fn refuse_no_more(&self) -> usize {
+        std::mem::take(&mut self.lock().planned).into_iter().flatten().count()
+    }
+
     /// The process that holds ports ends, and with it every socket, whoever has it still.
     pub fn end_process(&self) {
         let mut host = self.lock();

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use netloom_firewall::NetworkRules;
 use netloom_firewall::io::{Variant, Xtables};
 use netloom_firewall::iptables::Version;
 use netloom_firewall::obstacles::{Drops, Host, obstacles};
+use netloom_firewall::{NetworkRules, TABLES};
 use netloom_kernel::nft::Point;
 use netloom_kernel::{Kernel, Netns};
 use netloom_model::snapshot::{FirewallSnapshot, Obstacle};
@@ -157,13 +157,12 @@ async fn look(
     let mut host = Host { drops: Vec::new(), forwards, bridged: bridged.map(|on| on == Some(true)) };
     let called = |variant, version| xtables.and_then(|xtables| xtables.called(variant, version));
     let programs = [Version::V4, Version::V6].map(|version| called(Variant::Nft, version));
-    let dropping = match kernel.dropping(Point::Forward, deadline).await {
+    let chains = match kernel.base_chains(Point::Forward, TABLES, deadline).await {
         Err(error) if error.unsupported() => Vec::new(),
-        dropping => dropping.map_err(Error::from)?,
+        chains => chains.map_err(Error::from)?,
     };
-    host.drops.extend(
-        dropping.iter().map(|one| Drops::of_nftables(one, programs.each_ref().map(Option::as_deref))),
-    );
+    let programs_there = programs.each_ref().map(Option::as_deref);
+    host.drops.extend(chains.iter().filter_map(|one| Drops::of_nftables(one, programs_there)));
     // Our own jump comes first there, and decides.
     let own = match backend {
         Backend::Iptables { xtables, .. } => Some(xtables.chosen()),

@@ -46,9 +46,9 @@ use super::state::PortsState;
 use super::upkeep::Adoption;
 use crate::LATE;
 
-/// How often a port that nobody named is tried, where others on the host have the ones before (libnetwork's
-/// `maxAllocatePortAttempts`).
-pub const ATTEMPTS: u32 = 10;
+/// How often a port that nobody named is tried, where others on the host have the ones before. Engines beside each other go
+/// through the same range from the same port, so libnetwork's ten (`maxAllocatePortAttempts`) are not enough for eleven.
+pub const ATTEMPTS: u32 = 1_000;
 
 // === Actor ===
 

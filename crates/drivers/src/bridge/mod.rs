@@ -10,6 +10,7 @@ mod desired;
 mod device;
 mod family;
 mod found;
+mod leaving;
 mod offered;
 mod ports;
 mod recover;
@@ -91,6 +92,7 @@ struct Going {
 #[derive(Debug)]
 struct Endpoint {
     mac: MacAddr,
+    addresses: Addresses,
     /// Whether that is the one that follows from its IPv4 address.
     derived: bool,
     /// Its join, while it is joined.
@@ -180,7 +182,7 @@ impl Bridge {
             Addresses { v4: request.ipv4.map(|net| net.addr()), v6: request.ipv6.map(|net| net.addr()) };
         let outward = request.joined.map(|_| Box::new(Outward { addresses, ..Outward::default() }));
         let present = request.joined;
-        let endpoint = Endpoint { mac, derived, present, refused: Gone::default(), outward };
+        let endpoint = Endpoint { mac, addresses, derived, present, refused: Gone::default(), outward };
         network.endpoints.insert(request.endpoint, endpoint);
         let prefix = network.config.interface_prefix.to_string();
         Ok(EndpointCreated { mac: Some(mac), interface_prefix: Some(prefix), ..Default::default() })
@@ -224,12 +226,6 @@ impl Bridge {
         Ok((create, config.clone(), refused, joined))
     }
 
-    /// The join of an endpoint, and whether the kernel refused its link.
-    fn present(&self, network: NetworkId, endpoint: EndpointId) -> Option<(Present, bool)> {
-        let endpoint = self.networks.get(&network)?.endpoints.get(&endpoint)?;
-        endpoint.present.map(|present| (present, endpoint.refused.get().is_some()))
-    }
-
     /// Ends that ports of the host lead to an endpoint; `None` where none do.
     fn withdraw(&mut self, cx: &DriverCx, network: NetworkId, endpoint: EndpointId) -> Option<Work<()>> {
         let known = self.networks.get_mut(&network).and_then(|network| network.endpoints.get_mut(&endpoint));
@@ -245,13 +241,6 @@ impl Bridge {
             Ok(())
         };
         Some(outward.in_turn(withdrawn).boxed())
-    }
-
-    /// Forgets an endpoint's join.
-    fn forget_join(&mut self, network: NetworkId, endpoint: EndpointId) {
-        let Some(network) = self.networks.get_mut(&network) else { return };
-        let left = network.endpoints.get_mut(&endpoint).and_then(|endpoint| endpoint.present.take());
-        network.ports -= usize::from(left.is_some());
     }
 }
 
@@ -413,44 +402,7 @@ impl Driver for Bridge {
     }
 
     fn leave(&mut self, cx: &DriverCx, request: Leave) -> Begun<Left> {
-        let Leave { network, endpoint, join } = request;
-        let name = link_name(endpoint, join)?;
-        let tag = LinkTag::new(&cx.instance, "endpoint", endpoint);
-        match self.present(network, endpoint) {
-            Some((Present { join: present, link }, refused)) if present == join => {
-                let withdrawn = self.withdraw(cx, network, endpoint);
-                self.forget_join(network, endpoint);
-                if refused && withdrawn.is_none() {
-                    return done(Left::default());
-                }
-                let cx = cx.clone();
-                Ok(async move {
-                    if let Some(withdrawn) = withdrawn {
-                        withdrawn.await?;
-                    }
-                    if refused {
-                        return Ok(Left::default());
-                    }
-                    device::cut(&cx, link.unwrap_or(name), tag).await
-                }
-                .boxed())
-            }
-            // A later join has got that name, so the earlier link is long gone.
-            Some((Present { link, .. }, _)) if link == Some(name) => done(Left::default()),
-            // Asked for again, or by a restart that this driver does not remember.
-            other => {
-                let withdrawn = other.is_none().then(|| self.withdraw(cx, network, endpoint)).flatten();
-                let cx = cx.clone();
-                Ok(async move {
-                    if let Some(withdrawn) = withdrawn {
-                        withdrawn.await?;
-                    }
-                    let ours = device::carries(&cx, name, &tag).await?;
-                    if ours { device::cut(&cx, name, tag).await } else { Ok(Left::default()) }
-                }
-                .boxed())
-            }
-        }
+        self.begin_leave(cx, request)
     }
 
     fn program_external_connectivity(

@@ -26,21 +26,23 @@ pub(super) struct Settings {
     pub(super) proxy: bool,
     /// Whether published ports are open under containers' own addresses as well.
     pub(super) direct: bool,
+    /// Whether packets of some mark reach every port.
+    pub(super) mark: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { proxy: true, direct: false }
+        Self { proxy: true, direct: false, mark: false }
     }
 }
 
 impl Settings {
     pub(super) fn read(config: &DriverConfig) -> Result<Self> {
         config.only(KIND, &[USERLAND_PROXY, ALLOW_DIRECT_ROUTING, BRIDGE_ACCEPT_FWMARK])?;
-        accepted_mark(config)?;
         Ok(Self {
             proxy: options::switch(&config.options, USERLAND_PROXY, true)?,
             direct: options::switch(&config.options, ALLOW_DIRECT_ROUTING, false)?,
+            mark: accepted_mark(config)?.is_some(),
         })
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use netloom_model::{IfName, Protocol};
 
 use super::{Chains, Names, Table, Tables, Unfit, Version};
@@ -77,13 +78,14 @@ pub(super) fn translate(
             push(&mut all.filter, &names.chain("FORWARD"), rule);
         }
     }
-    for network in networks {
+    for network in &networks {
         all.network(network)?;
     }
+    let trusting = trusting(&networks, version)?;
     let mut ports = ports.to_vec();
     ports.sort_by_key(|port| (port.container, port.protocol, port.container_port, port.host, port.first));
     for port in ports {
-        all.port(port)?;
+        all.port(port, &trusting)?;
     }
     // Several ports of a container lead to its chain once, and what two owners want is said once.
     for rules in all.filter.values_mut().chain(all.nat.values_mut()) {
@@ -92,6 +94,29 @@ pub(super) fn translate(
     }
     let tables = [(Table::Raw, all.raw), (Table::Filter, all.filter), (Table::Nat, all.nat)];
     Ok(BTreeMap::from(tables))
+}
+
+/// A subnet whose published ports some interfaces reach under containers' own addresses.
+struct Trusting<'a> {
+    subnet: IpNet,
+    from: Vec<&'a str>,
+}
+
+/// What networks trust. An internal network reaches nothing but itself, also where another one trusts it, and within a
+/// network something else is said.
+fn trusting<'a>(networks: &[&'a NetworkRules], version: Version) -> Result<Vec<Trusting<'a>>, Unfit> {
+    let internal: HashSet<IfName> =
+        networks.iter().filter(|rules| rules.internal).map(|rules| rules.bridge).collect();
+    let mut all = Vec::new();
+    for rules in networks.iter().filter(|rules| !rules.internal) {
+        let Some(family) = rules.family(version) else { continue };
+        let links = rules.trusted.iter().filter(|link| **link != rules.bridge && !internal.contains(*link));
+        let from = links.map(named).collect::<Result<Vec<_>, _>>()?;
+        if !from.is_empty() {
+            all.push(Trusting { subnet: family.subnet, from });
+        }
+    }
+    Ok(all)
 }
 
 struct All<'a> {
@@ -112,18 +137,12 @@ impl All<'_> {
         into.push(format!("-j {}", self.names.chain("PORTS")));
         into.push(format!("-i {bridge} -j {}", if rules.icc { "ACCEPT" } else { "DROP" }));
         let mut out = vec![user, ANSWERS.to_owned()];
-        let family = match self.version {
-            Version::V4 => rules.v4,
-            Version::V6 => rules.v6,
-        };
+        let family = rules.family(self.version);
         if rules.internal {
             push(&mut self.filter, &internal, format!("-i {bridge} -j DROP"));
             out.push("-j DROP".to_owned());
         } else {
             into.push(format!("-j {internal}"));
-            for from in &rules.trusted {
-                into.push(format!("-i {} -j ACCEPT", named(from)?));
-            }
             if let Some(mark) = self.mark {
                 into.push(format!("-m mark --mark {} -j ACCEPT", shown(mark)));
             }
@@ -167,7 +186,7 @@ impl All<'_> {
         push(&mut self.nat, &leave, format!("-s {subnet} ! -o {bridge} -j {under}"));
     }
 
-    fn port(&mut self, port: &PortRules) -> Result<(), Unfit> {
+    fn port(&mut self, port: &PortRules, trusting: &[Trusting<'_>]) -> Result<(), Unfit> {
         if port.host.is_some_and(|host| host.is_ipv4() != port.container.is_ipv4()) {
             return Err(Unfit::Families(Box::new(port.clone())));
         }
@@ -187,6 +206,10 @@ impl All<'_> {
         push(&mut self.filter, &own, format!("-d {container} {inside} {translated}-j ACCEPT"));
         if port.routed {
             return Ok(());
+        }
+        let own_networks = trusting.iter().filter(|one| one.subnet.contains(&port.container));
+        for from in own_networks.flat_map(|one| &one.from).filter(|_| !port.is_for_the_host_alone()) {
+            push(&mut self.filter, &own, format!("-d {container} -i {from} {inside} -j ACCEPT"));
         }
         let outside = to_ports(port.protocol, port.first, port.last);
         let target = target(port, inside_last);

@@ -12,7 +12,7 @@ use netloom_model::Protocol;
 
 use backend::{BACKENDS, Backend};
 use common::{foreign, ifname, isolated};
-use world::{Family, Who, World, at, network, port};
+use world::{Family, Heard, SILENCE, Who, World, at, network, port};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -218,22 +218,55 @@ fn of_two_addresses_the_named_one_comes_before_every_one() {
 }
 
 #[test]
-fn trusted_interfaces_and_a_mark_reach_every_port() {
+fn a_trusted_interface_reaches_what_is_published_and_a_mark_every_port() {
     let mark = Mark { mask: 0xff, value: 0x2a };
     each_family(Some(mark), |world, family| {
-        let direct = at(Who::One.address(family), 80);
-        assert!(world.is_shut_out(Who::Lan, direct));
+        let own = Who::One.address(family);
+        let (direct, other, hidden) = (at(own, 80), at(own, 81), at(own, 82));
+        for number in [81, 82] {
+            world.serve(Who::One, family, number);
+        }
+        let range =
+            PortRules { first: 9083, last: 9084, container_port: 83, ..port(Who::One, family, None, 9083) };
+        world.serve(Who::One, family, 84);
+        let mut all = vec![port(Who::One, family, None, 8080), range];
+        if family == Family::V4 {
+            let loopback = "127.0.0.1".parse().expect("an address");
+            all.push(PortRules { container_port: 82, ..port(Who::One, family, Some(loopback), 8082) });
+        }
+        let published = world.publish(&all);
+        // All at once: what is dropped takes its time.
+        let is_open = |world: &World, who| {
+            let ask = |to| world.ask(who, to, SILENCE) != Heard::Nothing;
+            std::thread::scope(|scope| {
+                let all = [direct, at(own, 84), other, hidden].map(|to| scope.spawn(move || ask(to)));
+                all.map(|one| one.join().expect("it is asked"))
+            })
+        };
+        assert_eq!(is_open(world, Who::Lan), [false; 4]);
         let mut rules = network("br1");
-        rules.trusted = vec![ifname("uplink")];
+        rules.trusted = vec![ifname("uplink"), ifname("br2")];
         world.set_network(0, Some(&rules));
-        assert!(world.reaches(Who::Lan, direct).is_some(), "by a trusted interface");
+        assert_eq!(world.reaches(Who::Lan, direct), Some(Who::Lan.address(family)), "what is published");
+        assert_eq!(is_open(world, Who::Lan), [true, true, false, false], "by a trusted interface");
+        assert_eq!(is_open(world, Who::Two), [true, true, false, false], "from a trusted network");
+        // Who is apart stays apart, whoever trusts it.
+        let mut apart = network("br2");
+        apart.internal = true;
+        world.set_network(1, Some(&apart));
+        assert_eq!(is_open(world, Who::Two), [false; 4], "from an internal network");
+        world.set_network(1, Some(&network("br2")));
+        world.withdraw(published);
+        assert_eq!(is_open(world, Who::Lan), [false; 4], "withdrawn");
         world.set_network(0, Some(&network("br1")));
-        assert!(world.is_shut_out(Who::Lan, direct));
+        let published = world.publish(&all);
+        assert_eq!(is_open(world, Who::Lan), [false; 4], "trusted no longer");
         foreign("nft add table inet marks");
         foreign("nft add chain inet marks first { type filter hook prerouting priority -150 ; }");
         foreign("nft add rule inet marks first iifname uplink meta mark set 0x12a");
-        assert!(world.reaches(Who::Lan, direct).is_some(), "by its mark");
+        assert_eq!(is_open(world, Who::Lan), [true; 4], "by its mark");
         foreign("nft delete table inet marks");
+        world.withdraw(published);
     });
 }
 

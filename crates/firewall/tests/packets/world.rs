@@ -13,7 +13,7 @@ use crate::backend::{Backend, Tables};
 use crate::common::{Lab, add_address, bridge, create_netns, foreign, ifname, inside, soon, up, veth, wait};
 
 /// How long something that is dropped on the way is waited for.
-const SILENCE: Duration = Duration::from_millis(400);
+pub(crate) const SILENCE: Duration = Duration::from_millis(400);
 /// How long something that arrives may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 

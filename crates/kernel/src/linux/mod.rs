@@ -51,7 +51,7 @@ use futures::channel::{mpsc, oneshot};
 use futures::future::BoxFuture;
 use netloom_model::{IfName, NetnsName};
 
-use crate::nft::{Contents, Dropping, Point, Table};
+use crate::nft::{BaseChain, Contents, Point, Table};
 use crate::op::{Netns, Op};
 use crate::view::{
     AddressView, KernelEvent, KernelStats, LinkCounters, LinkView, NeighbourView, ReachEvent, RouteView,
@@ -267,11 +267,17 @@ impl Kernel for LinuxKernel {
         answered(what, allowance, queued, answer)
     }
 
-    fn dropping(&self, point: Point, deadline: Instant) -> KernelFuture<Vec<Dropping>> {
+    fn base_chains(
+        &self,
+        point: Point,
+        except: &'static str,
+        deadline: Instant,
+    ) -> KernelFuture<Vec<BaseChain>> {
         let allowance = Allowance::until(deadline);
         let (reply, answer) = oneshot::channel();
-        let queued = self.executors.nft.submit(nft::Task::Dropping { point, allowance, reply }).is_ok();
-        answered("list chains that drop".into(), allowance, queued, answer)
+        let queued =
+            self.executors.nft.submit(nft::Task::BaseChains { point, except, allowance, reply }).is_ok();
+        answered("list base chains".into(), allowance, queued, answer)
     }
 
     fn run_in(&self, netns: Netns, job: NetnsJob, deadline: Instant) -> KernelFuture<()> {

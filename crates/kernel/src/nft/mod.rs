@@ -11,6 +11,7 @@ mod datum;
 mod expr;
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -323,15 +324,17 @@ impl fmt::Display for Change {
     }
 }
 
-/// A base chain that drops what its rules do not accept.
+/// A chain that packets enter by themselves.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Dropping {
+pub struct BaseChain {
     /// Its table.
     pub table: Table,
     /// Its name.
     pub chain: String,
+    /// Whether its policy is to drop what its rules do not accept.
+    pub drops: bool,
     /// The rules of all chains of its table, each with the chain's name, those of a chain in their order.
-    pub rules: Vec<(String, Rule)>,
+    pub rules: Arc<[(String, Rule)]>,
 }
 
 /// What is in a table.

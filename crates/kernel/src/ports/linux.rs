@@ -26,6 +26,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::close;
 
+use super::ours::Ours;
 use super::{Held, HoldRefusal, Place, PortHolder, PortSocket, PortToHold, user};
 use crate::worker::Worker;
 
@@ -37,6 +38,11 @@ const DESCRIPTORS: u64 = 4_096;
 
 /// From how many ports on a second thread takes half of them: the threads of a pair cost 50 µs.
 const MANY: usize = 256;
+
+/// How long a call goes on trying ports that this holder had a moment ago, and how long it rests first between two tries;
+/// twice as long each time.
+const LINGER: Duration = Duration::from_millis(60);
+const PAUSE: Duration = Duration::from_micros(200);
 
 /// How long the search for a port's user may take at most.
 const SEARCH: Duration = Duration::from_secs(2);
@@ -77,13 +83,13 @@ impl LinuxPorts {
     /// # Errors
     /// When a thread cannot be started.
     pub fn start() -> io::Result<Self> {
-        let mut roomy = false;
+        let (mut roomy, mut ours) = (false, Ours::default());
         let worker = Worker::spawn("nl-ports", QUEUE, move |jobs: Vec<Job>| {
             for job in jobs {
                 if !std::mem::replace(&mut roomy, true) {
                     make_room();
                 }
-                serve(job);
+                serve(job, &mut ours);
             }
         })?;
         // The thread makes room before anybody asks for ports.
@@ -135,17 +141,49 @@ impl PortHolder for LinuxPorts {
     }
 }
 
-fn serve(job: Job) {
+fn serve(job: Job, ours: &mut Ours) {
     match job {
         Job::Hold { ports, deadline, allowed, reply } => {
-            let answers = hold_all(&ports, deadline, allowed);
+            let mut answers = hold_all(&ports, deadline, allowed);
+            hold_what_lingers(&ports, &mut answers, ours, deadline);
+            for (port, answer) in ports.iter().zip(&answers) {
+                if answer.is_ok() {
+                    ours.held(*port);
+                }
+            }
             // Nobody may wait any more: the sockets are closed then.
             let _ = reply.send(answers);
         }
         Job::LetGo { sockets, reply } => {
+            let ports: Vec<_> = sockets.iter().filter_map(PortSocket::port).collect();
             drop(sockets);
+            ours.let_go(ports.into_iter(), Instant::now());
             let _ = reply.send(());
         }
+    }
+}
+
+/// Tries again what somebody has that was this holder's a moment ago: it may be a child of this process, which has copies
+/// of its descriptors until it executes its program.
+fn hold_what_lingers(
+    ports: &[PortToHold],
+    answers: &mut [Result<PortSocket, HoldRefusal>],
+    ours: &Ours,
+    deadline: Instant,
+) {
+    let began = Instant::now();
+    let in_use = |answer: &Result<PortSocket, HoldRefusal>| matches!(answer, Err(HoldRefusal::InUse));
+    let mut lingering: Vec<_> = ports.iter().zip(answers).collect();
+    lingering.retain(|(port, answer)| in_use(answer) && ours.may_linger(**port, began));
+    let until = deadline.min(began + LINGER);
+    let mut pause = PAUSE;
+    while !lingering.is_empty() && Instant::now() + pause < until {
+        thread::sleep(pause);
+        pause *= 2;
+        lingering.retain_mut(|(port, answer)| {
+            **answer = hold(**port).map_err(HoldRefusal::of);
+            in_use(answer)
+        });
     }
 }
 
@@ -204,8 +242,8 @@ fn socket(family: AddressFamily, kind: SockType, protocol: SockProtocol) -> Resu
     nix::sys::socket::socket(family, kind, flags, protocol)
 }
 
-fn hold(port: PortToHold) -> Result<PortSocket, Errno> {
-    let PortToHold { place, protocol, port } = port;
+fn hold(whole: PortToHold) -> Result<PortSocket, Errno> {
+    let PortToHold { place, protocol, port } = whole;
     let (kind, number) = match protocol {
         Protocol::Tcp => (SockType::Stream, SockProtocol::Tcp),
         Protocol::Udp => (SockType::Datagram, SockProtocol::Udp),
@@ -237,7 +275,7 @@ fn hold(port: PortToHold) -> Result<PortSocket, Errno> {
             (socket, room)
         }
     };
-    Ok(PortSocket(Held::Socket { socket, room, stream }))
+    Ok(PortSocket(Held::Socket { socket, port: whole, room, stream }))
 }
 
 /// Leaves no room for datagrams, before the socket has a port; how much there was.

@@ -5,6 +5,7 @@
 //! at once, and UDP has the smallest buffer that there is.
 
 mod linux;
+mod ours;
 mod user;
 
 use std::any::Any;
@@ -127,6 +128,7 @@ pub struct PortSocket(Held);
 enum Held {
     Socket {
         socket: OwnedFd,
+        port: PortToHold,
         /// The room for datagrams that it had before it was made as small as possible.
         room: Option<usize>,
         stream: bool,
@@ -151,6 +153,14 @@ impl PortSocket {
         Self(Held::Simulated { _guard: Box::new(guard) })
     }
 
+    /// Which port it is; of a simulation's that is not known.
+    fn port(&self) -> Option<PortToHold> {
+        match &self.0 {
+            Held::Socket { port, .. } => Some(*port),
+            Held::Simulated { .. } => None,
+        }
+    }
+
     /// The socket as it is; none in a simulation.
     #[must_use]
     pub fn socket(&self) -> Option<BorrowedFd<'_>> {
@@ -170,7 +180,7 @@ impl PortSocket {
             Held::Simulated { .. } => {
                 Err(io::Error::new(io::ErrorKind::Unsupported, "a simulated port has no socket"))
             }
-            Held::Socket { socket, room, stream } => {
+            Held::Socket { socket, room, stream, .. } => {
                 linux::wake(&socket, room, stream)?;
                 Ok(socket)
             }

@@ -16,8 +16,8 @@ use crate::request::{CreateNetwork, Restored, SandboxOptions};
 const BOTH: Addresses =
     Addresses { v4: Some(Ipv4Addr::new(10, 1, 0, 2)), v6: Some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2)) };
 const ONLY_V4: Addresses = Addresses { v6: None, ..BOTH };
-const PROXY: Settings = Settings { proxy: true, direct: false };
-const NO_PROXY: Settings = Settings { proxy: false, direct: false };
+const PROXY: Settings = Settings { proxy: true, direct: false, mark: false };
+const NO_PROXY: Settings = Settings { proxy: false, ..PROXY };
 
 fn config(options: &[(&str, &str)]) -> BridgeConfig {
     let pool = |pool: &str, gateway: &str| PoolRecord {
@@ -365,7 +365,7 @@ proptest! {
         let addresses = if v6 { BOTH } else { ONLY_V4 };
         let half = map.len() / 2;
         let request = connectivity(addresses, &map[..half], &map[half..]);
-        let settings = Settings { proxy, direct };
+        let settings = Settings { proxy, direct, ..PROXY };
         // What is refused takes nothing.
         let Ok(Some(publication)) = plan(&config, settings, &request) else { return Ok(()) };
         let asked = asked(&config, &map);

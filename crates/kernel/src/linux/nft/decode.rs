@@ -12,6 +12,8 @@ use crate::nft::{
     Chain, ChainKind, Datum, Element, Expr, Family, Hook, Point, Reg, Rule, Set, Table, Type, Verdict,
 };
 
+/// `NFTA_MATCH_NAME` and `NFTA_TARGET_NAME`.
+const EXTENSION_NAME: u16 = 1;
 /// `struct nfgenmsg`.
 pub(super) const HEADER: usize = 4;
 
@@ -40,13 +42,13 @@ pub(super) fn chain(body: &[u8], table: &str) -> Option<Chain> {
     Some(Chain { name: text(body, CHAIN.name)?, hook })
 }
 
-/// A base chain at a point, of any table, whose policy is to drop.
-pub(super) fn dropping(body: &[u8], at: Point) -> Option<(Table, String)> {
+/// A base chain at a point, of any table, and whether its policy is to drop.
+pub(super) fn base_chain(body: &[u8], at: Point) -> Option<(Table, String, bool)> {
     let attributes = body.get(HEADER..)?;
     let hook = attribute(attributes, CHAIN.hook)?;
     let here = number(hook, HOOK.number)? == at.number();
     let drops = number(attributes, CHAIN.policy)? == libc::NF_DROP as u32;
-    (here && drops).then_some((table(body)?, text(attributes, CHAIN.name)?))
+    here.then_some((table(body)?, text(attributes, CHAIN.name)?, drops))
 }
 
 /// A rule, and the chain that it is in.
@@ -116,7 +118,12 @@ fn verdict(data: &[u8]) -> Option<Verdict> {
 
 fn expr(one: &[u8]) -> Expr {
     let name = text(one, EXPR.name).unwrap_or_default();
-    known(&name, attribute(one, EXPR.data).unwrap_or_default()).unwrap_or(Expr::Other(name))
+    let data = attribute(one, EXPR.data).unwrap_or_default();
+    known(&name, data).unwrap_or_else(|| match (&*name, text(data, EXTENSION_NAME)) {
+        // An extension of iptables.
+        ("match" | "target", Some(extension)) => Expr::Other(format!("{name} {extension}")),
+        _ => Expr::Other(name),
+    })
 }
 
 /// An expression of ours; `None` for one that says more than ours can.

@@ -3,9 +3,9 @@
 //! are forgotten on the same thread, so that they never come before the change that was asked for before them.
 
 mod attributes;
+mod base;
 mod conntrack;
 mod decode;
-mod dropping;
 mod encode;
 mod numbers;
 
@@ -23,7 +23,7 @@ use self::numbers::{BATCH_BEGIN, BATCH_END, CHAIN, ELEMENT, NFTABLES, RULE, SET}
 use super::call::{Allowance, Call};
 use super::failure::Failure;
 use super::transport::{Counters, Transport};
-use crate::nft::{Change, Contents, Dropping, Family, Point, Table};
+use crate::nft::{BaseChain, Change, Contents, Family, Point, Table};
 use crate::op::Op;
 use crate::worker::Worker;
 
@@ -40,7 +40,12 @@ pub(super) enum Task {
     /// What is in a table.
     Read { table: Table, allowance: Allowance, reply: oneshot::Sender<Result<Option<Contents>, Failure>> },
     /// Which base chains drop what they do not accept.
-    Dropping { point: Point, allowance: Allowance, reply: oneshot::Sender<Result<Vec<Dropping>, Failure>> },
+    BaseChains {
+        point: Point,
+        except: &'static str,
+        allowance: Allowance,
+        reply: oneshot::Sender<Result<Vec<BaseChain>, Failure>>,
+    },
 }
 
 /// A socket that is opened when it is needed: a kernel without nftables is good for all else.
@@ -85,11 +90,11 @@ pub(super) fn spawn(bound: usize, counters: &Arc<Counters>, own: Arc<AtomicU32>)
                     // The caller may have stopped waiting.
                     let _ = reply.send(read);
                 }
-                Task::Dropping { point, allowance, reply } => {
+                Task::BaseChains { point, except, allowance, reply } => {
                     let read = if allowance.is_over() {
                         Err(Failure::NotStarted)
                     } else {
-                        socket.open().and_then(|socket| dropping::at(socket, point, allowance.deadline))
+                        socket.open().and_then(|socket| base::at(socket, point, except, allowance.deadline))
                     };
                     // The caller may have stopped waiting.
                     let _ = reply.send(read);
