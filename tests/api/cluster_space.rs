@@ -1,6 +1,6 @@
 //! The address space that engines of several hosts have in common, each with a kernel and a disk of its own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,10 @@ use netloom::{
     Simulation, SimulationBuilder, Victim,
 };
 
+use netloom_model::record::NetworkRecord;
+use netloom_store::{RecordKind, decode};
+
+use crate::listening;
 use crate::support::{bounded, delete_everything, until, within};
 
 const SPACE: &str = "GlobalDefault";
@@ -199,4 +203,32 @@ async fn other_hosts_are_told_that_pools_will_be_given_back() {
     for host in [&a, &b] {
         bounded("the end", delete_everything(host.engine())).await.expect("deleted");
     }
+}
+
+/// A driver that reaches over hosts has its networks' pools in the cluster's space though nobody asks for it, and the record
+/// says so: nobody who reads it knows the driver.
+#[tokio::test]
+async fn the_record_of_a_network_tells_that_its_pools_are_the_clusters() {
+    let store = MemoryCluster::default();
+    let (driver, _told) = listening::registered();
+    let host = started(member(&store, "a").driver(driver)).await;
+    let controller = host.engine().controller();
+    let far = NetworkSpec::new("far").driver(listening::KIND);
+    for spec in [far, in_common("asked"), NetworkSpec::new("local")] {
+        bounded("the network", controller.create_network(spec)).await.expect("made");
+    }
+    assert_eq!(
+        pools(&host).await.iter().map(|pool| &*pool.name).collect::<BTreeSet<_>>(),
+        ["asked", "far"].into()
+    );
+    let records = host.disk().records();
+    let networks = records.iter().filter(|(key, _)| key.kind == RecordKind::Network);
+    let told: BTreeMap<_, _> = networks
+        .map(|(_, value)| decode::<NetworkRecord>(value).expect("a record"))
+        .map(|record| (record.spec.name, record.in_cluster))
+        .collect();
+    assert_eq!(
+        told,
+        [("asked", true), ("far", true), ("local", false)].map(|(name, of)| (name.to_owned(), of)).into()
+    );
 }

@@ -86,6 +86,12 @@ impl Driver for Listening {
     }
 }
 
+/// A driver that reaches over hosts, and what it is told.
+pub(crate) fn registered() -> (Registration, Receiver<Told>) {
+    let (sender, told) = channel();
+    (Registration::new(KIND, move || Listening { told: sender.clone() }), told)
+}
+
 /// An engine with this driver, and what the driver is told.
 pub(crate) struct Heard {
     pub(crate) simulation: Simulation,
@@ -94,8 +100,7 @@ pub(crate) struct Heard {
 
 impl Heard {
     pub(crate) async fn start(config: EngineConfig) -> netloom::Result<Self> {
-        let (sender, told) = channel();
-        let registration = Registration::new(KIND, move || Listening { told: sender.clone() });
+        let (registration, told) = registered();
         let simulation = Engine::simulation().config(config).driver(registration).start().await?;
         Ok(Self { simulation, told })
     }

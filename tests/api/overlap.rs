@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use netloom::drivers::done;
-use netloom::kernel::{LinkKind, Netns, Op, Route};
+use netloom::kernel::{Kernel, LinkKind, Netns, Op, Route};
 use netloom::snapshot::PoolOverlap;
-use netloom::testkit::SimKernel;
-use netloom::{Engine, EventKind, EventStream, HostOverlap, NetworkId, NetworkSpec, PassedOver, Victim};
+use netloom::testkit::{Fault, FaultKind, SimKernel};
+use netloom::{
+    Certainty, Engine, EventKind, EventStream, HostOverlap, IpamPoolSpec, NetworkId, NetworkSpec, PassedOver,
+    Reason, Victim,
+};
 use netloom_store::MemoryDisk;
 
 use crate::mortal::{Death, Mortal, Slow};
@@ -320,4 +323,76 @@ async fn what_comes_between_a_networks_look_and_its_pools_is_found() {
     let network = bounded("the network", made).await.expect("no panic").expect("made");
     assert_eq!(network.inspect().await.unwrap().v4[0].pool, net("172.17.0.0/16"), "it did not see the route");
     assert_eq!(told(&mut events).await, (network.id(), "+ 172.17.0.0/16 172.17.5.0/24 a route".to_owned()));
+}
+
+/// A network of the bridge driver has looked at the host and taken its pool, and its bridge is not there yet; then a VPN comes
+/// up. A pool that was chosen is left to it for the next one, so often as it takes up to a bound; one that the caller gave
+/// is refused, as it would be a moment later. Nothing is left of the bridges that were given up.
+#[tokio::test]
+async fn a_route_that_comes_before_the_bridge_keeps_its_subnet() {
+    let world = World::new().await;
+    let (kernel, controller) = (world.kernel().clone(), world.engine().controller());
+    tunnel(&kernel, "tun0", "192.168.77.2/30");
+    // Creates a network; before each of its bridges, a route of the VPN comes to the pool that it has taken.
+    let make = async |spec: NetworkSpec, routes: &[String]| {
+        kernel.plan(Fault::verb("create_bridge", 1, FaultKind::Hang).times(routes.len() as u64));
+        let controller = controller.clone();
+        let made = tokio::spawn(async move { controller.create_network(spec).await });
+        for destination in routes {
+            until("the bridge", async || kernel.hanging() == 1).await;
+            add(&kernel, "tun0", destination);
+            kernel.release();
+        }
+        let made = bounded("the network", made).await.expect("no panic");
+        kernel.clear_faults();
+        made
+    };
+    let routes = ["172.17.5.0/24", "172.18.0.0/15", "172.20.0.1/32"].map(str::to_owned);
+    let blue = make(NetworkSpec::new("blue"), &routes).await.expect("another pool is chosen");
+    assert_eq!(blue.inspect().await.unwrap().v4[0].pool, net("172.21.0.0/16"));
+    assert_eq!(listed(&world).await, []);
+    let bridges = async || {
+        let soon = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        let links = kernel.links(Netns::Host, soon).await.expect("listed");
+        links.iter().filter(|link| link.name.as_str().starts_with("br-")).count()
+    };
+    assert_eq!(bridges().await, 1, "those that were given up are gone");
+    blue.delete().await.expect("deleted");
+
+    let given = NetworkSpec::new("green").subnet(net("10.9.0.0/16"));
+    let error = make(given, &["10.9.200.0/24".to_owned()]).await.expect_err("the VPN has it");
+    let Reason::PoolOverlapsHost { pool, other, what, link } = error.reason() else { panic!("{error:?}") };
+    assert_eq!((*pool, *other, what.as_ref()), (net("10.9.0.0/16"), net("10.9.200.0/24"), "a route"));
+    assert_eq!(link.map(|link| link.to_string()).as_deref(), Some("tun0"));
+    assert_eq!((error.certainty(), bridges().await), (Certainty::Aborted, 0));
+    // Default and half-default routes are no reason, nor is one that leads elsewhere.
+    let elsewhere = NetworkSpec::new("red").subnet(net("10.10.0.0/16"));
+    let halves = ["0.0.0.0/1", "128.0.0.0/1", "10.11.0.0/16"].map(str::to_owned);
+    let red = make(elsewhere, &halves[..1]).await.expect("made");
+    halves[1..].iter().for_each(|route| add(&kernel, "tun0", route));
+    red.delete().await.expect("deleted");
+
+    // Whoever takes every pool at once ends it.
+    let mut spec = NetworkSpec::new("amber");
+    spec.ipam.v4.push(IpamPoolSpec { subnet: Some(net("0.0.0.0/24")), ..IpamPoolSpec::default() });
+    let names_none = !spec.ipam.v4[0].names_subnet();
+    assert!(names_none, "a size alone");
+    let mut tried = 0;
+    kernel.plan(Fault::verb("create_bridge", 1, FaultKind::Hang).times(1_000));
+    let own = controller.clone();
+    let made = tokio::spawn(async move { own.create_network(spec).await });
+    while !made.is_finished() {
+        until("the bridge, or the end", async || kernel.hanging() == 1 || made.is_finished()).await;
+        if kernel.hanging() == 1 {
+            let taken: Vec<_> =
+                bounded("inspecting", controller.ipam()).await.expect("inspected")[0].pools.clone();
+            add(&kernel, "tun0", &taken[0].pool.to_string());
+            tried += 1;
+            kernel.release();
+        }
+    }
+    kernel.clear_faults();
+    let error = made.await.expect("no panic").expect_err("it ends");
+    assert!(matches!(error.reason(), Reason::PoolOverlapsHost { .. }), "{error}");
+    assert_eq!((tried, bridges().await), (32, 0));
 }

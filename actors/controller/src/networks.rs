@@ -197,11 +197,14 @@ impl Handle<CreateNetwork> for ControllerActor {
         }
         let driver = self.estate.drivers.get(&spec.driver);
         let scope = driver.map_or(Scope::Local, |driver| driver.capability.scope);
-        let record = NetworkRecord::asked(id, spec);
+        let needs_ipam = driver.is_none_or(|driver| driver.capability.needs_ipam);
+        let mut record = NetworkRecord::asked(id, spec);
+        let ipam = self.estate.services.ipam.of(&record.spec.ipam, scope);
+        record.in_cluster = needs_ipam && ipam.as_ref().is_ok_and(|port| port.name() == CLUSTER);
         let begun = self
             .admit()
             .and_then(|()| record.spec.validate())
-            .and_then(|()| self.estate.services.ipam.of(&record.spec.ipam, scope).map(drop))
+            .and_then(|()| ipam.map(drop))
             .and_then(|()| self.begin_network(id, record, false));
         let addr = match begun {
             Ok(addr) => addr,

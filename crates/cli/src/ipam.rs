@@ -275,7 +275,7 @@ impl Pools {
             }
         }
         let networks: Vec<_> = pools.networks.values().cloned().collect();
-        let mut foreign = BTreeSet::new();
+        let (mut foreign, global) = (BTreeSet::new(), AddressSpace::Global.name());
         for record in networks {
             if record.spec.ipam.driver != "default" {
                 let (theirs, holders) = foreign::read(&record, &pools.endpoints);
@@ -287,7 +287,7 @@ impl Pools {
             let restored = RestoredPools {
                 network: record.id,
                 name: &record.spec.name,
-                address_space: &record.spec.ipam.address_space,
+                address_space: if record.in_cluster { global } else { &record.spec.ipam.address_space },
                 // Only an engine's drivers know. Where records have one subnet twice, they do share it.
                 shares: true,
                 v4: &record.v4,
@@ -391,5 +391,36 @@ impl Pools {
             None => "no network or pool is called so".to_owned(),
         };
         anyhow::Error::from(error).context(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netloom::NetworkSpec;
+    use netloom_model::record::PoolRecord;
+    use netloom_store::encode;
+
+    use super::*;
+
+    /// A driver that reaches over hosts has its networks in the cluster's space, also where the caller did not ask for it: its
+    /// pools are not of the local default blocks, and one of a local network may be the same.
+    #[test]
+    fn a_network_of_the_cluster_is_shown_there_though_it_was_not_asked_for() {
+        let record = |name: &str, in_cluster| {
+            let pool = PoolRecord::new("172.17.0.0/16".parse().expect("a subnet"));
+            let asked = NetworkRecord::asked(name.parse().expect("an id"), NetworkSpec::new(name));
+            let record = NetworkRecord { v4: vec![pool], in_cluster, ..asked };
+            (Key::new(RecordKind::Network, record.id), encode(&record).expect("JSON"))
+        };
+        let pools = Pools::fill(vec![record("far", true), record("here", false)]);
+        assert!(pools.whole);
+        let shown: Vec<_> = pools.all().into_iter().map(|pool| (pool.seen.name, pool.id)).collect();
+        let expected = [("far", "GlobalDefault/172.17.0.0/16"), ("here", "LocalDefault/172.17.0.0/16")];
+        assert_eq!(shown, expected.map(|(name, id)| (name.to_owned(), id.to_owned())));
+        let (of_local, _) = pools.find("LocalDefault/172.17.0.0/16", 9).expect("there");
+        assert_eq!(of_local.iter().map(|pool| &*pool.seen.name).collect::<Vec<_>>(), ["here"]);
+        let pools = Pools::fill(vec![record("far", true)]);
+        let block = DefaultPool { base: "172.17.0.0/16".parse().expect("a subnet"), size: 16 };
+        assert_eq!(pools.of_blocks(&[block])[0].used, 0);
     }
 }

@@ -80,3 +80,19 @@ pub enum Change {
         name: String,
     },
 }
+
+impl Change {
+    /// The network that it is about.
+    #[must_use]
+    pub fn network(&self) -> NetworkId {
+        match self {
+            Self::PoolsTaken { network, .. }
+            | Self::PoolsReleased { network }
+            | Self::PoolsRetired { network }
+            | Self::Leased { network, .. }
+            | Self::Released { network, .. }
+            | Self::Reserved { network, .. }
+            | Self::Unreserved { network, .. } => *network,
+        }
+    }
+}

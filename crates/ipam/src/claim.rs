@@ -127,6 +127,8 @@ impl ClusterIpam {
         loop {
             let (networks, endpoints) = self
                 .change(|ipam| {
+                    // A name is free only when nothing of it is left.
+                    ipam.check_whole()?;
                     let (networks, endpoints) = ipam.held_by(host, AT_ONCE);
                     let pools = networks.iter().map(|gone| Change::PoolsReleased { network: gone.network });
                     let in_others = |gone: &&PurgedEndpoint| {

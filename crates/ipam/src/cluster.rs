@@ -21,8 +21,13 @@
 //!   of a small space;
 //! - the changes of the last 16 heads before are kept beside the image, so a host that is some hundred changes behind follows
 //!   those. One that is further behind, or new, reads the whole image. Where a part is gone, the
-//!   head has gone on meanwhile: it looks again, and reads what it has not read yet. A part that is gone though the head has
-//!   not changed is an error, and so is one that does not have the hash it is named by.
+//!   head has gone on meanwhile: it looks again, and reads what it has not read yet.
+//!
+//! A part that is gone though the head has not gone on, or that does not have the hash it is named by, is lost. A host that
+//! knows all, because it has followed or because the history beside the image goes back to its beginning, writes a whole
+//! image with its next change. One that does not reads what can be read, notes in the head that the image is not whole, and
+//! goes on: what the part can have said is in doubt (`doubt`), is told, and is not given out. It writes no image, and reads
+//! the next one when somebody has.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -41,6 +46,7 @@ use crate::back_off::Rest;
 use crate::change::Change;
 pub use crate::claim::Place;
 use crate::default::{DefaultIpam, PoolHolding, RestoredPools};
+use crate::doubt::Doubt;
 use crate::history::Replica;
 use crate::image::Contradiction;
 use crate::picture;
@@ -93,18 +99,20 @@ impl ClusterIpam {
         spec.address_space = AddressSpace::Global.name().to_owned();
         let host = self.place.host.clone();
         self.change(|ipam| {
+            ipam.check_known(network)?;
             if let Some(other) = ipam.of_another_host(network, &host) {
                 return Err(other);
             }
             if let Some(granted) = ipam.granted(network) {
                 return Ok((Vec::new(), granted));
             }
+            ipam.check_pools()?;
             let planned = ipam.plan_pools(&PoolsRequest { spec: &spec, ..request.clone() });
             let granted = planned.map_err(|error| ipam.retired_before(error))?;
             let (name, address_space, shares) = (&*request.name, &*spec.address_space, request.shares);
             let (v4, v6) = (&*granted.v4, &*granted.v6);
             let pools = RestoredPools { network, name, address_space, shares, v4, v6 };
-            Ok((vec![taken(&host, &pools)], granted))
+            ipam.sure(network, Ok((vec![taken(&host, &pools)], granted)))
         })
         .await
     }
@@ -116,6 +124,7 @@ impl ClusterIpam {
     pub async fn release_pools(&self, network: NetworkId) -> Result<()> {
         let host = self.place.host.clone();
         self.change(|ipam| {
+            ipam.check_known(network)?;
             let known = ipam.knows(network) && ipam.of_another_host(network, &host).is_none();
             Ok((known.then_some(Change::PoolsReleased { network }).into_iter().collect(), ()))
         })
@@ -195,11 +204,17 @@ impl ClusterIpam {
     pub async fn lease(&self, network: NetworkId, want: &LeaseRequest) -> Result<Lease> {
         let host = self.place.host.clone();
         self.change(|ipam| {
-            let lease = ipam.plan_lease(network, want)?;
-            if ipam.lease_of(network, want.owner).is_some() {
-                return Ok((Vec::new(), lease));
-            }
-            Ok((vec![leased(&host, network, (want.owner, &want.name), &lease)], lease))
+            let planned = ipam.plan_lease(network, want).map(|lease| {
+                if ipam.lease_of(network, want.owner).is_some() {
+                    return (Vec::new(), lease);
+                }
+                // One that nobody knows of would keep it from having this one.
+                let before = Change::Released { network, endpoint: want.owner };
+                let before = ipam.may_have_others(network).then_some(before);
+                let new = leased(&host, network, (want.owner, &want.name), &lease);
+                (before.into_iter().chain([new]).collect(), lease)
+            });
+            ipam.sure(network, planned)
         })
         .await
     }
@@ -210,8 +225,9 @@ impl ClusterIpam {
     /// `Store` when the store does not answer.
     pub async fn release(&self, network: NetworkId, endpoint: EndpointId) -> Result<()> {
         self.change(|ipam| {
-            let held = ipam.lease_of(network, endpoint);
-            Ok((held.map(|_| Change::Released { network, endpoint }).into_iter().collect(), ()))
+            ipam.check_known(network)?;
+            let held = ipam.lease_of(network, endpoint).is_some() || ipam.may_have_others(network);
+            Ok((held.then_some(Change::Released { network, endpoint }).into_iter().collect(), ()))
         })
         .await?;
         self.replica.lock().await.quarantined.remove(&(network, endpoint));
@@ -238,9 +254,15 @@ impl ClusterIpam {
     /// As there, and `Store` when the store does not answer.
     pub async fn reserve(&self, network: NetworkId, name: &str, addresses: &[IpAddr]) -> Result<()> {
         self.change(|ipam| {
-            let new = ipam.plan_reservation(network, name, addresses)?;
-            let (name, addresses) = (name.to_owned(), addresses.to_vec());
-            Ok((new.then_some(Change::Reserved { network, name, addresses }).into_iter().collect(), ()))
+            let planned = ipam.plan_reservation(network, name, addresses).map(|new| {
+                let (name, addresses) = (name.to_owned(), addresses.to_vec());
+                // Others may be kept for it, of which nobody knows.
+                let before = Change::Unreserved { network, name: name.clone() };
+                let before = (new && ipam.may_have_others(network)).then_some(before);
+                let new = new.then_some(Change::Reserved { network, name, addresses });
+                (before.into_iter().chain(new).collect(), ())
+            });
+            ipam.sure(network, planned)
         })
         .await
     }
@@ -251,7 +273,8 @@ impl ClusterIpam {
     /// `Store` when the store does not answer.
     pub async fn unreserve(&self, network: NetworkId, name: &str) -> Result<()> {
         self.change(|ipam| {
-            let known = ipam.knows_reservation(network, name);
+            ipam.check_known(network)?;
+            let known = ipam.knows_reservation(network, name) || ipam.may_have_others(network);
             let change = || Change::Unreserved { network, name: name.to_owned() };
             Ok((known.then(change).into_iter().collect(), ()))
         })
@@ -278,6 +301,16 @@ impl ClusterIpam {
     /// Every pool in use, by what this host knows.
     pub async fn pools(&self) -> Vec<PoolSnapshot> {
         picture::pools(&self.replica.lock().await.ipam)
+    }
+
+    /// What cannot be known, as long as parts of the image in the store are lost; by what this host knows.
+    pub async fn doubts(&self) -> Vec<Doubt> {
+        self.replica.lock().await.ipam.all_doubts().to_vec()
+    }
+
+    /// The same, where it was found since the last time.
+    pub async fn take_doubts(&self) -> Vec<Doubt> {
+        self.replica.lock().await.ipam.new_doubts().to_vec()
     }
 
     /// What the store said since the last time that cannot be.

@@ -5,7 +5,13 @@ use std::collections::VecDeque;
 use crate::subnet::Offset;
 
 /// How many cool down at a time in a subnet. When so many others were released after it, an address is free like any
-/// other. So few are looked through in no time, and a thousand networks keep them in a processor's cache.
+/// other: it comes back when choice, which goes round in order, comes to it.
+///
+/// So where at most so many are free, a released address is the last to come back; elsewhere it comes back after so many
+/// releases at least, and in a pool that choice has not gone through yet after all that were never given. An order of all
+/// releases would take memory for each address that was ever given, and not only for those that are held: 16 bytes each at
+/// least, for two neighbours in the order and a place in a table, as much as those held may take altogether; and an IPv6 pool
+/// would never give it back. So few are looked through in no time, and a thousand networks keep them in a processor's cache.
 const COOLING: usize = 64;
 
 /// Addresses in the order of their release.

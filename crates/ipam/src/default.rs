@@ -9,6 +9,7 @@ use netloom_model::snapshot::Holders;
 use netloom_model::{EndpointId, Error, IpamPoolSpec, IpamSpec, NetworkId, ObjectKind, Reason, Result};
 use rustc_hash::FxHashMap;
 
+use crate::doubt::Doubts;
 use crate::host::{HostNets, overlaps_host};
 use crate::network::Network;
 use crate::pool::{Pool, PoolUsage, window};
@@ -32,7 +33,7 @@ pub struct PoolHolding {
 /// Hands out pools to networks and addresses to endpoints.
 ///
 /// Every call either does all it was asked or changes nothing. Addresses go out in order and wrap around, and
-/// those released last are passed over as long as there are others, so that a released one comes back last.
+/// the 64 that were released last are passed over as long as there are others: of so few the one released first comes first.
 /// Pools are the lowest free ones of the default blocks, in the order of the blocks.
 #[derive(Clone, PartialEq, Debug)]
 pub struct DefaultIpam {
@@ -40,6 +41,8 @@ pub struct DefaultIpam {
     /// Absent until there is a store that all hosts of the cluster use.
     pub(crate) global: Option<Space>,
     pub(crate) networks: FxHashMap<NetworkId, (AddressSpace, Network)>,
+    /// What of the global one cannot be known, while a part of its image is lost.
+    pub(crate) doubts: Option<Box<Doubts>>,
 }
 
 impl DefaultIpam {
@@ -47,7 +50,8 @@ impl DefaultIpam {
     /// is left out: the configuration has its own check.
     #[must_use]
     pub fn new(default_pools: &[DefaultPool]) -> Self {
-        Self { local: Space::new(default_pools), global: None, networks: FxHashMap::default() }
+        let (local, networks) = (Space::new(default_pools), FxHashMap::default());
+        Self { local, global: None, networks, doubts: None }
     }
 
     /// Replaces the default pools of the local address space. Networks keep theirs.
@@ -277,7 +281,7 @@ impl DefaultIpam {
     }
 
     pub(crate) fn network_mut(&mut self, id: NetworkId) -> Result<(&mut Space, &mut Network)> {
-        let Self { local, global, networks } = self;
+        let Self { local, global, networks, .. } = self;
         let (kind, network) =
             networks.get_mut(&id).ok_or_else(|| Error::not_found(ObjectKind::Network, id))?;
         let space = match kind {

@@ -65,6 +65,29 @@ pub(crate) fn all_of(network: NetworkId) -> (Key, Key) {
     (of_network(network, 0), of_network(network, 1))
 }
 
+/// The network that a key is of; none for those behind all networks.
+pub(crate) fn network_of(key: &[u8]) -> Option<NetworkId> {
+    let text = key.strip_prefix(&[NETWORK])?.split(|byte| *byte == 0).next()?;
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// The number of the first address of a family whose entry in a network does not come before a key; none when all come
+/// before it.
+pub(crate) fn addresses_from(network: NetworkId, family: Family, key: &[u8]) -> Option<u128> {
+    let mut first = of_network(network, 0);
+    first.push(if family == Family::V4 { V4 } else { V6 });
+    match key.strip_prefix(&first[..]) {
+        Some(rest) => {
+            let mut octets = [0; 16];
+            let len = usize::from(family.bits() / 8).min(rest.len());
+            octets[16 - usize::from(family.bits() / 8)..][..len].copy_from_slice(&rest[..len]);
+            Some(u128::from_be_bytes(octets))
+        }
+        None if key < &first[..] => Some(0),
+        None => None,
+    }
+}
+
 fn push_address(key: &mut Key, address: IpAddr) {
     match address {
         IpAddr::V4(ip) => {
@@ -216,8 +239,8 @@ impl DefaultIpam {
         Some(writer.bytes).filter(|bytes| !bytes.is_empty())
     }
 
-    /// Everything that there is in a space, in order.
-    pub(crate) fn entries(&self, space: AddressSpace) -> Vec<(Key, Vec<u8>)> {
+    /// Everything that there is in a space, in order. Quarantine is told where it is asked for.
+    pub(crate) fn entries(&self, space: AddressSpace, quarantine: bool) -> Vec<(Key, Vec<u8>)> {
         let mut all: Vec<(Key, Vec<u8>)> = Vec::new();
         let mut networks: Vec<_> = self.networks_in(space).collect();
         networks.sort_by_key(|network| network.id());
@@ -235,7 +258,7 @@ impl DefaultIpam {
             for owner in owners {
                 let key = Of::owner(id, owner).key();
                 let mut writer = Writer::default();
-                write_owner(&mut writer, owner, owner.quarantined);
+                write_owner(&mut writer, owner, quarantine && owner.quarantined);
                 match all.last_mut() {
                     Some((last, value)) if *last == key => value.extend(writer.bytes),
                     _ => all.push((key, writer.bytes)),

@@ -38,7 +38,11 @@ pub(crate) struct Head {
     pub pieces: Vec<u64>,
     /// Up to which image parts that are of no use were looked for.
     pub swept: u64,
+    /// Whether somebody found that a part of the image is lost or damaged: whoever knows all writes a whole one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub broken: bool,
     /// The changes after the image.
+    #[serde(with = "crate::packed")]
     pub changes: Vec<Change>,
     /// How many bytes it has in the store.
     #[serde(skip)]
@@ -49,7 +53,7 @@ impl Head {
     /// Of a history in which nothing has happened yet.
     pub(crate) fn new(history: Uuid) -> Self {
         let (pieces, changes) = (Vec::new(), Vec::new());
-        Self { history, image: 0, root: None, parts: 0, pieces, swept: 0, changes, bytes: 0 }
+        Self { history, image: 0, root: None, parts: 0, pieces, swept: 0, broken: false, changes, bytes: 0 }
     }
 
     pub(crate) fn last(&self) -> u64 {
@@ -64,14 +68,16 @@ impl Head {
     /// as seldom as there are parts, so that it costs each change the same.
     pub(crate) fn after(&self, rebuilt: &Rebuilt) -> (Self, bool) {
         let (history, image, root) = (self.history, self.last(), rebuilt.root);
-        let parts = (self.parts + rebuilt.new.len() as u64).saturating_sub(rebuilt.old.len() as u64);
-        let due = image - self.swept.min(image) >= parts.max(LONG as u64);
+        let before = if rebuilt.anew { 0 } else { self.parts };
+        let parts = (before + rebuilt.new.len() as u64).saturating_sub(rebuilt.old.len() as u64);
+        let due = rebuilt.anew || image - self.swept.min(image) >= parts.max(LONG as u64);
         let swept = if due { image } else { self.swept };
         let first = self.pieces.is_empty().then_some(self.image);
         let mut pieces: Vec<_> = first.into_iter().chain(self.pieces.iter().copied()).collect();
         pieces.push(image);
         pieces.drain(..pieces.len().saturating_sub(KEPT + 1));
-        (Self { history, image, root, parts, pieces, swept, changes: Vec::new(), bytes: 0 }, due)
+        let (broken, changes) = (false, Vec::new());
+        (Self { history, image, root, parts, pieces, swept, broken, changes, bytes: 0 }, due)
     }
 }
 
@@ -82,6 +88,7 @@ pub(crate) struct Piece {
     /// How many there were before.
     pub after: u64,
     /// The changes.
+    #[serde(with = "crate::packed")]
     pub changes: Vec<Change>,
 }
 
@@ -108,6 +115,15 @@ pub(crate) fn head_key() -> String {
 const ANEW: &str = "put it back as it was, from a backup of the cluster's store; or remove the key \
                     \"netloom/v1/ipam/GlobalDefault/head\" there and start the engines of all hosts again, one after the \
                     other, so that each says what it has";
+
+/// What heals a part that is lost: until then, what it can have said is not given out.
+pub(crate) const HEALS: &str = "change something in the cluster's address space on a host whose engine was there before: \
+                                it writes the part again, and this engine reads it then; where there is no such host, put \
+                                the key back from a backup of the cluster's store, or remove the key \
+                                \"netloom/v1/ipam/GlobalDefault/head\" there and start the engines of all hosts again, one \
+                                after the other, so that each says what it has";
+/// How large a head becomes at most of changes by those who do not know all, and so write no image.
+pub(crate) const LARGEST: usize = 768 * 1024;
 
 /// The error for what is of no use as it is in the store. Nothing writes over it, so every start meets it again.
 pub(crate) fn unusable(key: String, why: impl Into<String>) -> Error {

@@ -12,9 +12,9 @@ use crate::back_off::back_off;
 use crate::change::Change;
 use crate::cluster::ClusterIpam;
 use crate::default::DefaultIpam;
-use crate::head::{Head, Piece, check_size, damaged, head_key, unusable};
+use crate::head::{Head, LARGEST, Piece, check_size, damaged, head_key, unusable};
 use crate::image::Contradiction;
-use crate::parts::{Lack, Parts};
+use crate::parts::{Lack, Parts, REMOVED, Walked};
 use crate::request::AddressSpace;
 use crate::touched::Touched;
 use crate::tree::{Name, Rebuilt};
@@ -54,6 +54,8 @@ pub(crate) struct Replica {
     pub(crate) quarantined: FxHashSet<(NetworkId, EndpointId)>,
     /// What the store says and cannot be.
     pub(crate) found: Vec<Contradiction>,
+    /// The uppermost part of an image that is known not to be whole in the store, though this host knows all of it.
+    broken: Option<Name>,
     /// What the changes since the last image have made different, each with the number of its change.
     touched: VecDeque<(u64, Touched)>,
 }
@@ -120,10 +122,7 @@ impl ClusterIpam {
                 Err(error) => return Err(error),
             }
         }
-        let why = "others change the address space all the time".to_owned();
-        let error =
-            Error::from(Reason::ClusterStore { key: head_key(), why, remedy: "retry after a pause".into() });
-        Err(if asked { error.uncertain() } else { error })
+        Err(restless(asked))
     }
 
     /// The same for changes that may be many. They are made so many at a time, and those that somebody has made before their
@@ -151,16 +150,24 @@ impl ClusterIpam {
     async fn append(&self, replica: &mut Replica, changes: Vec<Change>) -> Result<Added> {
         let Some((mut head, revision)) = replica.seen.take() else { return Ok(Added::Late) };
         let mut cleared = None;
-        if head.is_long() {
-            let Some(rebuilt) = self.rebuild(replica, &head, revision).await? else { return Ok(Added::Late) };
+        // Who does not know all makes no image: it would be no better.
+        let knows_all = replica.ipam.check_whole();
+        let anew = head.broken || (replica.broken.is_some() && replica.broken == head.root);
+        if knows_all.is_ok() && (head.is_long() || anew) {
+            let Some(rebuilt) = self.rebuild(replica, &head, revision, anew).await? else {
+                return Ok(Added::Late);
+            };
             let (next, sweep) = head.after(&rebuilt);
-            cleared = Some((rebuilt.old, sweep));
+            cleared = Some((rebuilt.old, sweep, rebuilt.anew));
             head = next;
         }
         head.changes.extend(changes.iter().cloned());
         let value = encode(&head)?;
         check_size(value.len().saturating_sub(head.bytes))?;
         head.bytes = value.len();
+        if head.bytes > LARGEST {
+            knows_all?;
+        }
         replica.unclear = true;
         let swapped = match self.store.swap(&head_key(), value, revision).await {
             Err(StoreError::CommitUncertain { .. }) => return Ok(Added::Unclear),
@@ -176,35 +183,52 @@ impl ClusterIpam {
         if replica.in_a_row < IN_A_ROW {
             replica.seen = Some((head.clone(), Some(revision)));
         }
-        if let Some((old, sweep)) = cleared {
+        if let Some((old, sweep, anew)) = cleared {
+            replica.broken = None;
             let parts = Parts { store: &*self.store, history: head.history };
             parts.remove(&old, &head).await;
-            if sweep {
-                parts.sweep(&head).await;
+            if sweep && parts.sweep(&head, if anew { usize::MAX } else { REMOVED }).await {
+                replica.broken = head.root;
             }
         }
         Ok(Added::Yes)
     }
 
-    /// Writes the image of all changes of a head, which this host has followed. `None` when the head has gone on.
+    /// Writes the image of all changes of a head, which this host has followed: anew if the one before is not whole. `None`
+    /// when the head has gone on.
     async fn rebuild(
         &self,
         replica: &Replica,
         head: &Head,
         revision: Option<Revision>,
+        mut anew: bool,
     ) -> Result<Option<Rebuilt>> {
-        let touched = replica.touched.iter().map(|(_, touched)| touched);
-        let edits = replica.ipam.edits(AddressSpace::Global, touched);
         let parts = Parts { store: &*self.store, history: head.history };
-        match parts.follow(head.root, head.last(), &edits).await {
-            Ok(rebuilt) => {
-                parts.keep(head).await?;
-                Ok(Some(rebuilt))
-            }
-            Err(Lack::Error(error)) => Err(error),
-            Err(Lack::Missing(name)) => {
-                let now = self.store.get(&head_key()).await?.map(|found| found.revision);
-                if now == revision { Err(unusable(parts.key(name), "it is not there")) } else { Ok(None) }
+        loop {
+            let (before, edits) = if anew {
+                (None, replica.ipam.all_anew(AddressSpace::Global))
+            } else {
+                let touched = replica.touched.iter().map(|(_, touched)| touched);
+                (head.root, replica.ipam.edits(AddressSpace::Global, touched))
+            };
+            match parts.follow(before, head.last(), &edits).await {
+                Ok(rebuilt) => {
+                    parts.keep(head).await?;
+                    return Ok(Some(Rebuilt { anew, ..rebuilt }));
+                }
+                Err(Lack::Error(error)) => return Err(error),
+                Err(Lack::Parts(_))
+                    if self.store.get(&head_key()).await?.map(|found| found.revision) != revision =>
+                {
+                    return Ok(None);
+                }
+                // All of it is known here.
+                Err(Lack::Parts(_)) if !anew => anew = true,
+                Err(Lack::Parts(lacking)) => {
+                    let (name, why) =
+                        lacking.first().map_or((None, "it is not there"), |(name, why)| (Some(*name), *why));
+                    return Err(unusable(name.map_or_else(head_key, |name| parts.key(name)), why));
+                }
             }
         }
     }
@@ -228,8 +252,10 @@ impl ClusterIpam {
                 return Err(lost("the store has been set back, or begun anew"));
             }
             let within = (head.image..=head.last()).contains(&replica.at) && replica.history == head.history;
-            if !within && !self.catch_up(replica, &head).await? {
-                missing = self.read_image(replica, &head, &mut known).await?;
+            // Whoever writes the next image knows what this host does not.
+            let outgrown = replica.ipam.doubts.as_ref().is_some_and(|doubts| doubts.root != head.root);
+            if outgrown || (!within && !self.catch_up(replica, &head, false).await?) {
+                missing = self.read_image(replica, &head, &mut known, missing).await?;
                 if missing.is_some() {
                     // The head has gone on, and taken parts of its image with it. What is left is known by now.
                     continue;
@@ -241,17 +267,41 @@ impl ClusterIpam {
                 replica.others = BELIEVED;
             }
             head.changes.iter().skip(known).for_each(|change| replica.follow(change));
-            replica.seen = Some((head, Some(found.revision)));
+            let Some(revision) = self.ask_for_all(replica, &mut head, found.revision).await? else {
+                continue;
+            };
+            replica.seen = Some((head, Some(revision)));
             return Ok(());
         }
-        Err(unusable(missing.unwrap_or_else(head_key), "it is not there"))
+        Err(missing.map_or_else(|| restless(false), |(key, _)| unusable(key, "it is not there")))
+    }
+
+    /// Notes in the head that its image is not whole, for those who know all; answers with its version then. `None` when it
+    /// has gone on.
+    async fn ask_for_all(
+        &self,
+        replica: &Replica,
+        head: &mut Head,
+        revision: Revision,
+    ) -> Result<Option<Revision>> {
+        if head.broken || replica.ipam.doubts.is_none() {
+            return Ok(Some(revision));
+        }
+        head.broken = true;
+        let value = encode(head)?;
+        head.bytes = value.len();
+        match self.store.swap(&head_key(), value, Some(revision)).await {
+            Ok(Swapped::Done(revision)) => Ok(Some(revision)),
+            Ok(Swapped::Changed) | Err(StoreError::CommitUncertain { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Follows the pieces of the history up to the image of a head; `false` when they do not begin early enough, or one is not
     /// there as it was: the image has all that is in them.
-    async fn catch_up(&self, replica: &mut Replica, head: &Head) -> Result<bool> {
+    async fn catch_up(&self, replica: &mut Replica, head: &Head, from_nothing: bool) -> Result<bool> {
         let begun = head.pieces.first().is_some_and(|first| *first <= replica.at);
-        if replica.history != head.history || replica.at == 0 || !begun {
+        if replica.history != head.history || (replica.at == 0 && !from_nothing) || !begun {
             return Ok(false);
         }
         let parts = Parts { store: &*self.store, history: head.history };
@@ -268,26 +318,51 @@ impl ClusterIpam {
         Ok(replica.at == head.image)
     }
 
-    /// Begins anew at the image of a head; answers with the key of a part that is not there, if there is one. `known` has
-    /// what was read of it before, and then all that was read.
+    /// Begins anew at the image of a head; answers with the key of a part that cannot be had, if there is one, and the image
+    /// that it is of. `known` has what was read of it before, and then all that was read.
+    ///
+    /// Where the same was `missing` at the look before, it is lost. Then the history may go back to its beginning; if not, what
+    /// there is of the image is read, and the rest is in doubt.
     async fn read_image(
         &self,
         replica: &mut Replica,
         head: &Head,
         known: &mut FxHashMap<Name, Vec<u8>>,
-    ) -> Result<Option<String>> {
+        missing: Missing,
+    ) -> Result<Missing> {
         let parts = Parts { store: &*self.store, history: head.history };
-        let leaves = match head.root {
-            None => Vec::new(),
-            Some(root) => match parts.leaves(root, known).await {
-                Ok(leaves) => leaves,
-                Err(Lack::Missing(name)) => return Ok(Some(parts.key(name))),
+        let whole = missing.is_none_or(|(_, root)| root != head.root);
+        let walked = match head.root {
+            None => Walked::default(),
+            Some(root) => match parts.walk(root, known, whole).await {
+                Ok(walked) => walked,
+                Err(Lack::Parts(lacking)) => {
+                    let key = lacking.first().map_or_else(head_key, |(name, _)| parts.key(*name));
+                    return Ok(Some((key, head.root)));
+                }
                 Err(Lack::Error(error)) => return Err(error),
             },
         };
+        let broken = !walked.gaps.is_empty();
+        if let Some(gap) = walked.gaps.first()
+            && !parts.is_latest(head).await
+        {
+            // It was removed, and rightly.
+            return Ok(Some((gap.key.clone(), head.root)));
+        }
         replica.begin(head.history);
-        let leaves = leaves.iter().filter_map(|name| Some((*name, known.get(name)?.as_slice())));
-        replica.found.extend(parts.load(&mut replica.ipam, leaves)?);
+        if broken && head.pieces.first() == Some(&0) {
+            if self.catch_up(replica, head, true).await? {
+                replica.broken = head.root;
+                return Ok(None);
+            }
+            replica.begin(head.history);
+        }
+        let leaves = walked.leaves.iter().filter_map(|name| Some((*name, known.get(name)?.as_slice())));
+        replica.found.extend(parts.load(&mut replica.ipam, leaves, !broken)?);
+        if broken {
+            replica.ipam.set_doubts(head.root, walked.gaps);
+        }
         replica.at = head.image;
         for (network, endpoint) in replica.quarantined.clone() {
             replica.ipam.quarantine(network, endpoint);
@@ -296,13 +371,29 @@ impl ClusterIpam {
     }
 }
 
+/// A part of an image that cannot be had: its key, and the uppermost part.
+type Missing = Option<(String, Option<Name>)>;
+
 impl Replica {
     /// Of an engine that has not looked yet.
     pub(crate) fn new(ipam: DefaultIpam, history: Uuid) -> Self {
         let (quarantined, found) = (FxHashSet::default(), Vec::new());
         let (seen, in_a_row, others, claimed, unclear) = (None, 0, 0, false, false);
-        let touched = VecDeque::new();
-        Self { ipam, history, at: 0, seen, in_a_row, others, claimed, unclear, quarantined, found, touched }
+        let (broken, touched) = (None, VecDeque::new());
+        Self {
+            ipam,
+            history,
+            at: 0,
+            seen,
+            in_a_row,
+            others,
+            claimed,
+            unclear,
+            quarantined,
+            found,
+            broken,
+            touched,
+        }
     }
 
     /// Nothing has changed yet.
@@ -322,11 +413,24 @@ impl Replica {
         self.at += 1;
         let touched = self.ipam.touched(change);
         self.touched.extend(touched.into_iter().map(|touched| (self.at, touched)));
-        if let Err(error) = self.ipam.apply(change) {
+        let applied = self.ipam.apply(change);
+        if self.ipam.doubts.is_some() {
+            // What is not known here may be what it is about.
+            return self.ipam.doubt_again(change);
+        }
+        if let Err(error) = applied {
             // Nobody can have added it; everybody leaves it out alike.
             self.found.push(Contradiction { what: format!("{change:?}"), why: error.to_string() });
         }
     }
+}
+
+/// The error for one who was too late each time; whether he may have changed something.
+fn restless(asked: bool) -> Error {
+    let why = "others change the address space all the time".to_owned();
+    let error =
+        Error::from(Reason::ClusterStore { key: head_key(), why, remedy: "retry after a pause".into() });
+    if asked { error.uncertain() } else { error }
 }
 
 /// What was given away is not known to the store any more: to go on would give it away again.

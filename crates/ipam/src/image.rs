@@ -47,7 +47,7 @@ impl DefaultIpam {
     /// The image of an address space, in one part; an empty one if it is not open.
     #[must_use]
     pub fn image(&self, space: AddressSpace) -> Vec<u8> {
-        let entries = self.entries(space);
+        let entries = self.entries(space, true);
         part::write(space.name(), 0, entries.iter().map(|(key, value)| (&key[..], &value[..])))
     }
 
@@ -60,10 +60,11 @@ impl DefaultIpam {
         space: AddressSpace,
         image: &[u8],
     ) -> Result<Vec<Contradiction>, ImageError> {
-        self.load_parts(space, std::iter::once(image))
+        self.load_parts(space, std::iter::once(image), true)
     }
 
-    /// The same with an image in parts, in order.
+    /// The same with an image in parts, in order. Where it is not whole, owners whose network is in a part that is lost are
+    /// left out, and so is what cools down there.
     ///
     /// # Errors
     /// As there, also for parts whose keys are not in order.
@@ -71,8 +72,9 @@ impl DefaultIpam {
         &mut self,
         space: AddressSpace,
         parts: impl Iterator<Item = &'a [u8]>,
+        whole: bool,
     ) -> Result<Vec<Contradiction>, ImageError> {
-        let mut loading = Loading::new(self.without_networks(), space);
+        let mut loading = Loading::new(self.without_networks(), space, whole);
         let mut last = part::Key::new();
         for bytes in parts {
             let part = Part::new(space.name(), bytes)?;
@@ -99,6 +101,8 @@ impl DefaultIpam {
 struct Loading<'a> {
     ipam: DefaultIpam,
     space: AddressSpace,
+    /// Whether no part is lost.
+    whole: bool,
     found: Vec<Contradiction>,
     /// The network whose owners are being read, where its pools begin to choose, and the owners.
     network: Option<(NetworkId, &'a str, [Vec<u64>; 2])>,
@@ -108,8 +112,8 @@ struct Loading<'a> {
 }
 
 impl<'a> Loading<'a> {
-    fn new(ipam: DefaultIpam, space: AddressSpace) -> Self {
-        Self { ipam, space, found: Vec::new(), network: None, owners: Vec::new(), host: None }
+    fn new(ipam: DefaultIpam, space: AddressSpace, whole: bool) -> Self {
+        Self { ipam, space, whole, found: Vec::new(), network: None, owners: Vec::new(), host: None }
     }
 
     fn add(&mut self, of: Of, value: &'a [u8]) -> Result<(), ImageError> {
@@ -133,6 +137,9 @@ impl<'a> Loading<'a> {
             }
             Of::At(network, _) | Of::Nowhere(network, _) | Of::Nothing(network, _) => {
                 if self.network.as_ref().is_none_or(|(known, ..)| *known != network) {
+                    if !self.whole {
+                        return Ok(());
+                    }
                     return Err(ImageError::Damaged("an owner is of no network"));
                 }
                 entry::read_owners(value, &mut self.host, &mut self.owners)?;
@@ -141,6 +148,9 @@ impl<'a> Loading<'a> {
                 self.end_network();
                 for offset in entry::read_cooling(value)? {
                     let subnet = self.ipam.subnet_mut(self.space, &net);
+                    if subnet.is_none() && !self.whole {
+                        continue;
+                    }
                     if !subnet.is_some_and(|subnet| subnet.cool(offset)) {
                         let why = "it is in use, or the subnet is not".to_owned();
                         let what = format!("an address of {net} that cools down");

@@ -6,7 +6,8 @@
 //! host uses it is told; [`io`] reads the part of that which lies in files.
 //!
 //! Three rules differ from libnetwork on purpose. Addresses are handed out one after another and a released
-//! one comes back last, because a neighbour's cache may still name its last owner. Point-to-point subnets
+//! one comes back late, because a neighbour's cache may still name its last owner: no sooner than choice has come round to it,
+//! and not before 64 others were released after it, unless nothing else is free. Point-to-point subnets
 //! (/31, /32, /127, /128) can be used in full. And a pool belongs to one network, unless the drivers of all
 //! networks that have it say that they can share it.
 //!
@@ -22,6 +23,7 @@ pub mod cluster;
 mod codec;
 mod cooling;
 mod default;
+mod doubt;
 pub mod driver;
 mod entry;
 mod head;
@@ -36,6 +38,7 @@ pub mod null;
 mod occupancy;
 mod order;
 mod owner;
+mod packed;
 mod page;
 mod part;
 mod parts;
@@ -58,6 +61,7 @@ mod ula;
 pub use addresses::AddressMap;
 pub use change::Change;
 pub use default::{DefaultIpam, PoolHolding, RestoredPools};
+pub use doubt::{Doubt, InDoubt};
 pub use host::{HostNet, HostUse, check_host};
 pub use image::{Contradiction, ImageError};
 pub use order::{Leased, Order, Place};

@@ -8,8 +8,10 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use uuid::Uuid;
 
 use crate::default::DefaultIpam;
+use crate::doubt::Gap;
 use crate::head::{Head, IMAGES, PIECES, Piece, damaged, head_key, unusable};
 use crate::image::{Contradiction, ImageError};
+use crate::part::Key;
 use crate::request::AddressSpace;
 use crate::tree::{Edits, Name, Need, Node, Rebuild, Rebuilt};
 
@@ -18,7 +20,9 @@ const AT_ONCE: usize = 16;
 /// How often it is asked again whether a part was written.
 const TRIES: usize = 3;
 /// How many parts that are of no use any more are removed with one image.
-const REMOVED: usize = 256;
+pub(crate) const REMOVED: usize = 256;
+const GONE: &str = "it is not there";
+const DAMAGED: &str = "it is not what it is named after";
 
 /// The parts of the images of one history.
 #[derive(Clone, Copy, Debug)]
@@ -30,10 +34,26 @@ pub(crate) struct Parts<'a> {
 /// Why an image cannot be had.
 #[derive(Debug)]
 pub(crate) enum Lack {
-    /// A part is not there: the head may have gone on, and taken its parts with it.
-    Missing(Name),
+    /// Parts are not there, or not what they are named after: the head may have gone on, and taken its parts with it.
+    Parts(Vec<(Name, &'static str)>),
     /// Anything else.
     Error(Error),
+}
+
+/// What was read of an image.
+#[derive(Debug, Default)]
+pub(crate) struct Walked {
+    /// Its parts of level 0, by their names in order.
+    pub leaves: Vec<Name>,
+    /// What could not be read.
+    pub gaps: Vec<Gap>,
+}
+
+/// A part that is looked for, and the keys that it covers.
+struct Sought {
+    name: Name,
+    from: Option<Key>,
+    to: Option<Key>,
 }
 
 impl From<StoreError> for Lack {
@@ -63,39 +83,62 @@ impl Parts<'_> {
         Node::read(AddressSpace::Global.name(), bytes).map_err(|error| Lack::Error(self.odd(name, error)))
     }
 
-    fn names(&self, name: Name, node: &Node) -> Result<Vec<Name>, Lack> {
+    fn names<'b>(&self, name: Name, node: &'b Node) -> Result<Vec<(&'b Key, Name)>, Lack> {
         node.names().map_err(|error| Lack::Error(self.odd(name, error)))
     }
 
-    /// Reads parts, in this order, those that are known already without the store.
-    async fn read(&self, names: &[Name], known: &mut FxHashMap<Name, Vec<u8>>) -> Result<(), Lack> {
+    /// Reads parts, those that are known already without the store; answers with those that cannot be had, and why.
+    async fn try_read(
+        &self,
+        names: &[Name],
+        known: &mut FxHashMap<Name, Vec<u8>>,
+    ) -> Result<Vec<(Name, &'static str)>, Lack> {
+        let mut lacking = Vec::new();
         let unknown: Vec<_> = names.iter().filter(|name| !known.contains_key(name)).copied().collect();
         for names in unknown.chunks(AT_ONCE) {
             let answers = join_all(names.iter().map(|name| self.store.get(&self.key(*name)))).await;
             for (name, answer) in names.iter().zip(answers) {
-                let found = answer?.ok_or(Lack::Missing(*name))?;
-                if !name.is_of(&found.value) {
-                    let why = ImageError::Damaged("it is not what it is named after");
-                    return Err(Lack::Error(self.odd(*name, why)));
+                match answer? {
+                    None => lacking.push((*name, GONE)),
+                    Some(found) if !name.is_of(&found.value) => lacking.push((*name, DAMAGED)),
+                    Some(found) => drop(known.insert(*name, found.value)),
                 }
-                known.insert(*name, found.value);
             }
         }
-        Ok(())
+        Ok(lacking)
     }
 
-    /// Reads a whole image: its parts of level 0, by their names in order. `known` has what was read before, and then all
-    /// that was read.
-    pub(crate) async fn leaves(
+    /// The same for parts without which it cannot go on.
+    async fn read(&self, names: &[Name], known: &mut FxHashMap<Name, Vec<u8>>) -> Result<(), Lack> {
+        let lacking = self.try_read(names, known).await?;
+        if lacking.is_empty() { Ok(()) } else { Err(Lack::Parts(lacking)) }
+    }
+
+    /// Reads an image, whole or, where a part cannot be had and this is asked for, what there is of it. `known` has what
+    /// was read before, and then all that was read.
+    pub(crate) async fn walk(
         &self,
         root: Name,
         known: &mut FxHashMap<Name, Vec<u8>>,
-    ) -> Result<Vec<Name>, Lack> {
-        let mut names = vec![root];
+        whole: bool,
+    ) -> Result<Walked, Lack> {
+        let mut walked = Walked::default();
+        let mut sought = vec![Sought { name: root, from: None, to: None }];
         loop {
-            self.read(&names, known).await?;
+            let names: Vec<_> = sought.iter().map(|sought| sought.name).collect();
+            let lacking = self.try_read(&names, known).await?;
+            if whole && !lacking.is_empty() {
+                return Err(Lack::Parts(lacking));
+            }
+            let lacking: FxHashMap<_, _> = lacking.into_iter().collect();
+            let (lost, here): (Vec<_>, Vec<_>) =
+                sought.into_iter().partition(|sought| lacking.contains_key(&sought.name));
+            walked.gaps.extend(lost.into_iter().map(|Sought { name, from, to }| {
+                let why = lacking.get(&name).copied().unwrap_or(GONE);
+                Gap { key: self.key(name), why, from, to }
+            }));
             let (mut below, mut level) = (Vec::new(), None);
-            for name in &names {
+            for Sought { name, from, to } in &here {
                 let bytes = known.get(name).map(Vec::as_slice).unwrap_or_default();
                 // They are read once more as what they are.
                 if level == Some(0) {
@@ -106,27 +149,35 @@ impl Parts<'_> {
                     let why = ImageError::Damaged("it is of another level");
                     return Err(Lack::Error(self.odd(*name, why)));
                 }
-                below.extend(self.names(*name, &node)?);
+                let names = self.names(*name, &node)?;
+                for (n, (first, name)) in names.iter().enumerate() {
+                    // What comes before all others is the first one's.
+                    let from = if n == 0 { from.clone() } else { Some((*first).clone()) };
+                    let to = names.get(n + 1).map(|(next, _)| (*next).clone()).or_else(|| to.clone());
+                    below.push(Sought { name: *name, from, to });
+                }
             }
             if level.is_none_or(|level| level == 0) {
-                return Ok(names);
+                walked.leaves = here.into_iter().map(|sought| sought.name).collect();
+                return Ok(walked);
             }
-            names = below;
+            sought = below;
         }
     }
 
-    /// Reads an image into an allocator in which nothing is in use, and tells what was left out.
+    /// Reads an image, or what there is of it, into an allocator in which nothing is in use, and tells what was left out.
     pub(crate) fn load<'b>(
         &self,
         ipam: &mut DefaultIpam,
         leaves: impl Iterator<Item = (Name, &'b [u8])>,
+        whole: bool,
     ) -> Result<Vec<Contradiction>, Error> {
         let mut last = None;
         let leaves = leaves.map(|(name, bytes)| {
             last = Some(name);
             bytes
         });
-        let loaded = ipam.load_parts(AddressSpace::Global, leaves);
+        let loaded = ipam.load_parts(AddressSpace::Global, leaves, whole);
         loaded.map_err(|error| match last {
             Some(name) => self.odd(name, error),
             None => unusable(head_key(), error.to_string()),
@@ -206,15 +257,21 @@ impl Parts<'_> {
 
     /// Removes what is left of images that nobody finished, of removals that failed, and of histories of before, so much at
     /// a time. Parts of later images than that of this head may be about to be used.
-    pub(crate) async fn sweep(&self, head: &Head) {
-        let Ok(live) = self.live(head.root).await else { return };
-        let Ok(mut keys) = self.store.keys(IMAGES).await else { return };
+    ///
+    /// Answers whether parts are not there that should be.
+    pub(crate) async fn sweep(&self, head: &Head, at_most: usize) -> bool {
+        let live = match self.live(head.root).await {
+            Ok(live) => live,
+            Err(Lack::Parts(_)) => return self.is_latest(head).await,
+            Err(Lack::Error(_)) => return false,
+        };
+        let Ok(mut keys) = self.store.keys(IMAGES).await else { return false };
         keys.extend(self.store.keys(PIECES).await.unwrap_or_default());
         // What is of other histories was so before this one, if the head is of this one after it was listed.
         let now = self.store.get(&head_key()).await.ok().flatten();
         let now = now.and_then(|found| decode::<Head>(&found.value).ok());
         if now.is_none_or(|now| now.history != self.history) {
-            return;
+            return false;
         }
         let (parts, pieces) = (self.prefix(IMAGES), self.prefix(PIECES));
         let useless = |key: &String| {
@@ -227,8 +284,18 @@ impl Parts<'_> {
                 true
             }
         };
-        let keys: Vec<_> = keys.into_iter().filter(useless).take(REMOVED).collect();
+        let there: FxHashSet<_> =
+            keys.iter().filter_map(|key| Name::parse(key.strip_prefix(&parts)?)).collect();
+        let keys: Vec<_> = keys.into_iter().filter(useless).take(at_most).collect();
         self.remove_keys(&keys).await;
+        !live.is_subset(&there) && self.is_latest(head).await
+    }
+
+    /// Whether the image of a head is that of today still.
+    pub(crate) async fn is_latest(&self, head: &Head) -> bool {
+        let now = self.store.get(&head_key()).await.ok().flatten();
+        let now = now.and_then(|found| decode::<Head>(&found.value).ok());
+        now.is_some_and(|now| (now.history, now.image, now.root) == (head.history, head.image, head.root))
     }
 
     /// What the keys of this history begin with.
@@ -253,7 +320,7 @@ impl Parts<'_> {
             let mut below = Vec::new();
             for (name, bytes) in &known {
                 let node = self.node(*name, bytes)?;
-                below.extend(self.names(*name, &node)?);
+                below.extend(self.names(*name, &node)?.into_iter().map(|(_, name)| name));
             }
             names = below;
         }

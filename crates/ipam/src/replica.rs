@@ -46,6 +46,7 @@ impl DefaultIpam {
             local: empty(&self.local),
             global: self.global.as_ref().map(empty),
             networks: FxHashMap::default(),
+            doubts: None,
         }
     }
 

@@ -103,6 +103,8 @@ pub(crate) struct Subnet {
     slices: BTreeMap<u64, Box<AddressMap>>,
     cooling: Cooling,
     tenants: Vec<Option<Tenant>>,
+    /// What may be somebody's and nobody knows, as numbers.
+    doubts: Vec<Span>,
 }
 
 impl PartialEq for Subnet {
@@ -131,6 +133,7 @@ impl Subnet {
             slices: BTreeMap::new(),
             cooling: Cooling::default(),
             tenants: Vec::new(),
+            doubts: Vec::new(),
         };
         for end in subnet.ends() {
             subnet.slice(end).insert(end.low, END);
@@ -170,6 +173,11 @@ impl Subnet {
             Some(tenant) => format!("{what} of {}", tenant.holder()),
             None => what.to_owned(),
         }
+    }
+
+    /// Whether others may have pools in it as well.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.tenants().any(|tenant| tenant.shares)
     }
 
     /// Adds a tenant; `None` when there are as many as can be.
@@ -252,6 +260,25 @@ impl Subnet {
         self.cooling.push(offset);
     }
 
+    /// Notes that these addresses may be somebody's, as far as it is not known whose they are: none is chosen.
+    pub(crate) fn doubt(&mut self, span: Span) {
+        self.doubts.push(span);
+    }
+
+    pub(crate) fn has_doubts(&self) -> bool {
+        !self.doubts.is_empty()
+    }
+
+    pub(crate) fn is_in_doubt(&self, offset: Offset) -> bool {
+        self.doubt_around(offset).is_some()
+    }
+
+    /// The doubts that an address is in, where there are any.
+    fn doubt_around(&self, offset: Offset) -> Option<&Span> {
+        let number = self.span.first + (u128::from(offset.high) << 64) + u128::from(offset.low);
+        self.doubts.iter().find(|span| (span.first..=span.last).contains(&number))
+    }
+
     /// What cools down, to be put back by [`Subnet::cool_as`].
     pub(crate) fn cooling_now(&self) -> Cooling {
         self.cooling.clone()
@@ -300,21 +327,26 @@ impl Subnet {
         };
         match others.then(next).flatten() {
             Some(free) => Some(Free::Next(free)),
-            None => self.cooling.iter().find(|offset| window.contains(*offset)).map(Free::Cooled),
+            None => {
+                let may = |offset: &Offset| window.contains(*offset) && !self.is_in_doubt(*offset);
+                self.cooling.iter().find(may).map(Free::Cooled)
+            }
         }
     }
 
-    /// The lowest address from `from` to `to` that is free and does not cool down.
+    /// The lowest address from `from` to `to` that is free, does not cool down and is not in doubt.
     fn next_cold(&self, high: u64, from: u64, to: u64) -> Option<Offset> {
         let slice = self.slices.get(&high);
         let mut from = from;
         loop {
             let low = slice.map_or(Some(from), |slice| slice.next_free(from, to))?;
             let offset = Offset { high, low };
-            if !self.cooling.contains(offset) {
-                return Some(offset);
-            }
-            from = low.checked_add(1).filter(|next| *next <= to)?;
+            let passed = match self.doubt_around(offset) {
+                Some(doubt) => doubt_end(doubt.last - self.span.first, high),
+                None if self.cooling.contains(offset) => low,
+                None => return Some(offset),
+            };
+            from = passed.checked_add(1).filter(|next| *next <= to)?;
         }
     }
 
@@ -362,6 +394,12 @@ impl Subnet {
     fn slice(&mut self, offset: Offset) -> &mut AddressMap {
         self.slices.entry(offset.high).or_default()
     }
+}
+
+/// The lower half of the last address of a doubt, among the neighbours with this upper half.
+fn doubt_end(last: u128, high: u64) -> u64 {
+    let Offset { high: of_last, low } = Offset::new(last);
+    if of_last > high { u64::MAX } else { low }
 }
 
 fn by(holder: u32) -> Held {

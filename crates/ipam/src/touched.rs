@@ -64,6 +64,12 @@ impl DefaultIpam {
         all.into_iter().map(Touched::Entry).collect()
     }
 
+    /// All that there is, for an image that takes nothing from the one before it.
+    pub(crate) fn all_anew(&self, space: AddressSpace) -> Edits {
+        let all = self.entries(space, false).into_iter().map(|(key, value)| (key, Some(value)));
+        Edits { keys: all.collect(), gone: Vec::new() }
+    }
+
     /// What an image has to say now of what was touched.
     pub(crate) fn edits<'a>(&self, space: AddressSpace, touched: impl Iterator<Item = &'a Touched>) -> Edits {
         let mut edits = Edits::default();

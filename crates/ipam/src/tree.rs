@@ -117,13 +117,13 @@ impl Node {
         self.level
     }
 
-    /// The parts that it names, in order; none for one of level 0.
+    /// The parts that it names, in order, each with the first of its keys; none for one of level 0.
     ///
     /// # Errors
     /// What it has are no names.
-    pub(crate) fn names(&self) -> Result<Vec<Name>, ImageError> {
+    pub(crate) fn names(&self) -> Result<Vec<(&Key, Name)>, ImageError> {
         let named = self.entries.iter().filter(|_| self.level > 0);
-        named.map(|(_, value)| Below::read(value).map(|below| below.name)).collect()
+        named.map(|(key, value)| Below::read(value).map(|below| (key, below.name))).collect()
     }
 }
 
@@ -189,6 +189,8 @@ pub(crate) struct Rebuilt {
     pub new: Vec<(Name, Vec<u8>)>,
     /// Those of the image before that it does not have.
     pub old: Vec<Name>,
+    /// Whether it takes nothing from the image before, of which nothing is told then.
+    pub anew: bool,
 }
 
 /// A part below the one that is made anew.

@@ -67,6 +67,10 @@ pub struct NetworkRecord {
     pub v4: Vec<PoolRecord>,
     /// Its IPv6 pools.
     pub v6: Vec<PoolRecord>,
+    /// Whether its pools are in the address space of the cluster, be it that the caller asked for that or that its driver
+    /// reaches over hosts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_cluster: bool,
     /// What its driver found before it changed anything, in the driver's own words: its deletion puts that
     /// back, also after a crash.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -110,7 +114,7 @@ impl NetworkRecord {
     pub fn asked(id: NetworkId, spec: NetworkSpec) -> Self {
         let (v4, v6, order) = (Vec::new(), Vec::new(), Vec::new());
         let (found, reservations, passed_over) = (BTreeMap::new(), BTreeMap::new(), PassedOver::default());
-        Self { id, spec, v4, v6, found, reservations, passed_over, order }
+        Self { id, spec, v4, v6, in_cluster: false, found, reservations, passed_over, order }
     }
 }
 

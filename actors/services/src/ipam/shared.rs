@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use ipnet::IpNet;
 use netloom_ipam::cluster::ClusterIpam;
-use netloom_ipam::{AddressSpace, Granted, Lease, Leased, PoolHolding, PoolsRequest, RestoredPools};
+use netloom_ipam::{AddressSpace, Doubt, Granted, Lease, Leased, PoolHolding, PoolsRequest, RestoredPools};
 use netloom_model::config::DatastoreConfig;
 use netloom_model::record::Reservation;
 use netloom_model::snapshot::IpamSnapshot;
@@ -52,6 +52,9 @@ impl Shared {
             reply.send(outcome);
             for found in ipam.take_found().await {
                 tracing::warn!(what = found.what, why = found.why, "left out of the cluster's address space");
+            }
+            for Doubt { key, why, what } in ipam.take_doubts().await {
+                tracing::warn!(key, why, doubt = %what, "lost from the cluster's address space: nothing of it is given out");
             }
         });
     }

@@ -4,11 +4,14 @@
 //! The kernel tells everybody of new addresses in one order, and whose came first keeps the subnet. So exactly one of
 //! them does, however slow it is, and nobody waits for anybody. A bridge gets its IPv4 address first: of two that meet
 //! in both families, it decides. Where news were lost, whoever else is there keeps the subnet.
+//!
+//! A route that has come since the host was looked at, such as a VPN's, keeps it as well. One that follows from an address
+//! comes and goes with that, of which is decided as said.
 
 use futures::StreamExt;
 use futures::channel::mpsc;
 use ipnet::IpNet;
-use netloom_kernel::{AddressView, Netns, Op, ReachEvent};
+use netloom_kernel::{AddressView, Netns, Op, ReachEvent, RouteView};
 use netloom_model::{Error, IfName, Reason, Result};
 
 use crate::driver::DriverCx;
@@ -53,6 +56,10 @@ impl Claim {
             None if complete => Ok(()),
             Some(_) | None => self.look(cx).await,
         };
+        let lost = match lost {
+            Ok(()) => self.look_at_routes(cx).await,
+            lost => lost,
+        };
         if lost.is_err() {
             // At once, so that nobody else passes the subnet over for them. The bridge goes with its network.
             let (netns, link) = (Netns::Host, bridge);
@@ -73,6 +80,39 @@ impl Claim {
             Some(other) => Err(self.race.lost_to(cx, &other).await),
             None => Ok(()),
         }
+    }
+
+    /// Looks whether a route of others leads to the subnets.
+    async fn look_at_routes(&self, cx: &DriverCx) -> Result<()> {
+        let before = self.routes(cx).await?;
+        if before.is_empty() {
+            return Ok(());
+        }
+        // Of another bridge that was later, and goes: its route was there before its address is looked for, and is gone
+        // with that after it.
+        let addresses = cx.kernel.addresses(Netns::Host, cx.deadline).await?;
+        let now = self.routes(cx).await?;
+        let has_address = |link: u32| {
+            addresses.iter().any(|view| view.link == link && self.race.overlapped(&view.address).is_some())
+        };
+        let stays = |route: &RouteView| now.contains(route) && !route.link.is_some_and(has_address);
+        match before.into_iter().find(stays) {
+            Some(RouteView { destination, link, table, .. }) => {
+                let main = table == RouteView::MAIN;
+                let what = if main { "a route".to_owned() } else { format!("a route of table {table}") };
+                Err(self.race.lost(cx, destination, what, link).await)
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn routes(&self, cx: &DriverCx) -> Result<Vec<RouteView>> {
+        let mut all = cx.kernel.routes_of_all_tables(Netns::Host, cx.deadline).await?;
+        all.retain(|route| {
+            let to = &route.destination;
+            route.link != Some(self.race.link) && to.prefix_len() > 1 && self.race.overlapped(to).is_some()
+        });
+        Ok(all)
     }
 }
 
@@ -100,11 +140,11 @@ impl Race {
 
     /// Whether it is another link's address in a subnet that is wanted. One that covers everything says nothing.
     fn in_the_way(&self, view: &AddressView) -> bool {
-        view.link != self.link && view.address.prefix_len() > 1 && self.overlapped(view).is_some()
+        view.link != self.link && view.address.prefix_len() > 1 && self.overlapped(&view.address).is_some()
     }
 
-    fn overlapped(&self, view: &AddressView) -> Option<IpNet> {
-        let other = view.address.trunc();
+    fn overlapped(&self, other: &IpNet) -> Option<IpNet> {
+        let other = other.trunc();
         let overlaps = |net: &&IpNet| net.trunc().contains(&other) || other.contains(&net.trunc());
         self.wanted.iter().find(overlaps).copied()
     }
@@ -127,11 +167,17 @@ impl Race {
     }
 
     async fn lost_to(&self, cx: &DriverCx, other: &AddressView) -> Error {
-        let found = cx.kernel.links_at(Netns::Host, vec![other.link], cx.deadline).await;
+        self.lost(cx, other.address, "an address".to_owned(), Some(other.link)).await
+    }
+
+    /// The subnet is another one's, because of its address or route.
+    async fn lost(&self, cx: &DriverCx, other: IpNet, what: String, link: Option<u32>) -> Error {
+        let links = link.into_iter().collect();
+        let found = cx.kernel.links_at(Netns::Host, links, cx.deadline).await;
         // One that nobody can name any more is in the way all the same.
         let link = found.ok().and_then(|found| found.into_iter().flatten().next()).map(|link| link.name);
-        let pool = self.overlapped(other).unwrap_or(other.address).trunc();
-        let (other, what) = (other.address.trunc(), "an address".into());
+        let pool = self.overlapped(&other).unwrap_or(other).trunc();
+        let (other, what) = (other.trunc(), what.into());
         Error::from(Reason::PoolOverlapsHost { pool, other, what, link }).uncertain()
     }
 }

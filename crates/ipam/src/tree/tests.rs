@@ -56,7 +56,7 @@ impl Kept {
         while let Some(name) = rest.pop() {
             parts += 1;
             let node = self.node(name);
-            let names = node.names().expect("names");
+            let names: Vec<_> = node.names().expect("names").into_iter().map(|(_, name)| name).collect();
             if node.level() == 0 {
                 entries.extend(node.entries);
             }

@@ -35,6 +35,16 @@ pub(crate) fn shared() -> (MemoryCluster, Arc<dyn ClusterStore>) {
     (memory.clone(), Arc::new(memory))
 }
 
+/// A store of its own with the same in it.
+pub(crate) async fn copy(store: &Arc<dyn ClusterStore>) -> (MemoryCluster, Arc<dyn ClusterStore>) {
+    let (memory, copy) = shared();
+    for key in store.keys("").await.expect("listed") {
+        let found = store.get(&key).await.expect("read").expect("there");
+        copy.swap(&key, found.value, None).await.expect("written");
+    }
+    (memory, copy)
+}
+
 /// A subnet in which each host has a network.
 pub(crate) const SHARED: &str = "10.0.0.0/26";
 

@@ -2,6 +2,7 @@
 
 mod host;
 mod kept;
+mod order;
 mod pools;
 
 use std::net::{IpAddr, Ipv4Addr};

@@ -5,6 +5,7 @@
 //! what exists, as an engine does at its start. `NETLOOM_TEST_SEED` repeats a run, `NETLOOM_IPAM_OPERATIONS` says
 //! how long it is. Pools that come and go, and subnets with several tenants, in both address spaces, are in `tenants.rs`.
 
+mod agree;
 #[path = "../common/mod.rs"]
 mod common;
 mod reference;
@@ -13,12 +14,12 @@ mod tenants;
 
 use std::net::IpAddr;
 
-use netloom_ipam::{AddressSpace, Change, DefaultIpam, Lease, LeaseRequest, PoolsRequest, RestoredPools};
+use netloom_ipam::{AddressSpace, Change, DefaultIpam, Lease, PoolsRequest, RestoredPools};
 use netloom_model::record::PoolRecord;
-use netloom_model::snapshot::Holders;
 use netloom_model::{EndpointId, IpamPoolSpec, IpamSpec, NetworkId, Reason};
 use uuid::Uuid;
 
+use agree::{asks, leased, name, same_holders};
 use common::{Random, from_environment, note};
 use reference::{Network, OWNERS, Wanted};
 
@@ -35,11 +36,6 @@ fn id(network: usize) -> NetworkId {
 
 fn endpoint(owner: u64) -> EndpointId {
     EndpointId::from_uuids(Uuid::from_u128(u128::from(owner) << 80), Uuid::nil())
-}
-
-/// Several endpoints have one name, one after the other or at once.
-fn name(owner: u64) -> String {
-    format!("e{}", owner % 10)
 }
 
 fn spec(pools: &[(&str, Option<&str>, &str); 2]) -> IpamSpec {
@@ -125,12 +121,7 @@ impl Run {
     fn lease(&mut self, network: usize, owner: u64) {
         let (ipv4, ipv6) = (self.maybe_address(network, 0), self.maybe_address(network, 1));
         let wanted: Wanted = [ipv4, ipv6];
-        let request = LeaseRequest {
-            owner: endpoint(owner),
-            name: name(owner),
-            ipv4: ipv4.and_then(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }),
-            ipv6: ipv6.and_then(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None }),
-        };
+        let request = asks(endpoint(owner), name(owner), wanted);
         let before = self.random.once_in(16).then(|| self.ipam.clone());
         let expected = self.networks[network].lease(owner, &name(owner), wanted);
         match self.ipam.lease(id(network), &request) {
@@ -139,14 +130,7 @@ impl Run {
                     lease.addresses().collect::<Vec<_>>(),
                     expected.expect("refused by the reference")
                 );
-                self.log.push(Change::Leased {
-                    network: id(network),
-                    endpoint: endpoint(owner),
-                    name: name(owner),
-                    host: None,
-                    ipv4: lease.ipv4,
-                    ipv6: lease.ipv6,
-                });
+                self.log.push(leased(id(network), request, &lease));
             }
             Err(error) => {
                 assert_eq!(expected, None, "{error}");
@@ -238,17 +222,9 @@ impl Run {
     /// Every address has one holder, and the same one in both.
     fn check_holders(&self) {
         for (n, network) in self.networks.iter().enumerate() {
-            let Holders { holders: held, more } = self.ipam.holders(id(n), usize::MAX).expect("known");
-            assert_eq!(more, 0);
             let mut expected = network.holders();
             expected.sort_by_key(|(address, _)| *address);
-            let held: Vec<_> = held.into_iter().map(|held| (held.address, held.holder)).collect();
-            let same = held.len() == expected.len()
-                && held
-                    .iter()
-                    .zip(&expected)
-                    .all(|(held, expected)| held.0 == expected.0 && held.1.contains(expected.1.as_str()));
-            assert!(same, "held: {held:#?}\nexpected: {expected:#?}");
+            same_holders(n, self.ipam.holders(id(n), usize::MAX).expect("known"), &expected);
             let usage = self.ipam.usage(id(n)).expect("known");
             for (usage, family) in usage.iter().zip(&network.families) {
                 let taken = u128::from(usage.used + usage.reserved + usage.quarantined);

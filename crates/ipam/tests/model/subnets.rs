@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use crate::agree::name;
+
 /// Who has an address, in a network.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Holder {
@@ -55,10 +57,6 @@ pub(crate) fn nth(net: &IpNet, distance: u32) -> IpAddr {
 
 fn size(net: &IpNet) -> u128 {
     1 << (net.max_prefix_len() - net.prefix_len())
-}
-
-pub(crate) fn name(owner: u64) -> String {
-    format!("e{}", owner % 10)
 }
 
 #[derive(Default, Debug)]

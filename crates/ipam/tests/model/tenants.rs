@@ -11,16 +11,17 @@ use std::time::Instant;
 use futures::executor::block_on;
 use netloom_ipam::cluster::ClusterIpam;
 use netloom_ipam::{
-    AddressSpace, Change, DefaultIpam, Granted, Lease, LeaseRequest, PoolUsage, PoolsRequest, RestoredPools,
+    AddressSpace, Change, DefaultIpam, Granted, Lease, PoolUsage, PoolsRequest, RestoredPools,
 };
 use netloom_model::record::PoolRecord;
 use netloom_model::snapshot::Holders;
 use netloom_model::{IpamPoolSpec, IpamSpec, Reason, Result};
 use netloom_store::cluster::{ClusterStore, MemoryCluster};
 
+use crate::agree::{asks, leased, name, same_holders};
 use crate::common::space::{host, net};
 use crate::common::{Random, endpoint, from_environment, network as id, note};
-use crate::subnets::{Asked, Reference, name, nth};
+use crate::subnets::{Asked, Reference, nth};
 
 const NETWORKS: usize = 6;
 const OWNERS: u64 = 30;
@@ -201,12 +202,7 @@ impl Run {
     fn lease(&mut self, network: usize, owner: u64) {
         let mut maybe = |family| self.random_address(network, family);
         let wanted = [maybe(0), maybe(1)];
-        let request = LeaseRequest {
-            owner: of(owner),
-            name: name(owner),
-            ipv4: wanted[0].and_then(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }),
-            ipv6: wanted[1].and_then(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None }),
-        };
+        let request = asks(of(owner), name(owner), wanted);
         let expected = self.reference.lease(network, owner, wanted);
         let host = self.host_of(network);
         let outcome = match &mut self.space {
@@ -222,14 +218,7 @@ impl Run {
             .all(|(expected, address)| expected.is_none_or(|expected| expected == *address));
         assert!(as_expected, "{addresses:?} instead of {expected:?}");
         self.reference.leased(network, owner, addresses);
-        self.log(Change::Leased {
-            network: no(network),
-            endpoint: of(owner),
-            name: name(owner),
-            host: None,
-            ipv4: lease.ipv4,
-            ipv6: lease.ipv6,
-        });
+        self.log(leased(no(network), request, &lease));
     }
 
     fn random_address(&mut self, network: usize, family: usize) -> Option<IpAddr> {
@@ -400,20 +389,12 @@ impl Run {
     fn check_all(&self) {
         self.reference.check_overlaps();
         for network in 0..NETWORKS {
-            let Some((usage, Holders { holders: held, more })) = self.seen(network) else {
+            let Some((usage, held)) = self.seen(network) else {
                 assert!(!self.reference.networks.contains_key(&network));
                 continue;
             };
-            assert_eq!(more, 0);
             self.compare_counts(network, Some(usage));
-            let expected = self.reference.holders(network);
-            let held: Vec<_> = held.into_iter().map(|held| (held.address, held.holder)).collect();
-            let same = held.len() == expected.len()
-                && held
-                    .iter()
-                    .zip(&expected)
-                    .all(|(held, expected)| held.0 == expected.0 && held.1.contains(expected.1.as_str()));
-            assert!(same, "n{network}: held: {held:#?}\nexpected: {expected:#?}");
+            same_holders(network, held, &self.reference.holders(network));
         }
     }
 }
