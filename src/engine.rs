@@ -5,13 +5,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use netloom_actor_controller::{
-    BootInput, Booted, Diff, Difference, Drain, EventHub, EventStream, InspectEngine, Membership, Reconcile,
-    Shutdown, ShutdownMode, StoreCounters, StoreStats, boot, operations,
+    BootInput, Booted, Diff, Difference, Drain, EventHub, EventStream, InspectEngine, Membership, Neighbours,
+    Reconcile, Shutdown, ShutdownMode, StoreCounters, StoreStats, boot, operations,
 };
 use netloom_drivers::Registration;
 use netloom_drivers::bare::{self, Bare};
 use netloom_drivers::bridge::{self, Bridge};
-use netloom_firewall::io::{Installed, RunXtables, Xtables};
+use netloom_firewall::io::Xtables;
+use netloom_firewalld::Firewalld;
 use netloom_ipam::driver::IpamRegistration;
 use netloom_ipam::io::read_machine_id;
 use netloom_kernel::{DirectoryError, Kernel, KernelStats, LinuxConfig, LinuxKernel};
@@ -27,7 +28,7 @@ use tokio::sync::oneshot;
 use crate::config_file::config_from_file;
 use crate::controller::Controller;
 use crate::core::{Core, fresh};
-use crate::{external_key, place};
+use crate::{external_key, neighbours, place};
 
 /// How long closing the store may take, at the end of a shutdown.
 const CLOSING: Duration = Duration::from_secs(10);
@@ -60,7 +61,7 @@ pub struct EngineBuilder {
     ipam_drivers: Vec<IpamRegistration>,
     cluster: Option<Membership>,
     kernel: KernelSource,
-    xtables: Option<Arc<dyn Xtables>>,
+    neighbours: Neighbours,
     store: StoreSource,
     live: Option<LiveList>,
 }
@@ -84,7 +85,7 @@ impl EngineBuilder {
             ipam_drivers: Vec::new(),
             cluster: None,
             kernel: KernelSource::Linux,
-            xtables: None,
+            neighbours: Neighbours::default(),
             store: StoreSource::OnDisk,
             live: None,
         }
@@ -161,7 +162,15 @@ impl EngineBuilder {
     /// only.
     #[must_use]
     pub fn xtables(mut self, xtables: Arc<dyn Xtables>) -> Self {
-        self.xtables = Some(xtables);
+        self.neighbours.xtables = Some(xtables);
+        self
+    }
+
+    /// Brings a client of firewalld, in whose zone `netloom` the bridges are then kept. With the feature `firewalld` an engine
+    /// on the machine's own kernel has one by itself.
+    #[must_use]
+    pub fn firewalld(mut self, firewalld: Arc<dyn Firewalld>) -> Self {
+        self.neighbours.firewalld = Some(firewalld);
         self
     }
 
@@ -202,7 +211,7 @@ impl EngineBuilder {
     /// cannot be used, with the remedy, or when a driver cannot be made. Nothing was changed then, except
     /// that a directory may have been made.
     pub async fn start(self) -> Result<Engine> {
-        let Self { config, drivers, ipam_drivers, cluster, kernel, xtables, store, live } = self;
+        let Self { config, drivers, ipam_drivers, cluster, kernel, neighbours, store, live } = self;
         let config = config.normalized();
         config.validate()?;
         let thread = EngineThread::start("nl-engine")
@@ -218,9 +227,9 @@ impl EngineBuilder {
                 StoreSource::InPlace(store) | StoreSource::Blocking(store) => (store, Vec::new()),
                 StoreSource::OnDisk => open_store(&own)?,
             };
-            let xtables = match kernel {
-                KernelSource::Given(_) => xtables,
-                KernelSource::Linux => xtables.map_or_else(programs, |given| Ok(Some(given)))?,
+            let neighbours = match kernel {
+                KernelSource::Given(_) => neighbours,
+                KernelSource::Linux => neighbours::of_this_machine(neighbours)?,
             };
             let Opened { kernel, id, lasts, identity, host, ran_before } = match kernel {
                 KernelSource::Given(kernel) => Opened::given(kernel, &own),
@@ -234,7 +243,7 @@ impl EngineBuilder {
                 engine: lasts.then_some(id),
                 host_pools: netloom_ipam::host_pools(&host),
                 kernel: kernel.clone(),
-                xtables,
+                neighbours,
                 store,
                 store_blocks,
                 findings,
@@ -262,14 +271,6 @@ impl EngineBuilder {
 fn open_store(config: &EngineConfig) -> Result<(Box<dyn Store>, Vec<Finding>)> {
     let (store, findings) = RedbStore::open(&config.data_dir)?;
     Ok((Box::new(store), findings))
-}
-
-/// The programs of iptables, if this machine has them.
-fn programs() -> Result<Option<Arc<dyn Xtables>>> {
-    let Some(installed) = Installed::find() else { return Ok(None) };
-    let running = RunXtables::start(installed)
-        .map_err(|error| Error::internal(format!("cannot start the thread of iptables: {error}")))?;
-    Ok(Some(Arc::new(running)))
 }
 
 /// A kernel, and the engine's place in it.

@@ -27,6 +27,7 @@ mod core;
 mod endpoint;
 mod engine;
 mod external_key;
+mod neighbours;
 mod network;
 mod place;
 mod sandbox;
@@ -46,6 +47,8 @@ pub use netloom_actor_controller::{
 pub use netloom_drivers as drivers;
 /// Programs of iptables, for harnesses that bring their own ([`EngineBuilder::xtables`]).
 pub use netloom_firewall::{io as xtables, iptables};
+/// firewalld, for those who bring a client of their own ([`EngineBuilder::firewalld`]).
+pub use netloom_firewalld as firewalld;
 pub use netloom_ipam::driver as ipam;
 pub use netloom_kernel as kernel;
 pub use netloom_model::config::{

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use netloom_actor_controller::{CrashActor, Membership, NodeChanged, Victim};
 use netloom_drivers::Registration;
 use netloom_firewall::io::Xtables;
+use netloom_firewalld::Firewalld;
 use netloom_ipam::driver::IpamRegistration;
 use netloom_model::{EngineConfig, LiveSandbox, Result};
 use netloom_store::MemoryDisk;
@@ -32,6 +33,7 @@ pub struct SimulationBuilder {
     cluster: Option<Membership>,
     kernel: Option<SimKernel>,
     xtables: Option<Arc<dyn Xtables>>,
+    firewalld: Option<Arc<dyn Firewalld>>,
     disk: Option<MemoryDisk>,
     gathers: bool,
     live: Option<Vec<LiveSandbox>>,
@@ -80,6 +82,13 @@ impl SimulationBuilder {
         self
     }
 
+    /// Gives the machine a firewalld.
+    #[must_use]
+    pub fn firewalld(mut self, firewalld: Arc<dyn Firewalld>) -> Self {
+        self.firewalld = Some(firewalld);
+        self
+    }
+
     /// Uses this disk.
     #[must_use]
     pub fn disk(mut self, disk: MemoryDisk) -> Self {
@@ -114,6 +123,7 @@ impl SimulationBuilder {
         let builder = if self.gathers { builder.store_on_a_thread(store) } else { builder.store(store) };
         let builder = self.drivers.iter().cloned().fold(builder, crate::EngineBuilder::driver);
         let builder = self.xtables.iter().cloned().fold(builder, crate::EngineBuilder::xtables);
+        let builder = self.firewalld.iter().cloned().fold(builder, crate::EngineBuilder::firewalld);
         let ipam_drivers = self.ipam_drivers.iter().cloned();
         let builder = ipam_drivers.fold(builder, crate::EngineBuilder::ipam_driver);
         let builder = self.cluster.iter().cloned().fold(builder, crate::EngineBuilder::cluster);

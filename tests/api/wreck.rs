@@ -18,7 +18,7 @@ use netloom::{
 };
 use netloom_actor_controller::{
     BootInput, Booted, ControllerActor, CreateNetwork, DeleteNetwork, DeleteSandbox, Directory,
-    InspectEngine, boot,
+    InspectEngine, Neighbours, boot,
 };
 use netloom_actor_network::DeleteEndpoint;
 use netloom_runtime::{Addr, Cause, Handle, Message, OpCtx};
@@ -245,7 +245,7 @@ pub(crate) fn killed_after<T>(
             identity: config.instance.clone(),
             engine: None,
             kernel,
-            xtables: None,
+            neighbours: Neighbours::default(),
             store: Box::new(disk.open()),
             store_blocks: false,
             findings: Vec::new(),

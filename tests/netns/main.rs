@@ -9,6 +9,7 @@ mod container;
 mod crowd;
 mod cut;
 mod external_key;
+mod firewalld;
 mod forgotten;
 mod host;
 mod kill;

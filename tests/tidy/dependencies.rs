@@ -16,6 +16,8 @@ enum Layer {
     Model,
     /// Domain code, without actors. The list says which other domain crates it may use.
     Domain(&'static [&'static str]),
+    /// What speaks with a program of the host, in a runtime of its own, without actors.
+    Client,
     /// What carries data of containers, as tasks of a runtime that it is given, without actors.
     Traffic,
     /// The simulated kernel, for harnesses. Actors see it in tests only.
@@ -39,6 +41,7 @@ const LAYERS: &[(&str, Layer)] = &[
     ("netloom-ports", Layer::Domain(&[])),
     ("netloom-store", Layer::Domain(&[])),
     ("netloom-firewall", Layer::Domain(&["netloom-kernel"])),
+    ("netloom-firewalld", Layer::Client),
     ("netloom-drivers", Layer::Domain(&["netloom-firewall", "netloom-kernel", "netloom-ports"])),
     ("netloom-proxy", Layer::Traffic),
     ("netloom-testkit", Layer::Simulation),
@@ -62,6 +65,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("actix", &["netloom-runtime"]),
     ("actix-", &["netloom-runtime"]),
     ("dashmap", &["netloom-runtime"]),
+    ("zbus", &["netloom-firewalld"]),
 ];
 
 /// Libraries that run things, which code without actors has no business with.
@@ -94,10 +98,11 @@ fn refusal_inside(from: Layer, to: Layer, to_name: &str, usage: Use) -> Option<&
         (Layer::Model, _) if for_tests => None,
         (Layer::Model, _) => Some("the model depends on no crate of the project"),
         (Layer::Runtime, _) => Some("the runtime knows no domain"),
-        (Layer::Domain(_) | Layer::Traffic | Layer::Simulation, Layer::Runtime | Layer::Rank(_)) => {
-            Some("domain code has no actors")
-        }
-        (Layer::Domain(_) | Layer::Simulation, Layer::Traffic) => {
+        (
+            Layer::Domain(_) | Layer::Traffic | Layer::Client | Layer::Simulation,
+            Layer::Runtime | Layer::Rank(_),
+        ) => Some("domain code has no actors"),
+        (Layer::Domain(_) | Layer::Client | Layer::Simulation, Layer::Traffic) => {
             Some("carrying data is no domain code's business")
         }
         (_, Layer::Simulation) if for_tests => None,
@@ -106,13 +111,17 @@ fn refusal_inside(from: Layer, to: Layer, to_name: &str, usage: Use) -> Option<&
             Some("domain crates stand side by side")
         }
         (Layer::Simulation, Layer::Domain(_)) if to_name != "netloom-kernel" => {
-            Some("the simulation stands in for the kernel, and for nothing else")
+            Some("the simulation stands in for the kernel and for programs, and for nothing else")
         }
+        (Layer::Domain(_) | Layer::Traffic | Layer::Client, Layer::Client) if !for_tests => {
+            Some("programs of the host are the actors' business")
+        }
+        (Layer::Client, Layer::Domain(_)) if !for_tests => Some("a client knows the program it speaks with"),
         (Layer::Traffic, Layer::Domain(_) | Layer::Traffic) if !for_tests => {
             Some("what carries data knows nothing of networks")
         }
         (Layer::Rank(from), Layer::Rank(to)) if to >= from => Some("asks go to lower ranks only"),
-        (Layer::Domain(_) | Layer::Traffic | Layer::Simulation | Layer::Rank(_), _) => None,
+        (Layer::Domain(_) | Layer::Traffic | Layer::Client | Layer::Simulation | Layer::Rank(_), _) => None,
     }
 }
 
@@ -259,6 +268,11 @@ mod tests {
             ("netloom-proxy", "nix"),
             ("netloom-proxy", "netloom-model"),
             ("netloom-actor-services", "netloom-proxy"),
+            ("netloom-firewalld", "tokio"),
+            ("netloom-firewalld", "zbus"),
+            ("netloom-firewalld", "netloom-model"),
+            ("netloom-actor-services", "netloom-firewalld"),
+            ("netloom-testkit", "netloom-firewalld"),
             ("netloom-testkit", "tokio"),
             ("netloom-testkit", "netloom-kernel"),
             ("netloom", "netloom-testkit"),
@@ -294,6 +308,13 @@ mod tests {
             ("netloom-proxy", "netloom-runtime"),
             ("netloom-proxy", "rtnetlink"),
             ("netloom-drivers", "netloom-proxy"),
+            ("netloom-drivers", "netloom-firewalld"),
+            ("netloom-firewalld", "netloom-kernel"),
+            ("netloom-firewalld", "netloom-proxy"),
+            ("netloom-firewalld", "netloom-runtime"),
+            ("netloom-proxy", "netloom-firewalld"),
+            ("netloom-actor-services", "zbus"),
+            ("netloom", "zbus"),
             ("netloom-testkit", "netloom-store"),
             ("netloom-testkit", "crossbeam-channel"),
             ("netloom", "rtnetlink"),

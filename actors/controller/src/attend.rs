@@ -42,8 +42,9 @@ impl Service for FirewallActor {
 
     fn make(controller: &ControllerActor) -> Self {
         let (kernel, respawn) = (controller.estate.services.kernel.clone(), &controller.estate.respawn);
-        let (xtables, state) = (respawn.xtables.clone(), respawn.wall.clone());
-        Self::new(FirewallDeps { kernel, xtables, state, tasks: TaskGroup::default() })
+        let (xtables, firewalld) = (respawn.xtables.clone(), respawn.firewalld.clone());
+        let state = respawn.wall.clone();
+        Self::new(FirewallDeps { kernel, xtables, firewalld, state, tasks: TaskGroup::default() })
     }
 
     fn port(services: &Kit) -> &Port<Self> {

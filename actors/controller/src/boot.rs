@@ -25,7 +25,7 @@ use netloom_store::{Finding, Intent, Store};
 
 use crate::actor::{ControllerActor, succession};
 use crate::directory::Directory;
-use crate::estate::{Estate, Respawn};
+use crate::estate::{Estate, Neighbours, Respawn};
 use crate::events::EventHub;
 use crate::membership::{Entered, Membership};
 use crate::message::{
@@ -56,8 +56,8 @@ pub struct BootInput {
     pub host_pools: DefaultPool,
     /// The kernel.
     pub kernel: Arc<dyn Kernel>,
-    /// The programs of iptables, where the host has them.
-    pub xtables: Option<Arc<dyn Xtables>>,
+    /// What else there is on the host that has to do with packets.
+    pub neighbours: Neighbours,
     /// The store, opened.
     pub store: Box<dyn Store>,
     /// Whether the store blocks, and so needs a thread of its own.
@@ -109,7 +109,7 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
         engine,
         host_pools,
         kernel,
-        xtables,
+        neighbours,
         mut store,
         store_blocks,
         findings,
@@ -138,14 +138,14 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
     let known = Known { records: Records::decode(raw), lost, intents, live };
     let plan = make_plan(&*kernel, known, &identity, &made, &op).await?;
 
-    let wall = wall(&config, &*kernel, xtables.as_ref(), &op).await?;
+    let wall = wall(&config, &*kernel, neighbours.xtables.as_ref(), &op).await?;
     let backend = if store_blocks {
         Backend::threaded(store)
             .map_err(|error| Error::internal(format!("cannot start the store's thread: {error}")))?
     } else {
         Backend::in_place(store)
     };
-    let own = Own { config, identity: &identity, host_pools, cluster, wall, xtables };
+    let own = Own { config, identity: &identity, host_pools, cluster, wall, neighbours };
     let drivers = (drivers, ipam_drivers);
     let (controller, services, directory) = start_actors(own, kernel, backend, drivers, &events, &op).await?;
 
@@ -211,11 +211,11 @@ struct Own<'a> {
     host_pools: DefaultPool,
     cluster: Option<Entered>,
     wall: FirewallState,
-    xtables: Option<Arc<dyn Xtables>>,
+    neighbours: Neighbours,
 }
 
 async fn start_actors(
-    Own { config, identity, host_pools, cluster, wall, xtables }: Own<'_>,
+    Own { config, identity, host_pools, cluster, wall, neighbours }: Own<'_>,
     kernel: Arc<dyn Kernel>,
     backend: Backend,
     (drivers, ipam_drivers): (Vec<Registration>, Vec<IpamRegistration>),
@@ -244,7 +244,7 @@ async fn start_actors(
         operation_timeout: config.timeouts.operation.into(),
     });
     let held = PortsState::new(dynamic_range(&*services.kernel).await);
-    let respawn = Respawn::new(backend, host_pools, cluster, (wall, xtables), held);
+    let respawn = Respawn::new(backend, host_pools, cluster, (wall, neighbours), held);
     let estate = Estate::new(config, services.clone(), events.clone(), OpId(op.id), respawn);
     let (controller, directory) = succession::found(estate)?;
     answered(op, "the controller", controller.ask(op, StartChildren(drivers, ipam_drivers)).await)?;

@@ -10,6 +10,7 @@ use netloom_actor_services::firewall::FirewallState;
 use netloom_actor_services::ports::PortsState;
 use netloom_actor_services::store::Backend;
 use netloom_firewall::io::Xtables;
+use netloom_firewalld::Firewalld;
 use netloom_model::config::DefaultPool;
 use netloom_model::{EngineConfig, NetworkId, ObjectKind, OpId};
 use netloom_runtime::{Port, RestartBudget};
@@ -102,10 +103,21 @@ pub(crate) struct Respawn {
     pub(crate) wall: FirewallState,
     /// The programs of iptables, where they are.
     pub(crate) xtables: Option<Arc<dyn Xtables>>,
+    /// The host's firewalld, which may be away.
+    pub(crate) firewalld: Option<Arc<dyn Firewalld>>,
     pub(crate) firewall: (u64, RestartBudget),
     /// Who has which port of the host.
     pub(crate) held: PortsState,
     pub(crate) ports: (u64, RestartBudget),
+}
+
+/// What else there is on the host that has to do with packets.
+#[derive(Clone, Debug, Default)]
+pub struct Neighbours {
+    /// The programs of iptables, where the host has them.
+    pub xtables: Option<Arc<dyn Xtables>>,
+    /// firewalld, which may be away; absent for an engine that leaves it alone.
+    pub firewalld: Option<Arc<dyn Firewalld>>,
 }
 
 impl Respawn {
@@ -113,11 +125,11 @@ impl Respawn {
         backend: Backend,
         host_pools: DefaultPool,
         cluster: Option<Entered>,
-        (wall, xtables): (FirewallState, Option<Arc<dyn Xtables>>),
+        (wall, Neighbours { xtables, firewalld }): (FirewallState, Neighbours),
         held: PortsState,
     ) -> Self {
         let new = || (0, RestartBudget::default());
         let (store, firewall, ports) = (new(), new(), new());
-        Self { backend, host_pools, cluster, store, wall, xtables, firewall, held, ports }
+        Self { backend, host_pools, cluster, store, wall, xtables, firewalld, firewall, held, ports }
     }
 }

@@ -16,6 +16,7 @@ pub use actor::{ControllerActor, operations};
 pub use boot::{BootInput, Booted, boot};
 pub use difference::{Difference, What};
 pub use directory::{Births, Directory};
+pub use estate::Neighbours;
 pub use events::{EventHub, EventStream, Missed};
 pub use membership::Membership;
 pub use message::{

@@ -104,6 +104,13 @@ impl Drops {
         matches!(&self.insert, Insert::Iptables(own) if own == program)
     }
 
+    /// Whether it is a chain of this table of nftables, such as `inet firewalld`.
+    #[must_use]
+    pub fn is_in_table(&self, table: &str) -> bool {
+        let Insert::Nft(place) = &self.insert else { return false };
+        place.strip_prefix(table).is_some_and(|chain| chain.starts_with(' '))
+    }
+
     /// Whether it lets through what is forwarded from and to a bridge; or within it, which is all that there is to an
     /// internal network.
     fn lets_through(&self, bridge: IfName, internal: bool) -> bool {

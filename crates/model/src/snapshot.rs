@@ -374,6 +374,27 @@ pub struct FirewallSnapshot {
     pub leftovers: Option<String>,
     /// What of the host's stands in the way of packets that the rules let through.
     pub obstacles: Vec<Obstacle>,
+    /// The host's firewalld; absent where the engine was built or started without a client of it.
+    pub firewalld: Option<FirewalldSnapshot>,
+}
+
+/// How things are with the host's firewalld.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FirewalldSnapshot {
+    /// Whether it is there, for this network namespace.
+    pub running: bool,
+    /// Its version.
+    pub version: String,
+    /// What its rules are in: `nftables` or `iptables`.
+    pub backend: String,
+    /// The zone that bridges are put into.
+    pub zone: String,
+    /// The bridges that are in it.
+    pub bridges: Vec<IfName>,
+    /// Bridges that somebody has put into another zone, where they are left, and which.
+    pub elsewhere: Vec<(IfName, String)>,
+    /// Why not all is as it should be.
+    pub trouble: Option<String>,
 }
 
 /// Something of the host's that stands in the way of packets.

@@ -9,15 +9,19 @@
 //!
 //! [`SimIptables`] stands in for the programs of iptables.
 //!
+//! [`SimFirewalld`] stands in for firewalld.
+//!
 //! [`probe`] is for the real kernel: echo requests and bulk transfers between namespaces, without external
 //! programs.
 
 pub mod errno;
+pub mod firewalld;
 pub mod iptables;
 pub mod ports;
 pub mod probe;
 pub mod sim;
 
+pub use firewalld::{FirewalldFault, SimFirewalld};
 pub use iptables::{Iptables, IptablesFault, SimIptables};
 pub use ports::SimPorts;
 pub use sim::{

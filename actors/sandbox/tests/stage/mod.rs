@@ -160,7 +160,8 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
     let backend = Backend::in_place(Box::new(disk.open()));
     let state = FirewallState::new(TableConfig::of("test"), Choice::asked(Rules::Nftables));
     let tasks = TaskGroup::default();
-    let wall = FirewallDeps { kernel: Arc::new(kernel.clone()), xtables: None, state, tasks };
+    let wall =
+        FirewallDeps { kernel: Arc::new(kernel.clone()), xtables: None, firewalld: None, state, tasks };
     Services::from(Kit {
         store: Port::new(spawn(StoreActor::new(backend), |_| {}).0),
         ipam: Port::new(spawn(IpamActor::new(&config.default_pools), |_| {}).0).into(),

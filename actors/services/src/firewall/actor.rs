@@ -12,10 +12,13 @@
 //! | LookDue | tick | |
 //! | CleanDue | tick | |
 //! | SurveyDue | tick | |
+//! | FirewalldChanged | event | |
+//! | ZoneDue | tick | |
 //! | RetryDue | tick | |
 //! | Done | outcome | |
 //! | Cleaned | outcome | |
 //! | Surveyed | outcome | |
+//! | Zoned | outcome | |
 //!
 //! What rules are said to is a [`Backend`]: a table of nftables, chains of iptables, or nothing.
 //!
@@ -34,6 +37,7 @@ use std::time::{Duration, Instant};
 use netloom_firewall::io::Xtables;
 use netloom_firewall::iptables::{Job, Wanted};
 use netloom_firewall::{Conflict, NetworkRules, Owner, PortRules, Ruleset, Said};
+use netloom_firewalld::Firewalld;
 use netloom_kernel::Kernel;
 use netloom_kernel::nft::Change;
 use netloom_model::snapshot::FirewallSnapshot;
@@ -46,6 +50,7 @@ use super::message::{EndRestore, InspectFirewall, ReapplyRules, RetryDue, SetNet
 use super::state::FirewallState;
 use super::survey::Surveys;
 use super::watch::Beside;
+use super::zone::ZoneWork;
 use crate::panicked;
 
 /// How long a transaction of the engine's own may take.
@@ -64,6 +69,8 @@ pub struct FirewallDeps {
     pub kernel: Arc<dyn Kernel>,
     /// The programs of iptables, where they are: for what they still have of this engine, whatever the backend is.
     pub xtables: Option<Arc<dyn Xtables>>,
+    /// The host's firewalld, which may be away.
+    pub firewalld: Option<Arc<dyn Firewalld>>,
     /// What is wanted; outlives the actor.
     pub state: FirewallState,
     /// Where the listening to the kernel is counted.
@@ -82,6 +89,7 @@ pub struct FirewallActor {
     resting: bool,
     pub(super) beside: Beside,
     pub(super) surveys: Surveys,
+    pub(super) zone: ZoneWork,
 }
 
 /// Somebody who waits for the kernel.
@@ -112,6 +120,7 @@ impl FirewallActor {
             resting: false,
             beside: Beside::default(),
             surveys: Surveys::default(),
+            zone: ZoneWork::default(),
         }
     }
 
@@ -233,7 +242,8 @@ impl FirewallActor {
             repairs: known.repairs,
             trouble: known.trouble.clone(),
             leftovers: known.leftovers.clone(),
-            obstacles: known.obstacles.clone(),
+            obstacles: known.obstacles.iter().cloned().chain(known.zone_obstacles()).collect(),
+            firewalld: self.deps.firewalld.as_ref().map(|_| known.zone_picture()),
         }
     }
 
@@ -259,7 +269,7 @@ impl FirewallActor {
                         (known.seen, known.trouble) = (!nobody, None);
                     }
                 }
-                batch.into_iter().for_each(|one| one.reply.send(Ok(true)));
+                self.answer(batch.into_iter().map(|one| (one.owner, one.reply)), cx);
                 reapply.into_iter().for_each(|reply| reply.send(Ok(changes)));
                 self.clean(cx);
             }
@@ -324,6 +334,7 @@ impl Actor for FirewallActor {
 
     fn started(&mut self, cx: &mut Cx<'_, Self>) {
         self.listen(cx);
+        self.listen_to_firewalld(cx);
     }
 }
 
@@ -389,6 +400,7 @@ impl Handle<SetPortRules> for FirewallActor {
 impl Handle<EndRestore> for FirewallActor {
     fn handle(&mut self, op: OpCtx, _: EndRestore, reply: Reply<Result<usize>>, cx: &mut Cx<'_, Self>) {
         self.deps.state.get().restoring = false;
+        self.settle_zone(cx);
         self.handle(op, ReapplyRules, reply, cx);
     }
 }

@@ -1,6 +1,7 @@
 //! What the firewall can be asked.
 
 use netloom_firewall::{NetworkRules, PortRules};
+use netloom_firewalld::Event;
 use netloom_model::snapshot::FirewallSnapshot;
 use netloom_model::{EndpointId, NetworkId, Result};
 use netloom_runtime::messages;
@@ -58,6 +59,14 @@ pub(super) struct SurveyDue;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CleanDue;
 
+/// Something has happened to firewalld.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FirewalldChanged(pub(super) Event);
+
+/// It is time to ask firewalld again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ZoneDue;
+
 /// It is time to try again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RetryDue;
@@ -73,5 +82,7 @@ messages! {
     LookDue => ();
     SurveyDue => ();
     CleanDue => ();
+    FirewalldChanged => ();
+    ZoneDue => ();
     RetryDue => ();
 }

@@ -7,6 +7,7 @@ mod message;
 mod state;
 mod survey;
 mod watch;
+mod zone;
 
 pub use actor::{FirewallActor, FirewallDeps};
 pub use backend::Backend;

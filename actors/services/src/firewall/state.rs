@@ -11,6 +11,7 @@ use netloom_model::snapshot::Obstacle;
 
 use super::backend::Backend;
 use super::choice::Choice;
+use super::zone::ZoneState;
 
 /// What is wanted, and how far the host is.
 #[derive(Clone)]
@@ -45,6 +46,8 @@ pub(super) struct Known {
     pub(super) leftovers: Option<String>,
     /// What of the host's stood in the way at the last survey.
     pub(super) obstacles: Vec<Obstacle>,
+    /// What is known of firewalld.
+    pub(super) zone: ZoneState,
 }
 
 impl Known {
@@ -72,6 +75,7 @@ impl FirewallState {
             cleaned: false,
             leftovers: None,
             obstacles: Vec::new(),
+            zone: ZoneState::default(),
         })))
     }
 

@@ -1,6 +1,7 @@
 //! What of the host's stands in the way of packets that the rules let through: looked at when networks come and go, when
 //! somebody changes tables of nftables, and when somebody asks. Of settings and of the old iptables the kernel tells nobody.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use netloom_firewall::{NetworkRules, TABLES};
 use netloom_kernel::nft::Point;
 use netloom_kernel::{Kernel, Netns};
 use netloom_model::snapshot::{FirewallSnapshot, Obstacle};
-use netloom_model::{Error, Result};
+use netloom_model::{Error, IfName, Result};
 use netloom_runtime::{Cause, Cx, Handle, OpCtx, Panicked, Reply, messages};
 
 use super::actor::{FirewallActor, PATIENCE};
@@ -24,6 +25,9 @@ const PATIENT: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_millis(200);
 /// A survey is not made more often than for this part of the time.
 const SHARE: u32 = 20;
+
+/// The table of firewalld.
+const FIREWALLD: &str = "inet firewalld";
 
 /// Surveys that are under way and asked for.
 #[derive(Debug, Default)]
@@ -64,11 +68,13 @@ impl FirewallActor {
             false => known.wanted.said().filter_map(|(_, said)| said.network.clone()).collect(),
         };
         let backend = known.backend.clone();
+        let in_zone =
+            networks.iter().map(|rules| rules.bridge).filter(|bridge| known.is_in_zone(*bridge)).collect();
         drop(known);
         let (kernel, xtables) = (Arc::clone(&self.deps.kernel), self.deps.xtables.clone());
         let began = Instant::now();
         let work = async move {
-            let look = look(&*kernel, xtables.as_deref(), &backend, &networks, began + PATIENT);
+            let look = look(&*kernel, xtables.as_deref(), &backend, (&networks, &in_zone), began + PATIENT);
             // The programs may be busy with what the host is to have.
             let late = |_| Err(Error::internal("the host did not say in time what stands in the way"));
             tokio::time::timeout(PATIENT, look).await.unwrap_or_else(late)
@@ -96,6 +102,8 @@ impl Handle<SurveyDue> for FirewallActor {
     fn handle(&mut self, _: OpCtx, _: SurveyDue, _: Reply<()>, cx: &mut Cx<'_, Self>) {
         self.surveys.coming = false;
         self.survey(cx);
+        // Somebody may have moved a bridge to another zone.
+        self.settle_zone(cx);
     }
 }
 
@@ -127,7 +135,7 @@ impl Handle<Surveyed> for FirewallActor {
 }
 
 /// Tells what is new, once, and what is gone.
-fn tell(before: &[Obstacle], now: &[Obstacle]) {
+pub(super) fn tell(before: &[Obstacle], now: &[Obstacle]) {
     let among = |all: &[Obstacle], one: &Obstacle| all.iter().any(|other| other.name == one.name);
     for one in now.iter().filter(|one| !among(before, one)) {
         tracing::warn!(obstacle = one.name, remedy = ?one.remedy, "{}", one.what);
@@ -141,7 +149,7 @@ async fn look(
     kernel: &dyn Kernel,
     xtables: Option<&dyn Xtables>,
     backend: &Backend,
-    networks: &[Arc<NetworkRules>],
+    (networks, in_zone): (&[Arc<NetworkRules>], &BTreeSet<IfName>),
     deadline: Instant,
 ) -> Result<Vec<Obstacle>> {
     if networks.is_empty() {
@@ -178,5 +186,11 @@ async fn look(
     if own == Some(Variant::Nft) {
         host.drops.retain(|drops| !programs.iter().flatten().any(|program| drops.is_of(program)));
     }
-    Ok(obstacles(&host, networks))
+    // firewalld accepts what is in the zone by chains of its own, which need not be understood here.
+    let (firewalld, others) = host.drops.into_iter().partition(|drops| drops.is_in_table(FIREWALLD));
+    host.drops = others;
+    let mut all = obstacles(&host, networks);
+    let outside: Vec<_> = networks.iter().filter(|rules| !in_zone.contains(&rules.bridge)).cloned().collect();
+    all.extend(obstacles(&Host { drops: firewalld, forwards: [None; 2], ..host }, &outside));
+    Ok(all)
 }

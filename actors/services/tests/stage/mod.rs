@@ -13,12 +13,13 @@ use netloom_actor_services::firewall::{
 use netloom_firewall::io::{InPlace, Variant, Xtables};
 use netloom_firewall::iptables::Version;
 use netloom_firewall::{FamilyRules, Mode, NetworkRules, PortRules, TableConfig};
+use netloom_firewalld::Firewalld;
 use netloom_kernel::nft::{Change, Contents, Table};
 use netloom_kernel::{Kernel, Op};
 use netloom_model::snapshot::FirewallSnapshot;
 use netloom_model::{EndpointId, Error, NetworkId, Protocol};
 use netloom_runtime::{Addr, Cause, Exit, OpCtx, TaskGroup, spawn};
-use netloom_testkit::{Iptables, SimIptables, SimKernel};
+use netloom_testkit::{Iptables, SimFirewalld, SimIptables, SimKernel};
 use tokio::task::LocalSet;
 
 use programs::Programs;
@@ -54,6 +55,7 @@ pub(crate) struct Stage {
     pub(crate) sim: SimKernel,
     pub(crate) programs: Programs,
     pub(crate) xtables: Arc<dyn Xtables>,
+    pub(crate) firewalld: Option<SimFirewalld>,
     pub(crate) state: FirewallState,
     pub(crate) actor: Addr<FirewallActor>,
 }
@@ -64,8 +66,8 @@ impl Stage {
         let chosen = if let Kind::Iptables(variant) = kind { variant } else { Variant::Nft };
         let xtables: Arc<dyn Xtables> = Arc::new(InPlace::new(programs.clone(), chosen));
         let state = state(kind, &xtables);
-        let actor = start(&sim, &xtables, &state);
-        Self { kind, sim, programs, xtables, state, actor }
+        let actor = start(&sim, &xtables, None, &state);
+        Self { kind, sim, programs, xtables, firewalld: None, state, actor }
     }
 
     /// The next engine: it knows nothing of the one before.
@@ -89,7 +91,7 @@ impl Stage {
 
     /// The next incarnation of the actor.
     pub(crate) fn next_actor(&mut self) {
-        self.actor = start(&self.sim, &self.xtables, &self.state);
+        self.actor = start(&self.sim, &self.xtables, self.firewalld.as_ref(), &self.state);
     }
 
     pub(crate) fn op(&self) -> OpCtx {
@@ -245,10 +247,16 @@ fn state(kind: Kind, xtables: &Arc<dyn Xtables>) -> FirewallState {
     FirewallState::new(TableConfig::of("netloom"), Choice::asked(backend))
 }
 
-fn start(sim: &SimKernel, xtables: &Arc<dyn Xtables>, state: &FirewallState) -> Addr<FirewallActor> {
+fn start(
+    sim: &SimKernel,
+    xtables: &Arc<dyn Xtables>,
+    firewalld: Option<&SimFirewalld>,
+    state: &FirewallState,
+) -> Addr<FirewallActor> {
     let deps = FirewallDeps {
         kernel: Arc::new(sim.clone()),
         xtables: Some(Arc::clone(xtables)),
+        firewalld: firewalld.map(|one| Arc::new(one.clone()) as Arc<dyn Firewalld>),
         state: state.clone(),
         tasks: TaskGroup::default(),
     };
