@@ -88,6 +88,10 @@ fn describe(kind: &EventKind) -> String {
         EventKind::EndpointAttached { endpoint, ifname, .. } => {
             format!("endpoint {} is plugged in as {ifname}", endpoint.short())
         }
+        EventKind::PortsPublished { name, ports, .. } => {
+            let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
+            format!("endpoint {name} is reached at {}", ports.join(", "))
+        }
         EventKind::EndpointDetached { endpoint, .. } => {
             format!("endpoint {} is unplugged", endpoint.short())
         }

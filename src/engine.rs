@@ -405,8 +405,10 @@ impl Engine {
     }
 
     /// How what the kernel has differs from what it should have, by what the owners of networks and sandboxes want:
-    /// namespaces, links, addresses, routes and neighbours. Changes nothing. In the order of the objects, and empty on
-    /// a healthy engine.
+    /// namespaces, links, addresses, routes and neighbours; and how the engine's rules in the host's firewall, and the
+    /// sockets that hold its ports, differ from what is published and said about networks. Changes nothing. In the order
+    /// of the objects, and empty on a healthy engine. What others do to the rules is repaired as soon as it is noticed, so
+    /// of rules it shows what could not be, or has not been noticed yet.
     ///
     /// What is out of service, or has an operation under way, is left out. So is what the kernel lost together with
     /// something that is named: the addresses of a link that is missing, say. Inside a sandbox only what the engine

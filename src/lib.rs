@@ -42,7 +42,7 @@ pub use sandbox::{Sandbox, SandboxKey};
 pub use simulation::{Simulation, SimulationBuilder};
 
 pub use netloom_actor_controller::{
-    Difference, EventHub, EventStream, Membership, Missed, ShutdownMode, StoreStats, Victim, What,
+    Difference, EventHub, EventStream, Membership, Missed, ShutdownMode, StoreStats, Subject, Victim, What,
 };
 pub use netloom_drivers as drivers;
 /// Programs of iptables, for harnesses that bring their own ([`EngineBuilder::xtables`]).
@@ -62,8 +62,8 @@ pub use netloom_model::{
     Left, Limits, LiveSandbox, LiveSet, MacAddr, Mark, Names, NamespaceSpec, NetnsName, NetworkId,
     NetworkSpec, ObjectKind, OpId, ParentUpdate, PassedOver, PoolsConsidered, PortBinding, PortRange, Ports,
     Protocol, Published, PublishedPorts, PurgedEndpoint, PurgedHost, PurgedNetwork, Reason, ReconcileReport,
-    ReleasedSandbox, Repair, Result, SandboxId, SandboxSettings, SandboxSpec, Seldom, Stray, Timeouts,
-    TransportPort, snapshot,
+    ReleasedSandbox, Repair, RepairCause, Result, SandboxId, SandboxSettings, SandboxSpec, Seldom, Stray,
+    Timeouts, TransportPort, snapshot,
 };
 pub use netloom_store::cluster;
 pub use netloom_testkit as testkit;

@@ -63,6 +63,7 @@ mod still_dying;
 mod supervision;
 mod support;
 mod sweep;
+mod told;
 mod way_out;
 mod way_out_faults;
 mod wreck;

@@ -8,7 +8,7 @@ use netloom::drivers::{
     ExternalConnectivity, Join, Joined, Leave, Left, NetworkCreated, Place, Programmed, Registration, Scope,
 };
 use netloom::testkit::SimKernel;
-use netloom::{EndpointId, Engine, EngineConfig, Network, NetworkId, NetworkSpec, Simulation};
+use netloom::{EndpointId, Engine, EngineConfig, Network, NetworkId, NetworkSpec, Published, Simulation};
 
 use crate::support::World;
 
@@ -36,6 +36,8 @@ pub(crate) struct Scripted {
     pub(crate) endpoint: EndpointCreated,
     pub(crate) joined: Joined,
     pub(crate) desired: Vec<DesiredObject>,
+    /// By which ports an endpoint is reached.
+    pub(crate) published: Arc<dyn Fn() -> Published + Send + Sync>,
     script: Script,
 }
 
@@ -59,6 +61,7 @@ impl Scripted {
             endpoint: EndpointCreated::default(),
             joined: Joined { gateway: Some([10, 0, 0, 1].into()), ..Joined::default() },
             desired: Vec::new(),
+            published: Arc::new(Published::default),
             script: Arc::new(script),
         }
     }
@@ -135,7 +138,8 @@ impl Driver for Scripted {
         _: &DriverCx,
         request: ExternalConnectivity,
     ) -> Begun<Programmed> {
-        self.then(Asked::Program(request.endpoint), Programmed::default())
+        let published = (self.published)().into();
+        self.then(Asked::Program(request.endpoint), Programmed { published })
     }
 
     fn revoke_external_connectivity(

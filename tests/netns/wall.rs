@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use netloom::kernel::{Kernel, LinkTag, LinuxConfig, LinuxKernel, Netns, Op, Route};
-use netloom::{Engine, Network, NetworkSpec, ShutdownMode};
+use netloom::{Engine, EventKind, Network, NetworkSpec, RepairCause, ShutdownMode};
 
 use crate::lab::{Lab, address, delete_everything, in_lab, joined, pings, soon};
 use crate::rules::{ALL, Rules};
@@ -102,6 +102,8 @@ async fn kept_apart(mut lab: Lab, rules: Rules) {
     assert!(pings(&three, neighbour(), PATIENCE).await, "under its own address");
     let before = rules.shown();
 
+    let mut events = engine.events();
+
     // Somebody else's flush is undone, and what users have in their chain stays over everything that follows.
     rules.flush();
     let flushed = Instant::now();
@@ -112,6 +114,21 @@ async fn kept_apart(mut lab: Lab, rules: Rules) {
     assert!(!pings(&one, address(&b).await, SILENCE.max(REPAIR)).await);
     assert!(pings(&one, neighbour(), PATIENCE).await);
     assert_eq!(rules.shown(), before);
+    assert_eq!(engine.diff().await.expect("compared"), []);
+    // A flush of several tables may be noticed in the middle of it.
+    let mut told = engine.inspect().await.expect("inspected").firewall.expect("there").repairs;
+    assert!(told >= 1);
+    while told > 0 {
+        let event = tokio::time::timeout(PATIENCE, events.next()).await.expect("told").expect("it runs");
+        if let EventKind::FirewallRepaired { place, changes, cause } = event.expect("nothing missed").kind {
+            assert!(
+                place.contains(if rules == Rules::Nftables { "inet netloom" } else { "NETLOOM" }),
+                "{place}"
+            );
+            assert!(changes > 0 && cause == RepairCause::ForeignChange, "{changes} changes: {cause}");
+            told -= 1;
+        }
+    }
     rules.user_drops("192.0.2.9");
     assert!(!pings(&one, neighbour(), SILENCE).await);
 

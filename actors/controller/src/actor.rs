@@ -235,6 +235,12 @@ fn public(event: NetworkEvent) -> EventKind {
         NetworkEvent::EndpointDeleted { network, endpoint, name } => {
             EventKind::EndpointDeleted { network, endpoint, name }
         }
+        NetworkEvent::PortsPublished { network, endpoint, name, ports } => {
+            EventKind::PortsPublished { network, endpoint, name, ports }
+        }
+        NetworkEvent::PortsWithdrawn { network, endpoint, name, ports } => {
+            EventKind::PortsWithdrawn { network, endpoint, name, ports }
+        }
         NetworkEvent::AddressesReserved { network, name, kept } => {
             EventKind::AddressesReserved { network, name, kept }
         }

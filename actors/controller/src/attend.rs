@@ -1,11 +1,11 @@
 //! The services that the controller starts: each from state that outlives its actor, and again when that dies.
 
-use netloom_actor_services::firewall::{FirewallActor, FirewallDeps};
+use netloom_actor_services::firewall::{FirewallActor, FirewallDeps, FirewallEvent};
 use netloom_actor_services::ports::{ListPorts, PortsActor, PortsOf, ServedPort, UnheldPort};
 use netloom_actor_services::store::StoreActor;
 use netloom_actor_services::{Kit, answered};
 use netloom_model::snapshot::{PortsSnapshot, ServedSnapshot, UnheldSnapshot};
-use netloom_runtime::{Actor, Handle, OpCtx, Port, RestartBudget, TaskGroup};
+use netloom_runtime::{Actor, EventSink, Handle, OpCtx, Port, RestartBudget, TaskGroup};
 use tokio::time::Instant;
 
 use super::supervise::OUT_OF_BUDGET;
@@ -43,8 +43,13 @@ impl Service for FirewallActor {
     fn make(controller: &ControllerActor) -> Self {
         let (kernel, respawn) = (controller.estate.services.kernel.clone(), &controller.estate.respawn);
         let (xtables, firewalld) = (respawn.xtables.clone(), respawn.firewalld.clone());
-        let state = respawn.wall.clone();
-        Self::new(FirewallDeps { kernel, xtables, firewalld, state, tasks: TaskGroup::default() })
+        let (state, hub) = (respawn.wall.clone(), controller.estate.events.clone());
+        let events = EventSink::new(move |op: &OpCtx, event: FirewallEvent| {
+            let FirewallEvent::Repaired { place, changes, cause } = event;
+            hub.emit(op, EventKind::FirewallRepaired { place, changes, cause });
+        });
+        let tasks = TaskGroup::default();
+        Self::new(FirewallDeps { kernel, xtables, firewalld, state, events, tasks })
     }
 
     fn port(services: &Kit) -> &Port<Self> {

@@ -11,7 +11,7 @@ use netloom_actor_services::firewall::{Choice, EndRestore, FirewallState};
 use netloom_actor_services::ipam::IpamRegistry;
 use netloom_actor_services::ports::{PortsState, dynamic_range};
 use netloom_actor_services::store::{Backend, Commit, EndIntent};
-use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, answered};
+use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, ToldPorts, answered};
 use netloom_drivers::{Driver, DriverConfig, Registration, bridge};
 use netloom_firewall::TableConfig;
 use netloom_firewall::io::Xtables;
@@ -237,6 +237,7 @@ async fn start_actors(
         quarantine: Quarantine::default(),
         removals: Removals::default(),
         joins: JoinIds::starting_at(seed(op)),
+        told: ToldPorts::default(),
         reaping: TaskGroup::default(),
         instance: identity.into(),
         name_server_files: Arc::<[_]>::from(config.name_server_files.clone()).into(),

@@ -6,15 +6,18 @@ use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt, stream};
 use netloom_actor_network::{DesireNetwork, NetworkDesire};
 use netloom_actor_sandbox::{DesireSandbox, SandboxDesire};
-use netloom_actor_services::Services;
+use netloom_actor_services::firewall::CompareRules;
+use netloom_actor_services::ports::{ListPorts, PortsOf, UnheldPort};
+use netloom_actor_services::{Outcome, Services, answered};
 use netloom_drivers::{DesiredObject, KernelObject, Place};
+use netloom_firewall::{Deviates, Deviation, Owner};
 use netloom_kernel::{Kernel, KernelError, LinkTag, Netns};
 use netloom_model::{Holder, Stray};
-use netloom_runtime::{Addr, Handle};
+use netloom_runtime::{Addr, AskError, Handle};
 
 use super::owners::{ENDPOINT, owners, strays};
 use super::*;
-use crate::difference::{Difference, Picture, Seen, Wanted, What, compare};
+use crate::difference::{Difference, Picture, Seen, Subject, Wanted, What, compare};
 use crate::message::{Diff, Owners};
 
 /// How many namespaces are looked into at a time.
@@ -55,7 +58,8 @@ async fn look(
     };
     let mut found = compare(&all, judged, &seen);
     found.extend(strays.iter().map(nobodys));
-    found.sort_by_key(|difference| difference.object);
+    found.extend(outside(services, &all, op).await?);
+    found.sort_by(|a, b| a.object.cmp(&b.object));
     Ok(found)
 }
 
@@ -76,7 +80,56 @@ fn nobodys((stray, link): (&Stray, &Option<(u32, LinkTag)>)) -> Difference {
             (KernelObject::Link { netns: Netns::Host, name }, Holder::new(kind, id, ""))
         }
     };
-    Difference { object, what: What::Unexpected, owner }
+    Difference { object: object.into(), what: What::Unexpected, owner }
+}
+
+/// What of the host's firewall and its ports is not as it should be. Their services know what is wanted; one that is out of
+/// service says nothing.
+async fn outside(services: &Services, wanted: &Wanted, op: &OpCtx) -> Result<Vec<Difference>> {
+    let rules = services.firewall.outcome(op, CompareRules).await;
+    let ports = services.ports.outcome(op, ListPorts).await;
+    // Owners have names if anything else of theirs is wanted.
+    let owners: HashMap<_, _> =
+        wanted.values().map(|(_, owner)| ((owner.object, owner.id.as_str()), owner)).collect();
+    let named = |object: ObjectKind, id: String| {
+        let known = owners.get(&(object, id.as_str())).copied().cloned();
+        known.unwrap_or_else(|| Holder::new(object, id, ""))
+    };
+    let mut found = Vec::new();
+    for Deviation { object, what, owners } in served(op, "the firewall", rules)?.unwrap_or_default() {
+        let what = match what {
+            Deviates::Missing => What::Missing,
+            Deviates::Unexpected => What::Unexpected,
+            Deviates::Different { desired, found } => What::Different { desired, found },
+        };
+        let owner = owners.first().map_or_else(
+            || Holder::new(ObjectKind::Controller, &services.instance, ""),
+            |owner| match owner {
+                Owner::Network(id) => named(ObjectKind::Network, id.to_string()),
+                Owner::Endpoint(id) => named(ObjectKind::Endpoint, id.to_string()),
+            },
+        );
+        found.push(Difference { object: Subject::Firewall { rule: object }, what, owner });
+    }
+    for PortsOf { holder: owner, leaving, unheld, .. } in
+        served(op, "the ports service", ports.map(Ok))?.unwrap_or_default()
+    {
+        // One that is on its way away need not be held.
+        for UnheldPort { port, why } in unheld.into_iter().filter(|_| !leaving) {
+            let (desired, is) = ("held".to_owned(), format!("not held ({why})"));
+            let (object, what) = (Subject::Port { port }, What::Different { desired, found: is });
+            found.push(Difference { object, what, owner: owner.clone() });
+        }
+    }
+    Ok(found)
+}
+
+/// A service's answer; `None` while there is nobody to give one.
+fn served<T>(op: &OpCtx, who: &'static str, outcome: Outcome<T>) -> Result<Option<T>> {
+    match outcome {
+        Err(AskError::Gone) => Ok(None),
+        outcome => answered(op, who, outcome).map(Some),
+    }
 }
 
 /// What everybody wants. Who is out of service, or has something under way, wants nothing at this moment.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netloom_drivers::{KernelObject, LinkState};
 use netloom_kernel::{AddressView, LinkView, Neighbour, NeighbourView, Netns, Route, RouteView};
-use netloom_model::{Holder, IfName, NetnsName};
+use netloom_model::{Holder, HostPort, IfName, NetnsName};
 use rustc_hash::FxBuildHasher;
 use serde::{Deserialize, Serialize};
 
@@ -15,11 +15,52 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Difference {
     /// What it is about.
-    pub object: KernelObject,
+    pub object: Subject,
     /// What is wrong with it.
     pub what: What,
     /// Whose it is.
     pub owner: Holder,
+}
+
+/// What a difference can be about.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+#[non_exhaustive]
+pub enum Subject {
+    /// A namespace, or something in one.
+    Kernel(KernelObject),
+    /// Something of the engine's rules in the host's firewall.
+    Firewall {
+        /// A table, a chain, a rule, a set or an element, in the words of the program that shows it.
+        rule: String,
+    },
+    /// A port of the host that leads to an endpoint, and that no socket of the engine's holds.
+    Port {
+        /// The port.
+        port: HostPort,
+    },
+}
+
+impl From<KernelObject> for Subject {
+    fn from(object: KernelObject) -> Self {
+        Self::Kernel(object)
+    }
+}
+
+impl PartialEq<KernelObject> for Subject {
+    fn eq(&self, other: &KernelObject) -> bool {
+        matches!(self, Self::Kernel(object) if object == other)
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel(object) => write!(f, "{object}"),
+            Self::Firewall { rule } => f.write_str(rule),
+            Self::Port { port } => write!(f, "port {port} of the host"),
+        }
+    }
 }
 
 /// What can be wrong.
@@ -136,12 +177,12 @@ pub(crate) fn compare(
             None => &Index::default(),
         };
         let Some(what) = judge(object, state, index, wanted, seen) else { continue };
-        found.push(Difference { object: *object, what, owner: owner.clone() });
+        found.push(Difference { object: Subject::Kernel(*object), what, owner: owner.clone() });
     }
     for (netns, index) in &indexes {
         found.extend(unexpected(*netns, index, wanted, &judged));
     }
-    found.sort_by_key(|difference| difference.object);
+    found.sort_by(|a, b| a.object.cmp(&b.object));
     found
 }
 
@@ -251,7 +292,11 @@ fn unexpected(
     addresses
         .chain(routes)
         .filter(|(object, _)| !wanted.contains_key(object))
-        .map(|(object, owner)| Difference { object, what: What::Unexpected, owner: owner.clone() })
+        .map(|(object, owner)| Difference {
+            object: object.into(),
+            what: What::Unexpected,
+            owner: owner.clone(),
+        })
         .collect()
 }
 

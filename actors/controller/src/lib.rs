@@ -14,7 +14,7 @@ pub mod reconcile;
 
 pub use actor::{ControllerActor, operations};
 pub use boot::{BootInput, Booted, boot};
-pub use difference::{Difference, What};
+pub use difference::{Difference, Subject, What};
 pub use directory::{Births, Directory};
 pub use estate::Neighbours;
 pub use events::{EventHub, EventStream, Missed};

@@ -31,7 +31,7 @@
 //!
 //! Operations on one endpoint queue behind each other, and so do those that change the network's own record;
 //! `Establish`, `DeleteNetwork`, `RestoreInDriver` and `Revive` run alone. `commands.rs` starts operations, `outcomes.rs` ends
-//! them, `reservations.rs` has both for addresses that are kept for names, `queries.rs` answers questions.
+//! them, `outward.rs` has both for the way in from outside, `reservations.rs` has both for addresses that are kept for names, `queries.rs` answers questions.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
@@ -57,12 +57,14 @@ use crate::message::{
     ReserveAddress,
 };
 use crate::phase::{self, NetworkCommand, Verdict};
-use crate::saga::{CreatedEndpoint, Established, Everybody, Facts, Recorded, World};
+use crate::saga::{CreatedEndpoint, Established, Everybody, Facts, Reached, Recorded, World};
 
 #[path = "commands.rs"]
 mod commands;
 #[path = "outcomes.rs"]
 mod outcomes;
+#[path = "outward.rs"]
+mod outward;
 #[path = "queries.rs"]
 mod queries;
 #[path = "reservations.rs"]
@@ -288,7 +290,7 @@ impl Pending {
             Self::DeleteEndpoint(DeleteEndpoint(id), _)
             | Self::Evict(EvictEndpoint(id), _)
             | Self::Detach(DetachEndpoint { endpoint: id, .. }, _)
-            | Self::Program(ProgramEndpoint(id, ..), _) => one(*id),
+            | Self::Program(ProgramEndpoint { endpoint: id, .. }, _) => one(*id),
             Self::Rename(command, _) => one(command.endpoint),
             Self::Attach(command, _) => one(command.endpoint),
             Self::Commit(command, _) => one(command.endpoint),
@@ -420,7 +422,7 @@ enum Outcome {
     Programmed {
         endpoint: EndpointId,
         options: Arc<SandboxOptions>,
-        result: Result<Seldom<Published>>,
+        result: Result<Reached>,
         reply: Reply<Result<()>>,
     },
     Deleted {
@@ -430,11 +432,11 @@ enum Outcome {
     /// Without a failure: it was in service already.
     Revived {
         failure: Option<String>,
-        result: Result<()>,
+        result: Result<outward::Ways>,
         reply: Reply<Result<()>>,
     },
     RestoredInDriver {
-        result: Result<()>,
+        result: Result<outward::Ways>,
         reply: Reply<Result<()>>,
     },
 }

@@ -1,7 +1,6 @@
 //! How a network's operations begin: checked, recorded, and their slow half started.
 
-use netloom_actor_driver::RevokeConnectivity;
-use netloom_actor_services::{answered, interrupted};
+use netloom_actor_services::interrupted;
 use netloom_drivers::Join;
 use netloom_kernel::Netns;
 use netloom_model::error::check_name;
@@ -12,7 +11,7 @@ use netloom_runtime::{Handle, Stop};
 
 use super::*;
 use crate::endpoint::Endpoint;
-use crate::message::{DeleteNetwork, Establish, MarkFailed, RestoreInDriver, Revive, RevokeEndpoint};
+use crate::message::{DeleteNetwork, Establish, MarkFailed, RestoreInDriver, Revive};
 use crate::phase::EndpointCommand;
 use crate::saga;
 
@@ -246,8 +245,9 @@ impl NetworkActor {
         cx: &mut Cx<'_, Self>,
     ) -> Started {
         let joining = self.endpoints.by_join(endpoint, join, EndpointCommand::Commit);
-        let (record, reply) = checked_value(joining.map(|entry| entry.record.clone()), reply)?;
-        let work = saga::commit_attachment(self.world.clone(), op.clone(), record, beside);
+        let known = joining.map(|entry| (entry.record.clone(), entry.outward.is_some()));
+        let (known, reply) = checked_value(known, reply)?;
+        let work = saga::commit_attachment(self.world.clone(), op.clone(), known, beside);
         let outcome = move |result| Outcome::Committed { endpoint, result, reply };
         self.run(op, one(endpoint), work, outcome, cx);
         Ok(())
@@ -294,32 +294,6 @@ impl NetworkActor {
         Ok(())
     }
 
-    fn program(
-        &mut self,
-        op: &OpCtx,
-        ProgramEndpoint(endpoint, sandbox, options): ProgramEndpoint,
-        reply: Reply<Result<()>>,
-        cx: &mut Cx<'_, Self>,
-    ) -> Started {
-        let entry = self.endpoints.in_sandbox(endpoint, sandbox, EndpointCommand::Program);
-        let known = entry.map(|entry| (entry.record.clone(), entry.phase == EndpointPhase::Joined));
-        let ((record, recorded), reply) = checked_value(known, reply)?;
-        let publishes = [&record.ports, &options.ports].iter().any(|ports| !ports.map.is_empty());
-        if !publishes && record.published.is_nothing() && !self.world.capability.hears_of_bare {
-            if let Ok(entry) = self.endpoints.get_mut(endpoint) {
-                entry.outward = Some(options);
-            }
-            return Err(Box::new(|| reply.send(Ok(()))));
-        }
-        if let Ok(entry) = self.endpoints.get_mut(endpoint) {
-            entry.cancel = op.cancel.canceller();
-        }
-        let work = saga::program(self.world.clone(), op.clone(), record, recorded, options.clone());
-        let outcome = move |result| Outcome::Programmed { endpoint, options, result, reply };
-        self.run(op, one(endpoint), work, outcome, cx);
-        Ok(())
-    }
-
     fn delete(&mut self, op: &OpCtx, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) -> Started {
         let reply = checked(self.may_go(), reply)?;
         self.phase = NetworkPhase::Deleting;
@@ -328,33 +302,6 @@ impl NetworkActor {
             saga::delete_network(self.world.clone(), op.clone(), self.record.clone(), self.unsure.clone());
         self.run(op, Scope::All, work, |result| Outcome::Deleted { result, reply }, cx);
         Ok(())
-    }
-
-    fn restore_in_driver(&mut self, op: &OpCtx, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) -> Started {
-        let reply = checked(self.allows(NetworkCommand::RestoreInDriver), reply)?;
-        let work = self.told_again(op, false);
-        self.run(op, Scope::All, work, |result| Outcome::RestoredInDriver { result, reply }, cx);
-        Ok(())
-    }
-
-    fn revive(&mut self, op: &OpCtx, reply: Reply<Result<()>>, cx: &mut Cx<'_, Self>) -> Started {
-        let reply = checked(self.allows(NetworkCommand::Revive), reply)?;
-        let (work, failure) = (self.told_again(op, true), self.failure.clone());
-        self.run(op, Scope::All, work, |result| Outcome::Revived { failure, result, reply }, cx);
-        Ok(())
-    }
-
-    /// Tells the driver, and IPAM before it, what there is.
-    fn told_again(&self, op: &OpCtx, with_ipam: bool) -> impl Future<Output = Result<()>> + use<> {
-        let (world, records, own) = (self.world.clone(), self.endpoints.records(), op.clone());
-        let (record, outward) = (self.record.clone(), self.endpoints.outward());
-        async move {
-            saga::restore_in_driver(world.clone(), own.clone(), record, records, with_ipam).await?;
-            for (record, options) in outward {
-                saga::program(world.clone(), own.clone(), record, true, options).await?;
-            }
-            Ok(())
-        }
     }
 
     /// Moves an endpoint into the phase of an operation, if its present phase allows that.
@@ -388,7 +335,7 @@ pub(super) fn checked<T: Send + 'static>(
     checked_value(check, reply).map(|((), reply)| reply)
 }
 
-fn checked_value<V, T: Send + 'static>(
+pub(super) fn checked_value<V, T: Send + 'static>(
     check: Result<V>,
     reply: Reply<Result<T>>,
 ) -> Result<(V, Reply<Result<T>>), Answer> {
@@ -431,30 +378,6 @@ admit! {
     DeleteNetwork => (), |_command, reply| Pending::Delete(reply);
     RestoreInDriver => (), |_command, reply| Pending::RestoreInDriver(reply);
     Revive => (), |_command, reply| Pending::Revive(reply);
-}
-
-impl Handle<RevokeEndpoint> for NetworkActor {
-    /// Never queues: what is revoked must be gone even when the endpoint is stuck.
-    fn handle(
-        &mut self,
-        op: OpCtx,
-        RevokeEndpoint(endpoint, sandbox): RevokeEndpoint,
-        reply: Reply<Result<()>>,
-        cx: &mut Cx<'_, Self>,
-    ) {
-        let elsewhere = |entry: &Endpoint| entry.sandbox().is_some_and(|present| present != sandbox);
-        if self.endpoints.get(endpoint).is_ok_and(elsewhere) {
-            return reply.send(Ok(()));
-        }
-        if let Ok(entry) = self.endpoints.get_mut(endpoint) {
-            entry.outward = None;
-            if !entry.record.published.is_nothing() {
-                Arc::make_mut(&mut entry.record).published = Seldom::default();
-            }
-        }
-        let asked = self.world.driver.ask(&op, RevokeConnectivity(self.record.id, endpoint));
-        cx.tasks().spawn(async move { reply.send(answered(&op, "the driver", asked.await)) });
-    }
 }
 
 impl Handle<EvictEndpoint> for NetworkActor {

@@ -15,6 +15,7 @@ use netloom_runtime::Canceller;
 use rustc_hash::FxHasher;
 
 use crate::phase::{EndpointCommand, Verdict, endpoint as decide};
+use crate::saga::{Standing, Way};
 
 /// An endpoint.
 #[derive(Clone, Debug)]
@@ -27,12 +28,14 @@ pub(crate) struct Endpoint {
     pub(crate) outward: Option<Arc<SandboxOptions>>,
     /// Ends the operation that it is in the middle of, if it is.
     pub(crate) cancel: Canceller,
+    /// The last call that says by which ports it is reached.
+    standing: Option<Standing>,
 }
 
 impl Endpoint {
     /// An endpoint on which nothing is under way.
     pub(crate) fn new(record: Arc<EndpointRecord>, phase: EndpointPhase) -> Self {
-        Self { record, phase, outward: None, cancel: Canceller::default() }
+        Self { record, phase, outward: None, cancel: Canceller::default(), standing: None }
     }
 
     pub(crate) fn snapshot(&self) -> EndpointSnapshot {
@@ -94,6 +97,14 @@ impl Endpoint {
             Some(attachment) if attachment.reserved => EndpointPhase::Reserved,
             Some(_) => EndpointPhase::Joined,
         }
+    }
+
+    /// A call that says by which ports it is reached begins, and takes the place of all earlier ones.
+    pub(crate) fn stand(&mut self) -> Standing {
+        if let Some(earlier) = self.standing.replace(Standing::default()) {
+            earlier.end();
+        }
+        self.standing.clone().unwrap_or_default()
     }
 
     /// The name of its interface with this number.
@@ -266,10 +277,13 @@ impl Endpoints {
         all
     }
 
-    /// What the driver has been told of endpoints that are reached from outside.
-    pub(crate) fn outward(&self) -> Vec<(Arc<EndpointRecord>, Arc<SandboxOptions>)> {
-        let outward = |endpoint: &Endpoint| Some((endpoint.record.clone(), endpoint.outward.clone()?));
-        self.by_id.values().filter_map(outward).collect()
+    /// What the driver is to be told once more of endpoints that are reached from outside.
+    pub(crate) fn outward(&mut self) -> Vec<Way> {
+        let way = |endpoint: &mut Endpoint| {
+            let sandbox = endpoint.outward.clone()?;
+            Some(endpoint.way(sandbox, true))
+        };
+        self.by_id.values_mut().filter_map(way).collect()
     }
 
     /// Every record that the store has.

@@ -1,7 +1,7 @@
 //! The facts a network emits.
 
 use netloom_model::record::Reservation;
-use netloom_model::{EndpointId, IfName, NetworkId, SandboxId};
+use netloom_model::{EndpointId, IfName, NetworkId, PublishedPorts, SandboxId};
 
 /// What happened to a network's endpoints and reservations. The network's own creation and deletion are the controller's to
 /// tell: it owns the list of networks.
@@ -53,6 +53,28 @@ pub enum NetworkEvent {
         endpoint: EndpointId,
         /// Its name.
         name: String,
+    },
+    /// Ports of the host lead to an endpoint.
+    PortsPublished {
+        /// The network.
+        network: NetworkId,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Its name.
+        name: String,
+        /// Those that did not lead there before.
+        ports: Vec<PublishedPorts>,
+    },
+    /// Ports of the host lead to an endpoint no more.
+    PortsWithdrawn {
+        /// The network.
+        network: NetworkId,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Its name.
+        name: String,
+        /// Those that led there before.
+        ports: Vec<PublishedPorts>,
     },
     /// Addresses are kept for endpoints of a name.
     AddressesReserved {

@@ -148,7 +148,17 @@ pub struct DetachEndpoint {
 
 /// Let an endpoint be reached from outside: it provides the way out of this sandbox, which tells this.
 #[derive(Clone, Debug)]
-pub struct ProgramEndpoint(pub EndpointId, pub SandboxId, pub Arc<SandboxOptions>);
+pub struct ProgramEndpoint {
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// The sandbox.
+    pub sandbox: SandboxId,
+    /// What the sandbox tells.
+    pub options: Arc<SandboxOptions>,
+    /// Whether it was reached from outside already when the engine, or one of its actors, began anew: ports that it has
+    /// still are no news then.
+    pub again: bool,
+}
 
 /// Take that back. Without effect when the endpoint is in another sandbox by now.
 #[derive(Clone, Copy, Debug)]

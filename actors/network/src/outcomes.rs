@@ -62,15 +62,7 @@ impl Handle<Finished> for NetworkActor {
                 }
             }
             Outcome::Programmed { endpoint, options, result, reply } => {
-                if let Ok(published) = &result
-                    && let Ok(entry) = self.endpoints.get_mut(endpoint)
-                {
-                    entry.outward = Some(options);
-                    if entry.record.published != *published {
-                        Arc::make_mut(&mut entry.record).published = published.clone();
-                    }
-                }
-                reply.send(result.map(drop));
+                reply.send(self.programmed(endpoint, options, result));
             }
             Outcome::Deleted { result, reply } => {
                 if result.is_err() {
@@ -80,8 +72,9 @@ impl Handle<Finished> for NetworkActor {
                 }
                 reply.send(result);
             }
-            Outcome::RestoredInDriver { result, reply } => reply.send(result),
+            Outcome::RestoredInDriver { result, reply } => reply.send(self.led_again(result)),
             Outcome::Revived { failure, result, reply } => {
+                let result = self.led_again(result);
                 // Not if it was put out of service for something else meanwhile.
                 if result.is_ok() && self.failure == failure {
                     (self.failure, self.phase) = (None, NetworkPhase::Active);

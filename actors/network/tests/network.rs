@@ -12,7 +12,7 @@ use netloom_actor_network::{
 };
 use netloom_actor_services::ipam::IpamActor;
 use netloom_actor_services::store::{Backend, StoreActor};
-use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services};
+use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, ToldPorts};
 use netloom_drivers::{
     Begun, Capability, CreateEndpoint as DriverEndpoint, CreateNetwork, Driver, DriverCx, EndpointCreated,
     Join, Joined, Leave, Left, NetworkCreated, Scope, done,
@@ -143,6 +143,7 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
         quarantine: Quarantine::default(),
         removals: Removals::default(),
         joins: JoinIds::starting_at(1),
+        told: ToldPorts::default(),
         reaping: TaskGroup::default(),
         instance: "test".into(),
         name_server_files: Default::default(),

@@ -12,6 +12,7 @@ mod quarantine;
 mod removals;
 mod setting;
 pub mod store;
+mod told;
 mod work;
 
 use std::ops::Deref;
@@ -28,6 +29,7 @@ pub use joins::JoinIds;
 pub use quarantine::{Dying, Quarantine, RetiredNetwork};
 pub use removals::Removals;
 pub use setting::Setting;
+pub use told::ToldPorts;
 pub use work::SagaWorld;
 
 use crate::firewall::FirewallActor;
@@ -74,6 +76,8 @@ pub struct Kit {
     pub removals: Removals,
     /// Numbers of joins.
     pub joins: JoinIds,
+    /// What was told of published ports.
+    pub told: ToldPorts,
     /// Kernel clean-up behind the callers' backs.
     pub reaping: TaskGroup,
     /// The engine's instance name, for the tags of kernel objects.

@@ -2,6 +2,8 @@
 //! what others do to the rules. All of it holds for each backend.
 
 mod stage;
+#[path = "firewall/told.rs"]
+mod told;
 
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use netloom_firewall::USER_CHAIN;
 use netloom_firewall::io::Variant;
 use netloom_kernel::Op;
 use netloom_kernel::nft::{Change, Expr, Rule, Table, Verdict};
+use netloom_model::RepairCause;
 use netloom_runtime::Crash;
 use netloom_testkit::{Fault, FaultKind, Iptables, IptablesFault};
 
@@ -138,6 +141,7 @@ fn what_somebody_else_does_to_the_table_is_repaired_but_for_the_users_rules() {
         stage.sim.flush_ruleset();
         stage.repaired(1).await;
         assert_eq!(stage.contents().await.as_ref(), Some(&whole));
+        assert!(matches!(stage.repairs_told()[..], [(RepairCause::ForeignChange, 10..)]));
         let drop = Rule { exprs: vec![Expr::Verdict(Verdict::Drop)], comment: None };
         let foreign = |changes| {
             let op = Op::ChangeTable { table: table(), changes };
@@ -158,6 +162,7 @@ fn what_somebody_else_does_to_the_table_is_repaired_but_for_the_users_rules() {
         stage.sim.foreign_op(&other).expect("made");
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(stage.picture().await.repairs, 2, "another table is none of our business");
+        assert_eq!(stage.repairs_told().len(), 2);
     });
 }
 

@@ -216,7 +216,9 @@ fn a_refusal_of_one_port_takes_all_of_them_back() {
         }
         stage.host.refuse(2, HoldRefusal::NoDescriptors);
         let error = stage.reserve(1, &[exactly(81), exactly(82)]).await.expect_err("planned");
-        assert_eq!(*error.reason(), Reason::Port(PortReason::NoDescriptors { port: port("0.0.0.0", 82) }));
+        let refused = port("0.0.0.0", 82);
+        let said = matches!(error.reason(), Reason::Port(PortReason::NoDescriptors { port, .. }) if *port == refused);
+        assert!(said, "{error:?}");
         stage.assert_empty().await;
         stage.host.refuse(1, HoldRefusal::Refused(1));
         let error = stage.reserve(1, &[exactly(81)]).await.expect_err("planned");

@@ -65,3 +65,34 @@ pub fn delta(is: Option<&Contents>, wanted: &Contents) -> Vec<Change> {
     }
     changes
 }
+
+/// Whether there is something of users in a table: rules in their chain, or chains of their own.
+#[must_use]
+pub fn has_users(is: &Contents, wanted: &Contents) -> bool {
+    is.chains.iter().any(|(chain, rules)| {
+        let ours = wanted.chains.iter().any(|(known, _)| known.name == chain.name);
+        !ours || (chain.name == USER_CHAIN && !rules.is_empty())
+    })
+}
+
+/// How many of the changes that a comparison has come to nobody has asked for. The table itself counts only with others.
+#[must_use]
+pub fn unasked(changes: &[Change], asked: &[Change]) -> usize {
+    let (mut come, mut gone) = (FxHashSet::default(), FxHashSet::default());
+    for change in asked {
+        match change {
+            Change::AddElements { set, elements } => come.extend(elements.iter().map(|one| (set, one))),
+            Change::DeleteElements { set, elements } => gone.extend(elements.iter().map(|one| (set, one))),
+            _ => {}
+        }
+    }
+    let is_more = |change: &&Change| match change {
+        Change::AddTable => false,
+        Change::AddElements { set, elements } => elements.iter().any(|one| !come.contains(&(set, one))),
+        Change::DeleteElements { set, elements } => elements.iter().any(|one| !gone.contains(&(set, one))),
+        _ => true,
+    };
+    let count = changes.iter().filter(is_more).count();
+    let table = changes.iter().filter(|change| matches!(change, Change::AddTable)).count();
+    if count == 0 { 0 } else { count + table }
+}

@@ -23,6 +23,7 @@
 //! where it leaves, so what is masqueraded is told by the network's subnet (as libnetwork does), and what leaves is
 //! accepted for good, because a policy of DROP, as Docker sets it, would come behind it.
 
+mod compare;
 mod difference;
 mod job;
 mod names;
@@ -34,13 +35,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use netloom_model::IfName;
+use rustc_hash::FxHashMap;
 
 pub use job::{Calls, Job, Settled};
 pub use names::Names;
 pub use saved::Saved;
 
+use crate::compare::Deviation;
 use crate::network::NetworkRules;
 use crate::port::PortRules;
+use crate::ruleset::{Owner, Said};
 use crate::table::Mark;
 
 /// Which of the two programs.
@@ -158,12 +162,52 @@ impl Wanted {
         difference::back(names, &rules::hooks(names, version), before, now)
     }
 
+    /// What is not as it should be where this is what `iptables-save` has shown; nothing where
+    /// [`restore`](Self::restore) has nothing to say. Who wants what is missing is told by what each has `said`.
+    #[must_use]
+    pub fn compare(
+        &self,
+        version: Version,
+        saved: &Saved,
+        mark: Option<Mark>,
+        said: &[(Owner, Said)],
+    ) -> Vec<Deviation> {
+        let (names, hooks) = (&self.names, rules::hooks(&self.names, version));
+        let mut all = compare::compare((names, version), self.tables(version), &hooks, saved);
+        if all.is_empty() {
+            return all;
+        }
+        let of = |networks: &[&NetworkRules], ports: &[&PortRules]| {
+            let tables = rules::translate(names, mark, networks, ports, version);
+            tables.map(|tables| compare::objects(version, &tables)).unwrap_or_default()
+        };
+        let common = of(&[], &[]);
+        let mut owners: FxHashMap<String, Vec<Owner>> = FxHashMap::default();
+        for (owner, Said { network, ports }) in said {
+            let networks: Vec<_> = network.as_deref().into_iter().collect();
+            let ports: Vec<_> = ports.iter().collect();
+            for object in of(&networks, &ports).difference(&common) {
+                owners.entry(object.clone()).or_default().push(*owner);
+            }
+        }
+        for one in &mut all {
+            one.owners = owners.get(&one.object).cloned().unwrap_or_default();
+        }
+        all
+    }
+
     fn tables(&self, version: Version) -> &Tables {
         match version {
             Version::V4 => &self.v4,
             Version::V6 => &self.v6,
         }
     }
+}
+
+/// What is there of an engine that wants nothing: all of it is too much.
+#[must_use]
+pub fn leftovers(names: &Names, version: Version, saved: &Saved) -> Vec<Deviation> {
+    compare::compare((names, version), &Tables::new(), &rules::hooks(names, version), saved)
 }
 
 /// What to feed to `iptables-restore --noflush` so that nothing of this engine is left; nothing where nothing is. The users'

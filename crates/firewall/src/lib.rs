@@ -9,6 +9,7 @@
 //! as it is with one as it should be. Pure: no kernel, no clock. [`iptables`] says the same for hosts that need iptables; its
 //! programs are run in [`io`].
 
+mod compare;
 mod delta;
 mod elements;
 pub mod io;
@@ -19,7 +20,8 @@ mod port;
 mod ruleset;
 mod table;
 
-pub use delta::delta;
+pub use compare::{Deviates, Deviation, compare};
+pub use delta::{delta, has_users, unasked};
 pub use elements::Placed;
 pub use network::{FamilyRules, Mode, NetworkRules};
 pub use port::{Conflict, PortRules};

@@ -165,6 +165,13 @@ impl Ruleset {
         self.replace(owner, said, placed, |_| String::new()).unwrap_or_default()
     }
 
+    /// Who wants an element.
+    pub(crate) fn wanted_by(&self, set: &str, element: &Element) -> Vec<Owner> {
+        let name = self.elements.keys().map(|(name, _)| *name).find(|name| *name == set);
+        let held = name.and_then(|name| self.elements.get(&(name, element.key.clone())));
+        held.map(|held| held.owners.clone()).unwrap_or_default()
+    }
+
     /// The whole table as it should be.
     #[must_use]
     pub fn contents(&self) -> Contents {

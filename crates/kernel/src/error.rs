@@ -1,11 +1,17 @@
 //! What the kernel refuses.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use netloom_model::{Certainty, Error, Reason};
+use nix::sys::resource::{Resource, getrlimit};
 
 use crate::op::Op;
+
+/// How many files this process may have open (`RLIMIT_NOFILE`).
+pub(crate) fn file_limit() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(limit, _)| limit)
+}
 
 /// A refused or unanswered operation.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -128,7 +134,11 @@ impl std::error::Error for KernelError {}
 impl From<KernelError> for Error {
     fn from(error: KernelError) -> Self {
         let operation = error.operation.to_string();
-        let KernelError { errno, message, certainty, timed_out, queue_full, .. } = error;
+        let KernelError { errno, mut message, certainty, timed_out, queue_full, .. } = error;
+        if errno == libc::EMFILE {
+            let _ =
+                write!(message, ": the engine's process may have no more than {} files open", file_limit());
+        }
         let reason = match (timed_out, queue_full) {
             (Some(waited), _) => Reason::DeadlineExceeded { what: operation, waited },
             (None, Some(limit)) => Reason::Busy { what: "the kernel's thread".into(), limit },

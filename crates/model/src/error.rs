@@ -614,9 +614,10 @@ impl Error {
             | Reason::StoreModified { .. }
             | Reason::NeedsRestart { .. }
             | Reason::MacTaken { .. } => ErrorKind::Forbidden,
-            Reason::PoolsExhausted(_) | Reason::AddressesExhausted(_) | Reason::Full { .. } => {
-                ErrorKind::Exhausted
-            }
+            Reason::PoolsExhausted(_)
+            | Reason::AddressesExhausted(_)
+            | Reason::Kernel { errno: remedies::EMFILE | remedies::ENFILE, .. }
+            | Reason::Full { .. } => ErrorKind::Exhausted,
             Reason::Gone { .. }
             | Reason::ShuttingDown
             | Reason::NoWayOut { .. }
@@ -688,6 +689,8 @@ impl Error {
             Reason::Kernel { errno: EPERM, .. } => {
                 "run as root, or in a user namespace with its own network namespace".into()
             }
+            Reason::Kernel { errno: remedies::EMFILE, .. } => remedies::FILES.into(),
+            Reason::Kernel { errno: remedies::ENFILE, .. } => remedies::FILES_OF_HOST.into(),
             Reason::Kernel { .. } => return None,
             Reason::ClusterStore { remedy, .. } => remedy.clone(),
             Reason::Store { action: REACH_CLUSTER, .. } => "see to the cluster's store, then retry".into(),

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ObjectKind;
+use crate::host_port::PublishedPorts;
 use crate::id::{EndpointId, NetworkId, OpId, SandboxId};
 use crate::ifname::IfName;
 use crate::live::{LiveSandbox, ReleasedSandbox};
@@ -88,6 +89,31 @@ pub enum EventKind {
         /// Its name.
         name: String,
     },
+    /// Ports of the host lead to an endpoint, which is its sandbox's way out now. Told when its place in the sandbox was
+    /// ([`EndpointAttached`](Self::EndpointAttached)), or later. After a start ports that it has again are no news, and of
+    /// ports under its own address, which take none of the host's, nothing is told.
+    PortsPublished {
+        /// Its network.
+        network: NetworkId,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Its name.
+        name: String,
+        /// Those that did not lead there before.
+        ports: Vec<PublishedPorts>,
+    },
+    /// Ports of the host lead to an endpoint no more. Told before it is told that the endpoint has left
+    /// ([`EndpointDetached`](Self::EndpointDetached)). What could not be taken back yet is told as a leak besides.
+    PortsWithdrawn {
+        /// Its network.
+        network: NetworkId,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Its name.
+        name: String,
+        /// Those that led there before.
+        ports: Vec<PublishedPorts>,
+    },
     /// Addresses are kept for endpoints of a name. Told again where a commit that did not answer is made sure.
     AddressesReserved {
         /// Their network.
@@ -103,6 +129,16 @@ pub enum EventKind {
         network: NetworkId,
         /// The name.
         name: String,
+    },
+    /// The engine's rules in the host's firewall were not as they should be, and are again. What a start finds is not told,
+    /// and with the backend iptables neither is what was put right together with a request.
+    FirewallRepaired {
+        /// Where the rules are: `table inet netloom`, say.
+        place: String,
+        /// How many changes it took.
+        changes: usize,
+        /// What set off the look.
+        cause: RepairCause,
     },
     /// A sandbox came into service.
     SandboxCreated {
@@ -179,6 +215,32 @@ pub enum EventKind {
         /// What was left behind.
         what: String,
     },
+}
+
+/// What set off a look at the firewall that found it otherwise than it should be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RepairCause {
+    /// Somebody else has changed it, or may have: the kernel told of a change, or it was time to look.
+    ForeignChange,
+    /// It was asked for.
+    Reapply,
+    /// An earlier repair was refused.
+    Retry,
+    /// It was not known what became of a change of the engine's own: no answer came, or the firewall's actor began anew.
+    Unsure,
+}
+
+impl fmt::Display for RepairCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ForeignChange => "somebody else changed it",
+            Self::Reapply => "it was asked for",
+            Self::Retry => "an earlier repair was refused",
+            Self::Unsure => "it was not known what became of a change",
+        })
+    }
 }
 
 /// Something the engine found wrong, at its start or in a reconciliation, and put right.

@@ -23,7 +23,7 @@ pub mod wide;
 pub use config::{EngineConfig, Limits, Timeouts};
 pub use considered::{AddressesConsidered, HostOverlap, PassedOver, PoolFill, PoolsConsidered};
 pub use error::{Certainty, Error, ErrorKind, Holder, ObjectKind, PortReason, PortUser, Reason, Result};
-pub use event::{Event, EventKind, Repair};
+pub use event::{Event, EventKind, Repair, RepairCause};
 pub use host_port::{HostPort, HostPorts, PortRange, Published, PublishedPorts};
 pub use id::{ControllerId, EndpointId, IdText, JoinId, NetworkId, OpId, SandboxId, ShortId};
 pub use ifname::{IfName, NetnsName};

@@ -142,7 +142,7 @@ fn only_what_differs_of_a_link_is_told() {
             .into(),
         found: "with hardware address 02:00:00:00:00:01, no port of a bridge, not isolated, without alias".into(),
     };
-    assert_eq!(found, [Difference { object: eth0, what, owner: owner() }]);
+    assert_eq!(found, [Difference { object: eth0.into(), what, owner: owner() }]);
 }
 
 #[test]

@@ -3,20 +3,18 @@
 use std::fmt;
 use std::sync::Arc;
 
-use netloom_actor_driver::{JoinDriverEndpoint, ProgramConnectivity};
+use netloom_actor_driver::JoinDriverEndpoint;
 use netloom_actor_services::SagaWorld;
-use netloom_actor_services::interrupted;
 use netloom_actor_services::ipam::{LeaseAddresses, OwnerRenamed};
-use netloom_drivers::{Addresses, ExternalConnectivity, Join, Joined, Programmed, Restored, SandboxOptions};
+use netloom_drivers::{Join, Joined, Restored};
 use netloom_ipam::{LeaseRequest, Leased};
 use netloom_model::record::{AttachmentRecord, EndpointRecord, OrderRecord, Reservation};
-use netloom_model::{
-    EndpointId, Error, Holder, JoinId, MacAddr, ObjectKind, Published, Reason, Result, Seldom,
-};
+use netloom_model::{EndpointId, Error, Holder, JoinId, MacAddr, ObjectKind, Reason, Result};
 use netloom_runtime::{Fact, OpCtx};
 use netloom_store::{Change, Key, RecordKind, encode};
 
 use super::establish::create_endpoint_in_driver;
+use super::ports::changed;
 use super::{Facts, Undone, World};
 use crate::event::NetworkEvent;
 
@@ -152,42 +150,12 @@ pub(crate) async fn attach(
     joined.await
 }
 
-/// Has the driver let an endpoint be reached from outside; the ports of the host by which it is. They are recorded if the
-/// endpoint's place is, or else with that.
-pub(crate) async fn program(
-    world: World,
-    op: OpCtx,
-    mut record: Arc<EndpointRecord>,
-    recorded: bool,
-    sandbox: Arc<SandboxOptions>,
-) -> Result<Seldom<Published>> {
-    let request = ExternalConnectivity {
-        network: world.network,
-        endpoint: record.id,
-        name: (*record.name).into(),
-        addresses: Addresses { v4: record.ipv4.map(|net| net.addr()), v6: record.ipv6.map(|net| net.addr()) },
-        ports: record.ports.clone(),
-        sandbox,
-        published: record.published.clone(),
-    };
-    let asked = world.driver.outcome(&op, ProgramConnectivity(request));
-    // The driver goes on; whoever asked for it takes it back.
-    let Programmed { published } = match op.unless_cancelled(asked).await {
-        Some(outcome) => world.driver_answered(&op, outcome)?,
-        None => return Err(interrupted(&op, "program external connectivity").uncertain()),
-    };
-    if recorded && published != record.published {
-        Arc::make_mut(&mut record).published = published.clone();
-        world.commit(&op, vec![put(&record)?]).await.map_err(Error::uncertain)?;
-    }
-    Ok(published)
-}
-
-/// Commits an endpoint's record with its attachment, and what its sandbox wants recorded with it.
+/// Commits an endpoint's record with its attachment, and what its sandbox wants recorded with it. `reached`: whether it is
+/// its sandbox's way out, by the ports that are recorded.
 pub(crate) async fn commit_attachment(
     world: World,
     op: OpCtx,
-    record: Arc<EndpointRecord>,
+    (record, reached): (Arc<EndpointRecord>, bool),
     beside: Option<Change>,
 ) -> Result<Facts> {
     let changes = std::iter::once(put(&record)?).chain(beside).collect();
@@ -196,7 +164,11 @@ pub(crate) async fn commit_attachment(
     let attached = record.attachment.as_ref().map(|&AttachmentRecord { sandbox, ifname, .. }| {
         NetworkEvent::EndpointAttached { network, endpoint, sandbox, ifname }
     });
-    Ok(attached.map(|event| world.events.fact(&op, event)).into_iter().collect())
+    let mut told: Facts = attached.map(|event| world.events.fact(&op, event)).into_iter().collect();
+    if reached {
+        told.extend(changed(&world, &op, &record, &record.published));
+    }
+    Ok(told)
 }
 
 pub(super) fn put(record: &EndpointRecord) -> Result<Change> {

@@ -16,6 +16,7 @@ use netloom_runtime::saga::Patience;
 use netloom_runtime::{Cause, OpCtx};
 
 use super::create_endpoint::put;
+use super::ports::ended;
 use super::{Facts, Undone, World};
 use crate::event::NetworkEvent;
 
@@ -41,10 +42,11 @@ pub(crate) async fn detach(
     let Some(attachment) = attachment else { return Ok(Facts::new()) };
     let event =
         NetworkEvent::EndpointDetached { network: world.network, endpoint, sandbox: attachment.sandbox };
-    let told = world.events.fact(&op, event);
+    let mut told = ended(&world, &op, &record);
+    told.push(world.events.fact(&op, event));
     entry.step("cut the link off");
     world.finish(&op, Undone::Link(endpoint, attachment.join), Patience::of(&op)).await;
-    Ok(vec![told])
+    Ok(told)
 }
 
 /// Takes back a link that was not committed. `recorded` is written without its attachment when there is one:
@@ -63,6 +65,7 @@ pub(crate) async fn abandon(
         entry.step("commit");
         let attachment = Arc::make_mut(&mut record).attachment.take();
         world.commit(&op, vec![put(&record)?]).await?;
+        told = ended(&world, &op, &record);
         let network = world.network;
         let detached = attachment.filter(|_| joined).map(|attachment| attachment.sandbox);
         told.extend(detached.map(|sandbox| {

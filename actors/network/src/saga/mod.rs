@@ -5,6 +5,7 @@ mod create_endpoint;
 mod detach;
 mod establish;
 mod host;
+mod ports;
 mod remove;
 mod reserve;
 mod undo;
@@ -24,11 +25,12 @@ use netloom_runtime::{EventSink, Fact, OpCtx, Port};
 use crate::event::NetworkEvent;
 
 pub(crate) use create_endpoint::{
-    CreatedEndpoint, attach, commit_attachment, create_endpoint, program, rename_endpoint,
+    CreatedEndpoint, attach, commit_attachment, create_endpoint, rename_endpoint,
 };
 pub(crate) use detach::{abandon, detach, reap};
 pub use establish::driver_request;
 pub(crate) use establish::{Established, establish, restore_in_driver};
+pub(crate) use ports::{Reached, Standing, Way, changed, program};
 pub(crate) use remove::{delete_endpoint, delete_network};
 pub(crate) use reserve::{Recorded, release_reservation, reserve};
 pub(crate) use undo::Undone;

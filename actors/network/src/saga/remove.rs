@@ -14,6 +14,7 @@ use netloom_runtime::saga::Patience;
 use netloom_store::{Change, Key, RecordKind};
 
 use super::establish::{end_intent, intent_for, note};
+use super::ports::ended;
 use super::{Facts, Undone, World};
 use crate::event::NetworkEvent;
 
@@ -29,7 +30,8 @@ pub(crate) async fn delete_endpoint(
     let entry = world.services.tools.ledger.enter(&op, "delete_endpoint", object);
     entry.step("commit");
     world.commit(&op, vec![delete(RecordKind::Endpoint, endpoint)]).await?;
-    let mut told = Facts::new();
+    let mut told = ended(&world, &op, &record);
+    world.services.told.forget(endpoint);
     if let Some(&AttachmentRecord { sandbox, join, .. }) = record.attachment.as_ref() {
         told.push(world.events.fact(&op, NetworkEvent::EndpointDetached { network, endpoint, sandbox }));
         entry.step("cut the link off");

@@ -267,8 +267,9 @@ pub(super) async fn hand_over(
     }
     if let (Some(endpoint), Some(network)) = (new, network_of(new)) {
         let undo = Undone::Connectivity(network, endpoint).unless_later(turn);
-        let options = after.options.clone();
-        let program = world.ask_network(op, network, ProgramEndpoint(endpoint, world.sandbox, options));
+        let (sandbox, options) = (world.sandbox, after.options.clone());
+        let program =
+            world.ask_network(op, network, ProgramEndpoint { endpoint, sandbox, options, again: false });
         saga.step("program the new way out", undo, async { program.await.map_err(forgotten) }).await?;
     }
     Ok(())

@@ -63,7 +63,7 @@ async fn put_right(world: World, op: OpCtx, inside: &Inside) -> Result<Vec<Repai
 
 /// Has the endpoint that provides the way out be reached from outside once more.
 pub(crate) async fn program_again(world: World, op: OpCtx, provider: Member, options: Arc<SandboxOptions>) {
-    let again = Undone::LostConnectivity(provider.network, provider.endpoint, options);
+    let again = Undone::KnownConnectivity(provider.network, provider.endpoint, options);
     let again = again.unless_later(world.turns.last(Kind::Provider));
     world.finish(&op, again, Patience::Usual).await;
 }

@@ -38,6 +38,8 @@ pub(crate) enum Undone {
     Connectivity(NetworkId, EndpointId),
     /// The way in from outside that an endpoint lost.
     LostConnectivity(NetworkId, EndpointId, Arc<SandboxOptions>),
+    /// The way in from outside that an endpoint had when this sandbox, or what it works with, began anew.
+    KnownConnectivity(NetworkId, EndpointId, Arc<SandboxOptions>),
     /// The endpoint that is the way out of a sandbox whose others have none.
     WayOut(NetworkId, EndpointId),
     /// Another name of an endpoint, with the one it had.
@@ -79,7 +81,7 @@ impl fmt::Display for Undone {
                 write!(f, ")")
             }
             Self::Connectivity(_, id) => write!(f, "published ports of endpoint {}", id.short()),
-            Self::LostConnectivity(_, id, _) => {
+            Self::LostConnectivity(_, id, _) | Self::KnownConnectivity(_, id, _) => {
                 write!(f, "missing published ports of endpoint {}", id.short())
             }
             Self::WayOut(_, id) => write!(f, "endpoint {} that was a way out", id.short()),
@@ -98,6 +100,7 @@ impl Undone {
     }
 
     async fn take_back(self, world: World, op: OpCtx) -> Result<()> {
+        let again = matches!(self, Self::KnownConnectivity(..));
         match self {
             Self::Netns(Netns::Host) => Ok(()),
             Self::Netns(Netns::Named(name)) => world.remove(&op, vec![Op::DeleteNetns { name }]).await,
@@ -118,8 +121,9 @@ impl Undone {
                 let revoke = RevokeEndpoint(endpoint, world.sandbox);
                 not_there_is_fine(world.ask_network(&op, network, revoke).await)
             }
-            Self::LostConnectivity(network, endpoint, options) => {
-                let program = ProgramEndpoint(endpoint, world.sandbox, options);
+            Self::LostConnectivity(network, endpoint, options)
+            | Self::KnownConnectivity(network, endpoint, options) => {
+                let program = ProgramEndpoint { endpoint, sandbox: world.sandbox, options, again };
                 not_there_is_fine(world.ask_network(&op, network, program).await)
             }
             Self::WayOut(network, endpoint) => {

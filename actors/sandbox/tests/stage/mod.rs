@@ -22,7 +22,7 @@ use netloom_actor_services::firewall::{
 };
 use netloom_actor_services::ipam::IpamActor;
 use netloom_actor_services::store::{Backend, StoreActor};
-use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services};
+use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, ToldPorts};
 use netloom_drivers::bridge::{Bridge, KIND};
 use netloom_drivers::{
     Begun, Capability, CreateEndpoint as DriverEndpoint, CreateNetwork, Driver, DriverCx, EndpointCreated,
@@ -160,8 +160,9 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
     let backend = Backend::in_place(Box::new(disk.open()));
     let state = FirewallState::new(TableConfig::of("test"), Choice::asked(Rules::Nftables));
     let tasks = TaskGroup::default();
-    let wall =
-        FirewallDeps { kernel: Arc::new(kernel.clone()), xtables: None, firewalld: None, state, tasks };
+    let events = EventSink::new(|_, _| {});
+    let sim = Arc::new(kernel.clone());
+    let wall = FirewallDeps { kernel: sim, xtables: None, firewalld: None, state, events, tasks };
     Services::from(Kit {
         store: Port::new(spawn(StoreActor::new(backend), |_| {}).0),
         ipam: Port::new(spawn(IpamActor::new(&config.default_pools), |_| {}).0).into(),
@@ -172,6 +173,7 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
         quarantine: Quarantine::default(),
         removals: Removals::default(),
         joins: JoinIds::starting_at(1),
+        told: ToldPorts::default(),
         reaping: TaskGroup::default(),
         instance: "test".into(),
         name_server_files: Default::default(),

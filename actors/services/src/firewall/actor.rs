@@ -1,4 +1,5 @@
-//! Owns the engine's part of the host's firewall. Rank 1. Spawned by the controller's start; asks nobody.
+//! Owns the engine's part of the host's firewall. Rank 1. Spawned by the controller's start; asks nobody;
+//! emits [`FirewallEvent`].
 //!
 //! | message | kind | answers with |
 //! |---|---|---|
@@ -7,6 +8,7 @@
 //! | EndRestore | command | number of changes |
 //! | ReapplyRules | command | number of changes |
 //! | InspectFirewall | query | FirewallSnapshot |
+//! | CompareRules | query | differences |
 //! | TableTouched | event | |
 //! | HostTouched | event | |
 //! | LookDue | tick | |
@@ -16,6 +18,7 @@
 //! | ZoneDue | tick | |
 //! | RetryDue | tick | |
 //! | Done | outcome | |
+//! | Compared | outcome | |
 //! | Cleaned | outcome | |
 //! | Surveyed | outcome | |
 //! | Zoned | outcome | |
@@ -41,11 +44,15 @@ use netloom_firewalld::Firewalld;
 use netloom_kernel::Kernel;
 use netloom_kernel::nft::Change;
 use netloom_model::snapshot::FirewallSnapshot;
-use netloom_model::{Error, Reason, Result};
-use netloom_runtime::{Actor, Cause, Cx, Handle, OpCtx, Panicked, Reply, TaskGroup, messages};
+use netloom_model::{Error, Reason, RepairCause, Result};
+use netloom_runtime::{
+    Actor, Cause, Cx, EventSink, Fact, Handle, OpCtx, Panicked, Reply, TaskGroup, messages,
+};
 use rustc_hash::FxHashMap;
 
 use super::backend::{Backend, Need, Told, Transaction, Trouble};
+use super::compare::Comparisons;
+use super::event::FirewallEvent;
 use super::message::{EndRestore, InspectFirewall, ReapplyRules, RetryDue, SetNetworkRules, SetPortRules};
 use super::state::FirewallState;
 use super::survey::Surveys;
@@ -73,6 +80,8 @@ pub struct FirewallDeps {
     pub firewalld: Option<Arc<dyn Firewalld>>,
     /// What is wanted; outlives the actor.
     pub state: FirewallState,
+    /// Where its facts go.
+    pub events: EventSink<FirewallEvent>,
     /// Where the listening to the kernel is counted.
     pub tasks: TaskGroup,
 }
@@ -81,27 +90,30 @@ pub struct FirewallDeps {
 #[derive(Debug)]
 pub struct FirewallActor {
     pub(super) deps: FirewallDeps,
-    waiting: VecDeque<Waiting>,
+    pub(super) waiting: VecDeque<Waiting>,
     reapply: Vec<Reply<Result<usize>>>,
     /// A transaction is under way.
-    busy: bool,
+    pub(super) busy: bool,
     /// A retry is coming.
     resting: bool,
     pub(super) beside: Beside,
     pub(super) surveys: Surveys,
+    pub(super) comparisons: Comparisons,
     pub(super) zone: ZoneWork,
 }
 
 /// Somebody who waits for the kernel.
 #[derive(Debug)]
-struct Waiting {
+pub(super) struct Waiting {
     op: OpCtx,
-    owner: Owner,
-    before: Said,
+    pub(super) owner: Owner,
+    pub(super) before: Said,
     wanted: Said,
     changes: Vec<Change>,
     /// It was refused together with others, and taken back: it is wanted again when its turn comes, alone.
-    alone: bool,
+    pub(super) alone: bool,
+    /// It was tried before, so what it changes is not known any more.
+    tried: bool,
     reply: Reply<Result<bool>>,
 }
 
@@ -111,7 +123,7 @@ impl FirewallActor {
     pub fn new(deps: FirewallDeps) -> Self {
         let (waiting, reapply) = Default::default();
         // An earlier incarnation may have left a transaction without knowing how it ended.
-        deps.state.get().stale = true;
+        deps.state.get().doubt(RepairCause::Unsure);
         Self {
             deps,
             waiting,
@@ -120,6 +132,7 @@ impl FirewallActor {
             resting: false,
             beside: Beside::default(),
             surveys: Surveys::default(),
+            comparisons: Comparisons::default(),
             zone: ZoneWork::default(),
         }
     }
@@ -152,19 +165,33 @@ impl FirewallActor {
             self.deps.state.get().wanted.put(owner, &before);
             return reply.send(Err(Reason::Busy { what: "the firewall".into(), limit: WAITING }.into()));
         }
-        self.waiting.push_back(Waiting { op, owner, before, wanted, changes, alone: false, reply });
+        self.waiting.push_back(Waiting {
+            op,
+            owner,
+            before,
+            wanted,
+            changes,
+            alone: false,
+            tried: false,
+            reply,
+        });
         self.go_on(cx);
+    }
+
+    /// Whether there is a reason for a transaction.
+    pub(super) fn has_reason(&self) -> bool {
+        let known = self.deps.state.get();
+        let asked = !self.waiting.is_empty() || !self.reapply.is_empty();
+        let reason = asked || (known.stale && (known.seen || known.unfinished) && !self.resting);
+        reason && !known.restoring && !known.is_silent()
     }
 
     /// Begins the next transaction if there is a reason for one and none under way.
     pub(super) fn go_on(&mut self, cx: &mut Cx<'_, Self>) {
-        let mut known = self.deps.state.get();
-        let reason = !self.waiting.is_empty()
-            || !self.reapply.is_empty()
-            || (known.stale && known.seen && !self.resting);
-        if self.busy || !reason || known.restoring || known.is_silent() {
+        if self.busy || self.compare(cx) || !self.has_reason() {
             return;
         }
+        let mut known = self.deps.state.get();
         let together = self.waiting.iter().take_while(|one| !one.alone).count();
         let count = if together == 0 { self.waiting.len().min(1) } else { together };
         let mut batch: Vec<_> = self.waiting.drain(..count).collect();
@@ -179,6 +206,8 @@ impl FirewallActor {
             batch.iter().map(|one| one.op.deadline_std()).max().unwrap_or_else(|| op.deadline_std());
         let need = if known.wanted.owners().next().is_none() { Need::Nobody } else { Need::Somebody };
         let read = known.stale || !reapply.is_empty() || need == Need::Nobody;
+        // With those who were tried before, or with iptables, nobody knows what of it all is a repair.
+        let is_clear = batch.iter().all(|one| !one.tried);
         let changes: Vec<_> = batch.iter_mut().flat_map(|one| std::mem::take(&mut one.changes)).collect();
         let transaction = match &known.backend {
             Backend::Iptables { xtables, versions } => {
@@ -195,16 +224,28 @@ impl FirewallActor {
                 Transaction::Job(Arc::clone(xtables), job)
             }
             Backend::Nftables | Backend::None if read => {
-                Transaction::Repair(known.wanted.table(), known.wanted.contents(), need)
+                let asked = (is_clear && need == Need::Somebody).then_some(changes);
+                Transaction::Repair(known.wanted.table(), known.wanted.contents(), need, asked)
             }
             Backend::Nftables | Backend::None => Transaction::Change(known.wanted.table(), changes),
         };
+        let cause = if known.stale { known.cause } else { RepairCause::Reapply };
+        let damage = (read && known.seen).then(|| (known.backend.place(known.wanted.config()), cause));
         // Whoever touches it from now on may do so behind the reader's back.
         known.stale &= !read;
         drop(known);
         self.busy = true;
         let (kernel, began) = (Arc::clone(&self.deps.kernel), Instant::now());
-        let work = async move { transaction.carry_out(&*kernel, deadline).await };
+        let (events, own, alone) = (self.deps.events.clone(), op.clone(), batch.is_empty());
+        let work = async move {
+            let told = transaction.carry_out(&*kernel, deadline).await?;
+            let changes = told.repaired.unwrap_or(if alone { told.changes } else { 0 });
+            // Told whatever becomes of the actor meanwhile: the next one finds nothing wrong.
+            let fact = damage
+                .filter(|_| changes > 0)
+                .map(|(place, cause)| events.fact(&own, FirewallEvent::Repaired { place, changes, cause }));
+            Ok((told, fact))
+        };
         let nobody = need == Need::Nobody;
         cx.run(&op, work, move |outcome| Done { outcome, batch, reapply, read, nobody, began });
     }
@@ -255,7 +296,7 @@ impl FirewallActor {
         }
         let outcome = outcome.unwrap_or_else(|cause| Err(Trouble::Other(panicked(&cause))));
         match outcome {
-            Ok(Told { changes, wanted }) => {
+            Ok((Told { changes, wanted, .. }, repaired)) => {
                 if read || batch.iter().any(|one| matches!(one.owner, Owner::Network(_))) {
                     self.survey_soon(cx);
                 }
@@ -263,10 +304,10 @@ impl FirewallActor {
                     let mut known = self.deps.state.get();
                     known.told = wanted;
                     if read {
-                        known.repairs += u64::from(known.seen && changes > 0 && batch.is_empty());
+                        known.repairs += u64::from(repaired.is_some());
                         // Where nobody has rules there may be no table, which the next one to have some finds out.
                         known.stale |= nobody;
-                        (known.seen, known.trouble) = (!nobody, None);
+                        (known.seen, known.unfinished, known.trouble) = (!nobody, false, None);
                     }
                 }
                 self.answer(batch.into_iter().map(|one| (one.owner, one.reply)), cx);
@@ -282,13 +323,14 @@ impl FirewallActor {
                 reapply.into_iter().for_each(|reply| reply.send(Ok(0)));
             }
             Err(Trouble::Other(error)) => {
-                self.deps.state.get().stale = true;
+                let cause = if read { RepairCause::Retry } else { RepairCause::Unsure };
+                self.deps.state.get().doubt(cause);
                 if read {
                     self.refused(&error, batch, reapply, cx);
                 } else {
                     // What the kernel has is not what was thought: it is read, with the same requests.
                     for one in batch.into_iter().rev() {
-                        self.waiting.push_front(one);
+                        self.waiting.push_front(Waiting { tried: true, ..one });
                     }
                     self.reapply.extend(reapply);
                 }
@@ -306,7 +348,7 @@ impl FirewallActor {
         cx: &mut Cx<'_, Self>,
     ) {
         let mut known = self.deps.state.get();
-        known.trouble = Some(error.to_string());
+        (known.unfinished, known.trouble) = (true, Some(error.to_string()));
         for one in batch.iter().rev().filter(|one| !one.wanted.is_empty()) {
             // What is to go stays wanted gone.
             known.wanted.put(one.owner, &one.before);
@@ -315,7 +357,7 @@ impl FirewallActor {
         reapply.into_iter().for_each(|reply| reply.send(Err(error.clone())));
         if batch.len() > 1 {
             for one in batch.into_iter().rev() {
-                self.waiting.push_front(Waiting { alone: true, ..one });
+                self.waiting.push_front(Waiting { alone: true, tried: true, ..one });
             }
         } else {
             batch.into_iter().for_each(|one| one.reply.send(Err(error.clone())));
@@ -338,10 +380,13 @@ impl Actor for FirewallActor {
     }
 }
 
+/// What a transaction came to, and what is to be told of it.
+type Outcome = std::result::Result<(Told, Option<Fact<FirewallEvent>>), Trouble>;
+
 /// A transaction has ended.
 #[derive(Debug)]
 pub(super) struct Done {
-    outcome: std::result::Result<std::result::Result<Told, Trouble>, Panicked>,
+    outcome: std::result::Result<Outcome, Panicked>,
     batch: Vec<Waiting>,
     reapply: Vec<Reply<Result<usize>>>,
     /// The table was read and compared.

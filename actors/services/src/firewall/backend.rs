@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use netloom_firewall::io::{Variant, Xtables, XtablesError};
 use netloom_firewall::iptables::{Job, Settled, Version, Wanted};
-use netloom_firewall::{TableConfig, USER_CHAIN, delta};
+use netloom_firewall::{TableConfig, delta, has_users, unasked};
 use netloom_kernel::nft::{Change, Contents, Table};
 use netloom_kernel::{Kernel, KernelError, Op, execute_all};
 use netloom_model::Error;
@@ -93,6 +93,8 @@ impl From<XtablesError> for Trouble {
 pub(super) struct Told {
     /// How many changes it took.
     pub(super) changes: usize,
+    /// How many of them nobody has asked for; `None` where that is not known.
+    pub(super) repaired: Option<usize>,
     /// What iptables has now.
     pub(super) wanted: Option<Arc<Wanted>>,
 }
@@ -102,8 +104,8 @@ pub(super) struct Told {
 pub(super) enum Transaction {
     /// Makes these changes in the table.
     Change(Table, Vec<Change>),
-    /// Makes the table what is wanted, whatever it is.
-    Repair(Table, Contents, Need),
+    /// Makes the table what is wanted, whatever it is; of that these are changes that were asked for, where it is known.
+    Repair(Table, Contents, Need, Option<Vec<Change>>),
     /// Makes the chains what is wanted.
     Job(Arc<dyn Xtables>, Job),
 }
@@ -120,15 +122,17 @@ impl Transaction {
         match self {
             Self::Change(table, changes) => {
                 let changes = change(kernel, table, changes, deadline).await?;
-                Ok(Told { changes, wanted: None })
+                Ok(Told { changes, ..Told::default() })
             }
-            Self::Repair(table, wanted, need) => {
-                let changes = repair(kernel, table, &wanted, need, deadline).await?;
-                Ok(Told { changes, wanted: None })
+            Self::Repair(table, wanted, need, asked) => {
+                let changes = repair(kernel, table.clone(), &wanted, need, deadline).await?;
+                let repaired = asked.map(|asked| unasked(&changes, &asked));
+                let changes = change(kernel, table, changes, deadline).await?;
+                Ok(Told { changes, repaired, wanted: None })
             }
             Self::Job(xtables, job) => {
                 let Settled { wanted, changes } = xtables.settle(job, deadline).await?;
-                Ok(Told { changes, wanted })
+                Ok(Told { changes, wanted, repaired: None })
             }
         }
     }
@@ -148,27 +152,18 @@ async fn change(
     Ok(count)
 }
 
-/// Makes the table what is wanted, whatever it is. One that nobody needs is removed, but for what users have in it.
+/// What makes the table what is wanted, whatever it is. One that nobody needs is removed, but for what users have in it.
 async fn repair(
     kernel: &dyn Kernel,
     table: Table,
     wanted: &Contents,
     need: Need,
     deadline: Instant,
-) -> Result<usize, KernelError> {
-    let changes = match (kernel.table(table.clone(), deadline).await?, need) {
+) -> Result<Vec<Change>, KernelError> {
+    Ok(match (kernel.table(table.clone(), deadline).await?, need) {
         (None, Need::Nobody) => Vec::new(),
         (Some(is), Need::Nobody) if !has_users(&is, wanted) => vec![Change::DeleteTable],
         (is, _) => delta(is.as_ref(), wanted),
-    };
-    change(kernel, table, changes, deadline).await
-}
-
-/// Whether there is something of users in a table: rules in their chain, or chains of their own.
-fn has_users(is: &Contents, wanted: &Contents) -> bool {
-    is.chains.iter().any(|(chain, rules)| {
-        let ours = wanted.chains.iter().any(|(known, _)| known.name == chain.name);
-        !ours || (chain.name == USER_CHAIN && !rules.is_empty())
     })
 }
 
@@ -183,7 +178,11 @@ pub(super) async fn clean(
 ) -> Result<usize, Error> {
     let (mut changes, mut has_nftables) = (0, true);
     if !matches!(backend, Backend::Nftables) {
-        match repair(kernel, config.table(), empty, Need::Nobody, deadline).await {
+        let removed = async {
+            let gone = repair(kernel, config.table(), empty, Need::Nobody, deadline).await?;
+            change(kernel, config.table(), gone, deadline).await
+        };
+        match removed.await {
             Ok(count) => changes += count,
             Err(error) if error.unsupported() => has_nftables = false,
             Err(error) => return Err(error.into()),

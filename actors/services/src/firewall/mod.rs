@@ -3,6 +3,8 @@
 mod actor;
 mod backend;
 mod choice;
+mod compare;
+mod event;
 mod message;
 mod state;
 mod survey;
@@ -12,5 +14,7 @@ mod zone;
 pub use actor::{FirewallActor, FirewallDeps};
 pub use backend::Backend;
 pub use choice::Choice;
+pub use compare::CompareRules;
+pub use event::FirewallEvent;
 pub use message::{EndRestore, InspectFirewall, ReapplyRules, SetNetworkRules, SetPortRules};
 pub use state::FirewallState;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use netloom_firewall::iptables::Wanted;
 use netloom_firewall::{Ruleset, TableConfig};
+use netloom_model::RepairCause;
 use netloom_model::snapshot::Obstacle;
 
 use super::backend::Backend;
@@ -32,6 +33,10 @@ pub(super) struct Known {
     pub(super) restoring: bool,
     /// The host may differ from what is wanted: it has to be read.
     pub(super) stale: bool,
+    /// Why that is so.
+    pub(super) cause: RepairCause,
+    /// A repair has failed, and may have left something although nobody has rules.
+    pub(super) unfinished: bool,
     /// It has been as wanted once. What differs then was somebody else's doing.
     pub(super) seen: bool,
     /// What iptables was told.
@@ -51,6 +56,11 @@ pub(super) struct Known {
 }
 
 impl Known {
+    /// The host may differ from what is wanted, because of this.
+    pub(super) fn doubt(&mut self, cause: RepairCause) {
+        (self.stale, self.cause) = (true, cause);
+    }
+
     /// Whether there is nothing that rules are said to.
     pub(super) fn is_silent(&self) -> bool {
         self.missing.is_some() || matches!(self.backend, Backend::None)
@@ -67,6 +77,8 @@ impl FirewallState {
             reason,
             restoring: true,
             stale: true,
+            cause: RepairCause::Unsure,
+            unfinished: false,
             seen: false,
             told: None,
             missing,

@@ -1,7 +1,6 @@
 //! What of the host's stands in the way of packets that the rules let through: looked at when networks come and go, when
 //! somebody changes tables of nftables, and when somebody asks. Of settings and of the old iptables the kernel tells nobody.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use netloom_firewall::{NetworkRules, TABLES};
 use netloom_kernel::nft::Point;
 use netloom_kernel::{Kernel, Netns};
 use netloom_model::snapshot::{FirewallSnapshot, Obstacle};
-use netloom_model::{Error, IfName, Result};
+use netloom_model::{Error, Result};
 use netloom_runtime::{Cause, Cx, Handle, OpCtx, Panicked, Reply, messages};
 
 use super::actor::{FirewallActor, PATIENCE};
@@ -68,13 +67,12 @@ impl FirewallActor {
             false => known.wanted.said().filter_map(|(_, said)| said.network.clone()).collect(),
         };
         let backend = known.backend.clone();
-        let in_zone =
-            networks.iter().map(|rules| rules.bridge).filter(|bridge| known.is_in_zone(*bridge)).collect();
+        let by_zone = known.has_zone();
         drop(known);
         let (kernel, xtables) = (Arc::clone(&self.deps.kernel), self.deps.xtables.clone());
         let began = Instant::now();
         let work = async move {
-            let look = look(&*kernel, xtables.as_deref(), &backend, (&networks, &in_zone), began + PATIENT);
+            let look = look(&*kernel, xtables.as_deref(), &backend, (&networks, by_zone), began + PATIENT);
             // The programs may be busy with what the host is to have.
             let late = |_| Err(Error::internal("the host did not say in time what stands in the way"));
             tokio::time::timeout(PATIENT, look).await.unwrap_or_else(late)
@@ -149,7 +147,7 @@ async fn look(
     kernel: &dyn Kernel,
     xtables: Option<&dyn Xtables>,
     backend: &Backend,
-    (networks, in_zone): (&[Arc<NetworkRules>], &BTreeSet<IfName>),
+    (networks, by_zone): (&[Arc<NetworkRules>], bool),
     deadline: Instant,
 ) -> Result<Vec<Obstacle>> {
     if networks.is_empty() {
@@ -186,11 +184,7 @@ async fn look(
     if own == Some(Variant::Nft) {
         host.drops.retain(|drops| !programs.iter().flatten().any(|program| drops.is_of(program)));
     }
-    // firewalld accepts what is in the zone by chains of its own, which need not be understood here.
-    let (firewalld, others) = host.drops.into_iter().partition(|drops| drops.is_in_table(FIREWALLD));
-    host.drops = others;
-    let mut all = obstacles(&host, networks);
-    let outside: Vec<_> = networks.iter().filter(|rules| !in_zone.contains(&rules.bridge)).cloned().collect();
-    all.extend(obstacles(&Host { drops: firewalld, forwards: [None; 2], ..host }, &outside));
-    Ok(all)
+    // What the chains of a firewalld that runs do with a bridge is said by the zone that it is in.
+    host.drops.retain(|drops| !(by_zone && drops.is_in_table(FIREWALLD)));
+    Ok(obstacles(&host, networks))
 }

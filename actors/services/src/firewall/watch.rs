@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use netloom_firewall::Ruleset;
 use netloom_kernel::TableEvent;
-use netloom_model::Result;
+use netloom_model::{RepairCause, Result};
 use netloom_runtime::{Addr, Cause, Cx, Handle, OpCtx, Panicked, Reply, messages};
 
 use super::actor::{FirewallActor, PATIENCE, REST};
@@ -119,7 +119,7 @@ impl FirewallActor {
 impl Handle<TableTouched> for FirewallActor {
     fn handle(&mut self, op: OpCtx, _: TableTouched, _: Reply<()>, cx: &mut Cx<'_, Self>) {
         if !matches!(self.deps.state.get().backend, Backend::Iptables { .. }) {
-            self.deps.state.get().stale = true;
+            self.deps.state.get().doubt(RepairCause::ForeignChange);
             return self.go_on(cx);
         }
         if !self.beside.looking {
@@ -144,7 +144,7 @@ impl Handle<HostTouched> for FirewallActor {
 impl Handle<LookDue> for FirewallActor {
     fn handle(&mut self, _: OpCtx, _: LookDue, _: Reply<()>, cx: &mut Cx<'_, Self>) {
         self.beside.looking = false;
-        self.deps.state.get().stale = true;
+        self.deps.state.get().doubt(RepairCause::ForeignChange);
         self.go_on(cx);
     }
 }

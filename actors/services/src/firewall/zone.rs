@@ -90,9 +90,9 @@ impl Known {
         obstacles(&self.zone.settled, &unplaced, self.zone.trouble.as_deref())
     }
 
-    /// Whether firewalld lets everything of a bridge through.
-    pub(super) fn is_in_zone(&self, bridge: IfName) -> bool {
-        self.zone.settled.placed.contains(&bridge)
+    /// Whether there is a firewalld that decides by zones.
+    pub(super) fn has_zone(&self) -> bool {
+        self.zone.settled.running.is_some()
     }
 
     pub(super) fn zone_picture(&self) -> FirewalldSnapshot {

@@ -2,23 +2,24 @@
 
 pub(crate) mod programs;
 
+use std::cell::RefCell;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use netloom_actor_services::firewall::{
-    Backend, Choice, EndRestore, FirewallActor, FirewallDeps, FirewallState, InspectFirewall,
-    SetNetworkRules, SetPortRules,
+    Backend, Choice, CompareRules, EndRestore, FirewallActor, FirewallDeps, FirewallEvent, FirewallState,
+    InspectFirewall, SetNetworkRules, SetPortRules,
 };
 use netloom_firewall::io::{InPlace, Variant, Xtables};
 use netloom_firewall::iptables::Version;
-use netloom_firewall::{FamilyRules, Mode, NetworkRules, PortRules, TableConfig};
+use netloom_firewall::{Deviates, Deviation, FamilyRules, Mode, NetworkRules, PortRules, TableConfig};
 use netloom_firewalld::Firewalld;
 use netloom_kernel::nft::{Change, Contents, Table};
 use netloom_kernel::{Kernel, Op};
 use netloom_model::snapshot::FirewallSnapshot;
-use netloom_model::{EndpointId, Error, NetworkId, Protocol};
-use netloom_runtime::{Addr, Cause, Exit, OpCtx, TaskGroup, spawn};
+use netloom_model::{EndpointId, Error, NetworkId, Protocol, RepairCause};
+use netloom_runtime::{Addr, Cause, EventSink, Exit, OpCtx, TaskGroup, spawn};
 use netloom_testkit::{Iptables, SimFirewalld, SimIptables, SimKernel};
 use tokio::task::LocalSet;
 
@@ -50,6 +51,20 @@ pub(crate) fn each<F: Future<Output = ()>>(test: impl Fn(Stage) -> F) {
     }
 }
 
+/// What the actor has told: where it puts that, and what was read of it.
+pub(crate) struct Told {
+    sender: mpsc::Sender<FirewallEvent>,
+    receiver: mpsc::Receiver<FirewallEvent>,
+    read: RefCell<Vec<FirewallEvent>>,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        let (sender, receiver) = mpsc::channel();
+        Self { sender, receiver, read: RefCell::default() }
+    }
+}
+
 pub(crate) struct Stage {
     pub(crate) kind: Kind,
     pub(crate) sim: SimKernel,
@@ -57,6 +72,7 @@ pub(crate) struct Stage {
     pub(crate) xtables: Arc<dyn Xtables>,
     pub(crate) firewalld: Option<SimFirewalld>,
     pub(crate) state: FirewallState,
+    told: Told,
     pub(crate) actor: Addr<FirewallActor>,
 }
 
@@ -66,8 +82,9 @@ impl Stage {
         let chosen = if let Kind::Iptables(variant) = kind { variant } else { Variant::Nft };
         let xtables: Arc<dyn Xtables> = Arc::new(InPlace::new(programs.clone(), chosen));
         let state = state(kind, &xtables);
-        let actor = start(&sim, &xtables, None, &state);
-        Self { kind, sim, programs, xtables, firewalld: None, state, actor }
+        let told = Told::default();
+        let actor = start(&sim, &xtables, None, &state, &told);
+        Self { kind, sim, programs, xtables, firewalld: None, state, told, actor }
     }
 
     /// The next engine: it knows nothing of the one before.
@@ -91,7 +108,7 @@ impl Stage {
 
     /// The next incarnation of the actor.
     pub(crate) fn next_actor(&mut self) {
-        self.actor = start(&self.sim, &self.xtables, self.firewalld.as_ref(), &self.state);
+        self.actor = start(&self.sim, &self.xtables, self.firewalld.as_ref(), &self.state, &self.told);
     }
 
     pub(crate) fn op(&self) -> OpCtx {
@@ -119,6 +136,24 @@ impl Stage {
         let there = self.actor.ask(&self.op(), request).await.expect("answered")?;
         assert_eq!(there, self.picture().await.backend != "none");
         Ok(())
+    }
+
+    /// The repairs that were told: what set off each, and how many changes it took.
+    pub(crate) fn repairs_told(&self) -> Vec<(RepairCause, usize)> {
+        let mut told = self.told.read.borrow_mut();
+        told.extend(self.told.receiver.try_iter());
+        told.iter().map(|FirewallEvent::Repaired { changes, cause, .. }| (*cause, *changes)).collect()
+    }
+
+    /// What is told to differ: `-` what is missing, `+` what is there too much, `~` what is otherwise.
+    pub(crate) async fn compared(&self) -> Vec<String> {
+        let found = self.actor.ask(&self.op(), CompareRules).await.expect("answered").expect("compared");
+        let sign = |one: &Deviation| match one.what {
+            Deviates::Missing => "-",
+            Deviates::Unexpected => "+",
+            Deviates::Different { .. } => "~",
+        };
+        found.iter().map(|one| format!("{} {}", sign(one), one.object)).collect()
     }
 
     pub(crate) async fn picture(&self) -> FirewallSnapshot {
@@ -252,12 +287,15 @@ fn start(
     xtables: &Arc<dyn Xtables>,
     firewalld: Option<&SimFirewalld>,
     state: &FirewallState,
+    told: &Told,
 ) -> Addr<FirewallActor> {
+    let told = told.sender.clone();
     let deps = FirewallDeps {
         kernel: Arc::new(sim.clone()),
         xtables: Some(Arc::clone(xtables)),
         firewalld: firewalld.map(|one| Arc::new(one.clone()) as Arc<dyn Firewalld>),
         state: state.clone(),
+        events: EventSink::new(move |_: &OpCtx, event| told.send(event).expect("it is read")),
         tasks: TaskGroup::default(),
     };
     spawn(FirewallActor::new(deps), |exit| assert!(matches!(exit, Exit::Panicked(_)), "{exit:?}")).0

@@ -190,10 +190,14 @@ impl Directory {
         for entry in fs::read_dir(itself(&self.dir))? {
             let entry = entry?;
             let name = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            if let Some(name) = name
-                && look(&entry.path()).is_ok_and(|found| found == kind)
-            {
-                names.push(name);
+            let Some(name) = name else { continue };
+            match look(&entry.path()) {
+                Ok(found) if found == kind => names.push(name),
+                Ok(_) => {}
+                // It went meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                // What cannot be looked at, because too many files are open, say, is not missing for that.
+                Err(error) => return Err(error),
             }
         }
         names.sort_unstable();

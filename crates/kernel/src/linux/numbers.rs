@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use netloom_model::IfName;
 use nix::errno::Errno;
 use nix::net::if_::{if_indextoname, if_nametoindex};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::failure::Failure;
 
@@ -41,8 +42,10 @@ impl Numbers {
     /// reach the other link. And it would make the other end of a veth pair before it looks at the name, and
     /// then wait 20 ms for its end. Looking here costs 2 µs and takes no lock.
     pub(super) fn take(&mut self, name: IfName) -> Result<u32, Failure> {
-        if if_nametoindex(name.as_str()).is_ok() {
-            return Err(Failure::errno(Errno::EEXIST));
+        match if_nametoindex(name.as_str()) {
+            Ok(_) => return Err(Failure::errno(Errno::EEXIST)),
+            Err(Errno::ENODEV) => {}
+            Err(errno) => return Err(not_looked(errno)),
         }
         for _ in 0..DRAWS {
             let number = self.next;
@@ -51,11 +54,18 @@ impl Numbers {
                 Ok(false) => return Ok(number),
                 // Somebody's row of numbers: get away from it.
                 Ok(true) => self.next = draw(),
-                Err(errno) => return Err(Failure::io(&errno.into(), "cannot look for a link's number")),
+                Err(errno) => return Err(not_looked(errno)),
             }
         }
         Err(Failure::refused(libc::EBUSY, Some("no number for the link was found".into())))
     }
+}
+
+/// Why the kernel could not be asked. The C library opens a socket for each question; when it gets none it goes on to look
+/// for files of old kernels, and tells of those.
+fn not_looked(errno: Errno) -> Failure {
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
+    Failure::io(&socket.err().unwrap_or(errno).into(), "cannot look for a link's number")
 }
 
 /// Whether a link has this number.

@@ -31,6 +31,21 @@ pub enum Type {
     Verdict,
 }
 
+impl fmt::Display for Type {
+    /// The name that the `nft` program has for it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Family => "nf_proto",
+            Self::Ipv4 => "ipv4_addr",
+            Self::Ipv6 => "ipv6_addr",
+            Self::Protocol => "inet_proto",
+            Self::Port => "inet_service",
+            Self::Interface => "ifname",
+            Self::Verdict => "verdict",
+        })
+    }
+}
+
 impl Type {
     /// The number by which the `nft` program knows it.
     #[must_use]

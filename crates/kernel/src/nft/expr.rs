@@ -181,3 +181,71 @@ pub enum Expr {
     /// Something of a rule that is not ours.
     Other(String),
 }
+
+impl fmt::Display for Expr {
+    /// In the words of the `nft` program as far as one step has words; which register it uses is left out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = |f: &mut fmt::Formatter<'_>, data: &[u8]| {
+            f.write_str("0x")?;
+            data.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        };
+        match self {
+            Self::Payload { base, offset, len, .. } => {
+                let base = match base {
+                    Base::Network => "nh",
+                    Base::Transport => "th",
+                };
+                write!(f, "@{base},{},{}", offset * 8, len * 8)
+            }
+            Self::Meta { key, .. } => f.write_str(match key {
+                MetaKey::Mark => "mark",
+                MetaKey::Iifname => "iifname",
+                MetaKey::Oifname => "oifname",
+                MetaKey::Nfproto => "nfproto",
+                MetaKey::L4proto => "l4proto",
+            }),
+            Self::Ct { key, .. } => f.write_str(match key {
+                CtKey::State => "ct state",
+                CtKey::Direction => "ct direction",
+                CtKey::Status => "ct status",
+            }),
+            Self::Fib { result, .. } => f.write_str(match result {
+                FibResult::DestinationType => "fib daddr type",
+                FibResult::SourceType => "fib saddr type",
+            }),
+            Self::Bitwise { mask, xor, .. } => {
+                f.write_str("& ")?;
+                bytes(f, mask)?;
+                if xor.iter().any(|byte| *byte != 0) {
+                    f.write_str(" ^ ")?;
+                    bytes(f, xor)?;
+                }
+                Ok(())
+            }
+            Self::Cmp { equal, data, .. } => {
+                f.write_str(if *equal { "== " } else { "!= " })?;
+                bytes(f, data)
+            }
+            Self::Lookup { set, to, verdicts, missing, .. } => {
+                let how = match (to.is_some() || *verdicts, missing) {
+                    (true, _) => "map",
+                    (false, false) => "in",
+                    (false, true) => "not in",
+                };
+                write!(f, "{how} @{set}")
+            }
+            Self::Verdict(verdict) => write!(f, "{verdict}"),
+            Self::Nat { kind, ipv6, port, .. } => {
+                let kind = match kind {
+                    NatKind::Source => "snat",
+                    NatKind::Destination => "dnat",
+                };
+                let (family, port) =
+                    (if *ipv6 { "ip6" } else { "ip" }, if port.is_some() { " and port" } else { "" });
+                write!(f, "{kind} {family} to that address{port}")
+            }
+            Self::Masquerade => f.write_str("masquerade"),
+            Self::Other(name) => f.write_str(name),
+        }
+    }
+}

@@ -135,6 +135,18 @@ impl Point {
         }
     }
 
+    /// The name that the `nft` program has for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prerouting => "prerouting",
+            Self::Input => "input",
+            Self::Forward => "forward",
+            Self::Output => "output",
+            Self::Postrouting => "postrouting",
+        }
+    }
+
     /// The point of the kernel's number.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {
@@ -162,6 +174,27 @@ pub struct Rule {
     pub comment: Option<String>,
 }
 
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        match self.hook {
+            None => Ok(()),
+            Some(Hook { kind, point, priority }) => {
+                write!(f, " ({} hook {} priority {priority})", kind.name(), point.name())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, expr) in self.exprs.iter().enumerate() {
+            write!(f, "{}{expr}", if n == 0 { "" } else { " " })?;
+        }
+        self.comment.iter().try_for_each(|comment| write!(f, " # {comment}"))
+    }
+}
+
 /// A set, or a map when it has values.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Set {
@@ -173,6 +206,24 @@ pub struct Set {
     pub value: Vec<Type>,
     /// Keys are ranges, from [`Element::key`] to [`Element::end`].
     pub interval: bool,
+}
+
+impl fmt::Display for Set {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = |f: &mut fmt::Formatter<'_>, types: &[Type]| {
+            types
+                .iter()
+                .enumerate()
+                .try_for_each(|(n, part)| write!(f, "{}{part}", if n == 0 { "" } else { " . " }))
+        };
+        write!(f, "{} of ", self.name)?;
+        parts(f, &self.key)?;
+        if !self.value.is_empty() {
+            f.write_str(" : ")?;
+            parts(f, &self.value)?;
+        }
+        f.write_str(if self.interval { " in ranges" } else { "" })
+    }
 }
 
 /// A member of a set, or an entry of a map.

@@ -19,6 +19,8 @@ use futures::future::BoxFuture;
 use netloom_model::{Error, HostPort, PortReason, PortUser, Protocol, Reason};
 use nix::errno::Errno;
 
+use crate::error::file_limit;
+
 pub use linux::LinuxPorts;
 
 /// Where a socket is bound.
@@ -72,7 +74,7 @@ pub enum HoldRefusal {
     NoSuchAddress,
     /// The kernel does not know the protocol, or has no IPv6.
     Unsupported,
-    /// There is no room for another descriptor (`EMFILE`, `ENFILE`).
+    /// The process may open no more files (`EMFILE`).
     NoDescriptors,
     /// Too many calls wait for the thread already.
     QueueFull(usize),
@@ -91,7 +93,7 @@ impl HoldRefusal {
             Errno::EACCES => Self::Privileged,
             Errno::EADDRNOTAVAIL => Self::NoSuchAddress,
             Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT | Errno::ESOCKTNOSUPPORT => Self::Unsupported,
-            Errno::EMFILE | Errno::ENFILE => Self::NoDescriptors,
+            Errno::EMFILE => Self::NoDescriptors,
             other => Self::Refused(other as i32),
         }
     }
@@ -104,7 +106,7 @@ impl HoldRefusal {
             Self::Privileged => PortReason::Privileged { port },
             Self::NoSuchAddress => PortReason::NoSuchAddress { port },
             Self::Unsupported => PortReason::Unsupported { port },
-            Self::NoDescriptors => PortReason::NoDescriptors { port },
+            Self::NoDescriptors => PortReason::NoDescriptors { port, limit: file_limit() },
             Self::QueueFull(limit) => {
                 return Reason::Busy { what: "the thread that holds ports".into(), limit }.into();
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ErrorKind, Holder};
+use super::{ErrorKind, Holder, remedies};
 use crate::host_port::{HostPort, HostPorts};
 
 /// A process of the host that uses a port.
@@ -79,10 +79,12 @@ pub enum PortReason {
         port: HostPort,
     },
     /// The process has as many files open as it may.
-    #[error("port {port} cannot be held: the engine's process may open no more files")]
+    #[error("port {port} cannot be held: the engine's process may have no more than {limit} files open")]
     NoDescriptors {
         /// The port.
         port: HostPort,
+        /// How many files it may have open (`RLIMIT_NOFILE`).
+        limit: u64,
     },
     /// Every port to choose from is taken (libnetwork's `ErrAllPortsAllocated`).
     #[error("all ports are allocated: {wanted} have no {count} free {}{}", one(*.count), used(*.in_use))]
@@ -153,7 +155,7 @@ impl PortReason {
                 let v6 = if v6 { ", and enable IPv6" } else { "" };
                 format!("load the kernel's module for {protocol}{v6}, or leave the binding out")
             }
-            Self::NoDescriptors { .. } => "raise the process's limit of open files (ulimit -n)".into(),
+            Self::NoDescriptors { .. } => remedies::FILES.into(),
             Self::Exhausted { .. } => {
                 "delete endpoints, give a wider range, or widen net.ipv4.ip_local_port_range".into()
             }
@@ -203,7 +205,12 @@ mod tests {
                 "does not offer",
                 "module for tcp,",
             ),
-            (PortReason::NoDescriptors { port }, ErrorKind::Exhausted, "no more files", "ulimit -n"),
+            (
+                PortReason::NoDescriptors { port, limit: 1024 },
+                ErrorKind::Exhausted,
+                "no more than 1024 files",
+                "LimitNOFILE=",
+            ),
             (
                 PortReason::Exhausted { wanted, count: 1, in_use: 3 },
                 ErrorKind::Exhausted,

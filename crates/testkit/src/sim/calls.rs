@@ -9,6 +9,7 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use futures::channel::oneshot;
+use netloom_kernel::nft::Table;
 use netloom_kernel::{KernelError, Op};
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
@@ -27,6 +28,8 @@ pub(super) struct Calls {
     due: BinaryHeap<Reverse<(Instant, u64, u64)>>,
     entered: u64,
     next: u64,
+    /// Looks at a table that wait behind changes of it: dropped when those can go on.
+    behind: Vec<oneshot::Sender<()>>,
 }
 
 #[derive(Debug)]
@@ -83,6 +86,16 @@ impl Calls {
         let stuck = |call: &Call| matches!(call.step, Step::Hanging | Step::Held);
         let earlier = self.live.iter().filter(|(other, call)| **other < id && stuck(call));
         earlier.flat_map(|(_, call)| &call.ops[call.answers.len()..]).any(|first| collide(first, op))
+    }
+
+    /// Tells when a look at a table may be taken; `None` for at once. One thread takes changes and looks in their order.
+    pub(super) fn before_look(&mut self, table: &Table) -> Option<oneshot::Receiver<()>> {
+        let look = Op::ChangeTable { table: table.clone(), changes: Vec::new() };
+        self.hold_up(u64::MAX, &look).then(|| {
+            let (waits, gone) = oneshot::channel();
+            self.behind.push(waits);
+            gone
+        })
     }
 
     fn enter(&mut self, at: Instant, id: u64) {
@@ -188,6 +201,7 @@ impl State {
             self.put_back(id, call);
         }
         self.advance(now);
+        self.calls.behind.clear();
         released
     }
 

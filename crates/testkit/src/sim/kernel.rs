@@ -100,14 +100,27 @@ impl Kernel for SimKernel {
         self.inquire(&format!("read net/{key}"), netns, |world| world.setting_text(netns, key))
     }
 
-    fn table(&self, table: Table, _deadline: Instant) -> KernelFuture<Option<Contents>> {
-        let tables = &self.lock().world.tables;
-        let what = || format!("read table {table}");
-        let found = match tables.absent {
-            true => Err(KernelError::refused(what(), EOPNOTSUPP, "this kernel has no nftables")),
-            false => Ok(tables.contents(&table)),
+    fn table(&self, table: Table, deadline: Instant) -> KernelFuture<Option<Contents>> {
+        let what = format!("read table {table}");
+        let held_up = self.lock().calls.before_look(&table);
+        let look = move |kernel: &Self| {
+            let tables = &kernel.lock().world.tables;
+            match tables.absent {
+                true => Err(KernelError::refused(what, EOPNOTSUPP, "this kernel has no nftables")),
+                false => Ok(tables.contents(&table)),
+            }
         };
-        ready(found).boxed()
+        let Some(waits) = held_up else { return ready(look(self)).boxed() };
+        let kernel = self.clone();
+        let deadline = tokio::time::Instant::from_std(deadline);
+        let allowed = deadline.saturating_duration_since(tokio::time::Instant::now());
+        async move {
+            if timeout_at(deadline, waits).await.is_err() {
+                return Err(KernelError::timed_out("read a table", allowed));
+            }
+            look(&kernel)
+        }
+        .boxed()
     }
 
     /// Always refused with `EOPNOTSUPP`: there is nothing to be in.
