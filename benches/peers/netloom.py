@@ -46,7 +46,7 @@ class Netloom(Peer):
     """This project's engine, measured by its own program, which drains before it counts."""
 
     name = "netloom"
-    title = "no firewall, no masquerade, in process, durable store"
+    title = "firewall with masquerade, in process, durable store"
 
     def version(self) -> str:
         return run([self._program(), "--version"]).strip().removeprefix("netloom ")

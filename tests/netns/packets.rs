@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use netloom::kernel::{Kernel, Neighbour, Netns, Op};
 use netloom::testkit::probe::{Connector, EchoSocket, Listener, transfer};
-use netloom::{EndpointSpec, JoinSpec, NetworkSpec, SandboxSpec};
+use netloom::{EndpointSpec, JoinSpec, NetworkSpec, SandboxKey, SandboxSpec};
 
 use crate::churn::lifecycle;
+use crate::container::Container;
 use crate::lab::{address, delete_everything, in_lab, joined, pings, soon};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -89,6 +90,25 @@ fn a_container_has_ipv6_where_its_network_has_it_and_ports_have_no_address_of_th
         }
         delete_everything(&engine).await;
         lab.assert_pristine().await;
+    });
+}
+
+/// Links below 1,280 bytes have no IPv6, and refuse whatever is about it.
+#[test]
+fn links_that_are_too_small_for_ipv6_carry_ipv4() {
+    in_lab(async |lab| {
+        let engine = lab.engine().await;
+        let spec = NetworkSpec::new("small").option("com.docker.network.driver.mtu", "1000");
+        let network = engine.controller().create_network(spec).await.unwrap();
+        let (_one, first) = joined(&engine, &network, "one").await;
+        let container = Container::start();
+        let spec = SandboxSpec::new("two").external_key();
+        let second = engine.controller().create_sandbox(spec).await.unwrap();
+        let two = network.create_endpoint(EndpointSpec::new("two")).await.unwrap();
+        two.join(&second, JoinSpec::default()).await.unwrap();
+        second.set_key(SandboxKey::Path(container.netns())).await.unwrap();
+        assert!(pings(&first, address(&two).await, PATIENCE).await);
+        delete_everything(&engine).await;
     });
 }
 

@@ -36,6 +36,7 @@ pub struct Capability {
     pub permanent: bool,
     /// Whether it has to hear that an endpoint is its sandbox's way out also where that publishes nothing. libnetwork
     /// always calls; a driver that does nothing then saves every join a call.
+    /// That it is the way out no more is told in any case.
     pub hears_of_bare: bool,
 }
 

@@ -307,7 +307,7 @@ pub enum Op {
         /// The namespace whose setting it is.
         netns: Netns,
         /// The path below `/proc/sys/net`, such as `ipv6/conf/eth0/disable_ipv6`. To switch IPv6 off where the kernel
-        /// has none succeeds.
+        /// has none, or the link is too small for it, succeeds.
         key: String,
         /// The text to write.
         value: String,

@@ -2,6 +2,7 @@
 
 mod adoption;
 mod isolation;
+mod sizes;
 
 use netloom::MacAddr;
 use netloom::kernel::{LinkTag, Neighbour, Netns, Op, Route};
@@ -155,7 +156,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         on_a_bridge("names that Linux keeps", reserved_names()),
         on_a_bridge("objects that are not there", absent_objects()),
         on_a_bridge("marks", marks()),
-        on_a_bridge("hardware addresses and sizes", macs_and_mtus()),
+        on_a_bridge("hardware addresses and sizes", sizes::steps()),
         on_a_bridge("links up, down, cut, moved and deleted", links()),
         on_a_bridge("ports", ports()),
         on_a_bridge("addresses", addresses()),
@@ -253,34 +254,6 @@ fn marks() -> Vec<Step> {
         step("EOPNOTSUPP", Op::DeleteLink { name: parsed("lo"), tag: None }),
         does(Op::DeleteLink { name: parsed("br1"), tag: None }),
     ]
-}
-
-fn macs_and_mtus() -> Vec<Step> {
-    let a = named("a");
-    let pair = || veth("vb", "eth1", a, Some("br0"));
-    let mut steps = Vec::new();
-    for group_or_zero in [[1, 0, 0, 0, 0, 1], [0; 6]] {
-        steps.push(step("EADDRNOTAVAIL", with_mac(pair(), group_or_zero)));
-        steps.push(step("EADDRNOTAVAIL", with_mac(bridge("br1"), group_or_zero)));
-    }
-    for size in [0, 67, 65_536] {
-        steps.push(step("EINVAL", with_mtu(pair(), size)));
-        steps.push(step("EINVAL", with_mtu(bridge("br1"), size)));
-        steps.push(step("EINVAL", mtu(a, "eth0", size)));
-    }
-    // The bridge follows the smallest of its ports until its own size is set by hand.
-    steps.extend([
-        does(with_mtu(with_mac(pair(), [0x02, 0x42, 10, 0, 0, 9]), 1400)),
-        does(mtu(HOST, "va", 1300)),
-        does(mtu(HOST, "va", 65_535)),
-        does(mtu(HOST, "br0", 1350)),
-        does(mtu(HOST, "va", 1290)),
-        does(delete("vb", tag("vb"))),
-        // Below the smallest size for IPv6 its addresses and routes are gone, and do not come back.
-        does(mtu(a, "eth0", 1000)),
-        does(mtu(a, "eth0", 1500)),
-    ]);
-    steps
 }
 
 fn links() -> Vec<Step> {

@@ -17,7 +17,7 @@ use super::usage::Usage;
 use super::{Churn, Mode, start};
 use crate::report;
 
-/// Networks of 1,022 addresses: as many as a bridge has ports. The benchmark's own range (RFC 2544).
+/// Networks of more addresses than a bridge has ports (1,023).
 const POOLS: &str = "10.0.0.0/8";
 const POOL_SIZE: u8 = 21;
 

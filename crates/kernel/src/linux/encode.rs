@@ -25,6 +25,8 @@ use super::transport::Request;
 use crate::op::{Neighbour, Netns, Op, PortFlag, Route};
 
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
+/// A smaller link has no IPv6, and refuses whatever is about it (RFC 8200, 5).
+const IPV6_MIN_MTU: u32 = 1280;
 /// The longest alias in bytes: with its zero it must stay below `IFALIASZ`.
 const MAX_ALIAS: usize = 254;
 
@@ -228,7 +230,9 @@ fn request(
 fn finishing(op: &Op, number: u32) -> Result<Vec<Request>, Failure> {
     let (tag, mtu, port) = match op {
         Op::CreateBridge { tag, mtu, .. } => (tag, *mtu, false),
-        Op::CreateVeth { tag, master, .. } => (tag, None, master.is_some()),
+        Op::CreateVeth { tag, master, mtu, .. } => {
+            (tag, None, master.is_some() && mtu.is_none_or(|mtu| mtu >= IPV6_MIN_MTU))
+        }
         _ => return Ok(Vec::new()),
     };
     let alias = tag.alias();

@@ -163,7 +163,15 @@ impl Traveller {
 
     fn create(&mut self, name: NetnsName, ipv6: bool, deadline: Instant) -> Result<(), Failure> {
         let enter = || unshare(CloneFlags::CLONE_NEWNET).map_err(Failure::errno);
-        let set_up = || if ipv6 { Ok(()) } else { write_setting("ipv6/conf/default/disable_ipv6", "1") };
+        let set_up = || match write_setting("ipv6/conf/default/disable_ipv6", "1") {
+            // As in a container whose engine may change no setting: its links have IPv6 then.
+            Err(Failure::Refused { errno: libc::EROFS, .. }) => {
+                tracing::warn!(%name, "settings are read-only here, so links of the namespace have IPv6");
+                Ok(())
+            }
+            outcome => outcome,
+        };
+        let set_up = || if ipv6 { Ok(()) } else { set_up() };
         self.establish(name, enter, set_up, deadline)
     }
 
@@ -330,15 +338,27 @@ fn setting_path(key: &str) -> Result<PathBuf, Failure> {
 }
 
 pub(super) fn write_setting(key: &str, value: &str) -> Result<(), Failure> {
-    if value == "1" && key.starts_with("ipv6/conf/") && key.ends_with("/disable_ipv6") && !has_ipv6() {
-        // It is off already.
-        return Ok(());
-    }
-    let written = OpenOptions::new().write(true).open(setting_path(key)?).and_then(|mut file| {
+    let path = setting_path(key)?;
+    let written = OpenOptions::new().write(true).open(&path).and_then(|mut file| {
         // One write: the kernel takes each as the whole value.
         file.write(value.as_bytes()).map(drop)
     });
-    written.map_err(|error| setting_failed(&error))
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && value == "1" && has_no_ipv6(key) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => match fs::read_to_string(&path) {
+            Ok(text) if text.trim_end() == value => Ok(()),
+            _ => Err(setting_failed(&error)),
+        },
+        written => written.map_err(|error| setting_failed(&error)),
+    }
+}
+
+/// Whether it would switch off what is not there: the kernel has no IPv6, or the link is too small for it.
+fn has_no_ipv6(key: &str) -> bool {
+    let link = key.strip_prefix("ipv6/conf/").and_then(|key| key.strip_suffix("/disable_ipv6"));
+    link.is_some_and(|link| {
+        !has_ipv6() || setting_path(&format!("ipv4/conf/{link}")).is_ok_and(|path| path.exists())
+    })
 }
 
 fn setting_failed(error: &io::Error) -> Failure {

@@ -174,7 +174,10 @@ pub(super) fn is_on(value: &str) -> bool {
 
 impl World {
     pub(super) fn write_setting(&mut self, netns: Netns, key: &str, value: &str) -> Result<(), Refusal> {
-        let (ns, file) = self.locate(netns, key)?;
+        let (ns, file) = match self.locate(netns, key) {
+            Err(_) if value == "1" && self.has_no_ipv6(netns, key) => return Ok(()),
+            located => located?,
+        };
         file.rule().check(value)?;
         match file {
             File::General(_) => self.keep(ns, key, value),
@@ -182,6 +185,13 @@ impl World {
             File::Link(id, dir, rule) => self.write_for_link(id, Setting { dir, name: rule.name }, value),
         }
         Ok(())
+    }
+
+    /// Whether it would switch IPv6 off for a link that is too small for it: that is done.
+    fn has_no_ipv6(&self, netns: Netns, key: &str) -> bool {
+        let link = key.strip_prefix("ipv6/conf/").and_then(|key| key.strip_suffix("/disable_ipv6"));
+        let link = link.and_then(|link| link.parse().ok());
+        link.is_some_and(|link| self.find(netns, link).is_ok())
     }
 
     /// What a file says, as far as it is modelled.
