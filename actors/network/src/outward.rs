@@ -153,7 +153,7 @@ impl Handle<RevokeEndpoint> for NetworkActor {
                 && outcome.is_ok()
                 && standing.holds()
             {
-                drop(saga::changed(&world, &op, &record, &Seldom::default()));
+                drop(saga::ended(&world, &op, &record));
             }
             reply.send(outcome);
         });

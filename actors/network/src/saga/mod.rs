@@ -30,7 +30,7 @@ pub(crate) use create_endpoint::{
 pub(crate) use detach::{abandon, detach, reap};
 pub use establish::driver_request;
 pub(crate) use establish::{Established, establish, restore_in_driver};
-pub(crate) use ports::{Reached, Standing, Way, changed, program};
+pub(crate) use ports::{Reached, Standing, Way, ended, program};
 pub(crate) use remove::{delete_endpoint, delete_network};
 pub(crate) use reserve::{Recorded, release_reservation, reserve};
 pub(crate) use undo::Undone;

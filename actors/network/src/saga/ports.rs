@@ -93,7 +93,7 @@ pub(crate) async fn program(world: World, op: OpCtx, way: Way) -> Result<Reached
 }
 
 /// What there is to tell when these ports of the host lead to an endpoint: those that do no more come first.
-pub(crate) fn changed(world: &World, op: &OpCtx, record: &EndpointRecord, now: &Seldom<Published>) -> Facts {
+pub(super) fn changed(world: &World, op: &OpCtx, record: &EndpointRecord, now: &Seldom<Published>) -> Facts {
     let (network, endpoint) = (world.network, record.id);
     let (ended, begun) = world.services.told.change(endpoint, now);
     let name = || record.name.clone();
@@ -112,7 +112,7 @@ pub(crate) fn changed(world: &World, op: &OpCtx, record: &EndpointRecord, now: &
     ended.into_iter().chain(begun).map(|event| world.events.fact(op, event)).collect()
 }
 
-/// What there is to tell when an endpoint leaves its sandbox, or is gone: nothing leads to it.
-pub(super) fn ended(world: &World, op: &OpCtx, record: &EndpointRecord) -> Facts {
+/// What there is to tell when an endpoint leaves its sandbox, is its way out no more, or is gone: nothing leads to it.
+pub(crate) fn ended(world: &World, op: &OpCtx, record: &EndpointRecord) -> Facts {
     changed(world, op, record, &Seldom::default())
 }

@@ -163,15 +163,19 @@ impl Traveller {
 
     fn create(&mut self, name: NetnsName, ipv6: bool, deadline: Instant) -> Result<(), Failure> {
         let enter = || unshare(CloneFlags::CLONE_NEWNET).map_err(Failure::errno);
-        let set_up = || match write_setting("ipv6/conf/default/disable_ipv6", "1") {
-            // As in a container whose engine may change no setting: its links have IPv6 then.
-            Err(Failure::Refused { errno: libc::EROFS, .. }) => {
-                tracing::warn!(%name, "settings are read-only here, so links of the namespace have IPv6");
-                Ok(())
+        let set_up = || {
+            if ipv6 {
+                return Ok(());
             }
-            outcome => outcome,
+            match write_setting("ipv6/conf/default/disable_ipv6", "1") {
+                // As in a container whose engine may change no setting: its links have IPv6 then.
+                Err(Failure::Refused { errno: libc::EROFS, .. }) => {
+                    tracing::warn!(%name, "settings are read-only here, so links of the namespace have IPv6");
+                    Ok(())
+                }
+                outcome => outcome,
+            }
         };
-        let set_up = || if ipv6 { Ok(()) } else { set_up() };
         self.establish(name, enter, set_up, deadline)
     }
 
