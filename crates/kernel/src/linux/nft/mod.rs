@@ -23,7 +23,7 @@ use self::numbers::{BATCH_BEGIN, BATCH_END, CHAIN, ELEMENT, NFTABLES, RULE, SET}
 use super::call::{Allowance, Call};
 use super::failure::Failure;
 use super::transport::{Counters, Transport};
-use crate::nft::{BaseChain, Change, Contents, Family, Point, Table};
+use crate::nft::{BaseChain, Change, Contents, Element, Family, Point, Set, Table};
 use crate::op::Op;
 use crate::worker::Worker;
 
@@ -187,12 +187,37 @@ fn contents(
     let found = list(transport, family, numbers::message::NEW_SET, &body, by, decode::set)?;
     let mut sets = Vec::with_capacity(found.len());
     for set in found {
-        let body = named(name, ELEMENT.table, Some((ELEMENT.set, &set.name)));
-        let read = |body: &[u8]| Some(decode::elements(body, &set));
-        let elements = list(transport, family, numbers::message::NEW_ELEMENTS, &body, by, read)?;
-        sets.push((set, elements.into_iter().flatten().collect()));
+        let elements = elements(transport, table, &set, by)?;
+        sets.push((set, elements));
     }
     Ok(Some(Contents { chains, sets }))
+}
+
+/// The elements of a set, sorted.
+///
+/// The kernel lists a set in several messages, each from the place on where the one before ended. A set that has grown
+/// is put into a bigger hash table in the background, where its elements have other places: some are then told twice,
+/// *and others not at all*, without the mark that other interrupted listings have. So one that tells an element twice
+/// is not believed.
+fn elements(
+    transport: &mut Transport,
+    table: &Table,
+    set: &Set,
+    deadline: Instant,
+) -> Result<Vec<Element>, Failure> {
+    let body = named(&table.name, ELEMENT.table, Some((ELEMENT.set, &set.name)));
+    loop {
+        let read = |body: &[u8]| Some(decode::elements(body, set));
+        let told = list(transport, table.family, numbers::message::NEW_ELEMENTS, &body, deadline, read)?;
+        let mut told: Vec<_> = told.into_iter().flatten().collect();
+        told.sort_unstable();
+        if !told.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Ok(told);
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::TimedOut);
+        }
+    }
 }
 
 /// The table that a notification is about.
