@@ -1,5 +1,7 @@
 //! What the store keeps: one record per object. Everything else is derived from these.
 
+mod rows;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -161,7 +163,7 @@ pub struct EndpointRecord {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub options: BTreeMap<String, String>,
     /// Its ports.
-    #[serde(default, skip_serializing_if = "Seldom::is_nothing")]
+    #[serde(default, skip_serializing_if = "Seldom::is_nothing", with = "rows")]
     pub ports: Seldom<Ports>,
     /// Its names beside its own.
     #[serde(default, skip_serializing_if = "Seldom::is_nothing")]

@@ -65,15 +65,7 @@ struct Run {
 
 impl Run {
     fn is_followed_by(&self, next: &PortBinding) -> bool {
-        let PortBinding { protocol, port, ip, host_ip, host_port, host_port_end } = self.first;
-        let behind = |port: u16| port.checked_add(self.count);
-        let inside = behind(port);
-        let outside = host_port.filter(|_| host_port_end.is_none()).and_then(behind);
-        inside.zip(outside).is_some_and(|(port, outside)| {
-            let expected =
-                PortBinding { protocol, port, ip, host_ip, host_port: Some(outside), host_port_end: None };
-            expected == *next
-        })
+        self.first.further(self.count).as_ref() == Some(next)
     }
 
     /// Takes the host's address of a binding that is like this one otherwise. One that is in the way of another needs a

@@ -175,6 +175,15 @@ impl PortBinding {
         self
     }
 
+    /// The binding that many ports further on, on both sides; `None` where there is none, or where the host's port is left
+    /// open.
+    #[must_use]
+    pub fn further(self, ports: u16) -> Option<Self> {
+        let behind = |port: u16| port.checked_add(ports);
+        let host_port = self.host_port.filter(|_| self.host_port_end.is_none()).and_then(behind)?;
+        Some(Self { port: behind(self.port)?, host_port: Some(host_port), ..self })
+    }
+
     fn container_port(self) -> TransportPort {
         TransportPort { protocol: self.protocol, port: self.port }
     }

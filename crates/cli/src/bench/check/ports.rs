@@ -30,9 +30,9 @@ fn single(count: u16) -> impl Iterator<Item = PortBinding> {
     (0..count).map(move |n| PortBinding::new(FIRST + n, TransportPort::tcp(20_000 - n)))
 }
 
-/// The same in a row.
+/// The same in a row, under the container's own numbers.
 fn row(count: u16) -> impl Iterator<Item = PortBinding> {
-    (0..count).map(|n| PortBinding::new(FIRST + n, TransportPort::tcp(20_000 + n)))
+    (FIRST..FIRST + count).map(|port| PortBinding::new(port, TransportPort::tcp(port)))
 }
 
 async fn endpoint(
@@ -46,26 +46,34 @@ async fn endpoint(
     Ok((endpoint, place.engine.controller().create_sandbox(SandboxSpec::new(name)).await?))
 }
 
-/// How long a join with these ports takes, in ms: the middle of several.
-async fn join(
+/// What these ports add to a join, in ms: the middle of many comparisons with a join just before that has none, so that
+/// what else makes joins slow or fast for a while does not count.
+async fn added(
     place: &Place,
     network: &Network,
     rounds: usize,
     ports: impl Iterator<Item = PortBinding>,
 ) -> anyhow::Result<f64> {
-    let (endpoint, sandbox) = endpoint(place, network, "measured", ports).await?;
-    let mut took = Vec::new();
+    let (bare, without) = endpoint(place, network, "bare", std::iter::empty()).await?;
+    let (open, with) = endpoint(place, network, "open", ports).await?;
+    let mut added = Vec::new();
     for _ in 0..rounds {
-        let began = Instant::now();
-        endpoint.join(&sandbox, JoinSpec::default()).await?;
-        took.push(began.elapsed().as_secs_f64() * 1e3);
-        endpoint.leave(&sandbox).await?;
-        place.engine.drain().await?;
+        let mut took = [0.0; 2];
+        for (took, (endpoint, sandbox)) in took.iter_mut().zip([(&bare, &without), (&open, &with)]) {
+            let began = Instant::now();
+            endpoint.join(sandbox, JoinSpec::default()).await?;
+            *took = began.elapsed().as_secs_f64() * 1e3;
+            endpoint.leave(sandbox).await?;
+            place.engine.drain().await?;
+        }
+        added.push(took[1] - took[0]);
     }
-    endpoint.delete().await?;
-    sandbox.delete().await?;
-    took.sort_by(f64::total_cmp);
-    Ok(took[rounds / 2])
+    for (endpoint, sandbox) in [(bare, without), (open, with)] {
+        endpoint.delete().await?;
+        sandbox.delete().await?;
+    }
+    added.sort_by(f64::total_cmp);
+    Ok(added[rounds / 2])
 }
 
 /// How many endpoints there are beside the one that is measured: 5,000, or as many as this process may hold the ports of,
@@ -87,13 +95,12 @@ pub(super) fn publish(check: &Check) -> anyhow::Result<Vec<f64>> {
     on_a_runtime(async {
         let place = Place::new(check, Vec::new()).await?;
         let network = place.network("measured".into(), "bridge").await?;
-        let none = join(&place, &network, 41, std::iter::empty()).await?;
         let mut figures = Vec::new();
-        figures.push(join(&place, &network, 41, single(1)).await? - none);
-        let hundred = join(&place, &network, 21, single(100)).await? - none;
+        figures.push(added(&place, &network, 41, single(1)).await?);
+        let hundred = added(&place, &network, 41, single(100)).await?;
         figures.push(hundred);
-        figures.push(join(&place, &network, 7, single(1_000)).await? - none);
-        figures.push(join(&place, &network, 21, row(1_000)).await? - none);
+        figures.push(added(&place, &network, 7, single(1_000)).await?);
+        figures.push(added(&place, &network, 21, row(1_000)).await?);
 
         let mut networks = Vec::new();
         for n in 0..others_there.div_ceil(1_000) {
@@ -111,8 +118,7 @@ pub(super) fn publish(check: &Check) -> anyhow::Result<Vec<f64>> {
         });
         let others: Vec<_> = others.buffer_unordered(CALLERS).try_collect().await?;
         ensure!(others.len() == others_there, "{} others are there", others.len());
-        let none = join(&place, &network, 41, std::iter::empty()).await?;
-        figures.push((join(&place, &network, 21, single(100)).await? - none) / hundred);
+        figures.push(added(&place, &network, 41, single(100)).await? / hundred);
         place.engine.shutdown(ShutdownMode::Immediate).await?;
         Ok(figures)
     })
