@@ -112,6 +112,11 @@ impl<'a> Reader<'a> {
     }
 
     /// How many items follow, each of which takes a byte at least.
+    /// How many bytes are left.
+    pub(crate) fn len(&self) -> usize {
+        self.rest.len()
+    }
+
     pub(crate) fn count(&mut self) -> Result<usize, ImageError> {
         let count = usize::try_from(self.number()?).ok().filter(|count| *count <= self.rest.len());
         count.ok_or(ImageError::Damaged("it is too short for what it announces"))

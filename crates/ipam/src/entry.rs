@@ -88,6 +88,15 @@ pub(crate) fn addresses_from(network: NetworkId, family: Family, key: &[u8]) -> 
     }
 }
 
+/// Whether what follows a network in a key is an address.
+pub(crate) fn is_address(rest: &[u8]) -> bool {
+    match rest.split_first() {
+        Some((&V4, octets)) => octets.len() == 4,
+        Some((&V6, octets)) => octets.len() == 16,
+        _ => false,
+    }
+}
+
 fn push_address(key: &mut Key, address: IpAddr) {
     match address {
         IpAddr::V4(ip) => {

@@ -81,15 +81,17 @@ impl DefaultIpam {
             if part.level > 0 {
                 return Err(ImageError::Damaged("it names parts, and should be one"));
             }
+            loading.owners.reserve(part.owners());
             let mut first = true;
-            part.read(|key, value| {
+            let end = part.read(|key, value| {
                 if std::mem::take(&mut first) && !last.is_empty() && *key <= last[..] {
                     return Err(ImageError::Damaged("its parts are not in order"));
                 }
-                last.clear();
-                last.extend(key);
-                loading.add(Of::read(key)?, value)
+                loading.add_key(key, value)
             })?;
+            if !first {
+                last = end;
+            }
         }
         loading.end_network();
         *self = loading.ipam;
@@ -107,13 +109,33 @@ struct Loading<'a> {
     /// The network whose owners are being read, where its pools begin to choose, and the owners.
     network: Option<(NetworkId, &'a str, [Vec<u64>; 2])>,
     owners: Vec<Option<Owner>>,
+    /// What the keys of its owners begin with; nothing where that is not known.
+    prefix: part::Key,
     /// The host that was read last.
     host: Option<Arc<str>>,
 }
 
 impl<'a> Loading<'a> {
     fn new(ipam: DefaultIpam, space: AddressSpace, whole: bool) -> Self {
-        Self { ipam, space, whole, found: Vec::new(), network: None, owners: Vec::new(), host: None }
+        let (found, owners, prefix) = (Vec::new(), Vec::new(), part::Key::new());
+        Self { ipam, space, whole, found, network: None, owners, prefix, host: None }
+    }
+
+    /// Adds an entry. Nearly all are of owners with addresses in the network that was read last: those are known by how
+    /// their keys begin.
+    fn add_key(&mut self, key: &[u8], value: &'a [u8]) -> Result<(), ImageError> {
+        let known = !self.prefix.is_empty();
+        if known && key.strip_prefix(&self.prefix[..]).is_some_and(entry::is_address) {
+            return entry::read_owners(value, &mut self.host, &mut self.owners);
+        }
+        let of = Of::read(key)?;
+        let pools = matches!(of, Of::Pools(_));
+        self.add(of, value)?;
+        self.prefix.clear();
+        if let (true, Some((network, ..))) = (pools, &self.network) {
+            self.prefix.extend(entry::all_of(*network).0);
+        }
+        Ok(())
     }
 
     fn add(&mut self, of: Of, value: &'a [u8]) -> Result<(), ImageError> {

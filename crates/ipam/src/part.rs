@@ -15,6 +15,9 @@ const MAX_KEY: usize = 128;
 /// What the lengths in front of an entry take, about.
 const LENGTHS: usize = 4;
 
+/// What an endpoint with its identifier takes at least.
+const OWNER: usize = 40;
+
 /// What entries are sorted by.
 pub(crate) type Key = Vec<u8>;
 /// An entry with what it says.
@@ -83,33 +86,39 @@ impl<'a> Part<'a> {
         Ok(Self { level, entries, reader })
     }
 
-    /// Reads its entries, in order.
+    /// How many entries it says it has, as far as they can be owners and fit in: there is no more behind a lie than its
+    /// bytes are worth.
+    pub(crate) fn owners(&self) -> usize {
+        self.entries.min(self.reader.len() / OWNER)
+    }
+
+    /// Reads its entries, in order, and gives the last key.
     ///
     /// # Errors
     /// Bytes that are no entries; whatever `each` says.
     pub(crate) fn read(
         self,
         mut each: impl FnMut(&[u8], &'a [u8]) -> Result<(), ImageError>,
-    ) -> Result<(), ImageError> {
+    ) -> Result<Key, ImageError> {
         let Self { entries, mut reader, .. } = self;
-        let (mut key, mut before): (Key, Key) = (Key::new(), Key::new());
+        let mut key = Key::new();
         for n in 0..entries {
             let same = usize::try_from(reader.number()?).unwrap_or(usize::MAX);
             let rest = reader.count()?;
-            if same > before.len() || same.saturating_add(rest) > MAX_KEY {
+            if same > key.len() || same.saturating_add(rest) > MAX_KEY {
                 return Err(ImageError::Damaged("a key is too long"));
             }
-            key.clear();
-            key.extend(&before[..same]);
-            key.extend(reader.bytes(rest)?);
-            if n > 0 && key <= before {
+            let rest = reader.bytes(rest)?;
+            // What comes before it in both keys is the same.
+            if n > 0 && rest <= &key[same..] {
                 return Err(ImageError::Damaged("its keys are not in order"));
             }
+            key.truncate(same);
+            key.extend(rest);
             let len = reader.count()?;
             each(&key, reader.bytes(len)?)?;
-            std::mem::swap(&mut key, &mut before);
         }
-        if reader.is_empty() { Ok(()) } else { Err(ImageError::Damaged("something follows its end")) }
+        if reader.is_empty() { Ok(key) } else { Err(ImageError::Damaged("something follows its end")) }
     }
 }
 
