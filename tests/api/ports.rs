@@ -1,5 +1,6 @@
 //! Published ports over a simulated host: who gets which, who keeps them, and what is refused.
 
+use netloom::kernel::HoldRefusal;
 use netloom::{
     Endpoint, EndpointSpec, ErrorKind, HostPort, JoinSpec, Network, PortBinding, Protocol, Reason, Sandbox,
     SandboxSpec, TransportPort, Victim,
@@ -189,4 +190,31 @@ async fn a_reason_of_ports_is_told_as_such() {
     let error = published(&world, &network, "late", &[tcp(8080, 80)]).await.expect_err("taken");
     let taken = matches!(error.reason(), Reason::Port(PortReason::Taken { leaving: false, holder, .. }) if holder.name == "web");
     assert!(taken, "{error:?}");
+}
+
+#[tokio::test]
+async fn what_serves_a_port_beside_the_kernel_is_told() {
+    let world = World::new().await;
+    let network = world.network("blue").await;
+    let host = world.kernel().sim_ports();
+    let served = async |name: &str| -> Vec<_> {
+        let listed = world.engine().controller().ports().await.expect("listed");
+        let of = listed.into_iter().find(|ports| ports.endpoint.name == name).expect("it has ports");
+        of.served.into_iter().map(|served| (served.port, served.last, served.via)).collect()
+    };
+    // It gets no port of its own, so that each is listened to; and nobody is refused for that.
+    host.refuse_own(HoldRefusal::NoDescriptors);
+    published(&world, &network, "first", &[tcp(8080, 80)]).await.expect("joined");
+    assert_eq!(served("first").await, [(port("0.0.0.0", 8080), 8080, None)]);
+    world.settles().await;
+    // Now it does. Datagrams are for a socket of their own all the same.
+    let udp = PortBinding::new(53, TransportPort::udp(53));
+    let all = [tcp(9000, 80), tcp(9001, 81), udp];
+    published(&world, &network, "second", &all).await.expect("joined");
+    let [own] = host.own()[..] else { panic!("{:?}", host.own()) };
+    let datagrams = HostPort { protocol: Protocol::Udp, ..port("0.0.0.0", 53) };
+    assert_eq!(served("second").await, [(datagrams, 53, None), (port("::", 9000), 9001, Some(own))]);
+    world.settles().await;
+    world.delete_everything().await;
+    world.assert_pristine().await;
 }

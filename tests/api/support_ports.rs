@@ -1,6 +1,7 @@
 //! Whether what is said about published ports is true.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use netloom::kernel::Kernel;
 use netloom::kernel::nft::{Datum, Table};
@@ -43,6 +44,18 @@ pub(crate) async fn check(engine: &Engine, kernel: &SimKernel) -> Result<(), Str
     if has != held {
         return Err(format!("endpoints have {has:?}; sockets hold {held:?}"));
     }
+    // What the engine passes on itself is what comes to its own port.
+    let served = listed.iter().flat_map(|ports| &ports.served).filter_map(|served| {
+        let front = (served.port.address, served.port.port, served.last);
+        served.via.map(|own| (front, own))
+    });
+    let (fronts, own): (BTreeSet<_>, BTreeSet<_>) = served.unzip();
+    let (to_engine, where_it_is) = to_engine(kernel).await?;
+    if (&fronts, &own) != (&to_engine, &where_it_is) {
+        return Err(format!(
+            "the engine passes on {fronts:?} at {own:?}; the firewall leads {to_engine:?} to {where_it_is:?}"
+        ));
+    }
     let led = led(kernel).await?;
     let numbers: BTreeSet<_> = has.iter().map(|(protocol, port)| (protocol.number(), *port)).collect();
     if numbers == led {
@@ -50,6 +63,35 @@ pub(crate) async fn check(engine: &Engine, kernel: &SimKernel) -> Result<(), Str
     } else {
         Err(format!("endpoints have {numbers:?}; the firewall leads {led:?}"))
     }
+}
+
+/// Addresses and ports, the first and the last, that the engine's table leads to the engine, and to which ports of it.
+async fn to_engine(kernel: &SimKernel) -> Result<(BTreeSet<(IpAddr, u16, u16)>, BTreeSet<u16>), String> {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let table = kernel.table(Table::inet("netloom"), deadline).await.map_err(|error| error.to_string())?;
+    let (mut fronts, mut own) = (BTreeSet::new(), BTreeSet::new());
+    for (set, elements) in table.iter().flat_map(|table| &table.sets) {
+        let v4 = set.name.ends_with('4');
+        let every = if v4 { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+        for element in elements {
+            let last = element.end.as_deref().and_then(<[_]>::last).or(element.key.last());
+            match (&*set.name, &*element.key, last, &*element.value) {
+                ("switchboard", [Datum::Protocol(6)], _, [Datum::Port(port)]) => drop(own.insert(*port)),
+                (name, key, Some(Datum::Port(last)), []) if name.starts_with("led") => match key {
+                    [Datum::Protocol(6), Datum::Port(first)] => drop(fronts.insert((every, *first, *last))),
+                    [Datum::Address(address), Datum::Protocol(6), Datum::Port(first)] => {
+                        fronts.insert((*address, *first, *last));
+                    }
+                    other => return Err(format!("{name} has {other:?}")),
+                },
+                (name, ..) if name.starts_with("led") || name == "switchboard" => {
+                    return Err(format!("{name} has {element:?}"));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok((fronts, own))
 }
 
 /// The ports that the engine's table leads somewhere, of every address.

@@ -16,6 +16,7 @@ mod golden;
 mod host;
 mod kill;
 mod lab;
+mod led;
 mod live;
 mod many;
 mod misuse;

@@ -16,7 +16,7 @@ use crate::published::{HOST, Heard, NEIGHBOUR, Who, at, comes, ports_of, publish
 use crate::rules::{ALL, Rules, run};
 use crate::wall::{Lan, lan};
 
-const HOST6: &str = "2001:db8::1";
+pub(crate) const HOST6: &str = "2001:db8::1";
 const NEIGHBOUR6: &str = "2001:db8::9";
 /// How long something that is dropped on the way is waited for.
 const SILENCE: Duration = Duration::from_millis(400);

@@ -111,7 +111,7 @@ async fn serve_udp(sandbox: &Sandbox, port: u16) {
     });
 }
 
-fn heard(socket: &mut TcpStream) -> Heard {
+pub(crate) fn heard(socket: &mut TcpStream) -> Heard {
     let mut line = Vec::new();
     let mut byte = [0; 1];
     while socket.read_exact(&mut byte).is_ok() && byte != *b"\n" {
@@ -120,7 +120,7 @@ fn heard(socket: &mut TcpStream) -> Heard {
     String::from_utf8(line).ok().and_then(|line| line.parse().ok()).map_or(Heard::Nothing, Heard::From)
 }
 
-async fn connection(from: Who<'_>, to: SocketAddr) -> Result<TcpStream, Heard> {
+pub(crate) async fn connection(from: Who<'_>, to: SocketAddr) -> Result<TcpStream, Heard> {
     let patience = if to.port() == SILENT { SILENCE } else { PATIENCE };
     let connected = from.run(move || TcpStream::connect_timeout(&to, patience)).await;
     let socket = connected.map_err(|error| match error.kind() {

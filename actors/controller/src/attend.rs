@@ -97,9 +97,11 @@ fn shown(ports: PortsOf) -> PortsSnapshot {
     let PortsOf { holder, ports, leaving, unheld, served } = ports;
     let unheld =
         unheld.into_iter().map(|UnheldPort { port, why }| UnheldSnapshot { port, why: why.to_string() });
-    let served = served.into_iter().map(|ServedPort { port, to, counts }| ServedSnapshot {
+    let served = served.into_iter().map(|ServedPort { port, last, to, via, counts }| ServedSnapshot {
         port,
+        last,
         to,
+        via,
         open: counts.open,
         total: counts.total,
         refused: counts.refused,

@@ -6,6 +6,7 @@ use netloom_actor_network::InspectNetwork;
 use netloom_actor_sandbox::InspectSandbox;
 use netloom_actor_services::answered;
 use netloom_actor_services::firewall::InspectFirewall;
+use netloom_actor_services::firewall::LeadNowhere;
 use netloom_actor_services::ipam::InspectIpam;
 use netloom_actor_services::ports::StopServing;
 use netloom_actor_services::store::{CloseStore, StoreStats, StoreStatsQuery};
@@ -169,7 +170,7 @@ impl Handle<Drain> for ControllerActor {
     }
 }
 
-/// How long the end of an engine waits for sockets to be closed.
+/// How long the end of an engine waits for its rules, and for sockets to be closed.
 const CLOSING: Duration = Duration::from_secs(1);
 
 impl Handle<Shutdown> for ControllerActor {
@@ -178,8 +179,12 @@ impl Handle<Shutdown> for ControllerActor {
         let (ledger, reaping) =
             (self.estate.services.tools.ledger.clone(), self.estate.services.reaping.clone());
         let services = &self.estate.services;
-        let (store, ports, kernel) =
-            (services.store.clone(), services.ports.clone(), services.kernel.clone());
+        let (store, ports, firewall, kernel) = (
+            services.store.clone(),
+            services.ports.clone(),
+            services.firewall.clone(),
+            services.kernel.clone(),
+        );
         if mode == ShutdownMode::Immediate {
             ledger.cancel_all();
         }
@@ -195,6 +200,11 @@ impl Handle<Shutdown> for ControllerActor {
             if tokio::time::timeout(patience, quiet).await.is_err() {
                 // What is left unfinished is unwound or finished at the next start.
                 tracing::warn!(operations = ledger.len(), "stopping with operations in flight");
+            }
+            // Who comes to the host is not to get to whoever has the engine's port next.
+            let soon = op.renewed(CLOSING);
+            if let Err(error) = answered(&soon, "the firewall", firewall.ask(&soon, LeadNowhere).await) {
+                tracing::warn!(%error, "the kernel leads to a port that nobody has any more");
             }
             // The next engine is to find its ports free.
             if let Err(error) = answered(&op, "the ports service", ports.ask(&op, StopServing).await.map(Ok))

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use netloom_actor_services::answered;
-use netloom_actor_services::firewall::{FirewallActor, SetNetworkRules, SetPortRules};
+use netloom_actor_services::firewall::{FirewallActor, LeadsToEngine, SetNetworkRules, SetPortRules};
 use netloom_actor_services::ports::{
-    AdoptPorts, PortsActor, QuarantinePorts, ReleasePorts, ReservePorts, ServePorts,
+    AdoptPorts, LeadPorts, LedPorts, PortsActor, QuarantinePorts, ReleasePorts, ReservePorts, ServePorts,
 };
 use netloom_drivers::{Addresses, Lead, Outside, Publication, Wanted, Work};
 use netloom_firewall::{NetworkRules, PortRules};
@@ -138,11 +138,26 @@ impl Reach {
                 wanted.leads(host, *addresses).map(move |lead| (host, wanted, lead))
             })
         };
-        let rules = leads().filter_map(|(host, wanted, lead)| rule(host, wanted, lead));
+        let for_engine = leads().filter(|(host, _, lead)| *proxy && is_for_proxy(host.protocol, *lead, true));
+        let led: Vec<_> =
+            for_engine.filter_map(|(host, wanted, lead)| led_ports(host, wanted, lead)).collect();
+        // Who comes has to find it open.
+        let own = self.lead_to_engine(publication, &led).await?;
+        let to_engine = own.iter().flat_map(|own| led.iter().map(|ports| rule_to_engine(ports, *own)));
+        let rules = leads().filter_map(|(host, wanted, lead)| rule(host, wanted, lead)).chain(to_engine);
         let say = SetPortRules { endpoint: owner.id, ports: routed.iter().cloned().chain(rules).collect() };
         let by_kernel = ask(&self.op, "the firewall", self.firewall.as_ref(), say).await??;
-        let for_proxy =
-            leads().filter(|(host, _, lead)| *proxy && is_for_proxy(host.protocol, *lead, by_kernel));
+        if own.is_some() && !by_kernel {
+            // It was not known before that there is no firewall.
+            let nothing = LeadPorts { owner: owner.clone(), ports: Vec::new() };
+            self.ask_ports(nothing).await??;
+        }
+        let is_led = own.is_some() && by_kernel;
+        let for_proxy = leads().filter(|(host, _, lead)| {
+            *proxy
+                && is_for_proxy(host.protocol, *lead, by_kernel)
+                && !(is_led && host.protocol == Protocol::Tcp)
+        });
         let fronts: Vec<_> = for_proxy.flat_map(|(host, wanted, lead)| front(host, wanted, lead)).collect();
         if !fronts.is_empty() {
             let served = self.ask_ports(ServePorts { owner: owner.id, fronts }).await?;
@@ -152,6 +167,23 @@ impl Reach {
             }
         }
         Ok(())
+    }
+
+    /// Has the engine pass on at its own port whoever comes to these, if rules can lead there: the port. Otherwise each of them
+    /// has to be listened to.
+    async fn lead_to_engine(
+        &self,
+        Publication { owner, .. }: &Publication,
+        led: &[LedPorts],
+    ) -> Result<Option<u16>> {
+        if led.is_empty() || !ask(&self.op, "the firewall", self.firewall.as_ref(), LeadsToEngine).await? {
+            return Ok(None);
+        }
+        let lead = LeadPorts { owner: owner.clone(), ports: led.to_vec() };
+        Ok(self.ask_ports(lead).await?.unwrap_or_else(|error| {
+            tracing::warn!(endpoint = %owner.id, %error, "each of its ports is listened to instead of one for all");
+            None
+        }))
     }
 
     /// In this order nobody else has a port while it still leads here.
@@ -223,7 +255,31 @@ fn rule(host: &HostPorts, wanted: &Wanted, Lead { from, to }: Lead) -> Option<Po
         container: to,
         container_port: wanted.port,
         routed: false,
+        by_proxy: None,
     })
+}
+
+/// What the engine passes on of it at its own port; nothing of protocols that only the kernel, or a socket for each port,
+/// can pass on. Of every address of IPv6 it is `::1` alone where the kernel leads from the others.
+fn led_ports(host: &HostPorts, wanted: &Wanted, Lead { from, to }: Lead) -> Option<LedPorts> {
+    let by_kernel = from.is_unspecified() && from.is_ipv4() == to.is_ipv4();
+    let address = if by_kernel { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { from };
+    let to = SocketAddr::new(to, wanted.port);
+    (host.protocol == Protocol::Tcp).then_some(LedPorts { address, range: host.range, to })
+}
+
+/// What the firewall is told of it.
+fn rule_to_engine(LedPorts { address, range, to }: &LedPorts, own: u16) -> PortRules {
+    PortRules {
+        protocol: Protocol::Tcp,
+        host: Some(*address),
+        first: range.first,
+        last: range.last,
+        container: to.ip(),
+        container_port: to.port(),
+        routed: false,
+        by_proxy: Some(own),
+    }
 }
 
 /// Whether something comes to this address that the kernel does not lead on: anything where there is no firewall; what is

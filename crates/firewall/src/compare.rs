@@ -201,6 +201,7 @@ mod tests {
             container: "10.0.0.2".parse().expect("an address"),
             container_port: 80,
             routed: false,
+            by_proxy: None,
         };
         all.set_ports("2".repeat(64).parse().expect("an identifier"), &[port]).expect("free");
         all

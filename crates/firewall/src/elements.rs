@@ -96,6 +96,8 @@ enum Way {
 pub(crate) fn inside(ports: &[PortRules]) -> Vec<Placed> {
     let mut all: Vec<_> = ports
         .iter()
+        // Who passes on comes from the host itself.
+        .filter(|port| port.by_proxy.is_none())
         .map(|port| {
             let way = match port {
                 _ if port.routed => Way::Routed,
@@ -138,6 +140,9 @@ pub(crate) fn outside(port: &PortRules) -> Vec<Placed> {
     if port.routed {
         return all;
     }
+    if let Some(own) = port.by_proxy {
+        return led(port, own);
+    }
     let protocol = || Datum::Protocol(port.protocol.number());
     let v4 = port.container.is_ipv4();
     let key = |address, number| [Datum::Address(address), protocol(), Datum::Port(number)];
@@ -170,4 +175,31 @@ pub(crate) fn outside(port: &PortRules) -> Vec<Placed> {
         all.push(Placed { set, element: element.to(front(port.last)) });
     }
     all
+}
+
+/// What leads a port to one of the host's own. Where it goes on from there is not the kernel's business, so a row is one
+/// element whatever its numbers become.
+fn led(port: &PortRules, own: u16) -> Vec<Placed> {
+    let host = port.host.unwrap_or(port.container);
+    let named = port.host.filter(|host| !host.is_unspecified());
+    let protocol = || Datum::Protocol(port.protocol.number());
+    let key = |number| match named {
+        Some(host) => Box::from([Datum::Address(host), protocol(), Datum::Port(number)]),
+        None => Box::from([protocol(), Datum::Port(number)]) as Box<[Datum]>,
+    };
+    let is_row = port.first != port.last;
+    let set = match (named.is_some(), host.is_ipv4(), is_row) {
+        (true, true, false) => Sets::LED4,
+        (true, true, true) => Sets::LED_RANGES4,
+        (true, false, false) => Sets::LED6,
+        (true, false, true) => Sets::LED_RANGES6,
+        (false, true, false) => Sets::LED_ANY4,
+        (false, true, true) => Sets::LED_ANY_RANGES4,
+        (false, false, false) => Sets::LED_ANY6,
+        (false, false, true) => Sets::LED_ANY_RANGES6,
+    };
+    let element = Element::member(key(port.first));
+    let element = if is_row { element.to(key(port.last)) } else { element };
+    // All say the same about where the engine's own port is.
+    vec![Placed { set, element }, Placed::entry(Sets::SWITCHBOARD, [protocol()], [Datum::Port(own)])]
 }

@@ -97,6 +97,8 @@ pub enum Unfit {
     Interface(IfName),
     /// A port that leads to a container of the other family, which only the proxy can do.
     Families(Box<PortRules>),
+    /// A port that is led to the engine's own, which only nftables does.
+    Led(Box<PortRules>),
     /// A protocol without ports, or a range of ports that ends before it begins or behind the last port.
     Ports(Box<PortRules>),
 }
@@ -109,6 +111,9 @@ impl fmt::Display for Unfit {
             }
             Self::Families(port) => {
                 write!(f, "iptables cannot publish {port}: the addresses are of two families; use the proxy")
+            }
+            Self::Led(port) => {
+                write!(f, "iptables does not lead {port}: have the proxy listen on the port itself")
             }
             Self::Ports(port) => write!(f, "iptables cannot publish {port}: that is no range of ports"),
         }

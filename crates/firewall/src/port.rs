@@ -13,7 +13,7 @@ use crate::ruleset::Owner;
 pub struct PortRules {
     /// The protocol.
     pub protocol: Protocol,
-    /// The host's address; every one of the container's family when absent.
+    /// The host's address; every one of the container's family when absent. `0.0.0.0` and `::` are every one of theirs.
     pub host: Option<IpAddr>,
     /// The first of the host's ports.
     pub first: u16,
@@ -25,12 +25,17 @@ pub struct PortRules {
     pub container_port: u16,
     /// Nothing is translated: the container is reached under its own address, and no port of the host leads to it.
     pub routed: bool,
+    /// Connections are led to this port of the host's own, where the engine passes them on to the container: what the
+    /// kernel cannot lead there by itself, from one family to the other and from `::1`. TCP only, and nftables only.
+    pub by_proxy: Option<u16>,
 }
 
 impl PortRules {
     /// Whether it is published on the host's IPv4 loopback, which others do not reach.
     pub(crate) fn is_for_the_host_alone(&self) -> bool {
-        !self.routed && matches!(self.host, Some(IpAddr::V4(host)) if host.is_loopback())
+        !self.routed
+            && self.by_proxy.is_none()
+            && matches!(self.host, Some(IpAddr::V4(host)) if host.is_loopback())
     }
 
     /// How many ports there are behind the first.
@@ -56,7 +61,8 @@ impl fmt::Display for PortRules {
             None => f.write_str("every address, ")?,
         }
         write!(f, "port {}/{} to {}", range(self.first, self.last), self.protocol, self.container)?;
-        write!(f, " port {inside}")
+        write!(f, " port {inside}")?;
+        self.by_proxy.iter().try_for_each(|own| write!(f, " by way of {own}"))
     }
 }
 

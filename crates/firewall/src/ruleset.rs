@@ -11,7 +11,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::elements::{Placed, inside, of_network, outside};
 use crate::network::NetworkRules;
 use crate::port::{Conflict, PortRules};
-use crate::table::{TableConfig, chains, sets};
+use crate::table::{Sets, TableConfig, chains, sets};
 
 /// Whose rules these are.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -144,6 +144,15 @@ impl Ruleset {
         self.owners.get(&owner).map(|(said, _)| said.clone()).unwrap_or_default()
     }
 
+    /// Forgets where the engine's own port is, so that nobody is led there any more: what to change in the kernel. What is
+    /// said of ports afterwards says it anew.
+    pub fn lead_nowhere(&mut self) -> Vec<Change> {
+        let set = Sets::SWITCHBOARD;
+        let own = self.elements.extract_if(|(name, _), _| *name == set);
+        let gone = own.map(|(_, held)| Placed { set, element: held.element }).collect();
+        Steps { gone, new: Vec::new() }.into_changes()
+    }
+
     /// What everybody has said, in no order.
     pub fn said(&self) -> impl Iterator<Item = (Owner, &Said)> {
         self.owners.iter().map(|(owner, (said, _))| (*owner, said))
@@ -217,14 +226,16 @@ impl Ruleset {
     fn other_meaning(&self, owner: Owner, one: &Placed) -> Option<Owner> {
         let other = |held: &Held| held.owners.iter().copied().find(|holder| *holder != owner);
         let key = (one.set, one.element.key.clone());
-        let same = self.elements.get(&key).filter(|held| held.element != one.element).and_then(other);
+        // A port that is led is one container's, although the kernel is not told which one.
+        let differs = |held: &&Held| held.element != one.element || Sets::is_of_one_owner(one.set);
+        let same = self.elements.get(&key).filter(differs).and_then(other);
         if same.is_some() {
             return same;
         }
         // One of its own that begins alike says nothing about who is further on.
         one.element.end.as_ref()?;
         let ranges = self.ranges.iter().filter(|(set, _)| *set == one.set);
-        let met = ranges.filter_map(|key| self.elements.get(key)).filter(|held| held.element != one.element);
+        let met = ranges.filter_map(|key| self.elements.get(key)).filter(differs);
         met.filter(|held| held.element.meets(&one.element)).find_map(other)
     }
 

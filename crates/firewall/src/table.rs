@@ -7,6 +7,7 @@
 //! | `raw-prerouting` | containers do not reach what listens on the host's loopback |
 //! | `prerouting`, `output` | connections to an address of the host go through `publish` |
 //! | `publish` | a published port leads to its container; a named address comes before every address |
+//! | `led` | what the kernel cannot lead to a container goes to the engine's own port, and keeps its address |
 //! | `forward` | what comes from or goes to a bridge of ours goes to `ours`, all else is none of our business |
 //! | `ours` | first the users' own chain; then what may reach a container, all else is dropped |
 //! | `trusted` | interfaces that a network trusts reach what it publishes under its containers' own addresses |
@@ -117,6 +118,20 @@ impl Sets {
     pub(crate) const ROUTED6: &'static str = "routed6";
     pub(crate) const ROUTED_RANGES4: &'static str = "routed-ranges4";
     pub(crate) const ROUTED_RANGES6: &'static str = "routed-ranges6";
+    pub(crate) const LED4: &'static str = "led4";
+    pub(crate) const LED6: &'static str = "led6";
+    pub(crate) const LED_RANGES4: &'static str = "led-ranges4";
+    pub(crate) const LED_RANGES6: &'static str = "led-ranges6";
+    pub(crate) const LED_ANY4: &'static str = "led-any4";
+    pub(crate) const LED_ANY6: &'static str = "led-any6";
+    pub(crate) const LED_ANY_RANGES4: &'static str = "led-any-ranges4";
+    pub(crate) const LED_ANY_RANGES6: &'static str = "led-any-ranges6";
+    pub(crate) const SWITCHBOARD: &'static str = "switchboard";
+
+    /// Whether an element has one owner at most, although others would say the very same.
+    pub(crate) fn is_of_one_owner(set: &str) -> bool {
+        set.starts_with("led")
+    }
 }
 
 /// Every set and map, empty.
@@ -161,6 +176,16 @@ pub(crate) fn sets() -> Vec<Set> {
         all.push(set(exact, &[address, Protocol, Port], &[], false));
         all.push(set(ranges, &[address, Protocol, Port], &[], true));
     }
+    for (address, exact, ranges, any, any_ranges) in [
+        (Ipv4, Sets::LED4, Sets::LED_RANGES4, Sets::LED_ANY4, Sets::LED_ANY_RANGES4),
+        (Ipv6, Sets::LED6, Sets::LED_RANGES6, Sets::LED_ANY6, Sets::LED_ANY_RANGES6),
+    ] {
+        all.push(set(exact, &[address, Protocol, Port], &[], false));
+        all.push(set(ranges, &[address, Protocol, Port], &[], true));
+        all.push(set(any, &[Protocol, Port], &[], false));
+        all.push(set(any_ranges, &[Protocol, Port], &[], true));
+    }
+    all.push(set(Sets::SWITCHBOARD, &[Protocol], &[Port], false));
     all
 }
 
@@ -177,6 +202,7 @@ pub(crate) fn chains(config: &TableConfig) -> Vec<(Chain, Vec<Rule>)> {
         (plain(USER_CHAIN), Vec::new()),
         (plain("ours"), ours(config)),
         (plain("publish"), published()),
+        (plain("led"), led()),
         (plain("trusted"), trusted()),
         (
             base("raw-prerouting", ChainKind::Filter, Point::Prerouting, -300),
@@ -275,7 +301,14 @@ fn published() -> Vec<Rule> {
         verdicts: false,
         missing: false,
     };
+    let led = || verdict(Verdict::Goto("led".into()));
     let mut rules = Vec::new();
+    for (family, exact, ranges) in
+        [(ipv4 as fn() -> _, Sets::LED4, Sets::LED_RANGES4), (ipv6, Sets::LED6, Sets::LED_RANGES6)]
+    {
+        rules.push(rule("", [destination(family), vec![lookup(exact)], led()]));
+        rules.push(rule("", [destination(family), vec![lookup(ranges)], led()]));
+    }
     for (is6, words, named, named_ranges, any, any_ranges) in [
         (false, 1, Sets::PORTS4, Sets::RANGES4, Sets::ANY4, Sets::ANY_RANGES4),
         (true, 4, Sets::PORTS6, Sets::RANGES6, Sets::ANY6, Sets::ANY_RANGES6),
@@ -284,15 +317,46 @@ fn published() -> Vec<Rule> {
         let nat = |port: bool| Expr::Nat {
             kind: NatKind::Destination,
             ipv6: is6,
-            address: Reg(0),
+            address: Some(Reg(0)),
             port: port.then_some(Reg(words)),
         };
         rules.push(rule("", [destination(family), vec![map(named), nat(true)]]));
         rules.push(rule("", [destination(family), vec![map(named_ranges), nat(false)]]));
-        rules.push(rule("", [family(), transport(0), vec![map(any), nat(true)]]));
-        rules.push(rule("", [family(), transport(0), vec![map(any_ranges), nat(false)]]));
+        // What comes from `::1` goes nowhere else.
+        let elsewhere = || if is6 { not_to_itself() } else { Vec::new() };
+        rules.push(rule("", [family(), elsewhere(), transport(0), vec![map(any), nat(true)]]));
+        rules.push(rule("", [family(), elsewhere(), transport(0), vec![map(any_ranges), nat(false)]]));
+    }
+    for (family, any, any_ranges) in [
+        (ipv4 as fn() -> _, Sets::LED_ANY4, Sets::LED_ANY_RANGES4),
+        (ipv6, Sets::LED_ANY6, Sets::LED_ANY_RANGES6),
+    ] {
+        rules.push(rule("", [family(), transport(0), vec![lookup(any)], led()]));
+        rules.push(rule("", [family(), transport(0), vec![lookup(any_ranges)], led()]));
     }
     rules
+}
+
+/// Ports of the host that the engine itself passes on: to its own port, at the address that was meant. That needs no rule
+/// where packets come in for the host, so what reaches containers through the host alone is said here.
+fn led() -> Vec<Rule> {
+    let port = || {
+        let from = Reg(0);
+        let set = Sets::SWITCHBOARD.into();
+        vec![
+            Expr::Meta { key: MetaKey::L4proto, to: from },
+            Expr::Lookup { set, from, to: Some(from), verdicts: false, missing: false },
+        ]
+    };
+    let to = |ipv6| vec![Expr::Nat { kind: NatKind::Destination, ipv6, address: None, port: Some(Reg(0)) }];
+    vec![
+        rule(
+            "internal networks reach nothing but themselves",
+            [iifname(0), vec![lookup(Sets::INTERNAL)], verdict(Verdict::Return)],
+        ),
+        rule("", [ipv4(), port(), to(false)]),
+        rule("", [ipv6(), port(), to(true)]),
+    ]
 }
 
 /// What trusted interfaces reach under containers' own addresses: what is published, but for the host alone.
@@ -334,7 +398,7 @@ fn leaving() -> Vec<Rule> {
     for (is6, set) in [(false, Sets::SOURCES4), (true, Sets::SOURCES6)] {
         let from =
             Expr::Lookup { set: set.into(), from: Reg(0), to: Some(Reg(0)), verdicts: false, missing: false };
-        let nat = Expr::Nat { kind: NatKind::Source, ipv6: is6, address: Reg(0), port: None };
+        let nat = Expr::Nat { kind: NatKind::Source, ipv6: is6, address: Some(Reg(0)), port: None };
         let family = if is6 { ipv6() } else { ipv4() };
         rules.push(rule("", [family, iifname(0), vec![from, nat]]));
     }
@@ -402,6 +466,14 @@ fn to_loopback(offset: u32) -> Vec<Expr> {
         Expr::Payload { base: Base::Network, offset, len: 4, to: Reg(0) },
         Expr::Bitwise { from: Reg(0), to: Reg(0), mask: vec![255, 0, 0, 0], xor: vec![0; 4] },
         Expr::Cmp { from: Reg(0), equal: true, data: vec![127, 0, 0, 0] },
+    ]
+}
+
+/// Holds when the IPv6 destination is not `::1`.
+fn not_to_itself() -> Vec<Expr> {
+    vec![
+        Expr::Payload { base: Base::Network, offset: 24, len: 16, to: Reg(0) },
+        Expr::Cmp { from: Reg(0), equal: false, data: std::net::Ipv6Addr::LOCALHOST.octets().into() },
     ]
 }
 

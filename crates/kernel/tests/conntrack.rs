@@ -111,7 +111,7 @@ fn set_up(lab: &Lab) {
                 Expr::Nat {
                     kind: NatKind::Destination,
                     ipv6: family == 10,
-                    address: Reg(0),
+                    address: Some(Reg(0)),
                     port: Some(Reg(port)),
                 },
             ],

@@ -65,12 +65,13 @@ fn everything() -> Contents {
     let ranges =
         Set { interval: true, ..set("ranges", &[Type::Ipv4, Type::Protocol, Type::Port], &[Type::Ipv4]) };
     let bridges = set("bridges", &[Type::Interface], &[Type::Verdict]);
+    let board = set("board", &[Type::Protocol], &[Type::Port]);
     let pairs = set("pairs", &[Type::Interface, Type::Interface], &[]);
     let key = |text, port| [address(text), Datum::Protocol(TCP), Datum::Port(port)];
     let to = |text, port| [address(text), Datum::Port(port)];
     let br0 = || Datum::from(ifname("br0"));
-    let nat =
-        |ipv6, port| Expr::Nat { kind: NatKind::Destination, ipv6, address: Reg(0), port: Some(Reg(port)) };
+    let dnat = |ipv6, address, port| Expr::Nat { kind: NatKind::Destination, ipv6, address, port };
+    let nat = |ipv6, port| dnat(ipv6, Some(Reg(0)), Some(Reg(port)));
     let local = |port: u8| {
         vec![
             Expr::Fib { result: FibResult::DestinationType, to: Reg(0) },
@@ -103,6 +104,11 @@ fn everything() -> Contents {
         ],
     ]
     .concat();
+    // To another port of the same address.
+    let elsewhere = |ipv6, family| {
+        let port = vec![meta(MetaKey::L4proto, 0), lookup("board", 0, Some(0), false)];
+        rule([nfproto(family), port, vec![dnat(ipv6, None, Some(Reg(0)))]].concat())
+    };
     let established = vec![
         Expr::Ct { key: CtKey::State, to: Reg(0) },
         Expr::Bitwise { from: Reg(0), to: Reg(0), mask: 6u32.to_ne_bytes().to_vec(), xor: vec![0; 4] },
@@ -128,7 +134,10 @@ fn everything() -> Contents {
                 chain("forward", ChainKind::Filter, Point::Forward, 0),
                 vec![rule(vec![meta(MetaKey::Iifname, 0), lookup("bridges", 0, None, true)])],
             ),
-            (chain("prerouting", ChainKind::Nat, Point::Prerouting, -100), vec![rule(v4), rule(v6)]),
+            (
+                chain("prerouting", ChainKind::Nat, Point::Prerouting, -100),
+                vec![rule(v4), rule(v6), elsewhere(false, 2), elsewhere(true, 10)],
+            ),
             (chain("postrouting", ChainKind::Nat, Point::Postrouting, 100), vec![rule(same)]),
         ],
         sets: vec![
@@ -142,6 +151,7 @@ fn everything() -> Contents {
             ),
             (bridges, vec![Element::entry([br0()], [Datum::Verdict(Verdict::Goto("ours".into()))])]),
             (pairs, vec![Element::member([br0(), br0()])]),
+            (board, vec![Element::entry([Datum::Protocol(TCP)], [Datum::Port(40_000)])]),
         ],
     }
 }
@@ -183,6 +193,9 @@ fn a_table_is_read_as_it_was_written_and_nft_can_show_it() {
             "\"br0\" : goto ours",
             "iifname . oifname != @pairs masquerade",
             "fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @ports",
+            "meta nfproto ipv4 dnat ip to :meta l4proto map @board",
+            "meta nfproto ipv6 dnat ip6 to :meta l4proto map @board",
+            "tcp : 40000",
             "ct state established,related accept comment \"answers\"",
             "type filter hook forward priority filter; policy accept;",
         ] {

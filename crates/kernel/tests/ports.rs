@@ -302,3 +302,30 @@ fn without_room_for_descriptors_that_is_said() {
         assert!(matches!(last, Err(HoldRefusal::NoDescriptors)), "{last:?}");
     });
 }
+
+#[test]
+fn a_port_of_the_engines_own_is_the_last_that_nobody_has() {
+    isolated(|lab| {
+        let ports = holder(&lab);
+        let of = netloom_model::PortRange { first: 40_000, last: 40_003 };
+        let last = || wait(ports.hold_last(of, soon()));
+        let others = TcpListener::bind("127.0.0.1:40003").expect("free");
+        let kept = hold(&ports, both(Protocol::Tcp, 40_002)).expect("free");
+        let (number, socket) = last().expect("free");
+        assert_eq!(number, 40_001);
+        let listener = rustify(socket.into_socket().expect("ready"));
+        for address in ["127.0.0.1:40001", "[::1]:40001"] {
+            let client = TcpStream::connect(address).expect("served");
+            let (_, from) = accept(&listener);
+            assert_eq!(from.port(), client.local_addr().expect("connected").port());
+        }
+        let (number, second) = last().expect("free");
+        assert_eq!(number, 40_000);
+        assert_eq!(last().expect_err("all are taken"), HoldRefusal::InUse);
+        wait(ports.let_go(vec![kept, second]));
+        drop((others, listener));
+        assert_eq!(last().expect("free again").0, 40_003);
+        let late = Instant::now();
+        assert!(matches!(wait(ports.hold_last(of, late)), Err(HoldRefusal::NotStarted(_))));
+    });
+}

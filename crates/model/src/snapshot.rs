@@ -174,10 +174,14 @@ pub struct UnheldSnapshot {
 /// A port that the engine itself passes on.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ServedSnapshot {
-    /// The port; one of both families by its IPv4 half.
+    /// The port, or the first of a row; one of both families by its IPv4 half.
     pub port: HostPort,
-    /// Where it leads.
+    /// The last of the row.
+    pub last: u16,
+    /// Where the first leads.
     pub to: SocketAddr,
+    /// The engine's own port, to which the firewall leads whoever comes; `None` where the port itself is listened to.
+    pub via: Option<u16>,
     /// Connections, or clients of UDP, that are there now.
     pub open: u64,
     /// All that ever were.

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 
 use netloom_model::{Error, Protocol, Reason};
 
+use crate::fronts::FrontRange;
+
 /// Why a port cannot be proxied.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -34,6 +36,26 @@ pub enum ProxyError {
         to: SocketAddr,
         /// What is wrong with that.
         why: &'static str,
+    },
+    /// Ports that cannot be led anywhere.
+    #[error("{front} cannot be led: {why}")]
+    Front {
+        /// The ports.
+        front: FrontRange,
+        /// What is wrong with them.
+        why: &'static str,
+    },
+    /// Some of these ports are led already.
+    #[error("{front} cannot be led to {to}: {holder} leads to {holder_to}")]
+    Taken {
+        /// The ports.
+        front: FrontRange,
+        /// Where the first of them should have led.
+        to: SocketAddr,
+        /// The ports with some of which they overlap.
+        holder: FrontRange,
+        /// Where the first of those leads.
+        holder_to: SocketAddr,
     },
     /// An option is out of its range.
     #[error("the userland proxy cannot work with {option} = {value}: {why}")]
@@ -70,6 +92,8 @@ impl ProxyError {
             Self::NotOffered { .. } => Some("publish this port with a firewall backend, which carries it"),
             Self::Socket { .. } => Some("hand over a socket that is bound and, for TCP, listens"),
             Self::Target { .. } => Some("lead the port to an address and a port of a container"),
+            Self::Front { .. } => Some("lead ports from 1 to 65535, in order, without the switchboard's own"),
+            Self::Taken { .. } => Some("end what leads them first"),
             Self::Option { .. } => Some("leave the option out, or give a value in its range"),
             Self::Kernel { .. } => None,
         }
@@ -92,6 +116,11 @@ impl From<ProxyError> for Error {
             ProxyError::Socket { protocol, why } => Self::invalid("listen", protocol, why),
             ProxyError::Target { protocol, listen, to, why } => {
                 Self::invalid(format!("the target of {listen}/{protocol}"), to, why)
+            }
+            ProxyError::Front { front, why } => Self::invalid("front", front, why),
+            ProxyError::Taken { front, holder, holder_to, .. } => {
+                Reason::InUse { what: front.to_string(), by: format!("{holder}, which leads to {holder_to}") }
+                    .into()
             }
             ProxyError::Option { option, value, why } => Self::invalid(option, value, why),
             ProxyError::Kernel { action, errno, message } => {

@@ -13,6 +13,9 @@
 //!   was asked.
 //! - Front and back end may be of different families.
 //!
+//! Where a firewall redirects clients anyway, one socket that listens serves any number of TCP ports: a
+//! [`Switchboard`] asks the kernel where each client meant to go, and leads it from there.
+//!
 //! Sockets to the back end are opened in the network namespace of the runtime's threads. Nothing here knows
 //! actors: the engine gives a runtime, and drops or stops the [`Proxy`].
 
@@ -21,16 +24,21 @@ mod bound;
 mod counters;
 mod datagram;
 mod error;
+mod exchange;
+mod fronts;
 mod oldest;
 mod options;
 mod pipe;
 mod proxy;
 mod relay;
+mod switchboard;
 mod tcp;
 mod udp;
 
 pub use bound::Bound;
 pub use counters::Counts;
 pub use error::ProxyError;
+pub use fronts::FrontRange;
 pub use options::Options;
 pub use proxy::{Proxy, Stopped, Stopping, offers};
+pub use switchboard::{Ending, Switchboard};

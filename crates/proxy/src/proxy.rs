@@ -37,10 +37,7 @@ pub struct Proxy {
     protocol: Protocol,
     listen: SocketAddr,
     to: SocketAddr,
-    counters: Arc<Counters>,
-    stop: oneshot::Sender<Duration>,
-    listening_ended: oneshot::Receiver<()>,
-    ended: oneshot::Receiver<Stopped>,
+    stop: Stop,
 }
 
 impl Proxy {
@@ -69,17 +66,13 @@ impl Proxy {
         bound.prepare()?;
 
         let counters = Arc::new(Counters::default());
-        let (stop, stopped) = oneshot::channel();
-        let (tell_listening, listening_ended) = oneshot::channel();
-        let (tell_ended, ended) = oneshot::channel();
-        let orders = Orders { stop: stopped, listening_ended: Some(tell_listening), ended: tell_ended };
+        let (stop, orders) = Stop::new(Arc::clone(&counters));
         let refused = |error| ProxyError::kernel(format!("serve {listen}/{protocol}"), &error);
         let _inside = runtime.enter();
         match bound {
             Bound::Tcp(listener) => {
-                tcp::set_up(&(&listener).into(), &options).map_err(refused)?;
                 let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
-                let port = TcpPort { to, options, counters: Arc::clone(&counters) };
+                let port = TcpPort { to, options: Arc::new(options), counters: Arc::clone(&counters) };
                 drop(runtime.spawn(tcp::serve(listener, port, orders)));
             }
             Bound::Udp(socket) => {
@@ -88,7 +81,7 @@ impl Proxy {
                 drop(runtime.spawn(udp::serve(front, port, orders)));
             }
         }
-        Ok(Self { protocol, listen, to, counters, stop, listening_ended, ended })
+        Ok(Self { protocol, listen, to, stop })
     }
 
     /// The port's protocol.
@@ -112,7 +105,7 @@ impl Proxy {
     /// What has passed so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.counters.read()
+        self.stop.counts()
     }
 
     /// Stops listening at once. TCP connections have `grace` to come to an end by themselves and are reset then; UDP
@@ -120,9 +113,35 @@ impl Proxy {
     ///
     /// What is returned tells when; dropping it changes nothing.
     pub fn stop(self, grace: Duration) -> Stopping {
+        self.stop.after(grace)
+    }
+}
+
+/// The owner's side of a task that serves; dropping it stops the task at once.
+#[derive(Debug)]
+pub(crate) struct Stop {
+    order: oneshot::Sender<Duration>,
+    stopping: Stopping,
+}
+
+impl Stop {
+    /// It, and what the task gets.
+    pub(crate) fn new(counters: Arc<Counters>) -> (Self, Orders) {
+        let (order, stop) = oneshot::channel();
+        let (tell_listening, listening_ended) = oneshot::channel();
+        let (tell_ended, ended) = oneshot::channel();
+        let orders = Orders { stop, listening_ended: Some(tell_listening), ended: tell_ended };
+        (Self { order, stopping: Stopping { counters, listening_ended, ended } }, orders)
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.stopping.counts()
+    }
+
+    pub(crate) fn after(self, grace: Duration) -> Stopping {
         // Nobody listens when the runtime is gone, and the port with it.
-        let _ = self.stop.send(grace);
-        Stopping { counters: self.counters, listening_ended: self.listening_ended, ended: self.ended }
+        let _ = self.order.send(grace);
+        self.stopping
     }
 }
 
@@ -166,7 +185,7 @@ pub struct Stopped {
     pub cut_off: usize,
 }
 
-/// The task's side of a [`Proxy`].
+/// The side of a task that serves.
 #[derive(Debug)]
 pub(crate) struct Orders {
     /// Yields when the port has to stop; an error means at once.
@@ -191,7 +210,7 @@ impl Orders {
 }
 
 /// Refuses targets that no connection can have, and the port itself.
-fn check_target(protocol: Protocol, listen: SocketAddr, to: SocketAddr) -> Result<(), ProxyError> {
+pub(crate) fn check_target(protocol: Protocol, listen: SocketAddr, to: SocketAddr) -> Result<(), ProxyError> {
     let refuse = |why| Err(ProxyError::Target { protocol, listen, to, why });
     if to.port() == 0 {
         return refuse("a target has a port");
@@ -212,7 +231,7 @@ fn check_target(protocol: Protocol, listen: SocketAddr, to: SocketAddr) -> Resul
 }
 
 /// `IpAddr::to_canonical` of a whole socket address.
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
         // The scope of a link-local address stays.

@@ -18,16 +18,17 @@ use crate::relay::{End, broken, relay};
 /// Questions for a sign of life without an answer that end a connection (Go's, and Linux's own).
 const KEEPALIVE_PROBES: u32 = 9;
 
-/// What a port's connections share.
+/// Where a port's connections go, and how.
 #[derive(Debug)]
 pub(crate) struct TcpPort {
     pub(crate) to: SocketAddr,
-    pub(crate) options: Options,
+    pub(crate) options: Arc<Options>,
     pub(crate) counters: Arc<Counters>,
 }
 
 /// What every stream of a port has: no waiting for more to send, which is for the ends to decide, and questions to
-/// peers that say nothing. What is set on a socket that listens holds for those that it accepts.
+/// peers that say nothing. A socket that listens hands it down to those that it accepts; a port of its own sets it on
+/// each of them instead, because a thousand such ports are started before anybody comes.
 pub(crate) fn set_up(socket: &SockRef<'_>, options: &Options) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let Some(every) = options.keepalive else { return Ok(()) };
@@ -37,29 +38,22 @@ pub(crate) fn set_up(socket: &SockRef<'_>, options: &Options) -> io::Result<()> 
 
 /// Accepts until it is told to stop, then gives the connections as long as it was told.
 pub(crate) async fn serve(listener: TcpListener, port: TcpPort, mut orders: Orders) {
-    let port = Arc::new(port);
+    let mut door = Door::new(listener);
     let mut connections = JoinSet::new();
-    let mut pause = Pause::default();
     let grace = loop {
         tokio::select! {
             biased;
             grace = &mut orders.stop => break grace.unwrap_or(Duration::ZERO),
-            // One that ended gave descriptors back, so there may be some for the next.
-            Some(_) = connections.join_next() => pause.over(),
-            accepted = accept(&listener, pause.until) => match accepted {
-                Ok(client) => {
-                    pause.over();
-                    admit(client, &port, &mut connections);
-                }
-                Err(error) if is_the_clients(&error) => {}
-                Err(_) => {
-                    port.counters.accept_errors.add(1);
-                    pause.longer();
-                }
-            },
+            Some(_) = connections.join_next() => door.one_left(),
+            client = door.next(&port.counters) => admit(client, &port, &mut connections),
         }
     };
-    drop(listener);
+    wind_down(door, connections, grace, orders).await;
+}
+
+/// Closes the socket, and gives the connections as long as that to come to an end by themselves.
+pub(crate) async fn wind_down(door: Door, mut connections: JoinSet<()>, grace: Duration, mut orders: Orders) {
+    drop(door);
     orders.listening_ended();
     let deadline = Instant::now().checked_add(grace);
     let mut stopped = Stopped::default();
@@ -78,11 +72,42 @@ pub(crate) async fn serve(listener: TcpListener, port: TcpPort, mut orders: Orde
     orders.ended(stopped);
 }
 
-async fn accept(listener: &TcpListener, not_before: Option<Instant>) -> io::Result<TcpStream> {
-    if let Some(instant) = not_before {
-        sleep_until(instant).await;
+/// Where clients come in.
+#[derive(Debug)]
+pub(crate) struct Door {
+    listener: TcpListener,
+    pause: Pause,
+}
+
+impl Door {
+    pub(crate) fn new(listener: TcpListener) -> Self {
+        Self { listener, pause: Pause::default() }
     }
-    listener.accept().await.map(|(client, _)| client)
+
+    /// The next client. Nobody is lost when it is not waited for any more.
+    pub(crate) async fn next(&mut self, counters: &Counters) -> End {
+        loop {
+            if let Some(instant) = self.pause.until {
+                sleep_until(instant).await;
+            }
+            match self.listener.accept().await {
+                Ok((client, _)) => {
+                    self.pause.over();
+                    return End::new(client);
+                }
+                Err(error) if is_the_clients(&error) => {}
+                Err(_) => {
+                    counters.accept_errors.add(1);
+                    self.pause.longer();
+                }
+            }
+        }
+    }
+
+    /// A connection that ended gave descriptors back, so there may be some for the next.
+    pub(crate) fn one_left(&mut self) {
+        self.pause.over();
+    }
 }
 
 /// Whether accepting failed because of the client that was next (`accept(2)`), so that another one may come at once.
@@ -106,22 +131,23 @@ fn is_the_clients(error: &io::Error) -> bool {
 }
 
 /// Lets a client in, or resets it where the port is full.
-fn admit(client: TcpStream, port: &Arc<TcpPort>, connections: &mut JoinSet<()>) {
-    let client = End::new(client);
+fn admit(client: End, port: &TcpPort, connections: &mut JoinSet<()>) {
     if connections.len() >= port.options.max_connections {
         port.counters.refused.add(1);
         return;
     }
+    // Only a connection that is gone already refuses that; reading finds out.
+    let _ = set_up(&SockRef::from(&*client), &port.options);
     let open = port.counters.enter();
-    connections.spawn(connection(client, Arc::clone(port), open));
+    connections.spawn(connection(client, port.to, Arc::clone(&port.options), open));
 }
 
-/// One client from its first byte to its last.
-async fn connection(client: End, port: Arc<TcpPort>, open: Open) {
+/// One client, which has been set up, from its first byte to its last.
+pub(crate) async fn connection(client: End, to: SocketAddr, options: Arc<Options>, open: Open) {
     let counters = open.counters();
     let backend = tokio::select! {
         biased;
-        backend = timeout(port.options.connect_timeout, TcpStream::connect(port.to)) => backend,
+        backend = timeout(options.connect_timeout, TcpStream::connect(to)) => backend,
         () = broken(&client) => return,
     };
     let Ok(Ok(backend)) = backend else {
@@ -130,9 +156,9 @@ async fn connection(client: End, port: Arc<TcpPort>, open: Open) {
     };
     let backend = End::new(backend);
     // Only a connection that is gone already refuses that; reading finds out.
-    let _ = set_up(&SockRef::from(&*backend), &port.options);
+    let _ = set_up(&SockRef::from(&*backend), &options);
     // A reset of either end has been passed on: there is nobody else to tell.
-    let _ = relay(client, backend, &counters.to_backend, &counters.to_clients, port.options.splice).await;
+    let _ = relay(client, backend, &counters.to_backend, &counters.to_clients, options.splice).await;
 }
 
 /// How long nothing is accepted after the machine had nothing to accept with.

@@ -3,12 +3,15 @@
 mod common;
 
 use common::{at, bound, udp};
-use netloom_proxy::{Bound, Options, Proxy};
+use netloom_proxy::{Bound, FrontRange, Options, Proxy, Switchboard};
 use socket2::Type;
 use tokio::runtime::Handle;
 
 /// The most that an idle published port may cost, with a client that is connected and silent or without.
 const MOST: usize = 20 * 1024;
+
+/// The most that one costs which is led by a switchboard and has a key of its own.
+const MOST_LED: usize = 2 * 1024;
 
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").expect("proc is mounted");
@@ -33,6 +36,16 @@ fn a_thousand_idle_ports_cost_little() {
             let each = resident().saturating_sub(before) / 1000;
             assert!(each <= MOST, "{each} bytes each");
         }
+        let listener = bound(Type::STREAM, at("::1"), false).into();
+        let mut switchboard =
+            Switchboard::start(listener, Options::default(), &Handle::current()).expect("starts");
+        let before = resident();
+        for port in 1..=5000_u16 {
+            let to = "192.0.2.1:80".parse().expect("an address");
+            switchboard.lead(port, FrontRange::one(at("::1").ip(), port), to).expect("free");
+        }
+        let each = resident().saturating_sub(before) / 5000;
+        assert!(each <= MOST_LED, "{each} bytes each, led");
     });
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{at, bound};
 use netloom_model::{Error, ErrorKind, Protocol};
-use netloom_proxy::{Bound, Options, Proxy, ProxyError, offers};
+use netloom_proxy::{Bound, FrontRange, Options, Proxy, ProxyError, Switchboard, offers};
 use socket2::{Domain, Socket, Type};
 use tokio::runtime::Handle;
 
@@ -111,6 +111,59 @@ async fn options_out_of_range_are_refused() {
         assert!(matches!(refused, ProxyError::Option { option, .. } if option == expected), "{refused:?}");
         assert_eq!(Error::from(refused).kind(), ErrorKind::InvalidParameter);
     }
+}
+
+#[tokio::test]
+async fn a_switchboard_refuses_what_leads_nowhere_and_what_is_led() {
+    let start = |options| Switchboard::start(listener(), options, &Handle::current());
+    let refused = start(Options { max_connections: 0, ..Options::default() }).expect_err("nobody gets in");
+    assert!(matches!(refused, ProxyError::Option { .. }), "{refused:?}");
+    let disguised = TcpListener::from(OwnedFd::from(UdpSocket::bind("127.0.0.1:0").expect("a port")));
+    let refused = Switchboard::<u8>::start(disguised, Options::default(), &Handle::current());
+    assert!(matches!(refused, Err(ProxyError::Socket { .. })), "{refused:?}");
+
+    let mut switchboard = start(Options::default()).expect("starts");
+    let own = switchboard.port();
+    let row = |address: &str, first, last| FrontRange { address: at(address).ip(), first, last };
+    for (front, to, expected) in [
+        (row("::", 0, 4), target(), "connects to a port"),
+        (row("::", 9, 8), target(), "before they begin"),
+        (row("ff02::1", 8, 9), target(), "many hosts"),
+        (row("::1", own, own), target(), "own"),
+        (row("::1", 1, u16::MAX), target(), "own"),
+        (row("::1", 1, 4), "192.0.2.1:65533".parse().expect("an address"), "fewer ports"),
+    ] {
+        let refused = switchboard.lead(1, front, to).expect_err(expected);
+        assert!(matches!(refused, ProxyError::Front { .. }), "{refused:?}");
+        let text = refused.to_string();
+        assert!(text.contains(expected) && text.contains(&front.to_string()), "{text}");
+        assert!(refused.remedy().is_some());
+        assert_eq!(Error::from(refused).kind(), ErrorKind::InvalidParameter);
+    }
+    for to in ["192.0.2.1:0".to_owned(), "[::]:80".to_owned(), format!("127.0.0.1:{}", own - 9)] {
+        let refused = switchboard.lead(1, row("::1", 1, 10), to.parse().expect("an address")).expect_err(&to);
+        assert!(matches!(refused, ProxyError::Target { .. }), "{refused:?}");
+    }
+
+    switchboard.lead(1, row("::ffff:127.0.0.1", 8000, 8009), target()).expect("free");
+    for (key, first, last) in
+        [(1, 8000, 8000), (2, 7990, 8000), (2, 8009, 8010), (2, 8004, 8005), (2, 7000, 9000)]
+    {
+        let front = row("127.0.0.1", first, last);
+        let refused = switchboard.lead(key, front, target()).expect_err("taken");
+        let holder = row("127.0.0.1", 8000, 8009);
+        assert_eq!(refused, ProxyError::Taken { front, to: target(), holder, holder_to: target() });
+        let text = refused.to_string();
+        assert!(text.contains(&front.to_string()) && text.contains(&holder.to_string()), "{text}");
+        assert_eq!(refused.remedy(), Some("end what leads them first"));
+        assert_eq!(Error::from(refused).kind(), ErrorKind::Conflict);
+    }
+    // Nothing has come of all that.
+    assert!(switchboard.counts(1).is_some() && switchboard.counts(2).is_none());
+    switchboard.lead(2, row("127.0.0.1", 7990, 7999), target()).expect("free");
+    switchboard.lead(2, row("127.0.0.1", 8010, 8010), target()).expect("free");
+    drop(switchboard.end(1));
+    switchboard.lead(2, row("127.0.0.1", 8000, 8009), target()).expect("free again");
 }
 
 /// Without descriptors nothing is accepted, and nothing spins; when there are some again, the client that waited

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::BoxFuture;
-use netloom_kernel::{HoldRefusal, Place, PortHolder, PortSocket, PortToHold};
-use netloom_model::{HostPort, PortUser, Protocol};
+use netloom_kernel::{HoldRefusal, Place, PortHolder, PortSocket, PortToHold, TRIED};
+use netloom_model::{HostPort, PortRange, PortUser, Protocol};
 
 type Answers = Vec<Result<PortSocket, HoldRefusal>>;
 
@@ -23,6 +23,10 @@ pub struct SimPorts(Arc<Mutex<Host>>);
 struct Host {
     /// Every port that is held, once for each socket.
     held: Vec<PortToHold>,
+    /// The engine's own, which hold nothing for anybody.
+    own: Vec<PortToHold>,
+    /// What becomes of the next one of these.
+    planned_own: Option<HoldRefusal>,
     /// How many processes have ended.
     process: u64,
     /// Ports of others, and who they are where that can be seen.
@@ -42,8 +46,11 @@ struct Host {
 
 enum Call {
     Hold(Vec<PortToHold>, oneshot::Sender<Answers>),
+    HoldLast(PortRange, oneshot::Sender<Last>),
     LetGo(Vec<PortSocket>, oneshot::Sender<()>),
 }
+
+type Last = Result<(u16, PortSocket), HoldRefusal>;
 
 /// A socket of the simulation.
 struct Guard {
@@ -60,6 +67,8 @@ impl Drop for Guard {
         }
         if let Some(at) = host.held.iter().position(|held| *held == self.port) {
             host.held.swap_remove(at);
+        } else {
+            host.own.retain(|own| *own != self.port);
         }
     }
 }
@@ -108,6 +117,17 @@ impl SimPorts {
         host.planned[nth.max(1) - 1] = Some(refusal);
     }
 
+    /// What becomes of the engine's next port of its own ([`PortHolder::hold_last`]).
+    pub fn refuse_own(&self, refusal: HoldRefusal) {
+        self.lock().planned_own = Some(refusal);
+    }
+
+    /// The engine's own ports, which hold nothing for anybody.
+    #[must_use]
+    pub fn own(&self) -> Vec<u16> {
+        self.lock().own.iter().map(|own| own.port).collect()
+    }
+
     /// Nothing is refused any more that was planned; how many refusals had not come yet.
     pub fn refuse_no_more(&self) -> usize {
         std::mem::take(&mut self.lock().planned).into_iter().flatten().count()
@@ -117,6 +137,7 @@ impl SimPorts {
     pub fn end_process(&self) {
         let mut host = self.lock();
         host.held.clear();
+        host.own.clear();
         host.process += 1;
     }
 
@@ -154,6 +175,9 @@ impl SimPorts {
                 let answers = ports.into_iter().map(|port| self.try_to_hold(port)).collect();
                 let _ = reply.send(answers);
             }
+            Call::HoldLast(of, reply) => {
+                let _ = reply.send(self.try_to_hold_last(of));
+            }
             Call::LetGo(sockets, reply) => {
                 drop(sockets);
                 let _ = reply.send(());
@@ -181,6 +205,28 @@ impl SimPorts {
         drop(host);
         Ok(PortSocket::simulated(Guard { host: self.clone(), port, process }))
     }
+
+    fn try_to_hold_last(&self, of: PortRange) -> Last {
+        let mut host = self.lock();
+        if let Some(refusal) = host.planned_own.take() {
+            return Err(refusal);
+        }
+        for port in (of.first..=of.last).rev().take(TRIED.into()) {
+            let port = PortToHold { place: Place::Both, protocol: Protocol::Tcp, port };
+            match host.check(port) {
+                Err(HoldRefusal::InUse) => {}
+                Err(other) => return Err(other),
+                Ok(()) => {
+                    host.own.push(port);
+                    let process = host.process;
+                    drop(host);
+                    let guard = Guard { host: self.clone(), port, process };
+                    return Ok((port.port, PortSocket::simulated(guard)));
+                }
+            }
+        }
+        Err(HoldRefusal::InUse)
+    }
 }
 
 impl Host {
@@ -199,7 +245,7 @@ impl Host {
         if wanted.port < self.unprivileged {
             return Err(HoldRefusal::Privileged);
         }
-        let own = self.held.iter().any(|held| {
+        let own = self.held.iter().chain(&self.own).any(|held| {
             held.protocol == protocol && held.port == wanted.port && overlap(held.place, wanted.place)
         });
         if own || self.user(wanted).is_some() { Err(HoldRefusal::InUse) } else { Ok(()) }
@@ -234,6 +280,12 @@ impl PortHolder for SimPorts {
         }
         self.call(Call::Hold(ports, reply));
         async move { answer.await.unwrap_or_else(|oneshot::Canceled| all(&HoldRefusal::Lost)) }.boxed()
+    }
+
+    fn hold_last(&self, of: PortRange, _: Instant) -> BoxFuture<'static, Last> {
+        let (reply, answer) = oneshot::channel();
+        self.call(Call::HoldLast(of, reply));
+        async move { answer.await.unwrap_or(Err(HoldRefusal::Lost)) }.boxed()
     }
 
     fn let_go(&self, sockets: Vec<PortSocket>) -> BoxFuture<'static, ()> {
@@ -301,6 +353,23 @@ mod tests {
         ports.refuse(2, HoldRefusal::NoDescriptors);
         hold(&ports, both).expect("free again");
         assert_eq!(hold(&ports, both).expect_err("planned"), HoldRefusal::NoDescriptors);
+    }
+
+    #[test]
+    fn a_port_of_the_engines_own_is_the_last_that_is_free_and_is_nobodys() {
+        let ports = SimPorts::default();
+        let of = PortRange { first: 100, last: 102 };
+        let last = || block_on(ports.hold_last(of, Instant::now()));
+        let taken = hold(&ports, one("127.0.0.1", 102)).expect("free");
+        let (number, own) = last().expect("free");
+        assert_eq!((number, ports.own(), ports.held().len()), (101, vec![101], 1));
+        assert_eq!(hold(&ports, one("::", 101)).expect_err("taken"), HoldRefusal::InUse);
+        drop(taken);
+        assert_eq!(last().expect("free").0, 102, "which is let go at once");
+        ports.refuse_own(HoldRefusal::NoDescriptors);
+        assert_eq!(last().expect_err("planned"), HoldRefusal::NoDescriptors);
+        drop(own);
+        assert_eq!(ports.own(), Vec::<u16>::new());
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! | SetPortRules | command | whether there is a firewall |
 //! | EndRestore | command | number of changes |
 //! | ReapplyRules | command | number of changes |
+//! | LeadNowhere | command | () |
+//! | LeadsToEngine | query | whether rules lead there |
 //! | InspectFirewall | query | FirewallSnapshot |
 //! | CompareRules | query | differences |
 //! | TableTouched | event | |

@@ -10,6 +10,10 @@ use netloom_firewall::{TableConfig, delta, has_users, unasked};
 use netloom_kernel::nft::{Change, Contents, Table};
 use netloom_kernel::{Kernel, KernelError, Op, execute_all};
 use netloom_model::Error;
+use netloom_runtime::{Cx, Handle, OpCtx, Reply};
+
+use super::actor::FirewallActor;
+use super::message::LeadsToEngine;
 
 /// What rules are said to.
 #[derive(Clone, Debug)]
@@ -199,4 +203,11 @@ pub(super) async fn clean(
         changes += xtables.clean(variant, config.names(), both, deadline).await?;
     }
     Ok(changes)
+}
+
+impl Handle<LeadsToEngine> for FirewallActor {
+    fn handle(&mut self, _: OpCtx, _: LeadsToEngine, reply: Reply<bool>, _: &mut Cx<'_, Self>) {
+        let known = self.deps.state.get();
+        reply.send(matches!(known.backend, Backend::Nftables) && !known.is_silent());
+    }
 }

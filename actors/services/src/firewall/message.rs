@@ -35,6 +35,11 @@ pub struct EndRestore;
 #[derive(Clone, Copy, Debug)]
 pub struct ReapplyRules;
 
+/// Ask whether rules can lead to a port of the host's own what they cannot lead to a container
+/// ([`PortRules::by_proxy`]): a table of nftables can, where the kernel has them.
+#[derive(Clone, Copy, Debug)]
+pub struct LeadsToEngine;
+
 /// Ask how things are.
 #[derive(Clone, Copy, Debug)]
 pub struct InspectFirewall;
@@ -76,6 +81,7 @@ messages! {
     SetPortRules => Result<bool>;
     EndRestore => Result<usize>;
     ReapplyRules => Result<usize>;
+    LeadsToEngine => bool;
     InspectFirewall => FirewallSnapshot;
     TableTouched => ();
     HostTouched => ();

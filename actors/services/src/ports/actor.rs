@@ -8,12 +8,14 @@
 //! | QuarantinePorts | command | the ports of the endpoint |
 //! | ReleasePorts | command | () |
 //! | ServePorts | command | () |
+//! | LeadPorts | command | the engine's own port |
 //! | StopServing | command | () |
 //! | ReplaceDynamicRange | command | () |
 //! | PortsOwnerRenamed | event | |
 //! | ListPorts | query | the ports of each endpoint |
 //! | PortsHeld | outcome | |
 //! | AdoptedHeld | outcome | |
+//! | OwnPortHeld | outcome | |
 //! | PatienceOver | tick | |
 //!
 //! The allocator is plain data and decides in the handler (`netloom-ports`). Sockets are opened and closed elsewhere, in
@@ -33,11 +35,13 @@ use futures::future::join_all;
 use netloom_kernel::{HoldRefusal, PortHolder, PortSocket, PortToHold};
 use netloom_model::{EndpointId, Error, HostPorts, ObjectKind, Reason, Result};
 use netloom_ports::PortOwner;
+use netloom_proxy::Ending;
 use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply};
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
 use super::attempt::{Attempt, Verdict};
+use super::board::{Left, Waiting};
 use super::keep::Released;
 use super::message::{Answers, PatienceOver, PortsHeld, ReservePorts};
 use super::parked::{Parked, Parking, may_pass};
@@ -62,6 +66,8 @@ pub struct PortsActor {
     /// Endpoints whose sockets are being opened.
     underway: FxHashMap<EndpointId, Underway>,
     parking: Parking,
+    /// Those who wait for the engine's own port.
+    pub(super) leading: Waiting,
     next: u64,
 }
 
@@ -85,6 +91,7 @@ impl PortsActor {
             adoptions: FxHashMap::default(),
             underway: FxHashMap::default(),
             parking: Parking::default(),
+            leading: Vec::new(),
             next: 0,
         }
     }
@@ -124,6 +131,7 @@ impl PortsActor {
         for Parked { message, reply, .. } in self.parking.of(owner) {
             reply.send(Err(releasing(&message.owner)));
         }
+        self.lead_no_more(owner, releasing);
         match self.underway.get_mut(&owner) {
             Some(underway) => underway.releases.push((op, reply)),
             None => self.give_back(owner, vec![(op, reply)], cx),
@@ -131,11 +139,24 @@ impl PortsActor {
     }
 
     /// Closes sockets and ends who serves with them. Done when their ports are free.
-    pub(super) fn let_go(&self, Released { sockets, proxies }: Released) -> impl Future<Output = ()> + use<> {
+    pub(super) fn let_go(&self, released: Released) -> impl Future<Output = ()> + use<> {
+        let Released { mut sockets, proxies, endings, board } = released;
+        let stopping = match board {
+            Some(Left::Stopping(stopping)) => Some(stopping),
+            Some(Left::Socket(socket)) => {
+                sockets.push(socket);
+                None
+            }
+            None => None,
+        };
         let closed = self.holder.let_go(sockets);
         let ended = join_all(proxies.into_iter().map(Serving::stop));
+        let cut_off = join_all(endings.into_iter().map(Ending::ended));
         async move {
-            futures::join!(closed, ended);
+            futures::join!(closed, ended, cut_off);
+            if let Some(mut stopping) = stopping {
+                stopping.listening_ended().await;
+            }
         }
     }
 
@@ -143,7 +164,8 @@ impl PortsActor {
         let kept = {
             let mut known = self.state.get();
             known.allocator.release(owner);
-            known.keep.remove(owner)
+            let endings = known.board.end(owner);
+            Released { endings, ..known.keep.remove(owner) }
         };
         let gone = self.let_go(kept);
         let until = replies.iter().map(|(op, _)| op.deadline).max();

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 
 use netloom_kernel::{Place, PortSocket, PortToHold};
 use netloom_model::{EndpointId, Error, HostPort, HostPorts, PortReason, Reason, Result};
-use netloom_proxy::Counts;
+use netloom_proxy::{Counts, Ending};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::board::Left;
 use super::message::{ServedPort, UnheldPort};
 use super::serve::{Front, Serving};
 
@@ -34,6 +35,10 @@ pub(super) enum Served {
 pub(super) struct Released {
     pub(super) sockets: Vec<PortSocket>,
     pub(super) proxies: Vec<Serving>,
+    /// Connections that were led to it.
+    pub(super) endings: Vec<Ending>,
+    /// The engine's own port.
+    pub(super) board: Option<Left>,
 }
 
 impl Released {
@@ -185,7 +190,7 @@ impl Keep {
         self.0.get(&owner).into_iter().flatten().filter_map(unheld).collect()
     }
 
-    pub(super) fn served(&self, owner: EndpointId) -> Vec<ServedPort> {
+    pub(super) fn served(&self, owner: EndpointId) -> impl Iterator<Item = ServedPort> {
         let served = |kept: &Kept| {
             let (to, counts) = match &kept.state {
                 State::Served(Served::Proxy(serving)) if serving.refusal().is_none() => {
@@ -194,8 +199,9 @@ impl Keep {
                 State::Served(Served::Simulated(_, to)) => (*to, Counts::default()),
                 State::Held(_) | State::Unheld(_) | State::Served(_) => return None,
             };
-            Some(ServedPort { port: kept.port.named(), to, counts })
+            let (port, last, via) = (kept.port.named(), kept.port.port, None);
+            Some(ServedPort { port, last, to, via, counts })
         };
-        self.0.get(&owner).into_iter().flatten().filter_map(served).collect()
+        self.0.get(&owner).into_iter().flatten().filter_map(served)
     }
 }

@@ -1,6 +1,6 @@
 //! What the ports service can be asked.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use netloom_kernel::{HoldRefusal, PortSocket};
@@ -57,6 +57,34 @@ pub struct ServePorts {
     pub fronts: Vec<(HostPort, SocketAddr)>,
 }
 
+/// Pass on whoever a firewall leads from these TCP ports of an endpoint to the engine's own one, and from no others of it any
+/// more. What is passed on already goes on with its connections. Answered with the engine's own port, which the rules have
+/// to name; with nothing where no ports are named. It is the same one for as long as the engine lives.
+///
+/// The sockets that hold the ports are left as they are. A port that could not be held when it was adopted is led as well,
+/// as the kernel leads it where it can.
+///
+/// Errors: `NotFound` where the endpoint does not have a port, `WrongPhase` for one whose ports are being given back, the
+/// reasons of ports where the engine gets none of its own. Nothing of the endpoint's is passed on then.
+#[derive(Clone, Debug)]
+pub struct LeadPorts {
+    /// Whose ports they are.
+    pub owner: PortOwner,
+    /// The ports, and where they lead.
+    pub ports: Vec<LedPorts>,
+}
+
+/// TCP ports of one address of the host that the engine passes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LedPorts {
+    /// The address. `0.0.0.0` and `::` stand for every one of their family.
+    pub address: IpAddr,
+    /// The host's ports.
+    pub range: PortRange,
+    /// Where the first of them leads; the others follow.
+    pub to: SocketAddr,
+}
+
 /// Close every socket and every connection: the engine stops. Answered when all ports are free.
 #[derive(Clone, Copy, Debug)]
 pub struct StopServing;
@@ -91,10 +119,14 @@ pub struct PortsOf {
 /// A port that the engine itself serves.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ServedPort {
-    /// The port; one of both families by its IPv4 half.
+    /// The port, or the first of a row; one of both families by its IPv4 half.
     pub port: HostPort,
-    /// Where it leads.
+    /// The last of the row.
+    pub last: u16,
+    /// Where the first leads.
     pub to: SocketAddr,
+    /// The engine's own port, to which the firewall leads whoever comes; `None` where the port itself is listened to.
+    pub via: Option<u16>,
     /// What has passed.
     pub counts: Counts,
 }
@@ -135,6 +167,7 @@ messages! {
     QuarantinePorts => Vec<HostPorts>;
     ReleasePorts => ();
     ServePorts => Result<()>;
+    LeadPorts => Result<Option<u16>>;
     StopServing => ();
     ReplaceDynamicRange => ();
     PortsOwnerRenamed => ();

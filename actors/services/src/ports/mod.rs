@@ -2,6 +2,7 @@
 
 mod actor;
 mod attempt;
+mod board;
 mod keep;
 mod message;
 mod parked;
@@ -16,8 +17,8 @@ use netloom_model::{Error, PortRange, Reason};
 
 pub use actor::{ATTEMPTS, PortsActor};
 pub use message::{
-    AdoptPorts, ListPorts, PortsOf, PortsOwnerRenamed, QuarantinePorts, ReleasePorts, ReplaceDynamicRange,
-    ReservePorts, ServePorts, ServedPort, StopServing, UnheldPort,
+    AdoptPorts, LeadPorts, LedPorts, ListPorts, PortsOf, PortsOwnerRenamed, QuarantinePorts, ReleasePorts,
+    ReplaceDynamicRange, ReservePorts, ServePorts, ServedPort, StopServing, UnheldPort,
 };
 pub use parked::WAITING;
 pub use state::PortsState;

@@ -17,6 +17,7 @@ use netloom_runtime::{Cx, Handle, OpCtx, Reply};
 use tokio::runtime::{Builder, Handle as RuntimeHandle, Runtime};
 
 use super::actor::PortsActor;
+use super::keep::Released;
 use super::message::{ServePorts, StopServing};
 
 /// How many threads carry the data of all ports that are served.
@@ -29,7 +30,7 @@ const SHARE: usize = 256;
 pub(super) struct Carriers(Option<Runtime>);
 
 impl Carriers {
-    fn start(&mut self) -> std::io::Result<&RuntimeHandle> {
+    pub(super) fn start(&mut self) -> std::io::Result<&RuntimeHandle> {
         let runtime = match self.0.take() {
             Some(runtime) => runtime,
             None => {
@@ -207,7 +208,11 @@ impl Handle<ServePorts> for PortsActor {
 
 impl Handle<StopServing> for PortsActor {
     fn handle(&mut self, op: OpCtx, _: StopServing, reply: Reply<()>, cx: &mut Cx<'_, Self>) {
-        let everything = self.state.get().keep.remove_all();
+        let everything = {
+            let mut known = self.state.get();
+            let board = known.board.close();
+            Released { board, ..known.keep.remove_all() }
+        };
         let gone = self.let_go(everything);
         cx.tasks().spawn(async move {
             if op.in_time(gone).await.is_some() {

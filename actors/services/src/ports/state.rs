@@ -7,6 +7,7 @@ use std::rc::Rc;
 use netloom_model::PortRange;
 use netloom_ports::PortAllocator;
 
+use super::board::Board;
 use super::keep::Keep;
 use super::serve::Carriers;
 
@@ -18,6 +19,7 @@ pub(super) struct Known {
     pub(super) allocator: PortAllocator,
     pub(super) keep: Keep,
     pub(super) carriers: Carriers,
+    pub(super) board: Board,
 }
 
 impl fmt::Debug for PortsState {
@@ -30,8 +32,8 @@ impl PortsState {
     /// Nothing is taken yet. `dynamic` is where ports come from that nobody names.
     #[must_use]
     pub fn new(dynamic: PortRange) -> Self {
-        let (keep, carriers) = (Keep::default(), Carriers::default());
-        Self(Rc::new(RefCell::new(Known { allocator: PortAllocator::new(dynamic), keep, carriers })))
+        let (keep, carriers, board) = Default::default();
+        Self(Rc::new(RefCell::new(Known { allocator: PortAllocator::new(dynamic), keep, carriers, board })))
     }
 
     pub(super) fn get(&self) -> RefMut<'_, Known> {

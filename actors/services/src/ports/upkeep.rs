@@ -99,7 +99,7 @@ impl Handle<ListPorts> for PortsActor {
             ports: holding.ports,
             leaving: holding.leaving,
             unheld: known.keep.unheld(holding.owner.id),
-            served: known.keep.served(holding.owner.id),
+            served: known.keep.served(holding.owner.id).chain(known.board.served(holding.owner.id)).collect(),
         });
         let mut all: Vec<PortsOf> = ports.collect();
         all.sort_by(|one, two| (&one.holder.name, &one.holder.id).cmp(&(&two.holder.name, &two.holder.id)));

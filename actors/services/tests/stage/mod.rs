@@ -338,5 +338,6 @@ pub(crate) fn port(number: u8, first: u16) -> PortRules {
         container: format!("10.0.0.{number}").parse().expect("an address"),
         container_port: 80,
         routed: false,
+        by_proxy: None,
     }
 }

@@ -165,8 +165,17 @@ impl Plan<'_> {
             let Some(container) = self.inside(&run.first, v4).filter(|_| is_meant) else { continue };
             let (protocol, first) = (run.first.protocol, run.first.port);
             let last = first.saturating_add(run.count - 1);
-            let (host, container_port) = (None, first);
-            routed.push(PortRules { protocol, host, first, last, container, container_port, routed: true });
+            let (host, container_port, by_proxy) = (None, first, None);
+            routed.push(PortRules {
+                protocol,
+                host,
+                first,
+                last,
+                container,
+                container_port,
+                routed: true,
+                by_proxy,
+            });
         }
     }
 

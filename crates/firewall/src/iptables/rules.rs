@@ -36,10 +36,15 @@ pub(super) fn hooks(names: &Names, version: Version) -> Vec<Hook> {
         Version::V4 => format!("! -d 127.0.0.0/8 {local}"),
         Version::V6 => local.to_owned(),
     };
+    // What comes from `::1` goes nowhere else: the proxy passes it on.
+    let own = match version {
+        Version::V4 => local.to_owned(),
+        Version::V6 => format!("! -d ::1/128 {local}"),
+    };
     let mut hooks = vec![
         hook(Table::Filter, "FORWARD", "", "FORWARD"),
         hook(Table::Nat, "PREROUTING", &arriving, "NAT"),
-        hook(Table::Nat, "OUTPUT", local, "NAT"),
+        hook(Table::Nat, "OUTPUT", &own, "NAT"),
         hook(Table::Nat, "POSTROUTING", "", "LEAVE"),
     ];
     if version == Version::V4 {
@@ -187,6 +192,9 @@ impl All<'_> {
     }
 
     fn port(&mut self, port: &PortRules, trusting: &[Trusting<'_>]) -> Result<(), Unfit> {
+        if port.by_proxy.is_some() {
+            return Err(Unfit::Led(Box::new(port.clone())));
+        }
         if port.host.is_some_and(|host| host.is_ipv4() != port.container.is_ipv4()) {
             return Err(Unfit::Families(Box::new(port.clone())));
         }

@@ -57,6 +57,7 @@ pub(crate) fn port(
         container: container.parse().expect("an address"),
         container_port,
         routed: false,
+        by_proxy: None,
     }
 }
 

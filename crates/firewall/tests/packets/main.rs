@@ -5,6 +5,7 @@
 mod common;
 
 mod backend;
+mod led;
 mod world;
 
 use netloom_firewall::{Mark, Mode, PortRules};

@@ -107,6 +107,7 @@ pub(crate) fn port(to: Who, family: Family, host: Option<IpAddr>, port: u16) -> 
         container: to.address(family),
         container_port: 80,
         routed: false,
+        by_proxy: None,
     }
 }
 

@@ -15,7 +15,7 @@ use netloom_firewall::{
 };
 use netloom_model::{EndpointId, NetworkId, Protocol};
 
-use model::{Model, overlap};
+use model::{Model, is_v4, overlap};
 use table::{Fate, Packet, Table};
 
 const BRIDGES: [&str; 4] = ["br0", "br1", "br2", "br3"];
@@ -25,6 +25,8 @@ const MODES: [Mode; 3] = [Mode::Nat, Mode::NatUnprotected, Mode::Routed];
 const NETWORKS: u64 = 5;
 const ENDPOINTS: u64 = 8;
 const MARK: u32 = 0x2a;
+/// The port where the engine itself passes on.
+const OWN: u16 = 41_000;
 
 /// The splitmix64 sequence.
 struct Random(u64);
@@ -66,6 +68,11 @@ fn own(v4: bool) -> [IpAddr; 3] {
     addresses.map(ip)
 }
 
+/// An address of the host of a port's family.
+fn own_address(port: &PortRules) -> IpAddr {
+    own(is_v4(port))[0]
+}
+
 /// The address of an endpoint, which is in the network of a bridge.
 fn container(endpoint: u64, v4: bool) -> IpAddr {
     let bridge = endpoint % 4;
@@ -105,9 +112,12 @@ fn some_network(random: &mut Random) -> NetworkRules {
     }
 }
 
-/// A port that an endpoint publishes. Rows that keep their numbers are at 9000, all others at 8000: whoever gives ports away
-/// gives none twice, however it is said.
+/// A port that an endpoint publishes. Rows that keep their numbers are at 9000, what the engine passes on is at 7000, rows at
+/// 7100, all others at 8000: whoever gives ports away gives none twice, however it is said.
 fn some_port(random: &mut Random, endpoint: u64) -> PortRules {
+    if random.is(4) {
+        return some_led_port(random, endpoint);
+    }
     let v4 = !random.is(3);
     let [lan, other, loopback] = own(v4);
     let every = ip(if v4 { "0.0.0.0" } else { "::" });
@@ -130,6 +140,31 @@ fn some_port(random: &mut Random, endpoint: u64) -> PortRules {
         container: container(endpoint, v4),
         container_port,
         routed: random.is(4),
+        by_proxy: None,
+    }
+}
+
+/// A port that the kernel cannot lead by itself.
+fn some_led_port(random: &mut Random, endpoint: u64) -> PortRules {
+    let v4 = random.is(2);
+    let [lan, other, loopback] = own(v4);
+    let every = ip(if v4 { "0.0.0.0" } else { "::" });
+    let host = random.one(&[every, every, lan, other, loopback]);
+    let (first, length) = if random.is(2) {
+        (7_000 + random.port(20), 0)
+    } else {
+        (7_100 + random.port(30), 1 + random.port(6))
+    };
+    let to_itself = host == ip("::1") && random.is(2);
+    PortRules {
+        protocol: Protocol::Tcp,
+        host: Some(host),
+        first,
+        last: first + length,
+        container: container(endpoint, if to_itself { v4 } else { !v4 }),
+        container_port: 80 + random.port(8),
+        routed: false,
+        by_proxy: Some(OWN),
     }
 }
 
@@ -179,6 +214,7 @@ struct Run {
     had: Vec<(Owner, Said)>,
     refused: u64,
     led: u64,
+    own: u64,
     passed: u64,
     dropped: u64,
 }
@@ -308,12 +344,17 @@ impl Run {
         let from_outside = self.table.run("prerouting", &packet);
         assert_eq!(from_outside, if hidden { Fate::Passed } else { fate }, "{packet:?}");
         if let Some((address, port)) = led {
-            (packet.destination, packet.port, packet.translated) = (address, port, true);
             self.led += 1;
-            self.pass(&packet);
+            // What stays on the host is not passed on by the kernel.
+            if port == OWN {
+                self.own += 1;
+            } else {
+                (packet.destination, packet.port, packet.translated) = (address, port, true);
+                self.pass(&packet);
+            }
         }
         let mut direct = some_packet(&mut self.random, false);
-        if let Some(near) = self.near(&direct) {
+        if let Some(near) = self.near(&direct).filter(|near| near.by_proxy.is_none()) {
             direct.destination = near.container;
             direct.port = near.container_port.saturating_sub(1) + self.random.port(6);
             direct.protocol = near.protocol.number();
@@ -325,7 +366,7 @@ impl Run {
     fn near(&mut self, packet: &Packet) -> Option<PortRules> {
         let v4 = packet.destination.is_ipv4();
         let ports: Vec<_> =
-            self.model.endpoints.values().flatten().filter(|port| port.container.is_ipv4() == v4).collect();
+            self.model.endpoints.values().flatten().filter(|port| is_v4(port) == v4).collect();
         (!ports.is_empty() && !self.random.is(4)).then(|| self.random.one(&ports).clone())
     }
 
@@ -378,6 +419,7 @@ fn whatever_is_said_in_whatever_order_packets_go_where_the_last_word_leads_them(
         had: Vec::new(),
         refused: 0,
         led: 0,
+        own: 0,
         passed: 0,
         dropped: 0,
     };
@@ -395,10 +437,32 @@ fn whatever_is_said_in_whatever_order_packets_go_where_the_last_word_leads_them(
         }
     }
     run.check();
-    let Run { refused, led, passed, dropped, .. } = run;
-    let seen = format!("{refused} refused, packets: {led} led, {passed} passed, {dropped} dropped");
+    let Run { refused, led, own, passed, dropped, .. } = run;
+    let seen = format!(
+        "{refused} refused, packets: {led} led, {own} of them to the engine, {passed} passed, {dropped} dropped"
+    );
     let _ = writeln!(std::io::stderr(), "{operations} operations: {seen}");
-    assert!([refused, led, passed, dropped].iter().all(|count| *count > operations / 50), "{seen}");
+    assert!([refused, led, own, passed, dropped].iter().all(|count| *count > operations / 50), "{seen}");
+    // At the end of an engine nobody is led to its port any more.
+    let own = || run.model.endpoints.values().flatten().find(|port| port.by_proxy.is_some()).cloned();
+    let led = own().unwrap_or_else(|| {
+        let port = some_led_port(&mut Random(seed), 0);
+        run.table.change(run.ruleset.set_ports(endpoint_id(0), std::slice::from_ref(&port)).expect("free"));
+        run.model.endpoints.insert(endpoint_id(0), vec![port.clone()]);
+        port
+    });
+    let destination = led.host.filter(|host| !host.is_unspecified()).unwrap_or(own_address(&led));
+    let packet = Packet {
+        iif: OTHERS[0],
+        destination,
+        protocol: 6,
+        port: led.first,
+        ..some_packet(&mut Random(seed), true)
+    };
+    assert_eq!(run.table.run("output", &packet), Fate::Destination(destination, Some(OWN)));
+    run.table.change(run.ruleset.lead_nowhere());
+    assert_eq!(run.table.run("output", &packet), Fate::Passed);
+    assert_eq!(run.ruleset.lead_nowhere(), []);
     // No element survives its owner.
     let owners: Vec<_> = run.model.owners().collect();
     for owner in owners {

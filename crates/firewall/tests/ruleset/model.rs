@@ -1,12 +1,15 @@
 //! What should come of packets, said as plainly as can be: by looking at everything that was said.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use netloom_firewall::{FamilyRules, Mode, NetworkRules, Owner, PortRules};
 use netloom_model::{EndpointId, NetworkId};
 
 use crate::table::{Fate, Packet};
+
+/// `::1`.
+const IPV6_ITSELF: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
 /// What everybody has said.
 #[derive(Clone, Default)]
@@ -42,19 +45,26 @@ impl Model {
         self.networks.values().find(|rules| rules.bridge.as_str() == link)
     }
 
-    /// Where a port of the host leads: one that names the address before one for every address.
+    /// Where a port of the host leads: one that names the address before one for every address. What is led to a port of the
+    /// host's own keeps its address, and nothing is that comes from an internal network.
     pub(crate) fn leads_to(&self, packet: &Packet) -> Option<(IpAddr, u16)> {
+        let is_inside = self.network(packet.iif).is_some_and(|rules| rules.internal);
         let leads = |named: bool| {
             self.ports().find_map(|port| {
                 let host = port.host.filter(|host| !host.is_unspecified());
                 let meant = match host {
                     Some(host) => named && host == packet.destination,
-                    None => !named && port.container.is_ipv4() == packet.destination.is_ipv4(),
+                    None => !named && is_v4(port) == packet.destination.is_ipv4(),
                 };
+                // Nothing that comes from `::1` leaves the host.
+                let meant = meant && (port.by_proxy.is_some() || packet.destination != IPV6_ITSELF);
                 let within = (port.first..=port.last).contains(&packet.port);
                 let same = port.protocol.number() == packet.protocol && !port.routed;
-                (meant && within && same)
-                    .then(|| (port.container, port.container_port + (packet.port - port.first)))
+                let to = match port.by_proxy {
+                    Some(own) => (packet.destination, own),
+                    None => (port.container, port.container_port + packet.port.saturating_sub(port.first)),
+                };
+                (meant && within && same && !(is_inside && port.by_proxy.is_some())).then_some(to)
             })
         };
         leads(true).or_else(|| leads(false))
@@ -67,6 +77,7 @@ impl Model {
             port.container == packet.destination
                 && port.protocol.number() == packet.protocol
                 && (port.container_port..=last).contains(&packet.port)
+                && port.by_proxy.is_none()
                 && way(port)
         })
     }
@@ -141,13 +152,18 @@ fn family(rules: &NetworkRules, packet: &Packet) -> Option<FamilyRules> {
     if packet.destination.is_ipv4() { rules.v4 } else { rules.v6 }
 }
 
+/// Whether it is of the host's IPv4.
+pub(crate) fn is_v4(port: &PortRules) -> bool {
+    port.host.unwrap_or(port.container).is_ipv4()
+}
+
 /// Whether two say something about one port of the host.
 pub(crate) fn overlap(one: &PortRules, other: &PortRules) -> bool {
     let named = |port: &PortRules| port.host.filter(|host| !host.is_unspecified());
     !one.routed
         && !other.routed
         && one.protocol == other.protocol
-        && one.container.is_ipv4() == other.container.is_ipv4()
+        && is_v4(one) == is_v4(other)
         && named(one) == named(other)
         && one.first <= other.last
         && other.first <= one.last

@@ -107,7 +107,7 @@ impl Table {
                     fate => return fate,
                 },
                 None => {
-                    if let Some(fate) = translation(rule, &registers) {
+                    if let Some(fate) = translation(rule, packet, &registers) {
                         return fate;
                     }
                 }
@@ -187,16 +187,19 @@ impl Table {
 }
 
 /// What a rule translates to that has come to its end.
-fn translation(rule: &Rule, registers: &[u8; 64]) -> Option<Fate> {
+fn translation(rule: &Rule, packet: &Packet, registers: &[u8; 64]) -> Option<Fate> {
     match rule.exprs.last()? {
         _ if registers[63] == 0 => None,
         Expr::Masquerade => Some(Fate::Masqueraded),
         Expr::Nat { kind, ipv6, address, port } => {
-            let bytes = read(registers, *address, if *ipv6 { 16 } else { 4 });
-            let address = match <[u8; 16]>::try_from(bytes) {
-                Ok(bytes) => IpAddr::from(bytes),
-                Err(_) => IpAddr::from(<[u8; 4]>::try_from(bytes).expect("IPv4")),
-            };
+            assert_eq!(*ipv6, packet.destination.is_ipv6(), "{packet:?}");
+            let address = address.map_or(packet.destination, |address| {
+                let bytes = read(registers, address, if *ipv6 { 16 } else { 4 });
+                match <[u8; 16]>::try_from(bytes) {
+                    Ok(bytes) => IpAddr::from(bytes),
+                    Err(_) => IpAddr::from(<[u8; 4]>::try_from(bytes).expect("IPv4")),
+                }
+            });
             let port =
                 port.map(|port| u16::from_be_bytes(read(registers, port, 2).try_into().expect("a port")));
             Some(match kind {

@@ -165,14 +165,16 @@ pub enum Expr {
     },
     /// Decides.
     Verdict(Verdict),
-    /// Translates an address, and the port when a register is named for it.
+    /// Translates an address, a port, or both: what no register is named for stays as it is. With a port alone a
+    /// connection to this host goes to another port of the same address. (`redirect` goes to the first address of the
+    /// link that it came in by instead, and is a drop where that has none of the family.)
     Nat {
         /// Which.
         kind: NatKind,
         /// IPv6 instead of IPv4.
         ipv6: bool,
         /// The new address.
-        address: Reg,
+        address: Option<Reg>,
         /// The new port.
         port: Option<Reg>,
     },
@@ -235,14 +237,19 @@ impl fmt::Display for Expr {
                 write!(f, "{how} @{set}")
             }
             Self::Verdict(verdict) => write!(f, "{verdict}"),
-            Self::Nat { kind, ipv6, port, .. } => {
+            Self::Nat { kind, ipv6, address, port } => {
                 let kind = match kind {
                     NatKind::Source => "snat",
                     NatKind::Destination => "dnat",
                 };
-                let (family, port) =
-                    (if *ipv6 { "ip6" } else { "ip" }, if port.is_some() { " and port" } else { "" });
-                write!(f, "{kind} {family} to that address{port}")
+                let family = if *ipv6 { "ip6" } else { "ip" };
+                let to = match (address, port) {
+                    (Some(_), Some(_)) => "that address and port",
+                    (Some(_), None) => "that address",
+                    (None, Some(_)) => "that port",
+                    (None, None) => "the same",
+                };
+                write!(f, "{kind} {family} to {to}")
             }
             Self::Masquerade => f.write_str("masquerade"),
             Self::Other(name) => f.write_str(name),

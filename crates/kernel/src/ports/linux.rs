@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::BoxFuture;
-use netloom_model::{PortUser, Protocol};
+use netloom_model::{PortRange, PortUser, Protocol};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::resource::{Resource, getrlimit};
@@ -27,7 +27,7 @@ use nix::sys::socket::{
 use nix::unistd::close;
 
 use super::ours::Ours;
-use super::{Held, HoldRefusal, Place, PortHolder, PortSocket, PortToHold, user};
+use super::{Held, HoldRefusal, Place, PortHolder, PortSocket, PortToHold, TRIED, user};
 use crate::worker::Worker;
 
 /// How many calls may wait for the thread.
@@ -70,6 +70,12 @@ enum Job {
         deadline: Instant,
         allowed: Duration,
         reply: oneshot::Sender<Vec<Result<PortSocket, HoldRefusal>>>,
+    },
+    HoldLast {
+        of: PortRange,
+        deadline: Instant,
+        allowed: Duration,
+        reply: oneshot::Sender<Result<(u16, PortSocket), HoldRefusal>>,
     },
     LetGo {
         sockets: Vec<PortSocket>,
@@ -124,6 +130,18 @@ impl PortHolder for LinuxPorts {
         .boxed()
     }
 
+    fn hold_last(
+        &self,
+        of: PortRange,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<(u16, PortSocket), HoldRefusal>> {
+        let allowed = deadline.saturating_duration_since(Instant::now());
+        let (reply, answer) = oneshot::channel();
+        let queued = self.worker.submit(Job::HoldLast { of, deadline, allowed, reply }).is_ok();
+        let refusal = if queued { HoldRefusal::Lost } else { HoldRefusal::QueueFull(QUEUE) };
+        async move { answer.await.unwrap_or(Err(refusal)) }.boxed()
+    }
+
     fn let_go(&self, sockets: Vec<PortSocket>) -> BoxFuture<'static, ()> {
         let (reply, answer) = oneshot::channel();
         // Without a place in the queue they are closed here: nothing is kept that nobody wants.
@@ -153,6 +171,9 @@ fn serve(job: Job, ours: &mut Ours) {
             }
             // Nobody may wait any more: the sockets are closed then.
             let _ = reply.send(answers);
+        }
+        Job::HoldLast { of, deadline, allowed, reply } => {
+            let _ = reply.send(hold_last(of, deadline, allowed));
         }
         Job::LetGo { sockets, reply } => {
             let ports: Vec<_> = sockets.iter().filter_map(PortSocket::port).collect();
@@ -224,6 +245,25 @@ fn hold_each(
         if over { Err(HoldRefusal::NotStarted(allowed)) } else { hold(*port).map_err(HoldRefusal::of) }
     });
     each.collect()
+}
+
+fn hold_last(of: PortRange, deadline: Instant, allowed: Duration) -> Result<(u16, PortSocket), HoldRefusal> {
+    let mut place = Place::Both;
+    for port in (of.first..=of.last).rev().take(TRIED.into()) {
+        if Instant::now() >= deadline {
+            return Err(HoldRefusal::NotStarted(allowed));
+        }
+        let mut held = hold(PortToHold { place, protocol: Protocol::Tcp, port });
+        if held.as_ref().is_err_and(|errno| *errno == Errno::EAFNOSUPPORT) {
+            place = Place::One(IpAddr::from([0; 4]));
+            held = hold(PortToHold { place, protocol: Protocol::Tcp, port });
+        }
+        match held.map_err(HoldRefusal::of) {
+            Err(HoldRefusal::InUse) => {}
+            other => return other.map(|socket| (port, socket)),
+        }
+    }
+    Err(HoldRefusal::InUse)
 }
 
 /// Has the kernel make the table of descriptors large enough for many ports.

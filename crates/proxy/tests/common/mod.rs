@@ -4,6 +4,8 @@
 // Each test binary uses a part of this.
 #![allow(dead_code)]
 
+pub(crate) mod lab;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdListener, UdpSocket as StdUdp};
 use std::time::Duration;
 
@@ -68,13 +70,18 @@ pub(crate) async fn sees_reset(stream: &mut TcpStream) -> bool {
 /// Lets the runtime's tasks work until this holds. No clock is needed: every turn of theirs is a turn here. What waits
 /// for the kernel may take any number of turns, so it fails by the clock of the machine alone.
 pub(crate) async fn eventually(proxy: &Proxy, what: &str, holds: impl Fn(Counts) -> bool) -> Counts {
-    let until = std::time::Instant::now() + Duration::from_secs(30);
+    until(|| proxy.counts(), what, holds).await
+}
+
+/// The same of any counts.
+pub(crate) async fn until(read: impl Fn() -> Counts, what: &str, holds: impl Fn(Counts) -> bool) -> Counts {
+    let end = std::time::Instant::now() + Duration::from_secs(30);
     loop {
-        let counts = proxy.counts();
+        let counts = read();
         if holds(counts) {
             return counts;
         }
-        assert!(std::time::Instant::now() < until, "never {what}: {counts:?}");
+        assert!(std::time::Instant::now() < end, "never {what}: {counts:?}");
         tokio::task::yield_now().await;
     }
 }

@@ -158,7 +158,7 @@ fn known(name: &str, data: &[u8]) -> Option<Expr> {
         "nat" => Expr::Nat {
             kind: numbers::nat(number(1)?)?,
             ipv6: number(2)? == libc::NFPROTO_IPV6 as u32,
-            address: reg(3)?,
+            address: reg(3),
             port: reg(5),
         },
         "masq" if data.is_empty() => Expr::Masquerade,

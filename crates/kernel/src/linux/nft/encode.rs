@@ -266,9 +266,11 @@ fn push_expr_data(out: &mut Attributes, expr: &Expr) {
         }
         Expr::Nat { kind, ipv6, address, port } => {
             let family = if *ipv6 { libc::NFPROTO_IPV6 } else { libc::NFPROTO_IPV4 };
-            out.number(1, nat_number(*kind)).number(2, family as u32).number(3, register(*address));
-            if let Some(port) = port {
-                out.number(5, register(*port));
+            out.number(1, nat_number(*kind)).number(2, family as u32);
+            for (kind, value) in [(3, address), (5, port)] {
+                if let Some(value) = value {
+                    out.number(kind, register(*value));
+                }
             }
         }
         // The last is read from rules of others, and never written.
