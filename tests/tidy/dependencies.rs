@@ -59,8 +59,9 @@ const LAYERS: &[(&str, Layer)] = &[
 const RESERVED: &[(&str, &[&str])] = &[
     ("rtnetlink", &["netloom-kernel"]),
     ("netlink-", &["netloom-kernel"]),
-    // The proxy's pipes and datagrams are system calls too, of no interface that configures anything.
-    ("nix", &["netloom-kernel", "netloom-proxy"]),
+    // The proxy's pipes and datagrams are system calls too, and so are names in an open directory and what happens to files;
+    // of no interface that configures anything.
+    ("nix", &["netloom-dns", "netloom-kernel", "netloom-proxy"]),
     ("crossbeam-channel", &["netloom-kernel"]),
     ("actix", &["netloom-runtime"]),
     ("actix-", &["netloom-runtime"]),

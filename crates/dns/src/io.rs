@@ -1,4 +1,14 @@
-//! The files of a sandbox on the disk. This blocks, so the caller sees to it that it runs on a thread that may.
+//! The files of a sandbox on the disk, and the host's resolv.conf. This blocks, so the caller sees to it that it runs on
+//! a thread that may.
+
+mod host;
+mod hosts_file;
+mod place;
+mod resolv_file;
+mod sandbox;
+#[cfg(test)]
+mod tests;
+mod watch;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
@@ -6,6 +16,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use netloom_model::{Error, Result, SandboxSettings};
+
+pub use host::{HostFile, HostResolv, News, Watch};
+pub use hosts_file::{HostsFile, LONGEST_HOSTS};
+pub use resolv_file::{LONGEST_RESOLV, ResolvFile, Wrote};
+pub use sandbox::{Files, SandboxFiles, read_origin};
 
 /// Whether the files that a caller named for a sandbox can be used: those to be written are regular files that can be,
 /// or will be made in a directory that is there; those to be read are there and can be.
@@ -97,85 +112,5 @@ fn open(path: &Path, options: &mut OpenOptions) -> Result<(), Unusable> {
         Ok(found) => what(&found).map_or(Ok(()), |why| Err(Unusable::For(why.into()))),
         Err(error) if error.kind() == ErrorKind::NotFound => Err(Unusable::Missing),
         Err(error) => Err(Unusable::For(error.to_string())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
-    use std::os::unix::net::UnixListener;
-    use std::path::PathBuf;
-
-    use super::*;
-
-    fn written(path: PathBuf) -> Result<()> {
-        check_files(&SandboxSettings { hosts_path: Some(path), ..SandboxSettings::default() })
-    }
-
-    fn read(path: PathBuf) -> Result<()> {
-        check_files(&SandboxSettings { origin_resolv_conf_path: Some(path), ..SandboxSettings::default() })
-    }
-
-    #[test]
-    fn regular_files_and_those_to_be_made_are_fine() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let file = dir.path().join("hosts");
-        written(file.clone()).expect("it will be made");
-        assert!(!file.exists(), "looking makes nothing");
-        fs::write(&file, "127.0.0.1 localhost\n").expect("written");
-        written(file.clone()).expect("it is there");
-        read(file.clone()).expect("it is there");
-        assert_eq!(
-            fs::read_to_string(file).expect("read"),
-            "127.0.0.1 localhost\n",
-            "nor does it change anything"
-        );
-    }
-
-    #[test]
-    fn whatever_is_none_is_refused_by_its_path() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let at = |name: &str| dir.path().join(name);
-        fs::write(at("file"), "").expect("written");
-        symlink(at("file"), at("link")).expect("linked");
-        symlink(at("nowhere"), at("dangling")).expect("linked");
-        fs::create_dir(at("directory")).expect("made");
-        let _socket = UnixListener::bind(at("socket")).expect("bound");
-        for (name, why) in [("link", "symbolic link"), ("dangling", "symbolic link")] {
-            let error = written(at(name)).expect_err(name).to_string();
-            assert!(error.contains("hosts_path") && error.contains(why), "{error}");
-        }
-        read(at("link")).expect("followed, because nothing is written");
-        assert!(read(at("dangling")).expect_err("dangling").to_string().contains("no such file"));
-        for (name, why) in
-            [("directory", "no regular file"), ("socket", "no regular file"), ("file/below", "directory")]
-        {
-            for (outcome, field) in
-                [(written(at(name)), "hosts_path"), (read(at(name)), "origin_resolv_conf_path")]
-            {
-                let error = outcome.expect_err(name).to_string();
-                let path = at(name).display().to_string();
-                assert!(error.contains(field) && error.contains(&path), "{error}");
-                assert!(error.to_lowercase().contains(why), "{name}: {error}");
-            }
-        }
-        for missing in ["missing/hosts", "file/hosts"] {
-            written(at(missing)).expect_err(missing);
-        }
-        assert!(read(at("missing")).expect_err("missing").to_string().contains("no such file"));
-    }
-
-    #[test]
-    fn what_may_not_be_written_to_is_refused() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let sealed = dir.path().join("sealed");
-        fs::create_dir(&sealed).expect("made");
-        fs::set_permissions(&sealed, fs::Permissions::from_mode(0o555)).expect("sealed");
-        let error = written(sealed.join("hosts")).expect_err("nothing can be made there").to_string();
-        assert!(error.contains("sealed cannot be written to"), "{error}");
-        // What the kernel keeps read-only is so for everybody.
-        let error = written("/proc/sys/kernel/osrelease".into()).expect_err("read-only").to_string();
-        assert!(error.contains("/proc/sys/kernel/osrelease"), "{error}");
-        fs::set_permissions(&sealed, fs::Permissions::from_mode(0o755)).expect("opened");
     }
 }
