@@ -18,7 +18,8 @@ enum Layer {
     Domain(&'static [&'static str]),
     /// What speaks with a program of the host, in a runtime of its own, without actors.
     Client,
-    /// What carries data of containers, as tasks of a runtime that it is given, without actors.
+    /// What serves containers themselves, their data and their questions, as tasks of a runtime that it is given,
+    /// without actors.
     Traffic,
     /// The simulated kernel, for harnesses. Actors see it in tests only.
     Simulation,
@@ -37,7 +38,7 @@ const LAYERS: &[(&str, Layer)] = &[
     ("netloom-model", Layer::Model),
     ("netloom-kernel", Layer::Domain(&[])),
     ("netloom-ipam", Layer::Domain(&["netloom-store"])),
-    ("netloom-dns", Layer::Domain(&[])),
+    ("netloom-dns", Layer::Traffic),
     ("netloom-ports", Layer::Domain(&[])),
     ("netloom-store", Layer::Domain(&[])),
     ("netloom-firewall", Layer::Domain(&["netloom-kernel"])),

@@ -8,7 +8,9 @@ use crate::tree::root;
 
 /// The most crates, the library's own included, that the library may consist of. A little above what it is
 /// when this was set (83); raise it in the commit that adds a crate, and say there what the crate is for.
-const MOST: usize = 95;
+/// Twelve came with names: messages of DNS (`domain` and its seven), records that readers share (`rpds` and its two), and
+/// how they get at the newest (`arc-swap`).
+const MOST: usize = 110;
 
 /// Command line, terminal, HTTP and TLS: a host has its own. A name that ends in `-` stands for a family.
 const UNWANTED: &[&str] = &[
