@@ -12,6 +12,7 @@
 mod compare;
 mod delta;
 mod elements;
+mod holders;
 pub mod io;
 pub mod iptables;
 mod network;

@@ -9,6 +9,7 @@ use netloom_model::{EndpointId, NetworkId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::elements::{Placed, inside, of_network, outside};
+use crate::holders::Holders;
 use crate::network::NetworkRules;
 use crate::port::{Conflict, PortRules};
 use crate::table::{Sets, TableConfig, chains, sets};
@@ -67,7 +68,7 @@ type Key = (&'static str, Box<[Datum]>);
 #[derive(Clone, Debug)]
 struct Held {
     element: Element,
-    owners: Vec<Owner>,
+    owners: Holders,
 }
 
 /// Everything that is wanted of the table.
@@ -178,7 +179,7 @@ impl Ruleset {
     pub(crate) fn wanted_by(&self, set: &str, element: &Element) -> Vec<Owner> {
         let name = self.elements.keys().map(|(name, _)| *name).find(|name| *name == set);
         let held = name.and_then(|name| self.elements.get(&(name, element.key.clone())));
-        held.map(|held| held.owners.clone()).unwrap_or_default()
+        held.map(|held| (&held.owners).into()).unwrap_or_default()
     }
 
     /// The whole table as it should be.
@@ -224,7 +225,7 @@ impl Ruleset {
 
     /// Who else gives this key another meaning.
     fn other_meaning(&self, owner: Owner, one: &Placed) -> Option<Owner> {
-        let other = |held: &Held| held.owners.iter().copied().find(|holder| *holder != owner);
+        let other = |held: &Held| held.owners.other_than(owner);
         let key = (one.set, one.element.key.clone());
         // A port that is led is one container's, although the kernel is not told which one.
         let differs = |held: &&Held| held.element != one.element || Sets::is_of_one_owner(one.set);
@@ -242,8 +243,7 @@ impl Ruleset {
     fn take_out(&mut self, owner: Owner, one: &Placed, gone: &mut Vec<Placed>) {
         let key = (one.set, one.element.key.clone());
         let Entry::Occupied(mut entry) = self.elements.entry(key) else { return };
-        entry.get_mut().owners.retain(|holder| *holder != owner);
-        if entry.get().owners.is_empty() {
+        if entry.get_mut().owners.remove(owner) {
             let (key, held) = entry.remove_entry();
             self.ranges.remove(&key);
             gone.push(Placed { set: one.set, element: held.element });
@@ -253,12 +253,9 @@ impl Ruleset {
     fn put_in(&mut self, owner: Owner, one: &Placed, new: &mut Vec<Placed>) {
         let key = (one.set, one.element.key.clone());
         match self.elements.entry(key.clone()) {
-            Entry::Occupied(mut entry) if !entry.get().owners.contains(&owner) => {
-                entry.get_mut().owners.push(owner);
-            }
-            Entry::Occupied(_) => {}
+            Entry::Occupied(mut entry) => entry.get_mut().owners.insert(owner),
             Entry::Vacant(entry) => {
-                entry.insert(Held { element: one.element.clone(), owners: vec![owner] });
+                entry.insert(Held { element: one.element.clone(), owners: owner.into() });
                 if one.element.end.is_some() {
                     self.ranges.insert(key);
                 }
