@@ -134,6 +134,23 @@ pub(crate) fn inside(ports: &[PortRules]) -> Vec<Placed> {
     all.into_iter().map(placed).collect()
 }
 
+fn protocol(port: &PortRules) -> Datum {
+    Datum::Protocol(port.protocol.number())
+}
+
+/// The one address of the host that a port is published on; "every address" is none.
+fn named(port: &PortRules) -> Option<IpAddr> {
+    port.host.filter(|host| !host.is_unspecified())
+}
+
+/// What clients come to. "Every address" has sets of its own, so that one named address comes before it.
+fn front(port: &PortRules, number: u16) -> Box<[Datum]> {
+    match named(port) {
+        Some(host) => Box::from([Datum::Address(host), protocol(port), Datum::Port(number)]),
+        None => Box::from([protocol(port), Datum::Port(number)]),
+    }
+}
+
 /// Where a port of the host leads.
 pub(crate) fn outside(port: &PortRules) -> Vec<Placed> {
     let mut all = Vec::new();
@@ -143,16 +160,10 @@ pub(crate) fn outside(port: &PortRules) -> Vec<Placed> {
     if let Some(own) = port.by_proxy {
         return led(port, own);
     }
-    let protocol = || Datum::Protocol(port.protocol.number());
     let v4 = port.container.is_ipv4();
-    let key = |address, number| [Datum::Address(address), protocol(), Datum::Port(number)];
     let inside_last = port.container_last();
-    // "Every address" has maps of its own, so that one named address comes before it.
-    let named = port.host.filter(|host| !host.is_unspecified());
-    let front = |number| match named {
-        Some(host) => Box::from(key(host, number)),
-        None => Box::from([protocol(), Datum::Port(number)]) as Box<[Datum]>,
-    };
+    let named = named(port);
+    let front = |number| front(port, number);
     let to = |number| [Datum::Address(port.container), Datum::Port(number)];
     if port.first == port.last || port.first != port.container_port {
         // A map cannot shift ports by an amount, so each has its own entry when the numbers differ.
@@ -181,14 +192,8 @@ pub(crate) fn outside(port: &PortRules) -> Vec<Placed> {
 /// element whatever its numbers become.
 fn led(port: &PortRules, own: u16) -> Vec<Placed> {
     let host = port.host.unwrap_or(port.container);
-    let named = port.host.filter(|host| !host.is_unspecified());
-    let protocol = || Datum::Protocol(port.protocol.number());
-    let key = |number| match named {
-        Some(host) => Box::from([Datum::Address(host), protocol(), Datum::Port(number)]),
-        None => Box::from([protocol(), Datum::Port(number)]) as Box<[Datum]>,
-    };
     let is_row = port.first != port.last;
-    let set = match (named.is_some(), host.is_ipv4(), is_row) {
+    let set = match (named(port).is_some(), host.is_ipv4(), is_row) {
         (true, true, false) => Sets::LED4,
         (true, true, true) => Sets::LED_RANGES4,
         (true, false, false) => Sets::LED6,
@@ -198,8 +203,8 @@ fn led(port: &PortRules, own: u16) -> Vec<Placed> {
         (false, false, false) => Sets::LED_ANY6,
         (false, false, true) => Sets::LED_ANY_RANGES6,
     };
-    let element = Element::member(key(port.first));
-    let element = if is_row { element.to(key(port.last)) } else { element };
+    let element = Element::member(front(port, port.first));
+    let element = if is_row { element.to(front(port, port.last)) } else { element };
     // All say the same about where the engine's own port is.
-    vec![Placed { set, element }, Placed::entry(Sets::SWITCHBOARD, [protocol()], [Datum::Port(own)])]
+    vec![Placed { set, element }, Placed::entry(Sets::SWITCHBOARD, [protocol(port)], [Datum::Port(own)])]
 }

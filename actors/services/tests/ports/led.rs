@@ -1,48 +1,20 @@
 //! The engine's own port by message, over a simulated host, on stopped time.
 
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use netloom_actor_services::ports::{
-    LeadPorts, LedPorts, ListPorts, PortsActor, PortsState, ReleasePorts, ReservePorts, ServedPort,
-    StopServing,
-};
+use netloom_actor_services::ports::{LeadPorts, LedPorts, PortsActor, ReleasePorts, ServedPort, StopServing};
 use netloom_kernel::HoldRefusal;
-use netloom_model::{EndpointId, ErrorKind, PortRange, Protocol, Result};
-use netloom_ports::{PortOwner, PortRequest};
-use netloom_runtime::{Addr, Cause, Crash, Handle, Message, OpCtx, spawn};
-use netloom_testkit::SimPorts;
-use tokio::task::LocalSet;
-use uuid::Uuid;
+use netloom_model::{ErrorKind, PortRange, Result};
+use netloom_ports::PortRequest;
+use netloom_runtime::{Crash, spawn};
 
-/// An actor and its host.
-struct Stage {
-    ports: Addr<PortsActor>,
-    host: SimPorts,
-    state: PortsState,
-}
+use super::{Stage, TCP, on, on_stopped_time, op, owner, settle};
 
 impl Stage {
-    fn set() -> Self {
-        let (host, state) = (SimPorts::default(), PortsState::new(PortRange { first: 100, last: 199 }));
-        let (ports, _) = spawn(PortsActor::new(Arc::new(host.clone()), state.clone()), |_| {});
-        Self { ports, host, state }
-    }
-
-    async fn ask<M: Message>(&self, message: M) -> M::Reply
-    where
-        PortsActor: Handle<M>,
-    {
-        self.ports.ask(&op(), message).await.expect("it answers")
-    }
-
     /// Takes ports of every address of both families.
-    async fn reserve(&self, n: u128, first: u16, last: u16) {
-        let both = [IpAddr::from([0; 4]), IpAddr::from([0; 16])].into();
-        let request = PortRequest::all_of(Protocol::Tcp, both, PortRange { first, last }).expect("a range");
-        let reserve = ReservePorts { owner: owner(n), requests: vec![request] };
-        self.ask(reserve).await.expect("free");
+    async fn reserve_row(&self, n: u128, first: u16, last: u16) {
+        let row = PortRequest::all_of(TCP, on(&["0.0.0.0", "::"]), PortRange { first, last });
+        self.reserve(n, &[row.expect("a range")]).await.expect("free");
     }
 
     async fn lead(&self, n: u128, ports: &[LedPorts]) -> Result<Option<u16>> {
@@ -51,18 +23,10 @@ impl Stage {
 
     /// The first and last ports that are passed on, and by way of which.
     async fn served(&self) -> Vec<(u16, u16, Option<u16>)> {
-        let all = self.ask(ListPorts).await;
+        let all = self.list().await;
         let one = |served: &ServedPort| (served.port.port, served.last, served.via);
         all.iter().flat_map(|ports| &ports.served).map(one).collect()
     }
-}
-
-fn op() -> OpCtx {
-    OpCtx::new(Cause::Request, Duration::from_secs(300))
-}
-
-fn owner(n: u128) -> PortOwner {
-    PortOwner { id: EndpointId::from_uuids(Uuid::from_u128(n), Uuid::nil()), name: format!("e{n}").into() }
 }
 
 fn lead(n: u128, ports: &[LedPorts]) -> LeadPorts {
@@ -74,24 +38,12 @@ fn row(address: &str, first: u16, last: u16) -> LedPorts {
     LedPorts { address: address.parse().expect("an address"), range: PortRange { first, last }, to }
 }
 
-fn on_stopped_time(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
-    LocalSet::new().block_on(&runtime.expect("a runtime"), test);
-}
-
-/// Lets everything run that can.
-async fn settle() {
-    for _ in 0..50 {
-        tokio::task::yield_now().await;
-    }
-}
-
 #[test]
 fn one_port_serves_rows_of_many_endpoints_until_they_are_given_back() {
     on_stopped_time(async {
-        let stage = Stage::set();
-        stage.reserve(1, 8000, 8999).await;
-        stage.reserve(2, 80, 80).await;
+        let stage = Stage::set(100, 199);
+        stage.reserve_row(1, 8000, 8999).await;
+        stage.reserve_row(2, 80, 80).await;
         assert_eq!(stage.host.own(), [0_u16; 0], "nobody needs it yet");
         assert_eq!(stage.lead(1, &[row("::", 8000, 8999)]).await, Ok(Some(199)), "the last that is free");
         assert_eq!(stage.lead(2, &[row("::1", 80, 80)]).await, Ok(Some(199)), "`::1` is one of `::`");
@@ -125,8 +77,8 @@ fn one_port_serves_rows_of_many_endpoints_until_they_are_given_back() {
 #[test]
 fn a_port_that_cannot_be_had_is_told_and_tried_again() {
     on_stopped_time(async {
-        let stage = Stage::set();
-        stage.reserve(1, 199, 199).await;
+        let stage = Stage::set(100, 199);
+        stage.reserve_row(1, 199, 199).await;
         stage.host.refuse_own(HoldRefusal::NoDescriptors);
         let error = stage.lead(1, &[row("::", 199, 199)]).await.expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
@@ -138,9 +90,9 @@ fn a_port_that_cannot_be_had_is_told_and_tried_again() {
 #[test]
 fn whoever_gives_its_ports_back_while_the_port_is_opened_is_not_passed_on() {
     on_stopped_time(async {
-        let stage = Stage::set();
-        stage.reserve(1, 80, 80).await;
-        stage.reserve(2, 81, 81).await;
+        let stage = Stage::set(100, 199);
+        stage.reserve_row(1, 80, 80).await;
+        stage.reserve_row(2, 81, 81).await;
         stage.host.stop();
         let op = op();
         let one = stage.ports.ask(&op, lead(1, &[row("::", 80, 80)]));

@@ -1,5 +1,7 @@
 //! The ports' actor by message, over a simulated host, on stopped time.
 
+mod led;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
