@@ -1,10 +1,8 @@
 //! kill -9 at any moment of a churn: the next engine starts, tells the truth, and everything can be deleted.
 
-// The seed must be seen, and the victim talks to its killer.
+// The seed must be seen.
 #![allow(clippy::print_stdout)]
 
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -16,9 +14,8 @@ use netloom::{Engine, Network, NetworkSpec, ShutdownMode};
 
 use crate::churn::lifecycle;
 use crate::lab::{Lab, delete_everything, in_lab, soon};
+use crate::victim::{Victim, ready, run_until_killed, victim};
 
-/// Set for the process that is to be killed: the directory it works in.
-const VICTIM: &str = "NETLOOM_TEST_VICTIM";
 /// Repeats the moments of an earlier run.
 const SEED: &str = "NETLOOM_TEST_SEED";
 const ROUNDS: usize = 12;
@@ -30,8 +27,8 @@ const OWNERS: usize = 16;
 
 #[test]
 fn killed_at_any_moment_of_a_churn() {
-    if let Some(dir) = std::env::var_os(VICTIM) {
-        churn_until_killed(Path::new(&dir));
+    if let Some(dir) = victim() {
+        run_until_killed(dir, churn);
     }
     in_lab(async |lab| {
         let seed = std::env::var(SEED).ok().and_then(|text| text.parse().ok());
@@ -66,60 +63,41 @@ fn killed_at_any_moment_of_a_churn() {
     });
 }
 
-/// Starts a process that churns in this lab, and kills it.
+/// Starts a process that churns in this lab, and kills it so long after it began.
 async fn kill_after(lab: &Lab, time: Duration) {
-    let mut victim = Command::new(std::env::current_exe().expect("known"))
-        .args(["kill::killed_at_any_moment_of_a_churn", "--exact", "--nocapture"])
-        .env(VICTIM, lab.dir.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .expect("it starts");
-    // It says when it churns; the moment counts from there.
-    let output = victim.stdout.take().expect("piped");
-    let ready = tokio::task::spawn_blocking(move || {
-        use std::io::{BufRead, BufReader};
-        BufReader::new(output).lines().map_while(Result::ok).any(|line| line.contains("churning"))
-    });
-    assert!(ready.await.expect("it ends"), "the victim never churned");
+    let victim = Victim::of(lab, "kill::killed_at_any_moment_of_a_churn").await;
     tokio::time::sleep(time).await;
-    victim.kill().expect("it is killed");
-    victim.wait().expect("it ends");
+    victim.kill();
 }
 
-/// The victim: the churn of `churn.rs`, and networks that come and go, until somebody ends this process.
-fn churn_until_killed(dir: &Path) -> ! {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.expect("a runtime").block_on(async {
-        let builder = Engine::builder().data_dir(dir.join("data")).run_dir(dir.join("run"));
-        let engine = builder.start().await.expect("the engine starts");
-        let mut shared = Vec::new();
-        for n in 0..NETWORKS {
-            shared.push(network(&engine, n).await);
-        }
-        println!("churning");
-        let next = Arc::new(AtomicUsize::new(NETWORKS));
-        let callers = (0..SHARERS + OWNERS).map(|caller| {
-            let (engine, next) = (engine.clone(), next.clone());
-            let shared = (caller < SHARERS).then(|| shared[caller % NETWORKS].clone());
-            let number = move || next.fetch_add(1, Ordering::Relaxed);
-            tokio::spawn(async move {
-                loop {
-                    if let Some(network) = &shared {
-                        lifecycle(&engine, network, number()).await.expect("a lifecycle");
-                        continue;
-                    }
-                    let own = network(&engine, number()).await;
-                    for _ in 0..4 {
-                        lifecycle(&engine, &own, number()).await.expect("a lifecycle");
-                    }
-                    own.delete().await.expect("deleted");
+/// The victim's part: the churn of `churn.rs`, and networks that come and go.
+async fn churn(engine: Engine) {
+    let mut shared = Vec::new();
+    for n in 0..NETWORKS {
+        shared.push(network(&engine, n).await);
+    }
+    ready();
+    let next = Arc::new(AtomicUsize::new(NETWORKS));
+    let callers = (0..SHARERS + OWNERS).map(|caller| {
+        let (engine, next) = (engine.clone(), next.clone());
+        let shared = (caller < SHARERS).then(|| shared[caller % NETWORKS].clone());
+        let number = move || next.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(async move {
+            loop {
+                if let Some(network) = &shared {
+                    lifecycle(&engine, network, number()).await.expect("a lifecycle");
+                    continue;
                 }
-            })
-        });
-        join_all(callers).await;
-        panic!("a caller ended")
-    })
+                let own = network(&engine, number()).await;
+                for _ in 0..4 {
+                    lifecycle(&engine, &own, number()).await.expect("a lifecycle");
+                }
+                own.delete().await.expect("deleted");
+            }
+        })
+    });
+    join_all(callers).await;
+    panic!("a caller ended")
 }
 
 async fn network(engine: &Engine, number: usize) -> Network {

@@ -5,12 +5,16 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
-use netloom::{Engine, NetworkSpec, PortBinding, ShutdownMode, TransportPort};
+use netloom::{
+    EndpointSpec, Engine, EngineConfig, FirewallConfig, JoinSpec, NetworkSpec, PortBinding, SandboxSpec,
+    ShutdownMode, TransportPort,
+};
 
 use crate::lab::{Lab, delete_everything, in_lab};
 use crate::modes::{HOST6, create, dual, dual_lan, own};
 use crate::published::{HOST, Heard, Who, at, comes, connection, heard, published, serve, tcp};
 use crate::rules::{ALL, Rules, run};
+use crate::victim::{Victim, ready, run_until_killed, victim};
 
 /// The first, one in the middle, and the last of a row of a thousand.
 const SOME: [u16; 3] = [0, 500, 999];
@@ -78,7 +82,20 @@ fn rows_are_reached_at_every_port_and_listened_to_at_none() {
         is_from(comes(Who::Host, at("::1", 5_999)).await, gateway, "on the loopback");
         assert_eq!(comes(neighbour, at(HOST6, 5_999)).await, Heard::Refused);
         let own = own_port(&engine).await;
-        assert!(!matches!(comes(neighbour, at(HOST6, own)).await, Heard::From(_)));
+        assert!(own < 1_024, "nobody without a right can have it, also when there is no engine");
+        for (who, to) in [(neighbour, HOST6), (neighbour, HOST), (Who::Host, "::1"), (Who::Host, "127.0.0.1")]
+        {
+            assert_eq!(comes(who, at(to, own)).await, Heard::Refused, "by itself it is not there: {to}");
+        }
+        // Whoever wants it is told whose it is.
+        let spec = EndpointSpec::new("own").publish(tcp(own, 80));
+        let wants = blue.create_endpoint(spec).await.expect("an endpoint");
+        let sandbox = engine.controller().create_sandbox(SandboxSpec::new("own")).await.expect("a sandbox");
+        let error = wants.join(&sandbox, JoinSpec::default()).await.expect_err("it is taken");
+        assert_eq!(error.kind(), netloom::ErrorKind::Conflict, "{error}");
+        assert!(error.to_string().contains("this engine's own"), "{error}");
+        wants.delete().await.expect("deleted");
+        sandbox.delete().await.expect("deleted");
         assert_eq!(listeners(), before + 1, "still");
 
         let listed = engine.controller().ports().await.expect("listed");
@@ -132,19 +149,103 @@ fn after_a_start_ports_are_led_to_wherever_the_engine_is_then() {
             is_from(comes(Who::Host, at(to, 8_080)).await, gateway, "after the start");
         }
         assert_eq!(squatter.accept().expect_err("nobody came").kind(), ErrorKind::WouldBlock);
-        // One element says where that is.
+        // Two elements say where that is: for those who are led, and for those who come to it of their own accord.
         let differs = |these: &[String], those: &[String]| -> Vec<String> {
             these.iter().filter(|line| !those.contains(line)).cloned().collect()
         };
         let now = Rules::Nftables.shown();
-        assert_eq!(differs(&table, &now), [format!("tcp : {own}")]);
-        assert_eq!(differs(&now, &table), [format!("tcp : {moved}")]);
+        let both = |port: u16| [format!("tcp . {port}"), format!("tcp : {port}")];
+        assert_eq!(differs(&table, &now), both(own));
+        assert_eq!(differs(&now, &table), both(moved));
         assert_eq!(engine.diff().await.expect("compared"), []);
         engine.shutdown(ShutdownMode::Immediate).await.expect("it ends");
         drop(squatter);
         let engine = lab.next_engine().await;
         assert_eq!(Rules::Nftables.shown(), table, "the same port as at first");
         delete_everything(&engine).await;
+    });
+}
+
+#[test]
+fn what_was_led_when_the_engine_was_killed_leads_nowhere_until_the_next_one_has_the_port_again() {
+    let test =
+        "led::what_was_led_when_the_engine_was_killed_leads_nowhere_until_the_next_one_has_the_port_again";
+    if let Some(dir) = victim() {
+        run_until_killed(dir, async |engine| {
+            let blue = create(&engine, NetworkSpec::new("blue")).await;
+            published(&engine, &blue, "web", &[tcp(8_080, 80), tcp(443, 80)]).await;
+            ready();
+        });
+    }
+    in_lab(async move |lab| {
+        let _lan = dual_lan(&lab).await;
+        let victim = Victim::of(&lab, test).await;
+        let before = Rules::Nftables.shown();
+        victim.kill();
+        assert_eq!(Rules::Nftables.shown(), before, "nobody could take it back");
+        let own: Vec<u16> =
+            before.iter().filter_map(|line| line.strip_prefix("tcp : ")?.parse().ok()).collect();
+        let [own] = own[..] else { panic!("{before:?}") };
+        // The kernel keeps it from whoever has no right to it.
+        let from = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+        let from: u16 = from.expect("the kernel tells").trim().parse().expect("a number");
+        assert!(own < from, "{own} is anybody's");
+        for to in ["::1", HOST6] {
+            for port in [8_080, 443] {
+                assert_eq!(comes(Who::Host, at(to, port)).await, Heard::Refused, "{to} {port}");
+            }
+        }
+        let engine = lab.next_engine().await;
+        assert_eq!(own_port(&engine).await, own);
+        assert_eq!(Rules::Nftables.shown(), before);
+        let endpoint = engine.controller().network_by_name("blue").expect("it is back");
+        let web = endpoint.endpoint_by_name("web").await.expect("it is back");
+        let gateway = web.inspect().await.expect("inspected").gateway.expect("a gateway");
+        let server = web.inspect().await.expect("inspected").sandbox.expect("joined");
+        serve(&engine.controller().sandbox(server).expect("it is back"), &[80]).await;
+        for to in ["::1", HOST6] {
+            is_from(comes(Who::Host, at(to, 443)).await, gateway, "after the start");
+        }
+        delete_everything(&engine).await;
+    });
+}
+
+#[test]
+fn engines_beside_each_other_have_ports_of_their_own() {
+    in_lab(async |lab| {
+        let lan = dual_lan(&lab).await;
+        let one = lab.engine().await;
+        let dir = tempfile::tempdir().expect("a directory");
+        let builder = Engine::builder().config(EngineConfig {
+            firewall: FirewallConfig { backend: lab.firewall },
+            ..EngineConfig::default()
+        });
+        let builder = builder.data_dir(dir.path().join("data")).run_dir(dir.path().join("run"));
+        let two = builder.instance("second").start().await.expect("beside the first");
+        let blue =
+            create(&one, NetworkSpec::new("blue").subnet("10.81.0.0/24".parse().expect("a subnet"))).await;
+        let red =
+            create(&two, NetworkSpec::new("red").subnet("10.82.0.0/24".parse().expect("a subnet"))).await;
+        let (web, server) = published(&one, &blue, "web", &[tcp(8_080, 80)]).await;
+        let (other, second) = published(&two, &red, "other", &[tcp(8_081, 80)]).await;
+        assert_ne!(own_port(&one).await, own_port(&two).await);
+        serve(&server, &[80]).await;
+        serve(&second, &[80]).await;
+        let led = async |port: u16, endpoint: &netloom::Endpoint| {
+            let gateway = endpoint.inspect().await.expect("inspected").gateway.expect("a gateway");
+            for (who, to) in [(Who::Host, "::1"), (Who::Neighbour(&lan), HOST6)] {
+                is_from(comes(who, at(to, port)).await, gateway, "each to its own");
+            }
+        };
+        led(8_080, &web).await;
+        led(8_081, &other).await;
+        // The end of one is nothing to the other.
+        delete_everything(&one).await;
+        one.shutdown(ShutdownMode::Graceful).await.expect("it ends");
+        led(8_081, &other).await;
+        assert_eq!(comes(Who::Host, at("::1", 8_080)).await, Heard::Refused);
+        delete_everything(&two).await;
+        two.shutdown(ShutdownMode::Graceful).await.expect("it ends");
     });
 }
 

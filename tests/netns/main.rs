@@ -38,5 +38,6 @@ mod scenario;
 mod scenarios;
 mod takeover;
 mod together;
+mod victim;
 mod wall;
 mod way_out;

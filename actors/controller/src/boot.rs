@@ -19,7 +19,9 @@ use netloom_ipam::driver::IpamRegistration;
 use netloom_kernel::{Kernel, Netns, Op};
 use netloom_model::config::DefaultPool;
 use netloom_model::record::{NetworkRecord, SandboxRecord};
-use netloom_model::{ControllerId, EngineConfig, Error, EventKind, LiveList, OpId, Repair, Result};
+use netloom_model::{
+    ControllerId, EngineConfig, Error, EventKind, HostPorts, LiveList, OpId, Repair, Result,
+};
 use netloom_runtime::{Addr, Cause, Janitor, Ledger, OpCtx, Port, SagaTools, TaskGroup};
 use netloom_store::{Finding, Intent, Store};
 
@@ -136,6 +138,8 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
     });
     let made: Vec<_> = made.collect::<Result<_>>()?;
     let known = Known { records: Records::decode(raw), lost, intents, live };
+    let published = known.records.endpoints.values().flat_map(|endpoint| endpoint.published.0.iter());
+    let published: Vec<_> = published.map(|ports| ports.host.clone()).collect();
     let plan = make_plan(&*kernel, known, &identity, &made, &op).await?;
 
     let wall = wall(&config, &*kernel, neighbours.xtables.as_ref(), &op).await?;
@@ -145,7 +149,7 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
     } else {
         Backend::in_place(store)
     };
-    let own = Own { config, identity: &identity, host_pools, cluster, wall, neighbours };
+    let own = Own { config, identity: &identity, host_pools, cluster, wall, neighbours, published };
     let drivers = (drivers, ipam_drivers);
     let (controller, services, directory) = start_actors(own, kernel, backend, drivers, &events, &op).await?;
 
@@ -212,10 +216,12 @@ struct Own<'a> {
     cluster: Option<Entered>,
     wall: FirewallState,
     neighbours: Neighbours,
+    /// The ports of the host that records name.
+    published: Vec<HostPorts>,
 }
 
 async fn start_actors(
-    Own { config, identity, host_pools, cluster, wall, neighbours }: Own<'_>,
+    Own { config, identity, host_pools, cluster, wall, neighbours, published }: Own<'_>,
     kernel: Arc<dyn Kernel>,
     backend: Backend,
     (drivers, ipam_drivers): (Vec<Registration>, Vec<IpamRegistration>),
@@ -245,6 +251,7 @@ async fn start_actors(
         operation_timeout: config.timeouts.operation.into(),
     });
     let held = PortsState::new(dynamic_range(&*services.kernel).await);
+    held.recorded(published.iter());
     let respawn = Respawn::new(backend, host_pools, cluster, (wall, neighbours), held);
     let estate = Estate::new(config, services.clone(), events.clone(), OpId(op.id), respawn);
     let (controller, directory) = succession::found(estate)?;

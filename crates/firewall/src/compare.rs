@@ -1,6 +1,7 @@
 //! What differs between the rules that are there and those that are wanted, in words.
 
 use std::fmt;
+use std::sync::Arc;
 
 use netloom_kernel::nft::{Chain, Contents, Element, Rule, Set};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -146,7 +147,7 @@ fn compare_set(
         let different = Deviates::Different { desired: set.to_string(), found: is.to_string() };
         return all.push(Deviation::of(name, different));
     }
-    let key = |element: &Element| Element { value: Box::default(), ..element.clone() };
+    let key = |element: &Element| Element { value: Arc::default(), ..element.clone() };
     let mut left: FxHashMap<_, _> = found.iter().map(|element| (key(element), element)).collect();
     let kept: FxHashSet<&Element> = found.iter().collect();
     let mut deviations = Vec::new();

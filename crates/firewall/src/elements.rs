@@ -1,6 +1,7 @@
 //! Networks and ports as elements of the table's sets and maps.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use netloom_kernel::nft::{Datum, Element, Verdict};
 use netloom_model::{IfName, Protocol};
@@ -19,11 +20,11 @@ pub struct Placed {
 }
 
 impl Placed {
-    fn member(set: &'static str, key: impl Into<Box<[Datum]>>) -> Self {
+    fn member(set: &'static str, key: impl Into<Arc<[Datum]>>) -> Self {
         Self { set, element: Element::member(key) }
     }
 
-    fn entry(set: &'static str, key: impl Into<Box<[Datum]>>, value: impl Into<Box<[Datum]>>) -> Self {
+    fn entry(set: &'static str, key: impl Into<Arc<[Datum]>>, value: impl Into<Arc<[Datum]>>) -> Self {
         Self { set, element: Element::entry(key, value) }
     }
 }
@@ -131,7 +132,17 @@ pub(crate) fn inside(ports: &[PortRules]) -> Vec<Placed> {
         }
         Placed { set: range, element: Element::member(key(first)).to(key(last)) }
     };
-    all.into_iter().map(placed).collect()
+    all.into_iter().map(placed).chain(own(ports)).collect()
+}
+
+/// Where the engine's own port is, if it passes any of these on. All say the same about that.
+fn own(ports: &[PortRules]) -> Vec<Placed> {
+    let own = ports.iter().find_map(|port| Some((port, port.by_proxy?)));
+    let Some((port, own)) = own else { return Vec::new() };
+    vec![
+        Placed::entry(Sets::SWITCHBOARD, [protocol(port)], [Datum::Port(own)]),
+        Placed::member(Sets::OWN, [protocol(port), Datum::Port(own)]),
+    ]
 }
 
 fn protocol(port: &PortRules) -> Datum {
@@ -144,10 +155,10 @@ fn named(port: &PortRules) -> Option<IpAddr> {
 }
 
 /// What clients come to. "Every address" has sets of its own, so that one named address comes before it.
-fn front(port: &PortRules, number: u16) -> Box<[Datum]> {
+fn front(port: &PortRules, number: u16) -> Arc<[Datum]> {
     match named(port) {
-        Some(host) => Box::from([Datum::Address(host), protocol(port), Datum::Port(number)]),
-        None => Box::from([protocol(port), Datum::Port(number)]),
+        Some(host) => Arc::from([Datum::Address(host), protocol(port), Datum::Port(number)]),
+        None => Arc::from([protocol(port), Datum::Port(number)]),
     }
 }
 
@@ -157,8 +168,8 @@ pub(crate) fn outside(port: &PortRules) -> Vec<Placed> {
     if port.routed {
         return all;
     }
-    if let Some(own) = port.by_proxy {
-        return led(port, own);
+    if port.by_proxy.is_some() {
+        return vec![led(port)];
     }
     let v4 = port.container.is_ipv4();
     let inside_last = port.container_last();
@@ -190,7 +201,7 @@ pub(crate) fn outside(port: &PortRules) -> Vec<Placed> {
 
 /// What leads a port to one of the host's own. Where it goes on from there is not the kernel's business, so a row is one
 /// element whatever its numbers become.
-fn led(port: &PortRules, own: u16) -> Vec<Placed> {
+fn led(port: &PortRules) -> Placed {
     let host = port.host.unwrap_or(port.container);
     let is_row = port.first != port.last;
     let set = match (named(port).is_some(), host.is_ipv4(), is_row) {
@@ -204,7 +215,5 @@ fn led(port: &PortRules, own: u16) -> Vec<Placed> {
         (false, false, true) => Sets::LED_ANY_RANGES6,
     };
     let element = Element::member(front(port, port.first));
-    let element = if is_row { element.to(front(port, port.last)) } else { element };
-    // All say the same about where the engine's own port is.
-    vec![Placed { set, element }, Placed::entry(Sets::SWITCHBOARD, [protocol(port)], [Datum::Port(own)])]
+    Placed { set, element: if is_row { element.to(front(port, port.last)) } else { element } }
 }

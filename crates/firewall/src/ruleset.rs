@@ -62,7 +62,7 @@ impl Said {
 }
 
 /// A key of a set or map.
-type Key = (&'static str, Box<[Datum]>);
+type Key = (&'static str, Arc<[Datum]>);
 
 /// An element, and who wants it.
 #[derive(Clone, Debug)]
@@ -148,9 +148,8 @@ impl Ruleset {
     /// Forgets where the engine's own port is, so that nobody is led there any more: what to change in the kernel. What is
     /// said of ports afterwards says it anew.
     pub fn lead_nowhere(&mut self) -> Vec<Change> {
-        let set = Sets::SWITCHBOARD;
-        let own = self.elements.extract_if(|(name, _), _| *name == set);
-        let gone = own.map(|(_, held)| Placed { set, element: held.element }).collect();
+        let own = self.elements.extract_if(|(name, _), _| [Sets::SWITCHBOARD, Sets::OWN].contains(name));
+        let gone = own.map(|((set, _), held)| Placed { set, element: held.element }).collect();
         Steps { gone, new: Vec::new() }.into_changes()
     }
 
@@ -209,10 +208,12 @@ impl Ruleset {
             }
         }
         let (_, old) = self.owners.remove(&owner).unwrap_or_default();
-        let kept: FxHashSet<_> = new.iter().collect();
         let mut changes = Steps::default();
-        for one in old.iter().filter(|one| !kept.contains(one)) {
-            self.take_out(owner, one, &mut changes.gone);
+        if !old.is_empty() {
+            let kept: FxHashSet<_> = new.iter().collect();
+            for one in old.iter().filter(|one| !kept.contains(one)) {
+                self.take_out(owner, one, &mut changes.gone);
+            }
         }
         for one in &new {
             self.put_in(owner, one, &mut changes.new);

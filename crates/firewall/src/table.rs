@@ -8,6 +8,7 @@
 //! | `prerouting`, `output` | connections to an address of the host go through `publish` |
 //! | `publish` | a published port leads to its container; a named address comes before every address |
 //! | `led` | what the kernel cannot lead to a container goes to the engine's own port, and keeps its address |
+//! | `input` | nobody reaches that port but by a published one |
 //! | `forward` | what comes from or goes to a bridge of ours goes to `ours`, all else is none of our business |
 //! | `ours` | first the users' own chain; then what may reach a container, all else is dropped |
 //! | `trusted` | interfaces that a network trusts reach what it publishes under its containers' own addresses |
@@ -127,6 +128,7 @@ impl Sets {
     pub(crate) const LED_ANY_RANGES4: &'static str = "led-any-ranges4";
     pub(crate) const LED_ANY_RANGES6: &'static str = "led-any-ranges6";
     pub(crate) const SWITCHBOARD: &'static str = "switchboard";
+    pub(crate) const OWN: &'static str = "own";
 
     /// Whether an element has one owner at most, although others would say the very same.
     pub(crate) fn is_of_one_owner(set: &str) -> bool {
@@ -186,6 +188,7 @@ pub(crate) fn sets() -> Vec<Set> {
         all.push(set(any_ranges, &[Protocol, Port], &[], true));
     }
     all.push(set(Sets::SWITCHBOARD, &[Protocol], &[Port], false));
+    all.push(set(Sets::OWN, &[Protocol, Port], &[], false));
     all
 }
 
@@ -222,6 +225,18 @@ pub(crate) fn chains(config: &TableConfig) -> Vec<(Chain, Vec<Rule>)> {
             ],
         ),
         (base("output", ChainKind::Nat, Point::Output, -100), vec![publish()]),
+        (
+            base("input", ChainKind::Filter, Point::Input, 0),
+            vec![rule(
+                "the engine's own port is reached by way of published ones",
+                [
+                    transport(0),
+                    vec![lookup(Sets::OWN)],
+                    not_ct(CtKey::Status, TRANSLATED),
+                    vec![Expr::ResetTcp],
+                ],
+            )],
+        ),
         (
             base("forward", ChainKind::Filter, Point::Forward, 0),
             vec![
@@ -445,10 +460,19 @@ fn ipv6() -> Vec<Expr> {
 
 /// Holds when any of these bits is set.
 fn ct(key: CtKey, bits: u32) -> Vec<Expr> {
+    ct_bits(key, bits, false)
+}
+
+/// Holds when none of these bits is set, and the connection is a tracked one.
+fn not_ct(key: CtKey, bits: u32) -> Vec<Expr> {
+    ct_bits(key, bits, true)
+}
+
+fn ct_bits(key: CtKey, bits: u32, none: bool) -> Vec<Expr> {
     vec![
         Expr::Ct { key, to: Reg(0) },
         Expr::Bitwise { from: Reg(0), to: Reg(0), mask: bits.to_ne_bytes().into(), xor: vec![0; 4] },
-        Expr::Cmp { from: Reg(0), equal: false, data: vec![0; 4] },
+        Expr::Cmp { from: Reg(0), equal: none, data: vec![0; 4] },
     ]
 }
 

@@ -29,7 +29,7 @@ use netloom_model::{IfName, NetnsName};
 pub use error::{KernelError, Tried};
 pub use linux::{DirectoryError, LinuxConfig, LinuxKernel, floor};
 pub use op::{LinkTag, Neighbour, Netns, Op, PortFlag, Route};
-pub use ports::{HoldRefusal, LinuxPorts, Place, PortHolder, PortSocket, PortToHold, TRIED};
+pub use ports::{HoldRefusal, LinuxPorts, Place, PortHolder, PortSocket, PortToHold};
 pub use view::{
     AddressView, KernelEvent, KernelStats, LinkCounters, LinkKind, LinkView, NeighbourView, PortState,
     ReachEvent, RouteView, TableEvent,

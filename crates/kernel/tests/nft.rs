@@ -127,6 +127,11 @@ fn everything() -> Contents {
                 Chain { name: "ours".into(), hook: None },
                 vec![
                     Rule { exprs: established, comment: Some("answers".into()) },
+                    rule(vec![
+                        meta(MetaKey::L4proto, 0),
+                        Expr::Cmp { from: Reg(0), equal: true, data: vec![6] },
+                        Expr::ResetTcp,
+                    ]),
                     rule(vec![Expr::Verdict(Verdict::Drop)]),
                 ],
             ),

@@ -90,7 +90,7 @@ impl PortRange {
     }
 
     /// Each of them.
-    pub fn ports(self) -> impl Iterator<Item = u16> + use<> {
+    pub fn ports(self) -> impl DoubleEndedIterator<Item = u16> + use<> {
         self.first..=self.last
     }
 }

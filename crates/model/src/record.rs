@@ -1,5 +1,6 @@
 //! What the store keeps: one record per object. Everything else is derived from these.
 
+mod published;
 mod rows;
 
 use std::collections::BTreeMap;
@@ -169,7 +170,7 @@ pub struct EndpointRecord {
     #[serde(default, skip_serializing_if = "Seldom::is_nothing")]
     pub names: Seldom<Names>,
     /// The host's ports that lead to it, or led to it last: it gets the same ones again after a crash.
-    #[serde(default, skip_serializing_if = "Seldom::is_nothing")]
+    #[serde(default, skip_serializing_if = "Seldom::is_nothing", with = "published")]
     pub published: Seldom<Published>,
     /// What its interface's name begins with inside a sandbox; `None` for an endpoint without interface.
     #[serde(skip_serializing_if = "Option::is_none")]

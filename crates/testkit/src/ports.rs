@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::BoxFuture;
-use netloom_kernel::{HoldRefusal, Place, PortHolder, PortSocket, PortToHold, TRIED};
-use netloom_model::{HostPort, PortRange, PortUser, Protocol};
+use netloom_kernel::{HoldRefusal, Place, PortHolder, PortSocket, PortToHold};
+use netloom_model::{HostPort, PortUser, Protocol};
 
 type Answers = Vec<Result<PortSocket, HoldRefusal>>;
 
@@ -46,11 +46,11 @@ struct Host {
 
 enum Call {
     Hold(Vec<PortToHold>, oneshot::Sender<Answers>),
-    HoldLast(PortRange, oneshot::Sender<Last>),
+    HoldOneOf(Vec<u16>, oneshot::Sender<Own>),
     LetGo(Vec<PortSocket>, oneshot::Sender<()>),
 }
 
-type Last = Result<(u16, PortSocket), HoldRefusal>;
+type Own = Result<(u16, PortSocket), HoldRefusal>;
 
 /// A socket of the simulation.
 struct Guard {
@@ -117,7 +117,7 @@ impl SimPorts {
         host.planned[nth.max(1) - 1] = Some(refusal);
     }
 
-    /// What becomes of the engine's next port of its own ([`PortHolder::hold_last`]).
+    /// What becomes of the engine's next port of its own ([`PortHolder::hold_one_of`]).
     pub fn refuse_own(&self, refusal: HoldRefusal) {
         self.lock().planned_own = Some(refusal);
     }
@@ -175,8 +175,8 @@ impl SimPorts {
                 let answers = ports.into_iter().map(|port| self.try_to_hold(port)).collect();
                 let _ = reply.send(answers);
             }
-            Call::HoldLast(of, reply) => {
-                let _ = reply.send(self.try_to_hold_last(of));
+            Call::HoldOneOf(ports, reply) => {
+                let _ = reply.send(self.try_to_hold_one_of(ports));
             }
             Call::LetGo(sockets, reply) => {
                 drop(sockets);
@@ -206,15 +206,16 @@ impl SimPorts {
         Ok(PortSocket::simulated(Guard { host: self.clone(), port, process }))
     }
 
-    fn try_to_hold_last(&self, of: PortRange) -> Last {
+    fn try_to_hold_one_of(&self, ports: Vec<u16>) -> Own {
         let mut host = self.lock();
         if let Some(refusal) = host.planned_own.take() {
             return Err(refusal);
         }
-        for port in (of.first..=of.last).rev().take(TRIED.into()) {
+        let mut refusal = HoldRefusal::InUse;
+        for port in ports {
             let port = PortToHold { place: Place::Both, protocol: Protocol::Tcp, port };
             match host.check(port) {
-                Err(HoldRefusal::InUse) => {}
+                Err(why @ (HoldRefusal::InUse | HoldRefusal::Privileged)) => refusal = why,
                 Err(other) => return Err(other),
                 Ok(()) => {
                     host.own.push(port);
@@ -225,7 +226,7 @@ impl SimPorts {
                 }
             }
         }
-        Err(HoldRefusal::InUse)
+        Err(refusal)
     }
 }
 
@@ -282,9 +283,9 @@ impl PortHolder for SimPorts {
         async move { answer.await.unwrap_or_else(|oneshot::Canceled| all(&HoldRefusal::Lost)) }.boxed()
     }
 
-    fn hold_last(&self, of: PortRange, _: Instant) -> BoxFuture<'static, Last> {
+    fn hold_one_of(&self, ports: Vec<u16>, _: Instant) -> BoxFuture<'static, Own> {
         let (reply, answer) = oneshot::channel();
-        self.call(Call::HoldLast(of, reply));
+        self.call(Call::HoldOneOf(ports, reply));
         async move { answer.await.unwrap_or(Err(HoldRefusal::Lost)) }.boxed()
     }
 
@@ -356,10 +357,11 @@ mod tests {
     }
 
     #[test]
-    fn a_port_of_the_engines_own_is_the_last_that_is_free_and_is_nobodys() {
+    fn a_port_of_the_engines_own_is_the_first_that_is_free_and_is_nobodys() {
         let ports = SimPorts::default();
-        let of = PortRange { first: 100, last: 102 };
-        let last = || block_on(ports.hold_last(of, Instant::now()));
+        ports.unprivileged_from(100);
+        // One that needs a right which is not there is passed over like one that somebody has.
+        let last = || block_on(ports.hold_one_of(vec![99, 102, 101, 100], Instant::now()));
         let taken = hold(&ports, one("127.0.0.1", 102)).expect("free");
         let (number, own) = last().expect("free");
         assert_eq!((number, ports.own(), ports.held().len()), (101, vec![101], 1));

@@ -33,7 +33,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use netloom_kernel::{HoldRefusal, PortHolder, PortSocket, PortToHold};
-use netloom_model::{EndpointId, Error, HostPorts, ObjectKind, Reason, Result};
+use netloom_model::{EndpointId, Error, HostPorts, ObjectKind, PortReason, Protocol, Reason, Result};
 use netloom_ports::PortOwner;
 use netloom_proxy::Ending;
 use netloom_runtime::{Actor, Cx, Handle, OpCtx, Reply};
@@ -259,6 +259,15 @@ impl PortsActor {
         let (op, owner) = (attempt.op.clone(), attempt.owner.id);
         let reply = attempt.fail(&mut self.state.get().allocator, &mut spare);
         let gone = self.holder.let_go(spare);
+        let own = self.state.get().board.port();
+        let why = match why {
+            Why::Port(port, HoldRefusal::InUse)
+                if port.protocol == Protocol::Tcp && own == Some(port.port) =>
+            {
+                Why::Error(Reason::Port(PortReason::EngineOwn { port: port.named() }).into())
+            }
+            why => why,
+        };
         let user = match &why {
             Why::Port(port, HoldRefusal::InUse) => Some(self.holder.user(*port, op.deadline_std())),
             Why::Port(..) | Why::Error(_) => None,

@@ -3,6 +3,10 @@
 //!
 //! It is opened when the first endpoint needs it, and stays. A published port costs an entry in its table then, whatever
 //! the number of ports in its row, instead of a socket that listens, and a task.
+//!
+//! The table leads there after a crash, too, until the next start. So the port is one that needs a right, if the engine has
+//! it: nobody without it can take the port meanwhile, and with it those who come to what is published. (A crash of the
+//! proxy of each port, as Docker has them, leaves the ports above 1023 to anybody as well, but no others.)
 
 use std::net::{IpAddr, TcpListener};
 use std::time::Duration;
@@ -14,15 +18,22 @@ use netloom_model::{
 use netloom_ports::PortOwner;
 use netloom_proxy::{Counts, Ending, FrontRange, Options, Stopping, Switchboard};
 use netloom_runtime::{Cause, Cx, Handle, OpCtx, Reply, messages};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::actor::PortsActor;
 use super::message::{LeadPorts, LedPorts, ServedPort};
 use super::serve::Carriers;
+use super::state::Known;
 use crate::{LATE, panicked};
 
 /// How long it may take to open the port: the thread that holds ports may have thousands to open first.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Where it looks for a port first, from the ends: below 1024 what has no well-known user. A process of many engines has
+/// room for 63.
+const OWN: [PortRange; 2] = [PortRange { first: 996, last: 1_023 }, PortRange { first: 954, last: 988 }];
+/// How many ports of the dynamic range it tries then at most, from the end too: ports that nobody names are given out
+/// from its start.
+const TRIED: usize = 1_024;
 /// How many may wait for that: more than operations are admitted.
 const WAITING: usize = 65_536;
 
@@ -60,7 +71,7 @@ pub(super) enum Left {
 
 impl Board {
     /// Where it is, if it is open.
-    fn port(&self) -> Option<u16> {
+    pub(super) fn port(&self) -> Option<u16> {
         match &self.place {
             Place::Nowhere => None,
             Place::At(board) => Some(board.port()),
@@ -70,6 +81,10 @@ impl Board {
 
     /// Begins with this port. The socket is made to listen, which takes some calls of the kernel, once in an engine's life.
     fn open(&mut self, port: u16, socket: PortSocket, carriers: &mut Carriers) -> Result<()> {
+        if self.port().is_some() {
+            // By what an actor began that has died since.
+            return Ok(());
+        }
         if socket.socket().is_none() {
             self.place = Place::Simulated(port, socket);
             return Ok(());
@@ -88,10 +103,12 @@ impl Board {
     /// Leads these ports of an endpoint and no others. What is led already stays, with its connections.
     fn lead(&mut self, owner: EndpointId, wanted: &[LedPorts]) -> Result<()> {
         let mut led = self.led.remove(&owner).unwrap_or_default();
-        let gone: Vec<_> = led.extract_if(.., |one| !wanted.contains(&one.ports)).collect();
+        let all: FxHashSet<_> = wanted.iter().collect();
+        let gone: Vec<_> = led.extract_if(.., |one| !all.contains(&one.ports)).collect();
         drop(self.end_each(gone));
+        let mut known: FxHashSet<_> = led.iter().map(|one| one.ports).collect();
         for ports in wanted {
-            if led.iter().any(|one| one.ports == *ports) {
+            if !known.insert(*ports) {
                 continue;
             }
             self.keys += 1;
@@ -153,16 +170,14 @@ impl LedPorts {
         FrontRange { address: self.address, first: self.range.first, last: self.range.last }
     }
 
-    /// Whether they are among an endpoint's ports. `::1` is one of `::`.
-    fn are_among(&self, all: &[HostPorts]) -> bool {
+    /// Whether they are among these ports. `::1` is one of `::`.
+    fn are_among(&self, ports: &HostPorts) -> bool {
         let within = |range: PortRange| range.first <= self.range.first && self.range.last <= range.last;
-        all.iter().any(|ports| {
-            let has = |address: &IpAddr| {
-                *address == self.address
-                    || (address.is_unspecified() && address.is_ipv4() == self.address.is_ipv4())
-            };
-            ports.protocol == Protocol::Tcp && within(ports.range) && ports.addresses.iter().any(has)
-        })
+        let has = |address: &IpAddr| {
+            *address == self.address
+                || (address.is_unspecified() && address.is_ipv4() == self.address.is_ipv4())
+        };
+        ports.protocol == Protocol::Tcp && within(ports.range) && ports.addresses.iter().any(has)
     }
 }
 
@@ -182,7 +197,13 @@ impl PortsActor {
         self.refuse_if_releasing(owner)?;
         let mut known = self.state.get();
         let has = known.allocator.ports_of(owner.id);
-        if let Some(stranger) = ports.iter().find(|ports| !ports.are_among(has)) {
+        // Nearly all are the ones that were asked for, as a whole: there may be thousands.
+        let whole: FxHashMap<_, _> = has.iter().map(|ports| (ports.range, ports)).collect();
+        let has = |led: &LedPorts| {
+            let is_whole = whole.get(&led.range).is_some_and(|ports| led.are_among(ports));
+            is_whole || has.iter().any(|ports| led.are_among(ports))
+        };
+        if let Some(stranger) = ports.iter().find(|ports| !has(ports)) {
             let port =
                 HostPort { address: stranger.address, protocol: Protocol::Tcp, port: stranger.range.first };
             let owner = format!("endpoint {}", owner.id.short()).into();
@@ -201,6 +222,22 @@ impl PortsActor {
     }
 }
 
+impl Known {
+    /// The ports that may become the engine's own, the best one first: the same ones at each start. Nobody's endpoint has
+    /// them, or is going to have them again.
+    fn candidates(&self) -> Vec<u16> {
+        let dynamic = self.allocator.dynamic().ports().rev().take(TRIED);
+        let is_endpoints = |port: u16| {
+            let all = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
+            let mut ports =
+                all.into_iter().map(|address| HostPort { address, protocol: Protocol::Tcp, port });
+            self.recorded.contains(&port) || ports.any(|port| self.allocator.holder(port).is_some())
+        };
+        let own = OWN.into_iter().flat_map(|range| range.ports().rev());
+        own.chain(dynamic).filter(|port| !is_endpoints(*port)).collect()
+    }
+}
+
 // === Commands ===
 
 impl Handle<LeadPorts> for PortsActor {
@@ -211,11 +248,8 @@ impl Handle<LeadPorts> for PortsActor {
         reply: Reply<Result<Option<u16>>>,
         cx: &mut Cx<'_, Self>,
     ) {
-        let (open, dynamic) = {
-            let known = self.state.get();
-            (known.board.port().is_some(), known.allocator.dynamic())
-        };
-        if open || message.ports.is_empty() {
+        let is_open = self.state.get().board.port().is_some();
+        if is_open || message.ports.is_empty() {
             return reply.send(self.lead(&message));
         }
         if self.leading.len() >= WAITING {
@@ -227,9 +261,11 @@ impl Handle<LeadPorts> for PortsActor {
             return;
         }
         let op = OpCtx::new(Cause::Event("the first port that the engine passes on"), PATIENCE);
-        let held = self.holder.hold_last(dynamic, op.deadline_std());
+        let candidates = self.state.get().candidates();
+        let last = candidates.last().copied().unwrap_or_default();
+        let held = self.holder.hold_one_of(candidates, op.deadline_std());
         let until = op.deadline + LATE;
-        let own = HostPort { address: [0; 16].into(), protocol: Protocol::Tcp, port: dynamic.last };
+        let own = HostPort { address: [0; 16].into(), protocol: Protocol::Tcp, port: last };
         let held = async move {
             let held = tokio::time::timeout_at(until, held).await;
             held.unwrap_or(Err(HoldRefusal::NotStarted(PATIENCE))).map_err(|why| why.into_error(own, None))

@@ -75,7 +75,7 @@ pub struct LeadPorts {
 }
 
 /// TCP ports of one address of the host that the engine passes on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct LedPorts {
     /// The address. `0.0.0.0` and `::` stand for every one of their family.
     pub address: IpAddr,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use netloom_actor_services::ports::{LeadPorts, LedPorts, PortsActor, ReleasePorts, ServedPort, StopServing};
 use netloom_kernel::HoldRefusal;
-use netloom_model::{ErrorKind, PortRange, Result};
+use netloom_model::{ErrorKind, HostPorts, PortRange, Result};
 use netloom_ports::PortRequest;
 use netloom_runtime::{Crash, spawn};
 
@@ -45,12 +45,12 @@ fn one_port_serves_rows_of_many_endpoints_until_they_are_given_back() {
         stage.reserve_row(1, 8000, 8999).await;
         stage.reserve_row(2, 80, 80).await;
         assert_eq!(stage.host.own(), [0_u16; 0], "nobody needs it yet");
-        assert_eq!(stage.lead(1, &[row("::", 8000, 8999)]).await, Ok(Some(199)), "the last that is free");
-        assert_eq!(stage.lead(2, &[row("::1", 80, 80)]).await, Ok(Some(199)), "`::1` is one of `::`");
-        assert_eq!(stage.host.own(), [199]);
-        let both = [(8000, 8999, Some(199)), (80, 80, Some(199))];
+        assert_eq!(stage.lead(1, &[row("::", 8000, 8999)]).await, Ok(Some(1023)), "one that needs a right");
+        assert_eq!(stage.lead(2, &[row("::1", 80, 80)]).await, Ok(Some(1023)), "`::1` is one of `::`");
+        assert_eq!(stage.host.own(), [1023]);
+        let both = [(8000, 8999, Some(1023)), (80, 80, Some(1023))];
         assert_eq!(stage.served().await, both);
-        assert_eq!(stage.lead(1, &[row("::", 8000, 8999)]).await, Ok(Some(199)), "once more");
+        assert_eq!(stage.lead(1, &[row("::", 8000, 8999)]).await, Ok(Some(1023)), "once more");
         assert_eq!(stage.served().await, both);
         // What an endpoint does not have is refused, and what it had said before still holds.
         for stranger in [row("::", 8000, 9000), row("::", 80, 80), row("192.0.2.1", 7999, 7999)] {
@@ -68,7 +68,7 @@ fn one_port_serves_rows_of_many_endpoints_until_they_are_given_back() {
         assert_eq!(stage.served().await, both[1..]);
         stage.ask(ReleasePorts(owner(2).id)).await;
         assert_eq!(stage.served().await, []);
-        assert_eq!(stage.host.own(), [199], "it stays for the next");
+        assert_eq!(stage.host.own(), [1023], "it stays for the next");
         stage.ask(StopServing).await;
         assert_eq!((stage.host.own(), stage.host.held()), (Vec::new(), Vec::new()));
     });
@@ -78,12 +78,48 @@ fn one_port_serves_rows_of_many_endpoints_until_they_are_given_back() {
 fn a_port_that_cannot_be_had_is_told_and_tried_again() {
     on_stopped_time(async {
         let stage = Stage::set(100, 199);
-        stage.reserve_row(1, 199, 199).await;
+        stage.reserve_row(1, 1023, 1023).await;
         stage.host.refuse_own(HoldRefusal::NoDescriptors);
-        let error = stage.lead(1, &[row("::", 199, 199)]).await.expect_err("refused");
+        let error = stage.lead(1, &[row("::", 1023, 1023)]).await.expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
         assert_eq!(stage.served().await, []);
-        assert_eq!(stage.lead(1, &[row("::", 199, 199)]).await, Ok(Some(198)), "199 is the endpoint's");
+        assert_eq!(stage.lead(1, &[row("::", 1023, 1023)]).await, Ok(Some(1022)), "1023 is the endpoint's");
+        // Whose the next one is, whoever wants it is told.
+        let wants = PortRequest::exactly(TCP, on(&["0.0.0.0"]), 1022);
+        let error = stage.reserve(2, &[wants]).await.expect_err("it is taken");
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert!(error.to_string().contains("0.0.0.0:1022/tcp is this engine's own"), "{error}");
+        assert_eq!(stage.host.counts().1, 0, "nobody is looked for");
+    });
+}
+
+#[test]
+fn without_the_right_to_one_below_1024_it_is_the_last_of_the_dynamic_range() {
+    on_stopped_time(async {
+        let stage = Stage::set(2_000, 2_999);
+        stage.host.unprivileged_from(1_024);
+        stage.reserve_row(1, 80 + 2_000, 80 + 2_000).await;
+        stage.reserve_row(2, 2_999, 2_999).await;
+        let led = stage.lead(1, &[row("::", 2_080, 2_080)]).await;
+        assert_eq!(led, Ok(Some(2_998)), "the last is an endpoint's");
+    });
+}
+
+#[test]
+fn what_records_say_is_not_taken_before_its_endpoint_has_it_again() {
+    on_stopped_time(async {
+        let stage = Stage::set(100, 199);
+        let recorded = |protocol, first, last| HostPorts {
+            protocol,
+            addresses: on(&["0.0.0.0", "::"]),
+            range: PortRange { first, last },
+        };
+        let row_of_two = recorded(TCP, 1_022, 1_023);
+        let datagrams = recorded(netloom_model::Protocol::Udp, 1_021, 1_021);
+        stage.state.recorded([&row_of_two, &datagrams].into_iter());
+        stage.reserve_row(1, 80, 80).await;
+        assert_eq!(stage.lead(1, &[row("::", 80, 80)]).await, Ok(Some(1_021)), "UDP has ports of its own");
+        assert_eq!(stage.adopt(2, &[row_of_two]).await, Ok(vec![]), "it is there for its endpoint");
     });
 }
 
@@ -104,8 +140,8 @@ fn whoever_gives_its_ports_back_while_the_port_is_opened_is_not_passed_on() {
         };
         let (one, two, gone, ()) = futures::join!(one, two, gone, later);
         assert_eq!(one.expect("it answers").expect_err("it gives them back").kind(), ErrorKind::Forbidden);
-        assert_eq!(two.expect("it answers"), Ok(Some(199)));
+        assert_eq!(two.expect("it answers"), Ok(Some(1023)));
         gone.expect("it answers");
-        assert_eq!(stage.served().await, [(81, 81, Some(199))]);
+        assert_eq!(stage.served().await, [(81, 81, Some(1023))]);
     });
 }

@@ -218,7 +218,7 @@ fn by_exprs(rule: &Rule) -> Option<Said> {
     let (last, before) = exprs.split_last()?;
     let does = match last {
         Expr::Verdict(Verdict::Accept) => Does::Accept,
-        Expr::Verdict(Verdict::Drop) => Does::Refuse,
+        Expr::Verdict(Verdict::Drop) | Expr::ResetTcp => Does::Refuse,
         Expr::Other(name) if matches!(&**name, "reject" | "target REJECT") => Does::Refuse,
         Expr::Verdict(Verdict::Return) => Does::Return,
         Expr::Verdict(Verdict::Jump(chain)) => Does::Jump(chain.clone()),

@@ -56,7 +56,14 @@ fn what_is_led_to_the_engine_keeps_its_address_and_nothing_else_gets_there() {
                 assert!(world.is_refused(who, shut), "{who:?} at {shut}");
             }
         }
+        // It is not there for those who come to it of their own accord.
+        for who in [Who::Lan, Who::Host, Who::One] {
+            for family in [Family::V4, Family::V6] {
+                assert!(world.is_refused(who, at(own(family), OWN)), "{who:?}");
+            }
+        }
         let itself: IpAddr = "::1".parse().expect("an address");
+        assert!(world.is_refused(Who::Host, at(itself, OWN)));
         for to in [8000, 8002, 9999] {
             assert_eq!(world.answers(Who::Host, at(itself, to)), Some(itself), "at {to}");
         }
@@ -77,6 +84,8 @@ fn what_is_led_to_the_engine_keeps_its_address_and_nothing_else_gets_there() {
         world.withdraw(published);
         for who in [Who::Lan, Who::Host] {
             assert!(world.is_refused(who, at(own(Family::V6), 8000)));
+            let direct = at(own(Family::V6), OWN);
+            assert_eq!(world.answers(who, direct), Some(direct.ip()), "whoever has the port now");
         }
         world.assert_as_wanted();
     });

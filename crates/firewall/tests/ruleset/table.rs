@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use netloom_kernel::nft::{
     Base, Change, Contents, CtKey, Datum, Element, Expr, FibResult, MetaKey, NatKind, Reg, Rule, Set,
@@ -38,7 +39,7 @@ pub(crate) enum Fate {
 }
 
 /// The elements of a set, by their keys.
-type Elements = HashMap<Box<[Datum]>, Element>;
+type Elements = HashMap<Arc<[Datum]>, Element>;
 
 /// Sets and chains, changed as the kernel changes them.
 pub(crate) struct Table {
@@ -178,6 +179,7 @@ impl Table {
                     }
                 }
                 Expr::Verdict(verdict) => return Some(verdict.clone()),
+                Expr::ResetTcp => return Some(Verdict::Drop),
                 Expr::Nat { .. } | Expr::Masquerade => registers[63] = 1,
                 other => panic!("not interpreted: {other:?}"),
             }

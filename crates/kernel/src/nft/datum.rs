@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use netloom_model::IfName;
 use serde::{Deserialize, Serialize};
@@ -175,7 +176,7 @@ impl Datum {
 
     /// The parts of a whole key or value; `None` when the bytes are too few or make no sense.
     #[must_use]
-    pub fn split(types: &[Type], bytes: &[u8]) -> Option<Box<[Self]>> {
+    pub fn split(types: &[Type], bytes: &[u8]) -> Option<Arc<[Self]>> {
         let mut at = 0;
         types
             .iter()

@@ -180,6 +180,8 @@ pub enum Expr {
     },
     /// Translates the source to the address of the link that the packet leaves by.
     Masquerade,
+    /// Refuses a TCP connection with a reset. For packets of other protocols it is a drop.
+    ResetTcp,
     /// Something of a rule that is not ours.
     Other(String),
 }
@@ -252,6 +254,7 @@ impl fmt::Display for Expr {
                 write!(f, "{kind} {family} to {to}")
             }
             Self::Masquerade => f.write_str("masquerade"),
+            Self::ResetTcp => f.write_str("reject with tcp reset"),
             Self::Other(name) => f.write_str(name),
         }
     }

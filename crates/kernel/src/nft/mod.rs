@@ -230,23 +230,23 @@ impl fmt::Display for Set {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Element {
     /// The key, or its first.
-    pub key: Box<[Datum]>,
+    pub key: Arc<[Datum]>,
     /// The last key of a range, included; `None` in a set without ranges.
-    pub end: Option<Box<[Datum]>>,
+    pub end: Option<Arc<[Datum]>>,
     /// What a map gives for it; empty in a set.
-    pub value: Box<[Datum]>,
+    pub value: Arc<[Datum]>,
 }
 
 impl Element {
     /// A member of a set without ranges.
     #[must_use]
-    pub fn member(key: impl Into<Box<[Datum]>>) -> Self {
-        Self { key: key.into(), end: None, value: Box::default() }
+    pub fn member(key: impl Into<Arc<[Datum]>>) -> Self {
+        Self { key: key.into(), end: None, value: Arc::default() }
     }
 
     /// An entry of a map without ranges.
     #[must_use]
-    pub fn entry(key: impl Into<Box<[Datum]>>, value: impl Into<Box<[Datum]>>) -> Self {
+    pub fn entry(key: impl Into<Arc<[Datum]>>, value: impl Into<Arc<[Datum]>>) -> Self {
         Self { key: key.into(), end: None, value: value.into() }
     }
 
@@ -254,7 +254,7 @@ impl Element {
     #[must_use]
     pub fn meets(&self, other: &Self) -> bool {
         let ends = self.last().iter().zip(other.last());
-        let mut parts = self.key.iter().zip(&other.key).zip(ends);
+        let mut parts = self.key.iter().zip(&*other.key).zip(ends);
         parts.all(|((first, others_first), (last, others_last))| first <= others_last && others_first <= last)
     }
 
@@ -265,7 +265,7 @@ impl Element {
 
     /// The same with a key that is a range.
     #[must_use]
-    pub fn to(mut self, end: impl Into<Box<[Datum]>>) -> Self {
+    pub fn to(mut self, end: impl Into<Arc<[Datum]>>) -> Self {
         self.end = Some(end.into());
         self
     }

@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use netloom_model::{Error, HostPort, PortRange, PortReason, PortUser, Protocol, Reason};
+use netloom_model::{Error, HostPort, PortReason, PortUser, Protocol, Reason};
 use nix::errno::Errno;
 
 use crate::error::file_limit;
@@ -190,9 +190,6 @@ impl PortSocket {
     }
 }
 
-/// How many ports [`PortHolder::hold_last`] tries at most.
-pub const TRIED: u16 = 1_024;
-
 /// Holds ports of the host.
 ///
 /// What is asked for is done in the order in which it is asked for, so a port that was let go is free for the next call.
@@ -206,14 +203,14 @@ pub trait PortHolder: fmt::Debug + Send + Sync + 'static {
         deadline: Instant,
     ) -> BoxFuture<'static, Vec<Result<PortSocket, HoldRefusal>>>;
 
-    /// A TCP port of the engine's own, on every address of both families (of IPv4 where there is no IPv6): the last of
-    /// these that nobody has. From the end, so that it is the same one again after a restart, and because ports that
-    /// nobody names are given out from the start.
+    /// A TCP port of the engine's own, on every address of both families (of IPv4 where there is no IPv6): the first of
+    /// these that nobody has and that the engine may have.
     ///
-    /// Errors: [`HoldRefusal::InUse`] where others have all of the last [`TRIED`] ones.
-    fn hold_last(
+    /// Errors: what the last of them was refused for where none can be had, [`HoldRefusal::InUse`] where there are none to
+    /// try.
+    fn hold_one_of(
         &self,
-        of: PortRange,
+        ports: Vec<u16>,
         deadline: Instant,
     ) -> BoxFuture<'static, Result<(u16, PortSocket), HoldRefusal>>;
 

@@ -60,6 +60,12 @@ pub enum PortReason {
         /// Who, where that could be found.
         user: Option<PortUser>,
     },
+    /// The engine has it for itself: it passes on there what no rule can lead to a container.
+    #[error("port {port} is this engine's own, by which it passes on what the kernel cannot lead")]
+    EngineOwn {
+        /// The port.
+        port: HostPort,
+    },
     /// The engine may not bind it.
     #[error("port {port} is a privileged one, and the engine may not bind it")]
     Privileged {
@@ -123,7 +129,7 @@ fn used(in_use: usize) -> String {
 impl PortReason {
     pub(super) fn kind(&self) -> ErrorKind {
         match self {
-            Self::Taken { .. } | Self::InUse { .. } => ErrorKind::Conflict,
+            Self::Taken { .. } | Self::InUse { .. } | Self::EngineOwn { .. } => ErrorKind::Conflict,
             Self::Privileged { .. } => ErrorKind::Forbidden,
             Self::NoSuchAddress { .. } => ErrorKind::InvalidParameter,
             Self::Unsupported { .. } => ErrorKind::NotImplemented,
@@ -140,6 +146,11 @@ impl PortReason {
             }
             Self::InUse { .. } => {
                 "stop that process, choose another port, or leave it out for any free one".into()
+            }
+            Self::EngineOwn { .. } => {
+                "choose another port; or restart the engine while an endpoint that publishes this one is recorded, and it \
+                 looks for another"
+                    .into()
             }
             Self::Privileged { .. } => {
                 "choose a port from net.ipv4.ip_unprivileged_port_start on, lower that \

@@ -1,4 +1,5 @@
-//! Ports in records: bindings in a row are one entry with a count, so that a thousand of them are written as fast as one.
+//! Ports in records: bindings in a row are one entry with a count, so that a thousand of them are written as fast as one;
+//! others that differ in their numbers only are pairs of these.
 
 use std::net::IpAddr;
 
@@ -25,6 +26,9 @@ struct Row {
     /// How many bindings there are, this one included.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     count: u16,
+    /// Single bindings behind it, by the host's port and the container's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    further: Vec<[u16; 2]>,
 }
 
 fn one() -> u16 {
@@ -39,11 +43,11 @@ fn is_one(count: &u16) -> bool {
 impl Row {
     fn of(first: PortBinding) -> Self {
         let PortBinding { protocol, port, ip, host_ip, host_port, host_port_end } = first;
-        Self { protocol, port, ip, host_ip, host_port, host_port_end, count: one() }
+        Self { protocol, port, ip, host_ip, host_port, host_port_end, count: one(), further: Vec::new() }
     }
 
     fn first(&self) -> PortBinding {
-        let &Self { protocol, port, ip, host_ip, host_port, host_port_end, count: _ } = self;
+        let &Self { protocol, port, ip, host_ip, host_port, host_port_end, count: _, further: _ } = self;
         PortBinding { protocol, port, ip, host_ip, host_port, host_port_end }
     }
 
@@ -54,10 +58,23 @@ impl Row {
         fits
     }
 
+    /// Takes a row of one that differs in its numbers only.
+    fn pairs_with(&mut self, next: &Self) -> bool {
+        let same = PortBinding { port: self.port, host_port: self.host_port, ..next.first() } == self.first();
+        let single = self.count == one() && next.count == one() && self.host_port_end.is_none();
+        let pair = self.host_port.and(next.host_port).filter(|_| same && single);
+        self.further.extend(pair.map(|host_port| [host_port, next.port]));
+        pair.is_some()
+    }
+
     /// Its bindings; `None` for a row that runs out of ports.
     fn bindings(&self) -> Option<Vec<PortBinding>> {
         let first = self.first();
-        let further = (1..self.count).map(|n| first.further(n));
+        let row = (1..self.count).map(|n| first.further(n));
+        let pair = |[host_port, port]: &[u16; 2]| {
+            Some(PortBinding { host_port: Some(*host_port), port: *port, ..first })
+        };
+        let further = row.chain(self.further.iter().map(pair));
         (self.count > 0).then(|| std::iter::once(Some(first)).chain(further).collect())?
     }
 }
@@ -74,10 +91,16 @@ struct Written {
 }
 
 pub(super) fn serialize<S: Serializer>(ports: &Seldom<Ports>, serializer: S) -> Result<S::Ok, S::Error> {
-    let mut map: Vec<Row> = Vec::new();
+    let mut rows: Vec<Row> = Vec::new();
     for binding in &ports.map {
-        if !map.last_mut().is_some_and(|row| row.takes(binding)) {
-            map.push(Row::of(*binding));
+        if !rows.last_mut().is_some_and(|row| row.takes(binding)) {
+            rows.push(Row::of(*binding));
+        }
+    }
+    let mut map: Vec<Row> = Vec::new();
+    for row in rows {
+        if !map.last_mut().is_some_and(|last| last.pairs_with(&row)) {
+            map.push(row);
         }
     }
     Written { exposed: ports.exposed.clone(), map }.serialize(serializer)
@@ -123,6 +146,19 @@ mod tests {
         let json = serde_json::to_string(&all).expect("written");
         assert!(json.contains(r#"{"protocol":"tcp","port":80,"host_port":10000,"count":1000}"#), "{json}");
         assert_eq!(json.matches("count").count(), 1, "{json}");
+        assert_eq!(serde_json::from_str::<EndpointRecord>(&json).expect("read"), all);
+    }
+
+    #[test]
+    fn single_bindings_are_pairs_of_numbers() {
+        let scattered = (0..1_000).map(|n| binding(10_000 + 2 * n, 20_000 - n));
+        let elsewhere = [binding(1, 9).on([192, 0, 2, 1].into()), binding(2, 7).on([192, 0, 2, 1].into())];
+        let range = PortBinding { host_port_end: Some(99), ..binding(90, 7) };
+        let open = PortBinding::any(TransportPort::tcp(79));
+        let all = record(scattered.chain(elsewhere).chain([binding(3, 3), range, binding(5, 2), open]));
+        let json = serde_json::to_string(&all).expect("written");
+        assert!(json.contains(r#""host_port":10000,"further":[[10002,19999],[10004,19998],"#), "{json}");
+        assert_eq!(json.matches("protocol").count(), 6, "{json}");
         assert_eq!(serde_json::from_str::<EndpointRecord>(&json).expect("read"), all);
     }
 

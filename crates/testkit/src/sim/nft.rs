@@ -1,13 +1,14 @@
 //! Tables of nftables: what a transaction changes, and what it is refused for. Packets are not judged here.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use netloom_kernel::nft::{Chain, Change, Contents, Datum, Element, Expr, Rule, Set, Table, Verdict};
 use rustc_hash::FxHashMap;
 
 use crate::errno::{EBUSY, EEXIST, EINVAL, ENOENT, EOPNOTSUPP, Refusal};
 
-type Key = Box<[Datum]>;
+type Key = Arc<[Datum]>;
 /// Takes back one step of a transaction.
 type Undo = Box<dyn FnOnce(&mut Tables)>;
 
@@ -268,7 +269,7 @@ impl Takes for Set {
             && kinds(&element.value, &self.value)
             && element.end.is_some() == self.interval
             && element.end.as_ref().is_none_or(|end| {
-                kinds(end, &self.key) && element.key.iter().zip(end).all(|(first, last)| first <= last)
+                kinds(end, &self.key) && element.key.iter().zip(&**end).all(|(first, last)| first <= last)
             })
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! What somebody else put into our table may be anything: it reads as [`Expr::Other`], or as nothing.
 
+use std::sync::Arc;
+
 use super::super::wire::{attribute, attributes, string};
 use super::encode::types;
 use super::numbers::{
     self, CHAIN, COMMENT, DATA, ELEMENT, EXPR, FIB_ADDRTYPE, GOTO, HOOK, JUMP, LIST_ELEMENT, LOOKUP, RETURN,
-    RULE, SET, SET_ANONYMOUS, SET_INTERVAL, TABLE_NAME, VERDICT,
+    RULE, SET, SET_ANONYMOUS, SET_INTERVAL, TABLE_NAME, TCP_RESET, VERDICT,
 };
 use crate::nft::{
     Chain, ChainKind, Datum, Element, Expr, Family, Hook, Point, Reg, Rule, Set, Table, Type, Verdict,
@@ -96,9 +98,9 @@ pub(super) fn elements(body: &[u8], set: &Set) -> Vec<Element> {
 
 fn element(one: &[u8], set: &Set) -> Option<Element> {
     let key = |kind| Datum::split(&set.key, attribute(attribute(one, kind)?, DATA.value)?);
-    let value: Box<[_]> = match attribute(one, ELEMENT.value) {
-        None => Box::default(),
-        Some(value) if set.value == [Type::Verdict] => Box::new([Datum::Verdict(verdict(value)?)]),
+    let value: Arc<[_]> = match attribute(one, ELEMENT.value) {
+        None => Arc::default(),
+        Some(value) if set.value == [Type::Verdict] => Arc::new([Datum::Verdict(verdict(value)?)]),
         Some(value) => Datum::split(&set.value, attribute(value, DATA.value)?)?,
     };
     Some(Element { key: key(ELEMENT.key)?, end: key(ELEMENT.key_end), value })
@@ -162,6 +164,7 @@ fn known(name: &str, data: &[u8]) -> Option<Expr> {
             port: reg(5),
         },
         "masq" if data.is_empty() => Expr::Masquerade,
+        "reject" if number(1)? == TCP_RESET => Expr::ResetTcp,
         _ => return None,
     })
 }

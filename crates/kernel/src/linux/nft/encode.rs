@@ -8,8 +8,8 @@ use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use super::attributes::Attributes;
 use super::numbers::{
     self, CHAIN, COMMENT, DATA, ELEMENT, EXPR, FIB_ADDRTYPE, GOTO, HOOK, HOST_ORDER, JUMP, KEY_ORDER,
-    LIST_ELEMENT, LOOKUP, RETURN, RULE, SET, SET_CONCAT, SET_INTERVAL, SET_MAP, TABLE_NAME, VERDICT,
-    base_number, ct_number, fib_flags, message, meta_number, nat_number,
+    LIST_ELEMENT, LOOKUP, RETURN, RULE, SET, SET_CONCAT, SET_INTERVAL, SET_MAP, TABLE_NAME, TCP_RESET,
+    VERDICT, base_number, ct_number, fib_flags, message, meta_number, nat_number,
 };
 use crate::nft::{Chain, Change, Datum, Element, Expr, Reg, Rule, Set, Table, Type, Verdict, width};
 
@@ -272,6 +272,9 @@ fn push_expr_data(out: &mut Attributes, expr: &Expr) {
                     out.number(kind, register(*value));
                 }
             }
+        }
+        Expr::ResetTcp => {
+            out.number(1, TCP_RESET);
         }
         // The last is read from rules of others, and never written.
         Expr::Masquerade | Expr::Other(_) => {}

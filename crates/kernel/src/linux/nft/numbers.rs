@@ -18,6 +18,8 @@ pub(super) mod message {
 
 /// The number of nftables among the parts of netfilter (`NFNL_SUBSYS_NFTABLES`).
 pub(super) const NFTABLES: u16 = 10;
+/// `NFT_REJECT_TCP_RST`.
+pub(super) const TCP_RESET: u32 = 1;
 /// `NFNL_MSG_BATCH_BEGIN`.
 pub(super) const BATCH_BEGIN: u16 = 16;
 /// `NFNL_MSG_BATCH_END`.
@@ -226,6 +228,7 @@ pub(super) fn name(expr: &Expr) -> &str {
         Expr::Verdict(_) => "immediate",
         Expr::Nat { .. } => "nat",
         Expr::Masquerade => "masq",
+        Expr::ResetTcp => "reject",
         Expr::Other(name) => name,
     }
 }
