@@ -3,8 +3,9 @@
 //! - `pairs`: a lease and its release in a /16 that is empty, half full, or has one free address in a thousand; beside
 //!   it the same with a plain ordered set and a position, as a few lines would do it.
 //! - `image`: a million endpoints at random addresses of a /8 and of an IPv6 /64 with a /8 beside it, read from their
-//!   image; printed before it, what the addresses cost in memory, alone and with all that is known of their endpoints, and
-//!   how much processor time reading takes.
+//!   image (`read`), and taken again one by one as a host's records say, once those are read (`restore`); printed before
+//!   it, what the addresses cost in memory, alone and with all that is known of their endpoints, and how much processor
+//!   time reading takes.
 //! - `pools`: with ten thousand pools in one address space, the choice of a default pool and its release, and the
 //!   question which pools overlap a subnet.
 //! - `sizes`: the choice of pools of five sizes by turns, where the default pools are in 17 blocks and ten thousand pools
@@ -18,7 +19,9 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ipnet::IpNet;
-use netloom_ipam::{AddressMap, AddressSpace, DefaultIpam, LeaseRequest, PoolsRequest};
+use netloom_ipam::{
+    AddressMap, AddressSpace, DefaultIpam, Granted, LeaseRequest, PoolsRequest, RestoredPools,
+};
 use netloom_model::config::DefaultPool;
 use netloom_model::{EndpointId, IpamPoolSpec, IpamSpec, NetworkId};
 use uuid::Uuid;
@@ -60,7 +63,7 @@ fn want(n: u64, address: Option<IpAddr>) -> LeaseRequest {
 }
 
 /// An allocator with one network of this subnet. One of IPv6 has a /8 of IPv4 beside it.
-fn with_network(subnet: &str) -> DefaultIpam {
+fn with_network(subnet: &str) -> (DefaultIpam, Granted) {
     let mut ipam = DefaultIpam::new(&[DefaultPool { base: net("10.0.0.0/8"), size: 8 }]);
     let pool = IpamPoolSpec { subnet: Some(net(subnet)), ..Default::default() };
     let mut spec = IpamSpec::default();
@@ -72,8 +75,8 @@ fn with_network(subnet: &str) -> DefaultIpam {
     }
     let request =
         PoolsRequest { network: network(0), name: "n".into(), spec: &spec, ipv6, shares: false, host: &[] };
-    ipam.request_pools(&request).expect("free");
-    ipam
+    let granted = ipam.request_pools(&request).expect("free");
+    (ipam, granted)
 }
 
 fn pairs(c: &mut Criterion) {
@@ -81,7 +84,7 @@ fn pairs(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let usable = 65_533;
     for (full, taken) in [("0 %", 0), ("50 %", usable / 2), ("99.9 %", usable - usable / 1_000)] {
-        let mut ipam = with_network("10.0.0.0/16");
+        let (mut ipam, _) = with_network("10.0.0.0/16");
         for n in 0..taken {
             ipam.lease(network(0), &want(n, None)).expect("free");
         }
@@ -161,7 +164,9 @@ fn image(c: &mut Criterion) {
     group.sample_size(10).warm_up_time(Duration::from_secs(1)).throughput(Throughput::Elements(MILLION));
     for (subnet, bits) in [("10.0.0.0/8", 24), ("fd00::/64", 64)] {
         let mut map = AddressMap::default();
-        let mut ipam = with_network(subnet);
+        let (mut ipam, granted) = with_network(subnet);
+        // Written before it is measured what the allocator takes.
+        let mut owners = vec![u64::MAX; 1_000_000];
         let before = resident();
         let mut n = 0;
         while map.len() < MILLION {
@@ -176,6 +181,7 @@ fn image(c: &mut Criterion) {
                 IpNet::V6(net) => Ipv6Addr::from(u128::from(net.addr()) + u128::from(offset)).into(),
             };
             if ipam.lease(network(0), &want(n, Some(address))).is_ok() {
+                owners[usize::try_from(map.len()).expect("a million")] = n;
                 map.insert(offset, 1);
             }
         }
@@ -202,6 +208,32 @@ fn image(c: &mut Criterion) {
         let (least, most) = (milliseconds(times.iter().min()), milliseconds(times.iter().max()));
         note(format_args!("{subnet}: read in {least:.0} to {most:.0} ms of processor time, 7 times"));
         group.bench_function(BenchmarkId::new("read", subnet), |b| b.iter_with_large_drop(read));
+        drop(image);
+        let records: Vec<_> = owners
+            .iter()
+            .map(|n| {
+                let want = want(*n, None);
+                (want.owner, ipam.lease(network(0), &want).expect("it has one"), want.name)
+            })
+            .collect();
+        let pools = RestoredPools {
+            network: network(0),
+            name: "n",
+            address_space: "",
+            shares: false,
+            v4: &granted.v4,
+            v6: &granted.v6,
+        };
+        group.bench_function(BenchmarkId::new("restore", subnet), |b| {
+            b.iter_with_large_drop(|| {
+                let mut restored = DefaultIpam::new(&[]);
+                restored.restore_pools(&pools).expect("free");
+                for (owner, lease, name) in &records {
+                    restored.restore_lease(network(0), *owner, name, lease).expect("free");
+                }
+                restored
+            });
+        });
     }
     group.finish();
 }

@@ -61,6 +61,10 @@ async fn pools_of_one_and_two_addresses_are_used_in_full() {
     let bridge = controller.create_network(NetworkSpec::new("bridge").subnet(net("10.0.4.7/32"))).await;
     let error = bridge.expect_err("nothing is left for the bridge");
     assert!(error.to_string().contains("needs a gateway address"), "{error}");
+    assert!(error.to_string().contains("10.0.4.7/32") && error.to_string().contains("larger"), "{error}");
+    let six = NetworkSpec::new("bridge").subnet(net("fd04::7/128"));
+    let error = controller.create_network(six).await.expect_err("nothing is left for the bridge");
+    assert!(error.to_string().contains("fd04::7/128") && error.to_string().contains("larger"), "{error}");
     let two =
         controller.create_network(NetworkSpec::new("two").subnet(net("10.0.5.0/31"))).await.expect("made");
     let (peer, _) = world.joined(&two, "peer").await;

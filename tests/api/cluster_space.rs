@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use netloom::cluster::{ClusterStore, MemoryCluster};
-use netloom::snapshot::{DefaultPoolSnapshot, IpamSnapshot, PoolSnapshot};
+use netloom::snapshot::{DefaultPoolSnapshot, IpamSnapshot, NetworkPhase, PoolSnapshot};
 use netloom::testkit::{Fault, FaultKind, SimKernel};
 use netloom::{
     EndpointSpec, Engine, ErrorKind, JoinSpec, Membership, Network, NetworkSpec, Reason, SandboxSpec,
@@ -143,6 +143,35 @@ async fn what_a_host_had_is_its_own_after_a_crash() {
     );
     let taken = blue.create_endpoint(EndpointSpec::new("thief").address(web)).await.expect_err("web has it");
     assert!(taken.to_string().contains("endpoint \"web\""), "{taken}");
+}
+
+/// What is kept for an endpoint's new name, which no other host has heard of, is there again after a start, and for others it
+/// is taken.
+#[tokio::test]
+async fn what_is_kept_for_a_new_name_outlives_the_host() {
+    let store = MemoryCluster::default();
+    let (a, b) = (started(member(&store, "a")).await, started(member(&store, "b")).await);
+    let blue = network(&a, "blue").await;
+    let controller = a.engine().controller();
+    let sandbox = controller.create_sandbox(SandboxSpec::new("c1")).await.expect("made");
+    let endpoint = blue.create_endpoint(EndpointSpec::new("old")).await.expect("made");
+    endpoint.join(&sandbox, JoinSpec::default()).await.expect("joined");
+    let kept = endpoint.inspect().await.expect("there").ipv4.expect("it has one").addr();
+    sandbox.rename("db").await.expect("renamed");
+    blue.reserve_address("db", Some(kept), None).await.expect("it has that already");
+    // The other host follows what was changed, and agrees.
+    network(&b, "red").await;
+    let again = started(bounded("the end", a.kill()).await).await;
+    let blue = again.engine().controller().network_by_name("blue").expect("it is recorded");
+    assert_eq!(blue.inspect().await.expect("inspected").phase, NetworkPhase::Active);
+    let held = blue.holders(100).await.expect("listed").holders;
+    let held = held.iter().find(|held| held.address == IpAddr::V4(kept)).expect("held");
+    assert!(held.holder.starts_with("endpoint \"db\""), "{held:?}");
+    again.engine().controller().sandboxes()[0].delete().await.expect("deleted");
+    blue.endpoint_by_name("db").await.expect("there").delete().await.expect("deleted");
+    again.engine().drain().await.expect("drained");
+    assert_eq!(address(&blue, "other").await.to_string(), "10.0.0.3");
+    assert_eq!(address(&blue, "db").await, IpAddr::V4(kept));
 }
 
 #[tokio::test]

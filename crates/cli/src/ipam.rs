@@ -362,18 +362,27 @@ impl Pools {
         if shown.is_empty() {
             return Err(self.unfound(what));
         }
-        let held = |network: NetworkId| {
+        let mut networks: BTreeMap<NetworkId, Vec<&PoolSnapshot>> = BTreeMap::new();
+        for pool in &shown {
+            networks.entry(pool.seen.network).or_default().push(&pool.seen);
+        }
+        let held = |(network, pools): (&NetworkId, &Vec<&PoolSnapshot>)| {
+            let network = *network;
+            // What another one has in a subnet that they share is shown with that one, if it is shown.
+            let own = |address| {
+                let of = self.ipam.network_of(network, address);
+                of.is_none_or(|of| of == network || !networks.contains_key(&of))
+            };
             let within = |held: &AddressHolder| {
-                let pools = shown.iter().map(|pool| &pool.seen).filter(|pool| pool.network == network);
                 part.is_none_or(|net| net.contains(&held.address))
-                    && pools.map(|pool| pool.pool).any(|pool| pool.contains(&held.address))
+                    && pools.iter().any(|seen| seen.pool.contains(&held.address))
+                    && own(held.address)
             };
             let own = self.ipam.holders(network, usize::MAX).unwrap_or_default().holders;
             let theirs = self.foreign.1.iter().filter(|(of, _)| *of == network).map(|(_, held)| held.clone());
             own.into_iter().chain(theirs).filter(within).collect::<Vec<_>>()
         };
-        let networks: BTreeSet<_> = shown.iter().map(|pool| pool.seen.network).collect();
-        let mut holders: Vec<_> = networks.into_iter().flat_map(held).collect();
+        let mut holders: Vec<_> = networks.iter().flat_map(held).collect();
         holders.sort_by_key(|held| held.address);
         let more = holders.len().saturating_sub(limit) as u64;
         holders.truncate(limit);
@@ -396,7 +405,7 @@ impl Pools {
 
 #[cfg(test)]
 mod tests {
-    use netloom::NetworkSpec;
+    use netloom::{EndpointId, EndpointSpec, NetworkSpec};
     use netloom_model::record::PoolRecord;
     use netloom_store::encode;
 
@@ -422,5 +431,43 @@ mod tests {
         let pools = Pools::fill(vec![record("far", true)]);
         let block = DefaultPool { base: "172.17.0.0/16".parse().expect("a subnet"), size: 16 };
         assert_eq!(pools.of_blocks(&[block])[0].used, 0);
+    }
+
+    /// Of a subnet that networks share each address is shown once, by its own network's word for who has it; of one network,
+    /// all that it cannot give.
+    #[test]
+    fn an_address_of_a_shared_subnet_is_shown_once() {
+        let mut records = Vec::new();
+        for (n, name) in [(1_u8, "one"), (2, "two")] {
+            let mut pool = PoolRecord::new("172.17.0.0/24".parse().expect("a subnet"));
+            pool.gateway = Some([172, 17, 0, n].into());
+            let asked = NetworkRecord::asked(name.parse().expect("an id"), NetworkSpec::new(name));
+            let record = NetworkRecord { v4: vec![pool], ..asked };
+            let id = EndpointId::from_bytes([n; 32]);
+            let mut endpoint = EndpointRecord::asked(id, record.id, EndpointSpec::new(format!("web-{name}")));
+            endpoint.ipv4 = format!("172.17.0.{}/24", 10 + n).parse().ok();
+            records.push((Key::new(RecordKind::Network, record.id), encode(&record).expect("JSON")));
+            records.push((Key::new(RecordKind::Endpoint, endpoint.id), encode(&endpoint).expect("JSON")));
+        }
+        let pools = Pools::fill(records);
+        assert!(pools.whole);
+        let shown = |what: &str| {
+            let (_, held) = pools.find(what, 99).expect("there");
+            let word = |held: AddressHolder| format!("{} {}", held.address, held.holder);
+            held.holders.into_iter().map(word).collect::<Vec<_>>()
+        };
+        let all = shown("172.17.0.0/24");
+        let expected = [
+            "172.17.0.1 gateway",
+            "172.17.0.2 gateway",
+            "172.17.0.11 endpoint \"web-one\"",
+            "172.17.0.12 endpoint \"web-two\"",
+        ];
+        assert_eq!(all.len(), expected.len(), "{all:?}");
+        assert!(all.iter().zip(expected).all(|(shown, expected)| shown.starts_with(expected)), "{all:?}");
+        assert_eq!(shown("172.17.0.12"), all[3..]);
+        let one = shown("one");
+        assert_eq!(one.len(), 4);
+        assert!(one[1].contains("the gateway of network \"two\""), "{one:?}");
     }
 }

@@ -41,6 +41,11 @@ impl Block {
         self.span
     }
 
+    /// Its own prefix length.
+    pub(crate) fn base(&self) -> u8 {
+        self.base
+    }
+
     /// How many pools it has.
     pub(crate) fn pools(&self) -> u64 {
         self.last_pool.saturating_add(1)

@@ -129,7 +129,9 @@ impl ClusterIpam {
             Ok((known.then_some(Change::PoolsReleased { network }).into_iter().collect(), ()))
         })
         .await?;
-        self.replica.lock().await.quarantined.retain(|(of, _)| *of != network);
+        let mut replica = self.replica.lock().await;
+        replica.quarantined.retain(|(of, _)| *of != network);
+        replica.renamed.retain(|(of, _), _| *of != network);
         Ok(())
     }
 
@@ -172,7 +174,7 @@ impl ClusterIpam {
             let (name, addresses) = ((*name).to_owned(), addresses.clone());
             Change::Reserved { network, name, addresses }
         }));
-        self.change_in_parts(|ipam| {
+        let restored = self.change_in_parts(|ipam| {
             if let Some(other) = ipam.of_another_host(network, &host) {
                 return Err(other);
             }
@@ -193,8 +195,16 @@ impl ClusterIpam {
             orphans.retain(|endpoint| !recorded.contains(endpoint));
             changes.extend(orphans.iter().map(|endpoint| Change::Released { network, endpoint: *endpoint }));
             Ok((changes, orphans.len()))
-        })
-        .await
+        });
+        let orphans = restored.await?;
+        // Others, and so the store, may know them by the names under which they were leased.
+        let mut replica = self.replica.lock().await;
+        for (endpoint, name, _) in endpoints {
+            if replica.ipam.name_of(network, *endpoint).is_some_and(|known| known != *name) {
+                replica.rename(network, *endpoint, name);
+            }
+        }
+        Ok(orphans)
     }
 
     /// As [`DefaultIpam::lease`].
@@ -230,7 +240,9 @@ impl ClusterIpam {
             Ok((held.then_some(Change::Released { network, endpoint }).into_iter().collect(), ()))
         })
         .await?;
-        self.replica.lock().await.quarantined.remove(&(network, endpoint));
+        let mut replica = self.replica.lock().await;
+        replica.quarantined.remove(&(network, endpoint));
+        replica.renamed.remove(&(network, endpoint));
         Ok(())
     }
 
@@ -243,9 +255,9 @@ impl ClusterIpam {
         }
     }
 
-    /// As [`DefaultIpam::rename`], for this host alone.
+    /// As [`DefaultIpam::rename`], for this host alone: others go on by the name that it was leased under.
     pub async fn rename(&self, network: NetworkId, endpoint: EndpointId, name: &str) {
-        self.replica.lock().await.ipam.rename(network, endpoint, name);
+        self.replica.lock().await.rename(network, endpoint, name);
     }
 
     /// As [`DefaultIpam::reserve`].

@@ -17,7 +17,7 @@ use crate::refusal::{check_family, check_request, no_room, no_store, pools_exhau
 use crate::request::{AddressSpace, Granted, Lease, LeaseRequest, PoolsRequest, SkippedPool};
 use crate::space::Space;
 use crate::span::{Family, Span};
-use crate::subnet::Tenant;
+use crate::subnet::{Held, Tenant};
 
 /// A pool that a network has in use.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -235,6 +235,17 @@ impl DefaultIpam {
     pub fn holder(&self, network: NetworkId, address: IpAddr) -> Option<String> {
         let (space, network) = self.network(network)?;
         network.holder_of(space, address)
+    }
+
+    /// The network that has an address of a network's subnets: another one where networks share the subnet.
+    #[must_use]
+    pub fn network_of(&self, network: NetworkId, address: IpAddr) -> Option<NetworkId> {
+        let (space, network) = self.network(network)?;
+        let subnet = space.subnet(network.pool_of(address)?.slot);
+        match subnet.held(subnet.offset(address)?)? {
+            Held::By(tenant, _) => subnet.tenant(tenant).map(|tenant| tenant.network),
+            Held::Never(_) => None,
+        }
     }
 
     /// Who has which addresses of a network's subnets, in order of pools and addresses: at most `limit` of them, the rest

@@ -52,6 +52,8 @@ pub(crate) struct Replica {
     pub(crate) unclear: bool,
     /// Endpoints of this host whose links are dying.
     pub(crate) quarantined: FxHashSet<(NetworkId, EndpointId)>,
+    /// Endpoints of this host that others know by another name.
+    pub(crate) renamed: FxHashMap<(NetworkId, EndpointId), Box<str>>,
     /// What the store says and cannot be.
     pub(crate) found: Vec<Contradiction>,
     /// The uppermost part of an image that is known not to be whole in the store, though this host knows all of it.
@@ -236,7 +238,7 @@ impl ClusterIpam {
     /// Looks at the head and follows what others have changed.
     async fn look(&self, replica: &mut Replica) -> Result<()> {
         replica.in_a_row = 0;
-        let (mut known, mut missing) = (FxHashMap::default(), None);
+        let (mut known, mut missing, mut anew) = (FxHashMap::default(), None, false);
         for _ in 0..ATTEMPTS {
             let Some(found) = self.store.get(&head_key()).await? else {
                 if replica.at > 0 {
@@ -255,6 +257,7 @@ impl ClusterIpam {
             // Whoever writes the next image knows what this host does not.
             let outgrown = replica.ipam.doubts.as_ref().is_some_and(|doubts| doubts.root != head.root);
             if outgrown || (!within && !self.catch_up(replica, &head, false).await?) {
+                anew = true;
                 missing = self.read_image(replica, &head, &mut known, missing).await?;
                 if missing.is_some() {
                     // The head has gone on, and taken parts of its image with it. What is left is known by now.
@@ -267,6 +270,9 @@ impl ClusterIpam {
                 replica.others = BELIEVED;
             }
             head.changes.iter().skip(known).for_each(|change| replica.follow(change));
+            if std::mem::take(&mut anew) {
+                replica.know_own();
+            }
             let Some(revision) = self.ask_for_all(replica, &mut head, found.revision).await? else {
                 continue;
             };
@@ -364,9 +370,6 @@ impl ClusterIpam {
             replica.ipam.set_doubts(head.root, walked.gaps);
         }
         replica.at = head.image;
-        for (network, endpoint) in replica.quarantined.clone() {
-            replica.ipam.quarantine(network, endpoint);
-        }
         Ok(None)
     }
 }
@@ -377,7 +380,7 @@ type Missing = Option<(String, Option<Name>)>;
 impl Replica {
     /// Of an engine that has not looked yet.
     pub(crate) fn new(ipam: DefaultIpam, history: Uuid) -> Self {
-        let (quarantined, found) = (FxHashSet::default(), Vec::new());
+        let (quarantined, renamed, found) = (FxHashSet::default(), FxHashMap::default(), Vec::new());
         let (seen, in_a_row, others, claimed, unclear) = (None, 0, 0, false, false);
         let (broken, touched) = (None, VecDeque::new());
         Self {
@@ -390,6 +393,7 @@ impl Replica {
             claimed,
             unclear,
             quarantined,
+            renamed,
             found,
             broken,
             touched,
@@ -401,6 +405,22 @@ impl Replica {
         self.ipam = self.ipam.without_networks();
         (self.history, self.at) = (history, 0);
         self.touched.clear();
+    }
+
+    /// Notes what this host alone knows of its endpoints, where they were read anew.
+    fn know_own(&mut self) {
+        for (network, endpoint) in &self.quarantined {
+            self.ipam.quarantine(*network, *endpoint);
+        }
+        for ((network, endpoint), name) in &self.renamed {
+            self.ipam.rename(*network, *endpoint, name);
+        }
+    }
+
+    /// An endpoint of this host has another name.
+    pub(crate) fn rename(&mut self, network: NetworkId, endpoint: EndpointId, name: &str) {
+        self.renamed.insert((network, endpoint), name.into());
+        self.ipam.rename(network, endpoint, name);
     }
 
     /// Forgets what was different before an image.

@@ -246,7 +246,9 @@ impl DefaultIpam {
                 self.release(*network, *endpoint);
                 Ok(())
             }
-            Change::Reserved { network, name, addresses } => self.reserve(*network, name, addresses),
+            Change::Reserved { network, name, addresses } => {
+                self.follow_reservation(*network, name, addresses)
+            }
             Change::Unreserved { network, name } => {
                 self.unreserve(*network, name);
                 Ok(())

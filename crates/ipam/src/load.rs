@@ -74,7 +74,7 @@ impl Network {
         }
         self.owners = Owners::from_slots(owners)?;
         for (endpoint, kept) in passed {
-            self.owners.note_reservation_number(endpoint, kept);
+            self.owners.note_reservation(endpoint, kept);
         }
         for Claims { family, pool, high, lows, counts, .. } in claims {
             let pool = &mut self.pools_mut(family)[pool];

@@ -251,7 +251,9 @@ impl Network {
         let mut owner = Owner::new(OwnerId::Endpoint(id), name, addresses);
         owner.host = host;
         for choice in choices.iter().flatten() {
-            if let From::Reservation(number) = choice.from {
+            if let From::Reservation(number) = choice.from
+                && owner.reservation.is_none()
+            {
                 owner.reservation = self.owners.at(number).map(|kept| Box::new(kept.name.clone()));
             }
         }
@@ -277,8 +279,7 @@ impl Network {
     pub(crate) fn release(&mut self, space: &mut Space, id: &EndpointId) {
         let Some(owner) = self.owners.remove_endpoint(id) else { return };
         for address in owner.addresses() {
-            let noted = owner.reservation.as_ref().map(|noted| &***noted);
-            let kept = noted.and_then(|name| self.owners.reservation_behind(name, address));
+            let kept = self.owners.reservation_for(&owner, address);
             if let Some(pool) = self.pool_of_mut(address) {
                 pool.release(space.subnet_mut(pool.slot), address, owner.quarantined, kept);
             }

@@ -30,7 +30,7 @@ pub(crate) struct Owner {
     pub ipv6: Option<Ipv6Addr>,
     /// The host whose endpoint it is, where hosts share the address space.
     pub host: Option<Arc<str>>,
-    /// The reservation that it has one of them from, which gets it back. Few have one.
+    /// The reservation that it has one of them from, which gets it back: that of the first, of two. Few have one.
     pub reservation: Option<Box<Name>>,
     /// Gone for its caller, but the kernel may still answer for its addresses.
     pub quarantined: bool,
@@ -129,43 +129,49 @@ impl Owners {
         owner.is_some_and(|owner| name.is_none_or(|name| &*owner.name == name))
     }
 
-    /// Whether this is an endpoint of this name.
-    pub(crate) fn is_endpoint_named(&self, number: OwnerNo, name: &str) -> bool {
+    /// Whether this is an endpoint of this name; of any name if none is given.
+    pub(crate) fn is_endpoint(&self, number: OwnerNo, name: Option<&str>) -> bool {
         let owner = self.at(number).filter(|owner| owner.id != OwnerId::Reservation);
-        owner.is_some_and(|owner| &*owner.name == name)
+        owner.is_some_and(|owner| name.is_none_or(|name| &*owner.name == name))
     }
 
-    /// Notes from which reservation an endpoint has an address.
-    pub(crate) fn note_reservation(&mut self, number: OwnerNo, name: &str) {
-        if let Some(owner) = self.slots.get_mut(number as usize).and_then(Option::as_mut) {
-            owner.reservation = Some(Box::new(name.into()));
-        }
-    }
-
-    /// Notes from which reservation an endpoint has an address, unless one is noted.
-    pub(crate) fn note_reservation_number(&mut self, number: OwnerNo, kept: OwnerNo) {
-        let name = self.at(kept).map(|kept| Box::new(kept.name.clone()));
-        if let Some(owner) = self.slots.get_mut(number as usize).and_then(Option::as_mut)
-            && owner.reservation.is_none()
-        {
-            owner.reservation = name;
-        }
+    /// Notes that an endpoint has an address from a reservation, which has one of its addresses now.
+    pub(crate) fn note_reservation(&mut self, number: OwnerNo, kept: OwnerNo) {
+        let Some(name) = self.at(kept).map(|kept| kept.name.clone()) else { return };
+        let first = self.at(number).and_then(|owner| {
+            let noted = owner.reservation.as_deref();
+            owner.addresses().find_map(|address| {
+                let of = |name: &Name| self.reservation_of(name, address).is_some();
+                noted.filter(|noted| of(noted)).or_else(|| Some(&name).filter(|name| of(name))).cloned()
+            })
+        });
+        self.set_reservation(number, first);
     }
 
     /// Notes that a reservation from which an endpoint has an address is gone: of another one it may have the other.
     pub(crate) fn forget_reservation(&mut self, number: OwnerNo) {
         let kept = self.at(number).and_then(|owner| {
             let number = owner.addresses().find_map(|address| self.reservation_keeping(address))?;
-            self.at(number).map(|kept| Box::new(kept.name.clone()))
+            self.at(number).map(|kept| kept.name.clone())
         });
+        self.set_reservation(number, kept);
+    }
+
+    fn set_reservation(&mut self, number: OwnerNo, kept: Option<Name>) {
         if let Some(owner) = self.slots.get_mut(number as usize).and_then(Option::as_mut) {
-            owner.reservation = kept;
+            owner.reservation = kept.map(Box::new);
         }
     }
 
-    /// The reservation that gets an address back: most often the one that its endpoint noted. An endpoint that was
-    /// renamed may have its two addresses from two of them.
-    pub(crate) fn reservation_behind(&self, noted: &str, address: IpAddr) -> Option<OwnerNo> {
+    /// The reservation that gets an address of an endpoint back, if there is one: most often the one that is noted. An
+    /// endpoint that was renamed may have its two addresses from two of them.
+    pub(crate) fn reservation_behind(&self, number: OwnerNo, address: IpAddr) -> Option<OwnerNo> {
+        self.reservation_for(self.at(number)?, address)
+    }
+
+    /// The same of an endpoint that is gone.
+    pub(crate) fn reservation_for(&self, owner: &Owner, address: IpAddr) -> Option<OwnerNo> {
+        let noted = owner.reservation.as_ref()?;
         self.reservation_of(noted, address).or_else(|| self.reservation_keeping(address))
     }
 

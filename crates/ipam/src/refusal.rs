@@ -81,6 +81,7 @@ pub(crate) fn pools_exhausted(
     let considered = PoolsConsidered {
         family: family.name(),
         asked,
+        largest: space.largest_block(family).filter(|largest| asked.is_some_and(|asked| asked < *largest)),
         sizes,
         held,
         networks,

@@ -81,6 +81,16 @@ impl DefaultIpam {
         network.follow(space, who, lease)
     }
 
+    pub(crate) fn follow_reservation(
+        &mut self,
+        network: NetworkId,
+        name: &str,
+        addresses: &[IpAddr],
+    ) -> Result<()> {
+        let (space, network) = self.network_mut(network)?;
+        network.follow_reservation(space, name, addresses)
+    }
+
     // === Plans ===
 
     /// The addresses that [`DefaultIpam::lease`] would give. Nothing changes.
@@ -155,7 +165,7 @@ impl DefaultIpam {
         addresses: &[IpAddr],
     ) -> Result<bool> {
         let (space, network) = self.known(network)?;
-        Ok(network.plan_reservation(space, name, addresses)?.is_some())
+        Ok(network.plan_reservation(space, name, addresses, Some(name))?.is_some())
     }
 
     /// Those of these leases, releases and reservations that are not there as they say.
@@ -184,7 +194,10 @@ impl DefaultIpam {
                 self.plan_lease(*network, &want).map(|_| true)
             }
             Change::Released { network, endpoint } => Ok(self.lease_of(*network, *endpoint).is_some()),
-            Change::Reserved { network, name, addresses } => self.plan_reservation(*network, name, addresses),
+            Change::Reserved { network, name, addresses } => {
+                let (space, network) = self.known(*network)?;
+                Ok(network.plan_reservation(space, name, addresses, None)?.is_some())
+            }
             Change::Unreserved { network, name } => Ok(self.knows_reservation(*network, name)),
             Change::PoolsTaken { network, .. } => Ok(!self.knows(*network)),
             Change::PoolsReleased { network } => Ok(self.knows(*network)),
@@ -237,6 +250,12 @@ impl DefaultIpam {
         let owners = network.into_iter().flat_map(|network| network.owners.iter());
         let own = owners.filter(|owner| owner.host.as_deref() == Some(host));
         own.filter_map(|owner| if let OwnerId::Endpoint(id) = owner.id { Some(id) } else { None }).collect()
+    }
+
+    /// What an endpoint that has addresses is called.
+    pub(crate) fn name_of(&self, network: NetworkId, endpoint: EndpointId) -> Option<&str> {
+        let (_, network) = self.networks.get(&network)?;
+        network.owners.endpoint(&endpoint).map(|owner| &*owner.name)
     }
 
     /// The addresses of an endpoint.

@@ -22,12 +22,27 @@ pub(crate) struct Planned {
 impl Network {
     /// Keeps addresses for endpoints of a name. One that such an endpoint has already stays with it.
     pub(crate) fn reserve(&mut self, space: &mut Space, name: &str, addresses: &[IpAddr]) -> Result<()> {
-        let Some(Planned { owner, free, holders }) = self.plan_reservation(space, name, addresses)? else {
-            return Ok(());
-        };
+        let planned = self.plan_reservation(space, name, addresses, Some(name))?;
+        self.keep(space, planned)
+    }
+
+    /// Makes a reservation that was made before, here or on another host. Whoever has an address of it had that name when it
+    /// was made; which one it has now, or others know it by, does not matter.
+    pub(crate) fn follow_reservation(
+        &mut self,
+        space: &mut Space,
+        name: &str,
+        addresses: &[IpAddr],
+    ) -> Result<()> {
+        let planned = self.plan_reservation(space, name, addresses, None)?;
+        self.keep(space, planned)
+    }
+
+    fn keep(&mut self, space: &mut Space, planned: Option<Planned>) -> Result<()> {
+        let Some(Planned { owner, free, holders }) = planned else { return Ok(()) };
         let number = self.owners.insert(owner).ok_or_else(|| self.too_many())?;
         for holder in holders {
-            self.owners.note_reservation(holder, name);
+            self.owners.note_reservation(holder, number);
         }
         for address in free {
             if let Some(pool) = self.pool_of_mut(address) {
@@ -37,12 +52,14 @@ impl Network {
         Ok(())
     }
 
-    /// What a reservation would do; nothing if it is there already.
+    /// What a reservation would do; nothing if it is there already. Endpoints of one name may have addresses of it; those of
+    /// any name if none is given.
     pub(crate) fn plan_reservation(
         &self,
         space: &Space,
         name: &str,
         addresses: &[IpAddr],
+        held_by: Option<&str>,
     ) -> Result<Option<Planned>> {
         if let Some(kept) = self.owners.reservation(name) {
             let same = addresses.len() == kept.addresses().count();
@@ -59,8 +76,12 @@ impl Network {
             match subnet.offset(*address).and_then(|offset| subnet.held(offset)) {
                 None => free.push(*address),
                 Some(Held::By(tenant, number))
-                    if tenant == pool.tenant() && self.owners.is_endpoint_named(number, name) =>
+                    if tenant == pool.tenant() && self.owners.is_endpoint(number, held_by) =>
                 {
+                    // Under another name it may have got what is kept for that: one address is kept for one name.
+                    if let Some(kept) = self.owners.reservation_behind(number, *address) {
+                        return Err(self.taken(space, pool, *address, Held::By(tenant, kept)));
+                    }
                     holders.push(number);
                 }
                 Some(held) => return Err(self.taken(space, pool, *address, held)),

@@ -221,6 +221,11 @@ impl Space {
         sizes
     }
 
+    /// The prefix length of the largest default block of a family.
+    pub(crate) fn largest_block(&self, family: Family) -> Option<u8> {
+        self.blocks_of(family).map(Block::base).min()
+    }
+
     /// How many default pools of a family are in use, in whole or in part.
     pub(crate) fn occupied(&self, family: Family) -> u64 {
         let of = |block: &Block| block.touched(self.sharing(family, block.span()).map(Subnet::net));

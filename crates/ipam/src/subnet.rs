@@ -162,6 +162,10 @@ impl Subnet {
         self.tenants.iter().flatten()
     }
 
+    pub(crate) fn tenant(&self, number: TenantNo) -> Option<&Tenant> {
+        self.tenants.get(usize::from(number))?.as_ref()
+    }
+
     /// What another network has at an address of this one's, in words.
     pub(crate) fn describe_foreign(&self, number: TenantNo, owner: OwnerNo) -> String {
         let what = match owner {
@@ -169,7 +173,7 @@ impl Subnet {
             AUXILIARY => "an auxiliary address",
             _ => "an endpoint or reservation",
         };
-        match self.tenants.get(usize::from(number)).and_then(Option::as_ref) {
+        match self.tenant(number) {
             Some(tenant) => format!("{what} of {}", tenant.holder()),
             None => what.to_owned(),
         }

@@ -352,3 +352,91 @@ fn a_host_with_many_changes_lets_others_come_in_between() {
     }
     assert_eq!(all.len(), 1_000 + 7 * 30);
 }
+
+/// A name is the business of the host whose endpoint has it: what is kept for a new one is kept on all hosts alike, though
+/// they know the endpoint by the old one, and the next engine of the host knows it by the new one.
+#[test]
+fn what_is_kept_for_an_endpoints_new_name_is_kept_on_all_hosts() {
+    let (_, store) = shared();
+    let (a, b) = (host(&store, "a"), host(&store, "b"));
+    block_on(async {
+        let granted = pools(&a, 1, Some(SHARED)).await.expect("free");
+        pools(&b, 2, Some(SHARED)).await.expect("shared");
+        let (kept, other) = (address(&a, 1, 1).await.expect("free"), address(&a, 1, 2).await.expect("free"));
+        a.rename(network(1), endpoint(1), "db").await;
+        a.rename(network(1), endpoint(2), "web").await;
+        a.reserve(network(1), "db", &[kept]).await.expect("it has that already");
+        let IpAddr::V4(v4) = kept else { panic!("{kept}") };
+        let thief = LeaseRequest { ipv4: Some(v4), ..want(9) };
+        b.lease(network(2), &thief).await.expect_err("an endpoint has it");
+        assert_eq!(b.take_found().await, [], "all hosts agree");
+        a.release(network(1), endpoint(1)).await.expect("released");
+        let error = b.lease(network(2), &thief).await.expect_err("it is kept").to_string();
+        assert!(error.contains("reservation") && error.contains("net 1"), "{error}");
+
+        // The host's engine is started again: its records have the new names.
+        let db = LeaseRequest { name: "db".into(), ..want(3) };
+        assert_eq!(a.lease(network(1), &db).await.expect("kept for it").addresses().next(), Some(kept));
+        a.rename(network(1), endpoint(3), "mail").await;
+        a.reserve(network(1), "web", &[other]).await.expect("it has that already");
+        drop(a);
+        let again = host(&store, "a");
+        let lease = |address: IpAddr| {
+            let IpAddr::V4(ip) = address else { panic!("{address}") };
+            Lease { ipv4: ipnet::Ipv4Net::new(ip, 26).ok(), ipv6: None }
+        };
+        let endpoints = [(endpoint(2), "web", lease(other)), (endpoint(3), "mail", lease(kept))];
+        let reserved = [("db", vec![kept]), ("web", vec![other])];
+        let restored = RestoredPools {
+            network: network(1),
+            name: "net 1",
+            address_space: "",
+            shares: true,
+            v4: &granted,
+            v6: &[],
+        };
+        assert_eq!(again.restore(&restored, &endpoints, &reserved).await.expect("all is its own"), 0);
+        assert_eq!(again.take_found().await, []);
+        let holders = again.holders(network(1), 9).await.expect("known").holders;
+        let of = |address| holders.iter().find(|held| held.address == address).expect("held").holder.clone();
+        assert!(of(kept).contains("\"mail\"") && of(other).contains("\"web\""), "{holders:?}");
+        // What it has already can be kept for its new name, of which no other host knows.
+        again.unreserve(network(1), "db").await.expect("given up");
+        again.reserve(network(1), "mail", &[kept]).await.expect("it has that already");
+        again.release(network(1), endpoint(3)).await.expect("released");
+        b.lease(network(2), &thief).await.expect_err("it is kept");
+        assert_eq!(b.take_found().await, []);
+    });
+}
+
+/// A host that has been away for so long that it reads an image knows its own endpoints by their names all the same.
+#[test]
+fn who_reads_an_image_still_knows_the_new_names_of_its_endpoints() {
+    let (_, store) = shared();
+    let (a, b) = (host(&store, "a"), host(&store, "b"));
+    block_on(async {
+        pools(&a, 1, Some("10.9.0.0/16")).await.expect("free");
+        let kept = address(&a, 1, 1).await.expect("free");
+        a.rename(network(1), endpoint(1), "db").await;
+        for n in 0..2_000 {
+            address(&b, 1, 100 + n).await.expect("free");
+        }
+        a.release(network(1), endpoint(100)).await.expect("looks");
+        let holders = a.holders(network(1), 4).await.expect("known").holders;
+        assert!(holders[1].address == kept && holders[1].holder.contains("\"db\""), "{holders:?}");
+        a.reserve(network(1), "db", &[kept]).await.expect("it has that already");
+        assert_eq!(b.usage(network(1)).await.expect("known")[0].used, 2_001, "it has not looked yet");
+        address(&b, 1, 5_000).await.expect("free");
+        assert_eq!(b.take_found().await, []);
+        // Those who are gone are not remembered.
+        a.release(network(1), endpoint(1)).await.expect("released");
+        let own = LeaseRequest { name: "e1".into(), ..want(1) };
+        a.lease(network(1), &own).await.expect("free");
+        for n in 0..2_000 {
+            b.release(network(1), endpoint(100 + n)).await.expect("released");
+        }
+        a.release(network(1), endpoint(5_000)).await.expect("looks");
+        let holders = a.holders(network(1), 4).await.expect("known").holders;
+        assert!(holders.iter().any(|held| held.holder.contains("endpoint \"e1\"")), "{holders:?}");
+    });
+}

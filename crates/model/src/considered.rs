@@ -15,6 +15,8 @@ pub struct PoolsConsidered {
     pub family: &'static str,
     /// The prefix length of the pool that was asked for, if one was: any part of the default pools would do.
     pub asked: Option<u8>,
+    /// The prefix length of the largest block that pools are cut from, where what was asked for is larger.
+    pub largest: Option<u8>,
     /// How many pools there are of each prefix length, the largest pools first.
     pub sizes: Vec<(u8, u64)>,
     /// How many of them networks hold, in whole or in part.
@@ -77,9 +79,13 @@ impl PoolsConsidered {
 
 impl fmt::Display for PoolsConsidered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { family, asked, sizes, held, networks, holders, of_host, example } = self;
+        let Self { family, asked, largest, sizes, held, networks, holders, of_host, example } = self;
         if let Some(asked) = asked {
-            write!(f, "a /{asked} was asked for; ")?;
+            write!(f, "a /{asked} was asked for")?;
+            if let Some(largest) = largest {
+                write!(f, ", and no block of default pools is larger than a /{largest}")?;
+            }
+            write!(f, "; ")?;
         }
         if sizes.is_empty() {
             return write!(f, "there are no default pools for {family}");
@@ -168,7 +174,8 @@ impl fmt::Display for PoolFill {
             None => write!(f, "pool {pool}")?,
         }
         let used = size.saturating_sub(u128::from(reserved.saturating_add(*quarantined)));
-        write!(f, " has {size} addresses, {used} in use, {reserved} reserved")?;
+        let addresses = if *size == 1 { "address" } else { "addresses" };
+        write!(f, " has {size} {addresses}, {used} in use, {reserved} reserved")?;
         if *quarantined > 0 { write!(f, ", {quarantined} in quarantine") } else { Ok(()) }
     }
 }
@@ -183,6 +190,7 @@ mod tests {
         PoolsConsidered {
             family: "IPv4",
             asked: None,
+            largest: None,
             sizes: vec![(16, 15), (20, 16)],
             held: 30,
             networks: 28,
@@ -235,6 +243,8 @@ mod tests {
         );
         assert_eq!(error.kind(), ErrorKind::Exhausted);
         assert!(error.remedy().is_some_and(|remedy| remedy.contains("larger subnet")));
+        let one = PoolFill { size: 1, reserved: 1, ..considered.pools[0] };
+        assert_eq!(one.to_string(), "pool 10.0.0.0/29 has 1 address, 0 in use, 1 reserved");
         considered.pools = vec![considered.pools[0]; 6];
         (considered.endpoints, considered.holders) = (0, Vec::new());
         let text = considered.to_string();
@@ -253,6 +263,9 @@ mod tests {
         let text = sized.to_string();
         assert!(text.starts_with("a /12 was asked for; of 31 default pools"), "{text}");
         assert!(text.ends_with("network \"blue\" (blue))"), "{text}");
+        let large = PoolsConsidered { largest: Some(13), ..sized }.to_string();
+        let said = "a /12 was asked for, and no block of default pools is larger than a /13; of 31 default";
+        assert!(large.starts_with(said), "{large}");
         let none = PoolsConsidered { family: "IPv6", sizes: Vec::new(), ..held };
         assert_eq!(none.to_string(), "there are no default pools for IPv6");
     }

@@ -680,7 +680,7 @@ impl Error {
             Reason::AddressTaken { .. } | Reason::MacTaken { .. } => {
                 "choose another address, or delete or release the holder".into()
             }
-            Reason::AddressUnusable { .. } => "choose an address inside a subnet of the network".into(),
+            Reason::AddressUnusable { .. } => "choose an address inside a subnet of the network, not its ends".into(),
             Reason::AddressesExhausted(_) => {
                 "delete endpoints, or create a network with a larger subnet or range, or with one more".into()
             }

@@ -113,12 +113,12 @@ impl BridgeConfig {
         };
         let bare = outward.inhibit_ipv4 || outward.v4.mode == GatewayMode::Isolated;
         let Some(IpNet::V4(address)) = pool.gateway_net().or(bare.then_some(pool.pool)) else {
-            return Err(Error::invalid("gateway", pool.pool, "a bridge network needs a gateway address"));
+            return Err(no_gateway(&pool.pool));
         };
         let bare6 = outward.v6.mode == GatewayMode::Isolated;
-        let address6 = match pool6.map(|pool| pool.gateway_net().or(bare6.then_some(pool.pool))) {
-            Some(Some(IpNet::V6(address))) => Some(address),
-            Some(_) => return Err(Error::invalid("gateway", "", "an IPv6 pool needs a gateway address")),
+        let address6 = match pool6.map(|pool| (pool, pool.gateway_net().or(bare6.then_some(pool.pool)))) {
+            Some((_, Some(IpNet::V6(address)))) => Some(address),
+            Some((pool, _)) => return Err(no_gateway(&pool.pool)),
             None => None,
         };
         let bridge = match options.get(NAME) {
@@ -234,6 +234,12 @@ fn single<'a>(family: &str, pools: &'a [PoolRecord]) -> Result<Option<&'a PoolRe
             Err(Error::invalid("pools", pools.len(), why))
         }
     }
+}
+
+/// The error for a pool whose only address would be an endpoint's.
+fn no_gateway(pool: &IpNet) -> Error {
+    let why = "a bridge network needs a gateway address; choose a larger subnet";
+    Error::invalid("subnet", pool, why)
 }
 
 fn auxiliary(pool: &PoolRecord, name: &str) -> Option<IpAddr> {

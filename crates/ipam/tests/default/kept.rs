@@ -43,6 +43,29 @@ fn each_reservation_gets_its_own_address_back() {
     }
 }
 
+/// Who has an address from what is kept for its old name cannot have it kept for its new one as well: when it is gone, only
+/// one of them would get it.
+#[test]
+fn one_address_is_kept_for_one_name() {
+    let mut ipam = DefaultIpam::new(&[]);
+    create(&mut ipam, 1, &["10.1.0.0/24", "fd00:1::/64"]).expect("free");
+    let (v4, v6): (IpAddr, IpAddr) = (ip("10.1.0.9"), ip("fd00:1::9"));
+    ipam.reserve(network(1), "db", &[v4]).expect("free");
+    let want = LeaseRequest { name: "db".into(), ipv6: Some(ip("fd00:1::9")), ..want(1) };
+    ipam.lease(network(1), &want).expect("kept for it");
+    ipam.rename(network(1), endpoint(1), "web");
+    let before = ipam.clone();
+    for addresses in [&[v4][..], &[v4, v6], &[v6, v4]] {
+        let error = ipam.reserve(network(1), "web", addresses).expect_err("it is kept for db").to_string();
+        assert!(error.contains("10.1.0.9") && error.contains("reservation \"db\""), "{error}");
+        assert!(ipam == before, "a refusal changed something");
+    }
+    ipam.reserve(network(1), "web", &[v6]).expect("its own");
+    ipam.release(network(1), endpoint(1));
+    assert_eq!(ipam.holder(network(1), v4).as_deref(), Some("reservation \"db\""));
+    assert_eq!(ipam.holder(network(1), v6).as_deref(), Some("reservation \"web\""));
+}
+
 /// What is kept is not in use, as the error says when nothing is left.
 #[test]
 fn what_is_kept_is_counted_as_reserved() {

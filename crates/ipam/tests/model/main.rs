@@ -13,6 +13,7 @@ mod subnets;
 mod tenants;
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use netloom_ipam::{AddressSpace, Change, DefaultIpam, Lease, PoolsRequest, RestoredPools};
 use netloom_model::record::PoolRecord;
@@ -238,6 +239,7 @@ impl Run {
 fn a_million_operations_agree_with_the_reference() {
     let operations = from_environment("NETLOOM_IPAM_OPERATIONS").unwrap_or(1_000_000);
     let mut run = Run::new(Random::seeded());
+    let began = Instant::now();
     for n in 0..operations {
         run.step();
         if n % 500 == 0 {
@@ -245,7 +247,11 @@ fn a_million_operations_agree_with_the_reference() {
         }
     }
     run.check_holders();
-    note(format_args!("{operations} operations: {} refusals, {} times read back", run.refusals, run.reloads));
+    let took = began.elapsed();
+    note(format_args!(
+        "{operations} operations in {took:?}: {} refusals, {} times read back",
+        run.refusals, run.reloads
+    ));
     assert!(run.refusals > operations / 100 && run.reloads > operations / 200, "the mixture is a dull one");
     (0..NETWORKS.len()).for_each(|n| run.ipam.release_pools(id(n)));
     assert!(run.ipam == DefaultIpam::new(&[]), "something is left");

@@ -26,8 +26,8 @@ struct Subnet {
 #[derive(Clone, Debug)]
 pub(crate) struct Lease {
     pub(crate) addresses: Vec<IpAddr>,
-    /// The reservation that gets its addresses back.
-    reservation: Option<String>,
+    /// What its endpoint is called now.
+    pub(crate) name: String,
     pub(crate) quarantined: bool,
 }
 
@@ -177,12 +177,11 @@ impl Reference {
             return;
         }
         assert_eq!(addresses.len(), 2);
-        let mut lease = Lease { addresses, reservation: None, quarantined: false };
+        let lease = Lease { addresses, name: name(owner), quarantined: false };
         for address in lease.addresses.clone() {
             let held = self.of(network, address).expect("of its pools").taken.get(&address).cloned();
             match held {
-                Some(Some((_, Holder::Reservation(kept)))) => {
-                    lease.reservation = Some(kept);
+                Some(Some((_, Holder::Reservation(_)))) => {
                     self.put(network, address, Holder::Endpoint(owner));
                 }
                 _ => self.take(network, address, Holder::Endpoint(owner)),
@@ -195,16 +194,18 @@ impl Reference {
         let Some(of) = self.networks.get_mut(&network) else { return };
         let Some(lease) = of.leases.remove(&owner) else { return };
         for address in lease.addresses {
-            let kept = &self.networks[&network].reservations;
-            let kept = lease
-                .reservation
-                .as_ref()
-                .filter(|name| kept.get(*name).is_some_and(|kept| kept.contains(&address)));
-            match kept.cloned() {
+            let mut kept = self.networks[&network].reservations.iter();
+            let kept = kept.find(|(_, kept)| kept.contains(&address)).map(|(name, _)| name.clone());
+            match kept {
                 Some(name) => self.put(network, address, Holder::Reservation(name)),
                 None => drop(self.of_mut(network, address).taken.remove(&address)),
             }
         }
+    }
+
+    pub(crate) fn rename(&mut self, network: usize, owner: u64, name: &str) {
+        let lease = self.networks.get_mut(&network).and_then(|of| of.leases.get_mut(&owner));
+        lease.into_iter().for_each(|lease| name.clone_into(&mut lease.name));
     }
 
     pub(crate) fn quarantine(&mut self, network: usize, owner: u64) {
@@ -223,27 +224,27 @@ impl Reference {
             return kept == addresses;
         }
         let mut of_endpoints = Vec::new();
+        let called = |owner: &u64| of.leases.get(owner).map(|lease| lease.name.as_str());
         for address in addresses {
             let Some(subnet) = self.of(network, *address) else { return false };
             match subnet.taken.get(address) {
                 None => {}
                 Some(Some((by, Holder::Endpoint(owner) | Holder::Quarantine(owner))))
-                    if *by == network && name(*owner) == name_of =>
+                    if *by == network
+                        && called(owner) == Some(name_of)
+                        && of.reservations.values().all(|kept| !kept.contains(address)) =>
                 {
-                    of_endpoints.push((*owner, *address));
+                    of_endpoints.push(*address);
                 }
                 Some(_) => return false,
             }
         }
         for address in addresses {
-            if of_endpoints.iter().all(|(_, held)| held != address) {
+            if !of_endpoints.contains(address) {
                 self.take(network, *address, Holder::Reservation(name_of.to_owned()));
             }
         }
         let of = self.networks.get_mut(&network).expect("known");
-        for (owner, _) in of_endpoints {
-            of.leases.get_mut(&owner).expect("it holds it").reservation = Some(name_of.to_owned());
-        }
         of.reservations.insert(name_of.to_owned(), addresses.to_vec());
         true
     }
@@ -257,10 +258,7 @@ impl Reference {
                 Some(Some((_, Holder::Reservation(_)))) => {
                     self.of_mut(network, address).taken.remove(&address);
                 }
-                Some(Some((_, Holder::Endpoint(owner) | Holder::Quarantine(owner)))) => {
-                    let of = self.networks.get_mut(&network).expect("known");
-                    of.leases.get_mut(&owner).expect("it holds it").reservation = None;
-                }
+                Some(Some((_, Holder::Endpoint(_) | Holder::Quarantine(_)))) => {}
                 held => panic!("{address} was reserved for {name_of} and is held by {held:?}"),
             }
         }
@@ -297,7 +295,9 @@ impl Reference {
             let text = match held {
                 _ if *by != network => format!("network \"n{by}\""),
                 Holder::Gateway => "gateway".to_owned(),
-                Holder::Endpoint(owner) => format!("endpoint {:?}", name(*owner)),
+                Holder::Endpoint(owner) => {
+                    format!("endpoint {:?}", self.networks[by].leases[owner].name)
+                }
                 Holder::Quarantine(_) => "quarantine of endpoint".to_owned(),
                 Holder::Reservation(name) => format!("reservation {name:?}"),
             };

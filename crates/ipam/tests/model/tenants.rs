@@ -112,7 +112,8 @@ impl Run {
             66..100 => self.release(network, owner),
             100..110 => self.quarantine(network, owner),
             110..119 => self.reserve(network, owner),
-            119..124 => self.unreserve(network, owner),
+            119..122 => self.unreserve(network, owner),
+            122..124 => self.rename(network, owner),
             124..126 => self.lost(),
             _ => self.image_is_written(),
         }
@@ -238,6 +239,20 @@ impl Run {
         self.log(Change::Released { network: no(network), endpoint: of(owner) });
     }
 
+    /// An endpoint gets the name of another one, which may have what is kept for it.
+    fn rename(&mut self, network: usize, owner: u64) {
+        let name = name(self.random.below(OWNERS));
+        let host = self.host_of(network);
+        match &mut self.space {
+            Space::Local { ipam, .. } => ipam.rename(no(network), of(owner), &name),
+            Space::Global { hosts, .. } => block_on(hosts[host].rename(no(network), of(owner), &name)),
+        }
+        self.counted("renamed", true, Ok(()));
+        self.reference.rename(network, owner, &name);
+        // Names are in records and images; a log has those of the leases.
+        self.image_is_written();
+    }
+
     fn quarantine(&mut self, network: usize, owner: u64) {
         let host = self.host_of(network);
         match &mut self.space {
@@ -319,8 +334,8 @@ impl Run {
                         read.reserve(no(*n), name, addresses).expect("nobody is there yet");
                     }
                     for (owner, lease) in &network.leases {
-                        let lease = as_lease(&lease.addresses, &self.records[n].0);
-                        read.restore_lease(no(*n), of(*owner), &name(*owner), &lease).expect("it was held");
+                        let addresses = as_lease(&lease.addresses, &self.records[n].0);
+                        read.restore_lease(no(*n), of(*owner), &lease.name, &addresses).expect("it was held");
                     }
                 }
                 **ipam = read;
@@ -335,13 +350,15 @@ impl Run {
                     let (network, granted) = (&self.reference.networks[&n], &self.records[&n].0);
                     let known = network.leases.iter();
                     let known: Vec<_> = known
-                        .map(|(owner, lease)| (of(*owner), name(*owner), as_lease(&lease.addresses, granted)))
+                        .map(|(owner, lease)| {
+                            (of(*owner), lease.name.as_str(), as_lease(&lease.addresses, granted))
+                        })
                         .collect();
-                    let known: Vec<_> =
-                        known.iter().map(|(id, name, lease)| (*id, &**name, *lease)).collect();
+                    let kept = network.reservations.iter();
+                    let kept: Vec<_> = kept.map(|(name, kept)| (name.as_str(), kept.clone())).collect();
                     let name = no(n).to_string();
                     let restored = restored(n, &name, network.shares, granted);
-                    block_on(hosts[which].restore(&restored, &known, &[])).expect("all of it is its own");
+                    block_on(hosts[which].restore(&restored, &known, &kept)).expect("all of it is its own");
                 }
             }
         }
