@@ -28,6 +28,7 @@ use tokio::sync::oneshot;
 use crate::config_file::config_from_file;
 use crate::controller::Controller;
 use crate::core::{Core, fresh};
+use crate::name_files::FilesPlace;
 use crate::{external_key, neighbours, place};
 
 /// How long closing the store may take, at the end of a shutdown.
@@ -63,6 +64,7 @@ pub struct EngineBuilder {
     kernel: KernelSource,
     neighbours: Neighbours,
     store: StoreSource,
+    pub(crate) files: FilesPlace,
     live: Option<LiveList>,
 }
 
@@ -87,6 +89,7 @@ impl EngineBuilder {
             kernel: KernelSource::Linux,
             neighbours: Neighbours::default(),
             store: StoreSource::OnDisk,
+            files: FilesPlace::OfKernel,
             live: None,
         }
     }
@@ -211,7 +214,7 @@ impl EngineBuilder {
     /// cannot be used, with the remedy, or when a driver cannot be made. Nothing was changed then, except
     /// that a directory may have been made.
     pub async fn start(self) -> Result<Engine> {
-        let Self { config, drivers, ipam_drivers, cluster, kernel, neighbours, store, live } = self;
+        let Self { config, drivers, ipam_drivers, cluster, kernel, neighbours, store, files, live } = self;
         let config = config.normalized();
         config.validate()?;
         let thread = EngineThread::start("nl-engine")
@@ -227,6 +230,7 @@ impl EngineBuilder {
                 StoreSource::InPlace(store) | StoreSource::Blocking(store) => (store, Vec::new()),
                 StoreSource::OnDisk => open_store(&own)?,
             };
+            let files = files.source(matches!(kernel, KernelSource::Linux), &own);
             let neighbours = match kernel {
                 KernelSource::Given(_) => neighbours,
                 KernelSource::Linux => neighbours::of_this_machine(neighbours)?,
@@ -243,6 +247,7 @@ impl EngineBuilder {
                 engine: lasts.then_some(id),
                 host_pools: netloom_ipam::host_pools(&host),
                 kernel: kernel.clone(),
+                files,
                 neighbours,
                 store,
                 store_blocks,

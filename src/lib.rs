@@ -27,6 +27,7 @@ mod core;
 mod endpoint;
 mod engine;
 mod external_key;
+mod name_files;
 mod neighbours;
 mod network;
 mod place;

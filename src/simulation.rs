@@ -36,11 +36,12 @@ pub struct SimulationBuilder {
     firewalld: Option<Arc<dyn Firewalld>>,
     disk: Option<MemoryDisk>,
     gathers: bool,
+    name_files: bool,
     live: Option<Vec<LiveSandbox>>,
 }
 
 impl SimulationBuilder {
-    /// Replaces the engine's configuration; its directories are not used.
+    /// Replaces the engine's configuration; its directories are not used, unless [`Self::name_files`] says so.
     #[must_use]
     pub fn config(mut self, config: EngineConfig) -> Self {
         self.config = config;
@@ -111,6 +112,15 @@ impl SimulationBuilder {
         self
     }
 
+    /// Writes the hosts file and the resolv.conf of each sandbox, on the machine's real disk: below `run_dir` of the
+    /// configuration, and from its `resolv_conf`. The engine's thread waits for the disk, so that everything happens in
+    /// the same order in each run.
+    #[must_use]
+    pub fn name_files(mut self) -> Self {
+        self.name_files = true;
+        self
+    }
+
     /// Starts the engine.
     ///
     /// # Errors
@@ -121,6 +131,7 @@ impl SimulationBuilder {
         let builder = Engine::builder().config(self.config.clone()).kernel(Arc::new(kernel.clone()));
         let store = Box::new(disk.open());
         let builder = if self.gathers { builder.store_on_a_thread(store) } else { builder.store(store) };
+        let builder = if self.name_files { builder.name_files() } else { builder };
         let builder = self.drivers.iter().cloned().fold(builder, crate::EngineBuilder::driver);
         let builder = self.xtables.iter().cloned().fold(builder, crate::EngineBuilder::xtables);
         let builder = self.firewalld.iter().cloned().fold(builder, crate::EngineBuilder::firewalld);

@@ -14,6 +14,7 @@ use netloom::{
 
 use crate::outless::Outless;
 use crate::scripted::{Scripted, scripted_network};
+use crate::support::files::Places;
 use crate::support::{World, bounded, check_truth, note};
 use crate::sweep::{Picture, Step, Story};
 
@@ -154,6 +155,7 @@ fn story() -> Story {
             },
         ],
         stays: 0,
+        files: Some(Places::new()),
     }
 }
 
@@ -227,6 +229,7 @@ fn of_the_host() -> Story {
             },
         ],
         stays: 2,
+        files: Some(Places::new()),
     }
 }
 

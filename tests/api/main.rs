@@ -17,6 +17,7 @@ mod double_faults;
 mod embedding;
 mod external;
 mod faults;
+mod files;
 mod firewall;
 mod force;
 mod gateway;

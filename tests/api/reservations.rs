@@ -311,6 +311,7 @@ fn story() -> Story {
             }),
         ],
         stays: 0,
+        files: None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the scenarios share.
 
+#[path = "support_files.rs"]
+pub(crate) mod files;
 #[path = "support_ports.rs"]
 pub(crate) mod ports;
 
@@ -68,6 +70,11 @@ impl World {
     /// One whose commits gather, as those of a store on a disk do.
     pub(crate) async fn gathering(config: EngineConfig) -> Self {
         Self::of(Engine::simulation().config(config).store_on_a_thread()).await
+    }
+
+    /// One that writes the files of names.
+    pub(crate) async fn with_files(config: EngineConfig) -> Self {
+        Self::of(Engine::simulation().config(config).name_files()).await
     }
 
     async fn of(simulation: netloom::SimulationBuilder) -> Self {
@@ -218,6 +225,7 @@ pub(crate) async fn delete_everything(engine: &Engine) -> netloom::Result<()> {
 /// nothing runs.
 pub(crate) async fn check_truth(engine: &Engine, kernel: &SimKernel) -> Result<(), String> {
     check_lists(engine, kernel).await?;
+    files::check(engine).await?;
     ports::check(engine, kernel).await?;
     let differences = engine.diff().await.map_err(|error| error.to_string())?;
     if differences.is_empty() {

@@ -10,10 +10,11 @@ use futures::StreamExt;
 use futures::future::LocalBoxFuture;
 use netloom::snapshot::SandboxPhase;
 use netloom::testkit::{Fault, FaultKind, SimKernel};
-use netloom::{Controller, Engine, Error, ErrorKind, Reason, Reservation, Result};
+use netloom::{Controller, Engine, EngineConfig, Error, ErrorKind, Reason, Reservation, Result};
 
 use crate::mortal::{Death, Disk, Mortal};
 use crate::outless::Outless;
+use crate::support::files::{self, Places};
 use crate::support::{World, bounded, check_truth, delete_everything, note, within};
 
 const EBUSY: i32 = 16;
@@ -94,6 +95,8 @@ pub(crate) struct Story {
     pub(crate) steps: Vec<Step>,
     /// How many networks cannot be deleted in the end.
     pub(crate) stays: usize,
+    /// Where the files of names are, if any are written.
+    pub(crate) files: Option<Places>,
 }
 
 /// Where a run with a fault came to.
@@ -119,7 +122,11 @@ impl Story {
         let kernel = SimKernel::new();
         (self.before)(&kernel);
         let before = kernel.snapshot();
-        let simulation = Engine::simulation().config(within(timeout)).kernel(kernel);
+        let simulation = Engine::simulation().kernel(kernel);
+        let simulation = match &self.files {
+            Some(places) => simulation.config(places.next(within(timeout))).name_files(),
+            None => simulation.config(within(timeout)),
+        };
         let simulation =
             self.drivers.iter().fold(simulation, |simulation, own| simulation.driver(own.registration()));
         let simulation = if gathers { simulation.store_on_a_thread() } else { simulation };
@@ -173,6 +180,9 @@ impl Story {
         if networks == self.stays {
             left.retain(|line| !line.contains("kind: Network") && !line.contains("kind: Order"));
         }
+        left.extend(
+            files::directories(&engine.config().run_dir).into_iter().map(|name| format!("files/{name}")),
+        );
         if left.is_empty() { Ok(()) } else { Err(format!("left over: {}", left.join("; "))) }
     }
 
@@ -342,7 +352,8 @@ impl Story {
             let sim = SimKernel::new();
             (self.before)(&sim);
             let (before, disk, death) = (sim.snapshot(), Disk::default(), Death::never());
-            let engine = self.mortal(&sim, &disk, death.clone()).await;
+            let config = self.files.as_ref().map(|places| places.next(EngineConfig::default()));
+            let engine = self.mortal(&sim, &disk, death.clone(), config.clone()).await;
             (self.setting)(engine.controller()).await;
             death.comes_at(moment);
             let at = Cell::new(0);
@@ -367,7 +378,9 @@ impl Story {
             }
             runs += 1;
             drop(engine);
-            let engine = self.mortal(&sim, &disk, Death::never()).await;
+            // What a dead engine still does must have no effect: its files are its own from here on.
+            let config = config.map(|config| self.files.as_ref().expect("places").moved(config));
+            let engine = self.mortal(&sim, &disk, Death::never(), config).await;
             repaired += usize::from(!engine.repairs().is_empty());
             let left = || {
                 let mut left = sim.leftovers(&before);
@@ -394,10 +407,17 @@ impl Story {
         note(format!("{name}: {runs} places to die; {repaired} starts repaired something"));
     }
 
-    async fn mortal(&self, sim: &SimKernel, disk: &Disk, death: Death) -> Engine {
+    async fn mortal(
+        &self,
+        sim: &SimKernel,
+        disk: &Disk,
+        death: Death,
+        with_files: Option<EngineConfig>,
+    ) -> Engine {
         let kernel = Arc::new(Mortal::new(sim.clone(), death.clone()));
         let engine = Engine::builder().kernel(kernel).store(Box::new(disk.open(death)));
         let engine = self.drivers.iter().fold(engine, |engine, own| engine.driver(own.registration()));
+        let engine = with_files.into_iter().fold(engine, |engine, config| engine.config(config).name_files());
         bounded("the start", engine.start()).await.expect("it starts")
     }
 }

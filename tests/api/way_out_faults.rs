@@ -6,6 +6,7 @@ use netloom::testkit::FaultKind;
 use netloom::{Controller, Endpoint, EndpointSpec, JoinSpec, NetworkSpec, Result, Sandbox, SandboxSpec};
 
 use crate::outless::Outless;
+use crate::support::files::Places;
 use crate::sweep::{Picture, Step, Story};
 
 const NOWHERE: &str = "outless";
@@ -87,6 +88,7 @@ fn story() -> Story {
             },
         ],
         stays: 0,
+        files: Some(Places::new()),
     }
 }
 

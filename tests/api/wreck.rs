@@ -245,6 +245,7 @@ pub(crate) fn killed_after<T>(
             identity: config.instance.clone(),
             engine: None,
             kernel,
+            files: None,
             neighbours: Neighbours::default(),
             store: Box::new(disk.open()),
             store_blocks: false,

@@ -28,7 +28,7 @@ const OWNERS: usize = 16;
 #[test]
 fn killed_at_any_moment_of_a_churn() {
     if let Some(dir) = victim() {
-        run_until_killed(dir, churn);
+        run_until_killed(&dir, churn);
     }
     in_lab(async |lab| {
         let seed = std::env::var(SEED).ok().and_then(|text| text.parse().ok());

@@ -171,7 +171,7 @@ fn what_was_led_when_the_engine_was_killed_leads_nowhere_until_the_next_one_has_
     let test =
         "led::what_was_led_when_the_engine_was_killed_leads_nowhere_until_the_next_one_has_the_port_again";
     if let Some(dir) = victim() {
-        run_until_killed(dir, async |engine| {
+        run_until_killed(&dir, async |engine| {
             let blue = create(&engine, NetworkSpec::new("blue")).await;
             published(&engine, &blue, "web", &[tcp(8_080, 80), tcp(443, 80)]).await;
             ready();

@@ -21,6 +21,7 @@ mod live;
 mod many;
 mod misuse;
 mod modes;
+mod name_files;
 mod neighbours;
 mod obstacles;
 #[expect(dead_code, reason = "what drivers are told is looked at over the simulated kernel")]

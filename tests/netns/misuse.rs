@@ -180,11 +180,13 @@ fn files_that_cannot_be_used_are_refused_by_their_path() {
             assert!(error.to_string().contains(&*path.to_string_lossy()), "{error}");
         }
         assert!(controller.sandboxes().is_empty());
-        let fine = SandboxSpec::new("c1").with(|settings| settings.hosts_path = Some(at("secret")));
+        let fine = SandboxSpec::new("c1").with(|settings| settings.hosts_path = Some(at("own")));
         let sandbox = controller.create_sandbox(fine).await.unwrap();
+        let written = std::fs::read_to_string(at("own")).unwrap();
         assert_eq!(sandbox.refresh(linked()).await.unwrap_err().kind(), ErrorKind::InvalidParameter);
         let kept = sandbox.inspect().await.unwrap().settings.unwrap().hosts_path;
-        assert_eq!(kept, Some(at("secret")), "a refused refresh changes nothing");
+        assert_eq!(kept, Some(at("own")), "a refused refresh changes nothing");
+        assert_eq!(std::fs::read_to_string(at("own")).unwrap(), written);
         assert_eq!(std::fs::read_to_string(at("secret")).unwrap(), "root:x:0:0\n");
         delete_everything(&engine).await;
         lab.assert_pristine().await;

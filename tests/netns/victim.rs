@@ -4,7 +4,7 @@
 #![allow(clippy::print_stdout)]
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use netloom::Engine;
@@ -51,7 +51,7 @@ pub(crate) fn victim() -> Option<PathBuf> {
 }
 
 /// Runs an engine in the lab until the process is killed.
-pub(crate) fn run_until_killed<F: Future<Output = ()>>(dir: PathBuf, work: impl FnOnce(Engine) -> F) -> ! {
+pub(crate) fn run_until_killed<F: Future<Output = ()>>(dir: &Path, work: impl FnOnce(Engine) -> F) -> ! {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let builder = Engine::builder().data_dir(dir.join("data")).run_dir(dir.join("run"));

@@ -1,5 +1,6 @@
 //! The services that the controller starts: each from state that outlives its actor, and again when that dies.
 
+use netloom_actor_services::files::{FilesActor, FilesDeps, FilesEvent};
 use netloom_actor_services::firewall::{FirewallActor, FirewallDeps, FirewallEvent};
 use netloom_actor_services::ports::{ListPorts, PortsActor, PortsOf, ServedPort, UnheldPort};
 use netloom_actor_services::store::StoreActor;
@@ -16,7 +17,8 @@ use crate::message::InspectPorts;
 /// A service: its actor, where it is found, and which incarnation it is.
 trait Service: Actor {
     const CHILD: Child;
-    fn make(controller: &ControllerActor) -> Self;
+    /// Its actor; nothing where the engine has no such service.
+    fn make(controller: &ControllerActor) -> Option<Self>;
     fn port(services: &Kit) -> &Port<Self>;
     fn life(respawn: &mut Respawn) -> &mut (u64, RestartBudget);
 }
@@ -24,8 +26,8 @@ trait Service: Actor {
 impl Service for StoreActor {
     const CHILD: Child = Child::Store;
 
-    fn make(controller: &ControllerActor) -> Self {
-        Self::new(controller.estate.respawn.backend.clone())
+    fn make(controller: &ControllerActor) -> Option<Self> {
+        Some(Self::new(controller.estate.respawn.backend.clone()))
     }
 
     fn port(services: &Kit) -> &Port<Self> {
@@ -40,7 +42,7 @@ impl Service for StoreActor {
 impl Service for FirewallActor {
     const CHILD: Child = Child::Firewall;
 
-    fn make(controller: &ControllerActor) -> Self {
+    fn make(controller: &ControllerActor) -> Option<Self> {
         let (kernel, respawn) = (controller.estate.services.kernel.clone(), &controller.estate.respawn);
         let (xtables, firewalld) = (respawn.xtables.clone(), respawn.firewalld.clone());
         let (state, hub) = (respawn.wall.clone(), controller.estate.events.clone());
@@ -49,7 +51,7 @@ impl Service for FirewallActor {
             hub.emit(op, EventKind::FirewallRepaired { place, changes, cause });
         });
         let tasks = TaskGroup::default();
-        Self::new(FirewallDeps { kernel, xtables, firewalld, state, events, tasks })
+        Some(Self::new(FirewallDeps { kernel, xtables, firewalld, state, events, tasks }))
     }
 
     fn port(services: &Kit) -> &Port<Self> {
@@ -64,8 +66,9 @@ impl Service for FirewallActor {
 impl Service for PortsActor {
     const CHILD: Child = Child::Ports;
 
-    fn make(controller: &ControllerActor) -> Self {
-        Self::new(controller.estate.services.kernel.ports(), controller.estate.respawn.held.clone())
+    fn make(controller: &ControllerActor) -> Option<Self> {
+        let held = controller.estate.respawn.held.clone();
+        Some(Self::new(controller.estate.services.kernel.ports(), held))
     }
 
     fn port(services: &Kit) -> &Port<Self> {
@@ -74,6 +77,28 @@ impl Service for PortsActor {
 
     fn life(respawn: &mut Respawn) -> &mut (u64, RestartBudget) {
         &mut respawn.ports
+    }
+}
+
+impl Service for FilesActor {
+    const CHILD: Child = Child::Files;
+
+    fn make(controller: &ControllerActor) -> Option<Self> {
+        let (state, hub) = (controller.estate.respawn.names.clone()?, controller.estate.events.clone());
+        let events = EventSink::new(move |op: &OpCtx, FilesEvent::HostChanged(says): FilesEvent| {
+            let servers = says.conf.name_servers.iter().map(ToString::to_string).collect();
+            let file = says.source.path.display().to_string();
+            hub.emit(op, EventKind::NameServersChanged { file, servers });
+        });
+        Some(Self::new(FilesDeps { state, events, tasks: TaskGroup::default() }))
+    }
+
+    fn port(services: &Kit) -> &Port<Self> {
+        &services.files.keeper
+    }
+
+    fn life(respawn: &mut Respawn) -> &mut (u64, RestartBudget) {
+        &mut respawn.files
     }
 }
 
@@ -117,10 +142,12 @@ impl ControllerActor {
         self.start_service::<StoreActor>();
         self.start_service::<FirewallActor>();
         self.start_service::<PortsActor>();
+        self.start_service::<FilesActor>();
     }
 
     fn start_service<S: Service>(&mut self) {
-        let running = self.start(S::make(self), S::CHILD);
+        let Some(actor) = S::make(self) else { return };
+        let running = self.start(actor, S::CHILD);
         S::port(&self.estate.services).set(running.addr);
         S::life(&mut self.estate.respawn).0 = running.incarnation;
     }
@@ -130,6 +157,9 @@ impl ControllerActor {
         self.restart_if_dead::<StoreActor>(op);
         self.restart_if_dead::<FirewallActor>(op);
         self.restart_if_dead::<PortsActor>(op);
+        if self.estate.services.files.are_kept() {
+            self.restart_if_dead::<FilesActor>(op);
+        }
     }
 
     fn restart_if_dead<S: Service>(&mut self, op: &OpCtx) {
@@ -144,6 +174,7 @@ impl ControllerActor {
         match child {
             Child::Store => self.again::<StoreActor>(op, incarnation),
             Child::Firewall => self.again::<FirewallActor>(op, incarnation),
+            Child::Files => self.again::<FilesActor>(op, incarnation),
             _ => self.again::<PortsActor>(op, incarnation),
         }
     }

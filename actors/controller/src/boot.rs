@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use futures::{FutureExt, StreamExt, stream};
 use netloom_actor_sandbox::Member;
+use netloom_actor_services::files::{FilesSource, FilesState, NameFiles, SweepFiles};
 use netloom_actor_services::firewall::{Choice, EndRestore, FirewallState};
 use netloom_actor_services::ipam::IpamRegistry;
 use netloom_actor_services::ports::{PortsState, dynamic_range};
@@ -20,7 +21,7 @@ use netloom_kernel::{Kernel, Netns, Op};
 use netloom_model::config::DefaultPool;
 use netloom_model::record::{NetworkRecord, SandboxRecord};
 use netloom_model::{
-    ControllerId, EngineConfig, Error, EventKind, HostPorts, LiveList, OpId, Repair, Result,
+    ControllerId, EngineConfig, Error, EventKind, HostPorts, LiveList, OpId, Repair, Result, SandboxId,
 };
 use netloom_runtime::{Addr, Cause, Janitor, Ledger, OpCtx, Port, SagaTools, TaskGroup};
 use netloom_store::{Finding, Intent, Store};
@@ -58,6 +59,8 @@ pub struct BootInput {
     pub host_pools: DefaultPool,
     /// The kernel.
     pub kernel: Arc<dyn Kernel>,
+    /// Where the files of names of sandboxes are; nowhere in most simulations.
+    pub files: Option<FilesSource>,
     /// What else there is on the host that has to do with packets.
     pub neighbours: Neighbours,
     /// The store, opened.
@@ -111,6 +114,7 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
         engine,
         host_pools,
         kernel,
+        files,
         neighbours,
         mut store,
         store_blocks,
@@ -149,7 +153,7 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
     } else {
         Backend::in_place(store)
     };
-    let own = Own { config, identity: &identity, host_pools, cluster, wall, neighbours, published };
+    let own = Own { config, identity: &identity, host_pools, cluster, wall, neighbours, published, files };
     let drivers = (drivers, ipam_drivers);
     let (controller, services, directory) = start_actors(own, kernel, backend, drivers, &events, &op).await?;
 
@@ -218,10 +222,11 @@ struct Own<'a> {
     neighbours: Neighbours,
     /// The ports of the host that records name.
     published: Vec<HostPorts>,
+    files: Option<FilesSource>,
 }
 
 async fn start_actors(
-    Own { config, identity, host_pools, cluster, wall, neighbours, published }: Own<'_>,
+    Own { config, identity, host_pools, cluster, wall, neighbours, published, files }: Own<'_>,
     kernel: Arc<dyn Kernel>,
     backend: Backend,
     (drivers, ipam_drivers): (Vec<Registration>, Vec<IpamRegistration>),
@@ -238,6 +243,7 @@ async fn start_actors(
         firewall: Port::vacant(),
         ports: Port::vacant(),
         ipam: IpamRegistry::from(Port::vacant()),
+        files: NameFiles::below(files.as_ref().map(|files| files.run_dir.clone())),
         kernel,
         tools: SagaTools { ledger: Ledger::default(), janitor },
         quarantine: Quarantine::default(),
@@ -252,7 +258,8 @@ async fn start_actors(
     });
     let held = PortsState::new(dynamic_range(&*services.kernel).await);
     held.recorded(published.iter());
-    let respawn = Respawn::new(backend, host_pools, cluster, (wall, neighbours), held);
+    let names = files.map(FilesState::start).transpose()?;
+    let respawn = Respawn::new(backend, host_pools, cluster, (wall, neighbours), held, names);
     let estate = Estate::new(config, services.clone(), events.clone(), OpId(op.id), respawn);
     let (controller, directory) = succession::found(estate)?;
     answered(op, "the controller", controller.ask(op, StartChildren(drivers, ipam_drivers)).await)?;
@@ -273,6 +280,11 @@ async fn apply(
         answered(op, "the store", services.store.ask(&own(), Commit(changes)).await)?;
     }
     remove(services, links, namespaces, &own()).await;
+    // Those of a sandbox that is released here go with it.
+    let released = |sandbox: &SandboxId| repairs.contains(&Repair::SandboxReleased { sandbox: *sandbox });
+    let swept = sweep_files(services, &records, &own()).await.into_iter();
+    let swept: Vec<_> = swept.filter(|sandbox| !released(sandbox)).collect();
+    repairs.extend(swept.into_iter().map(|sandbox| Repair::FilesRemoved { sandbox }));
     let op = own();
     join_all(
         take_down
@@ -329,6 +341,22 @@ async fn apply(
         answered(&op, "the store", services.store.ask(&op, EndIntent(intent)).await)?;
     }
     Ok(repairs)
+}
+
+/// Removes the files of sandboxes that no record knows. It is no reason not to start that they stay.
+async fn sweep_files(services: &Services, records: &Records, op: &OpCtx) -> Vec<SandboxId> {
+    if !services.files.are_kept() {
+        return Vec::new();
+    }
+    let known = records.sandboxes.keys().copied().collect();
+    let swept = services.files.keeper.ask(op, SweepFiles(known)).await;
+    match answered(op, "the files service", swept) {
+        Ok(gone) => gone,
+        Err(error) => {
+            tracing::warn!(%error, "files of sandboxes that no record knows are left");
+            Vec::new()
+        }
+    }
 }
 
 /// What the firewall says, and to whom.

@@ -251,6 +251,7 @@ impl Handle<CrashActor> for ControllerActor {
             Victim::Store => self.estate.services.store.tell(&op, Crash),
             Victim::Firewall => self.estate.services.firewall.tell(&op, Crash),
             Victim::Ports => self.estate.services.ports.tell(&op, Crash),
+            Victim::Files => self.estate.services.files.keeper.tell(&op, Crash),
         }
         reply.send(());
     }

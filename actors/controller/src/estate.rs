@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use netloom_actor_services::Services;
+use netloom_actor_services::files::FilesState;
 use netloom_actor_services::firewall::FirewallState;
 use netloom_actor_services::ports::PortsState;
 use netloom_actor_services::store::Backend;
@@ -109,6 +110,9 @@ pub(crate) struct Respawn {
     /// Who has which port of the host.
     pub(crate) held: PortsState,
     pub(crate) ports: (u64, RestartBudget),
+    /// The files of names of sandboxes, where any are kept.
+    pub(crate) names: Option<FilesState>,
+    pub(crate) files: (u64, RestartBudget),
 }
 
 /// What else there is on the host that has to do with packets.
@@ -127,9 +131,23 @@ impl Respawn {
         cluster: Option<Entered>,
         (wall, Neighbours { xtables, firewalld }): (FirewallState, Neighbours),
         held: PortsState,
+        names: Option<FilesState>,
     ) -> Self {
         let new = || (0, RestartBudget::default());
-        let (store, firewall, ports) = (new(), new(), new());
-        Self { backend, host_pools, cluster, store, wall, xtables, firewalld, firewall, held, ports }
+        let (store, firewall, ports, files) = (new(), new(), new(), new());
+        Self {
+            backend,
+            host_pools,
+            cluster,
+            store,
+            wall,
+            xtables,
+            firewalld,
+            firewall,
+            held,
+            ports,
+            names,
+            files,
+        }
     }
 }

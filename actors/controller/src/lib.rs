@@ -24,4 +24,5 @@ pub use message::{
     InspectAddresses, InspectEngine, InspectPorts, ListDrivers, ListHolders, ListIpamDrivers, NodeChanged,
     ProvideWayOut, PurgeHost, Reconcile, ReloadConfiguration, Shutdown, ShutdownMode, StoreCounters, Victim,
 };
+pub use netloom_actor_services::files::FilesSource;
 pub use netloom_actor_services::store::StoreStats;

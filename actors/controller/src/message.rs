@@ -167,6 +167,8 @@ pub enum Victim {
     Firewall,
     /// The ports service.
     Ports,
+    /// The files service.
+    Files,
     /// The controller itself.
     Controller,
 }
@@ -278,6 +280,7 @@ pub(crate) enum Child {
     Store,
     Firewall,
     Ports,
+    Files,
 }
 
 impl Child {
@@ -290,6 +293,7 @@ impl Child {
             Self::Store => (ObjectKind::Controller, "store".into()),
             Self::Firewall => (ObjectKind::Controller, "firewall".into()),
             Self::Ports => (ObjectKind::Controller, "ports".into()),
+            Self::Files => (ObjectKind::Controller, "files".into()),
         }
     }
 }

@@ -78,7 +78,9 @@ impl Handle<ChildExited> for ControllerActor {
             Child::Sandbox(id) => self.reread_sandbox(&op, id, incarnation, cx),
             Child::Driver(kind) => self.restart_driver(&op, &kind, incarnation, cx),
             Child::Ipam(name) => self.restart_ipam(&op, &name, incarnation, cx),
-            Child::Store | Child::Firewall | Child::Ports => self.restart_service(&op, &child, incarnation),
+            Child::Store | Child::Firewall | Child::Ports | Child::Files => {
+                self.restart_service(&op, &child, incarnation);
+            }
         }
     }
 }
@@ -313,7 +315,12 @@ impl ControllerActor {
                 let Some(sandbox) = self.estate.sandboxes.get(*id) else { return };
                 sandbox.running.addr.tell(op, SandboxFailed(cause.clone()));
             }
-            Child::Driver(_) | Child::Ipam(_) | Child::Store | Child::Firewall | Child::Ports => {}
+            Child::Driver(_)
+            | Child::Ipam(_)
+            | Child::Store
+            | Child::Firewall
+            | Child::Ports
+            | Child::Files => {}
         }
         self.failed(op, child, &cause);
     }

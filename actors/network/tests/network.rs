@@ -10,6 +10,7 @@ use netloom_actor_network::{
     DetachEndpoint, Establish, EvictEndpoint, EvictFrom, InspectNetwork, Leaving, MarkFailed, NetworkActor,
     NetworkDeps, NetworkEvent, Origin,
 };
+use netloom_actor_services::files::NameFiles;
 use netloom_actor_services::ipam::IpamActor;
 use netloom_actor_services::store::{Backend, StoreActor};
 use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, ToldPorts};
@@ -146,6 +147,7 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
         told: ToldPorts::default(),
         reaping: TaskGroup::default(),
         instance: "test".into(),
+        files: NameFiles::below(None),
         name_server_files: Default::default(),
         operations_per_object: waiting.into(),
         operation_timeout: Duration::from_secs(30).into(),

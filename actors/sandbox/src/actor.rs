@@ -27,7 +27,7 @@ use netloom_actor_network::Networks;
 use netloom_actor_services::{Services, panicked};
 use netloom_kernel::Netns;
 use netloom_model::record::SandboxRecord;
-use netloom_model::snapshot::{SandboxEndpoint, SandboxPhase, SandboxSnapshot};
+use netloom_model::snapshot::{SandboxEndpoint, SandboxFilePaths, SandboxPhase, SandboxSnapshot};
 use netloom_model::{Certainty, Error, Holder, NamespaceSpec, Reason, Repair, Result, SandboxSpec};
 use netloom_runtime::{
     Actor, Admission, Canceller, Cx, Gate, Handle, OpCtx, Panicked, Reply, Scope, Stop, messages,
@@ -130,6 +130,8 @@ impl SandboxActor {
         members.sort_by(|a, b| a.rank().cmp(&b.rank()));
         let SandboxSpec { container_id, hostname, labels, namespace, settings } =
             SandboxSpec::clone(&record.spec);
+        let files = self.world.services.files.of(record.id, settings.as_deref());
+        let files = files.map(|(hosts, resolv_conf)| SandboxFilePaths { hosts, resolv_conf });
         SandboxSnapshot {
             id: record.id,
             container_id,
@@ -141,6 +143,7 @@ impl SandboxActor {
             },
             namespace,
             hostname,
+            files,
             settings,
             endpoints: members.into_iter().map(shown).collect(),
             gateway: gateways.v4.map(|gateway| gateway.address),

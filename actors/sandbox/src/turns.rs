@@ -16,6 +16,8 @@ pub(crate) enum Kind {
     Key,
     /// They change the endpoint through which it is reached from outside.
     Provider,
+    /// They say how its files are to be.
+    Files,
 }
 
 /// The number of an operation among those of its kind.
@@ -32,6 +34,7 @@ struct Begun {
     names: Cell<u64>,
     keys: Cell<u64>,
     providers: Cell<u64>,
+    files: Cell<u64>,
     /// The place that is to be kept for each endpoint, should it not be plugged in.
     places: RefCell<BTreeMap<EndpointId, JoinId>>,
 }
@@ -42,6 +45,7 @@ impl Turns {
             Kind::Name => &self.0.names,
             Kind::Key => &self.0.keys,
             Kind::Provider => &self.0.providers,
+            Kind::Files => &self.0.files,
         }
     }
 

@@ -1,9 +1,10 @@
 //! Rank 1: the service actors. One folder each; none knows another.
 //!
-//! Present: the store, the IPAM drivers, the ports of the host and the firewall. Resolver, gossip, discovery and the link
+//! Present: the store, the IPAM drivers, the ports of the host, the firewall and the files of names. Resolver, gossip, discovery and the link
 //! monitor arrive with their issues.
 
 mod ask;
+pub mod files;
 pub mod firewall;
 pub mod ipam;
 mod joins;
@@ -32,6 +33,7 @@ pub use setting::Setting;
 pub use told::ToldPorts;
 pub use work::SagaWorld;
 
+use crate::files::NameFiles;
 use crate::firewall::FirewallActor;
 use crate::ipam::IpamRegistry;
 use crate::ports::PortsActor;
@@ -66,6 +68,8 @@ pub struct Kit {
     pub firewall: Port<FirewallActor>,
     /// Keeps the host's ports.
     pub ports: Port<PortsActor>,
+    /// The files of names of each sandbox.
+    pub files: NameFiles,
     /// The kernel.
     pub kernel: Arc<dyn Kernel>,
     /// Shows sagas and takes their leaks.

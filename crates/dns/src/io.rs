@@ -3,6 +3,7 @@
 
 mod host;
 mod hosts_file;
+mod keeper;
 mod place;
 mod resolv_file;
 mod sandbox;
@@ -19,6 +20,7 @@ use netloom_model::{Error, Result, SandboxSettings};
 
 pub use host::{HostFile, HostResolv, News, Watch};
 pub use hosts_file::{HostsFile, LONGEST_HOSTS};
+pub use keeper::{Asked, HostSays, Keeper, Wanted};
 pub use resolv_file::{LONGEST_RESOLV, ResolvFile, Wrote};
 pub use sandbox::{Files, SandboxFiles, read_origin};
 

@@ -33,7 +33,8 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct EngineConfig {
     /// Where the store lives. It is created when absent, with mode 0700.
     pub data_dir: PathBuf,
-    /// Where network namespaces are mounted (`<run_dir>/netns/<short sandbox id>`).
+    /// Where network namespaces are mounted (`<run_dir>/netns/<short sandbox id>`), and where the hosts files and
+    /// resolv.conf of sandboxes are (`<run_dir>/files/<sandbox id>`).
     pub run_dir: PathBuf,
     /// Marks every kernel object this engine makes, so that two engines on one host leave each other's
     /// objects alone. 1 to 16 characters of `[a-z0-9-]`.
@@ -54,6 +55,9 @@ pub struct EngineConfig {
     /// Files in the form of resolv.conf that name the host's name servers: default pools keep away from those.
     /// Of a systemd-resolved, `/etc/resolv.conf` may name only its stub. A file that is not there names none.
     pub name_server_files: Vec<PathBuf>,
+    /// The host's resolv.conf, from which those of sandboxes are made. While it names nothing but systemd-resolved's stub,
+    /// what that asks is read instead. Sandboxes follow its changes.
+    pub resolv_conf: PathBuf,
     /// The engine's part of the host's firewall.
     pub firewall: FirewallConfig,
     /// Bounds on queues.
@@ -133,6 +137,7 @@ impl Default for EngineConfig {
             machine_id_file: "/etc/machine-id".into(),
             gateway_network: "docker_gwbridge".into(),
             name_server_files: vec!["/etc/resolv.conf".into(), "/run/systemd/resolve/resolv.conf".into()],
+            resolv_conf: "/etc/resolv.conf".into(),
             firewall: FirewallConfig::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -230,6 +235,7 @@ impl EngineConfig {
             ("data_dir", &self.data_dir),
             ("run_dir", &self.run_dir),
             ("machine_id_file", &self.machine_id_file),
+            ("resolv_conf", &self.resolv_conf),
         ];
         for (key, path) in own.into_iter().chain(files) {
             if !path.is_absolute() {
@@ -338,6 +344,7 @@ mod tests {
             EngineConfig { data_dir: "relative".into(), ..Default::default() },
             EngineConfig { name_server_files: vec!["resolv.conf".into()], ..Default::default() },
             EngineConfig { machine_id_file: "machine-id".into(), ..Default::default() },
+            EngineConfig { resolv_conf: "resolv.conf".into(), ..Default::default() },
             EngineConfig { limits: Limits { operations: 0, ..Default::default() }, ..Default::default() },
             EngineConfig {
                 default_pools: vec![DefaultPool { base: "10.0.0.0/8".parse().expect("a net"), size: 7 }],

@@ -691,6 +691,7 @@ impl Error {
             }
             Reason::Kernel { errno: remedies::EMFILE, .. } => remedies::FILES.into(),
             Reason::Kernel { errno: remedies::ENFILE, .. } => remedies::FILES_OF_HOST.into(),
+            Reason::Kernel { errno: remedies::EROFS, .. } => remedies::WRITABLE.into(),
             Reason::Kernel { .. } => return None,
             Reason::ClusterStore { remedy, .. } => remedy.clone(),
             Reason::Store { action: REACH_CLUSTER, .. } => "see to the cluster's store, then retry".into(),

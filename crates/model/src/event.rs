@@ -140,6 +140,13 @@ pub enum EventKind {
         /// What set off the look.
         cause: RepairCause,
     },
+    /// The host's resolv.conf says something else, and so do those of the sandboxes, where a user has not changed them.
+    NameServersChanged {
+        /// The file that was read.
+        file: String,
+        /// Its name servers.
+        servers: Vec<String>,
+    },
     /// A sandbox came into service.
     SandboxCreated {
         /// The sandbox.
@@ -265,6 +272,11 @@ pub enum Repair {
         /// The object.
         object: String,
     },
+    /// The files of names of a sandbox that no record knows were removed.
+    FilesRemoved {
+        /// The sandbox.
+        sandbox: SandboxId,
+    },
     /// A kernel object that a record needs was made again.
     KernelObjectRemade {
         /// The object.
@@ -361,6 +373,9 @@ impl fmt::Display for Repair {
             Self::OperationUnwound { verb, object } => write!(f, "unwound {verb} of {object}"),
             Self::DeletionFinished { object } => write!(f, "finished the deletion of {object}"),
             Self::KernelObjectRemoved { object } => write!(f, "removed {object}, which no record knows"),
+            Self::FilesRemoved { sandbox } => {
+                write!(f, "removed the files of sandbox {}, which no record knows", sandbox.short())
+            }
             Self::KernelObjectRemade { object } => write!(f, "made {object} again"),
             Self::SandboxReleased { sandbox } => {
                 write!(f, "released sandbox {}, whose namespace is gone", sandbox.short())

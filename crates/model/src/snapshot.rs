@@ -213,6 +213,8 @@ pub struct SandboxSnapshot {
     pub hostname: String,
     /// What few sandboxes have.
     pub settings: Option<Box<SandboxSettings>>,
+    /// The files to be mounted in the container; `None` from an engine that keeps none, such as a simulated one.
+    pub files: Option<SandboxFilePaths>,
     /// The endpoints in it, best gateway first.
     pub endpoints: Vec<SandboxEndpoint>,
     /// The IPv4 default gateway it uses.
@@ -221,6 +223,15 @@ pub struct SandboxSnapshot {
     pub gateway6: Option<IpAddr>,
     /// Labels of the caller.
     pub labels: BTreeMap<String, String>,
+}
+
+/// The files in which a container's programs find names. They are written in place, so they can be mounted as they are.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SandboxFilePaths {
+    /// To be mounted as `/etc/hosts`.
+    pub hosts: PathBuf,
+    /// To be mounted as `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
 }
 
 /// One endpoint in a sandbox.

@@ -5,8 +5,9 @@ use netloom_model::Result;
 use netloom_model::record::SandboxRecord;
 use netloom_runtime::OpCtx;
 
-use super::World;
 use super::establish::keep;
+use super::{World, files};
+use crate::inside::Inside;
 
 /// Makes the namespace anew, without anything of the dead container's in it, and commits the record. Nothing is undone:
 /// what fails half-way is as dead as before, and this begins from its beginning when it is asked for again.
@@ -20,6 +21,8 @@ pub(crate) async fn adopt(world: World, op: OpCtx, record: SandboxRecord) -> Res
             world.execute(&op, vec![Op::CreateNetns { name, ipv6: false }]).await?;
         }
     }
+    entry.step("make its files");
+    files::make(&world, &op, &Inside::new(record.clone())).await?;
     entry.step("commit");
     keep(&world, &op, &record).await?;
     Ok(record)

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use futures::future::join_all;
+use futures::join;
 use netloom_actor_services::SagaWorld;
 use netloom_model::Result;
 use netloom_model::record::WayOut;
@@ -11,7 +12,7 @@ use netloom_runtime::saga::Patience;
 use netloom_store::{Change, Key, RecordKind};
 
 use super::leave::{LeavePlan, clear, detached};
-use super::{Undone, World, way_out};
+use super::{Undone, World, files, way_out};
 use crate::inside::{Changed, Inside};
 use crate::member::Member;
 
@@ -40,7 +41,9 @@ pub(crate) async fn delete(world: World, op: OpCtx, mut inside: Box<Inside>, for
     let gone: Vec<_> = left.iter().map(|member| member.endpoint).collect();
     if result.is_err() {
         // It lives on, so it must be right inside: the way out may have to be another one.
-        clear(&world, &op, LeavePlan::of(&inside, |member| gone.contains(&member.endpoint))).await;
+        let plan = LeavePlan::of(&inside, |member| gone.contains(&member.endpoint));
+        let stays = |member: &Member| !gone.contains(&member.endpoint);
+        join!(clear(&world, &op, plan), files::follow_leaving(&world, &op, &inside, stays));
     }
     inside.forget(&gone);
     forget_way_out(&world, &op, &left).await;
@@ -56,15 +59,18 @@ pub(crate) async fn delete(world: World, op: OpCtx, mut inside: Box<Inside>, for
         };
         world.services.tools.janitor.adopt_undo(&op, &world, undo);
     }
-    if inside.record.has_namespace() {
-        // Nothing is cleared inside: the namespace goes as a whole.
-        entry.step("delete the namespace");
-        // Whoever uses force waits a second in all: what it took to end what was under way counts.
-        let patience =
-            if force { Patience::Until(op.began() + Patience::Short.allowed()) } else { Patience::Usual };
-        let op = op.renewed(world.services.operation_timeout.get());
-        world.finish(&op, Undone::Netns(world.netns), patience).await;
-    }
+    // Nothing is cleared inside: the namespace goes as a whole.
+    entry.step("delete the namespace");
+    // Whoever uses force waits a second in all: what it took to end what was under way counts.
+    let patience =
+        if force { Patience::Until(op.began() + Patience::Short.allowed()) } else { Patience::Usual };
+    let op = op.renewed(world.services.operation_timeout.get());
+    let namespace = async {
+        if inside.record.has_namespace() {
+            world.finish(&op, Undone::Netns(world.netns), patience).await;
+        }
+    };
+    join!(namespace, files::drop_all(&world, &op, &inside, patience));
     Changed { inside, result }
 }
 

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use futures::channel::oneshot;
+use futures::join;
 use netloom_actor_services::SagaWorld;
 use netloom_dns::io::check_files;
 use netloom_kernel::{Netns, Op};
@@ -12,7 +13,8 @@ use netloom_model::{Error, Result, SandboxSettings};
 use netloom_runtime::OpCtx;
 use netloom_store::{Change, Key, RecordKind, encode};
 
-use super::{Undone, World};
+use super::{Undone, World, files};
+use crate::inside::Inside;
 
 /// The change that records a sandbox.
 pub(super) fn record_of(record: &SandboxRecord) -> Result<Change> {
@@ -57,7 +59,19 @@ pub(crate) async fn establish(world: World, op: OpCtx, record: SandboxRecord) ->
         if let Some(settings) = &record.spec.settings {
             saga.step("look at its files", None, files_are_fine(&world, &op, settings)).await?;
         }
-        let commit = keep(&world, &op, &record);
+        let with_files = world.services.files.are_kept();
+        if with_files {
+            // They are written beside the record; what takes them away is said before that begins.
+            let files = Undone::NoFiles(record.spec.clone());
+            saga.step("begin its files", files, async { Ok(()) }).await?;
+        }
+        let inside = with_files.then(|| Inside::new(record.clone()));
+        let commit = async {
+            let Some(inside) = &inside else { return keep(&world, &op, &record).await };
+            let (kept, made) = join!(keep(&world, &op, &record), files::make(&world, &op, inside));
+            // The record may be there without them.
+            kept.and(made.map_err(Error::uncertain))
+        };
         let kept = Undone::Record(record.id);
         if !record.has_namespace() {
             return saga.step("commit", kept, commit).await;

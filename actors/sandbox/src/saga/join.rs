@@ -12,7 +12,7 @@ use netloom_runtime::{OpCtx, Saga};
 use netloom_store::Change;
 
 use super::port::Untold;
-use super::{Undone, World, port, record_of, way_out};
+use super::{Undone, World, files, port, record_of, way_out};
 use crate::gateway::elect;
 use crate::inside::Inside;
 use crate::member::Member;
@@ -81,7 +81,8 @@ async fn try_join(world: &World, op: &OpCtx, before: &Inside, command: &JoinSand
         }
         let ops = set_up(world, &newcomers, before, &inside)?;
         let back = inside.gateways.change(before.gateways, world.netns);
-        saga.step("set it up inside", Undone::Plumbing(back), world.execute(op, ops)).await?;
+        let step = ("set it up inside", Undone::Plumbing(back));
+        files::beside(saga, (world, op), (before, &inside), step, world.execute(op, ops)).await?;
         hand_over(saga, world, op, before, &inside).await?;
 
         for newcomer in newcomers.iter().rev() {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::join;
 use netloom_actor_network::{InspectEndpoint, RevokeEndpoint};
 use netloom_actor_services::SagaWorld;
 use netloom_drivers::SandboxOptions;
@@ -14,7 +15,7 @@ use netloom_model::{EndpointId, Error, ErrorKind, NetworkId, Reason, Result};
 use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;
 
-use super::{Undone, World, way_out};
+use super::{Undone, World, files, way_out};
 use crate::gateway::{Gateways, elect, lacks_way_out};
 use crate::inside::{Changed, Inside};
 use crate::member::Member;
@@ -71,7 +72,8 @@ pub(crate) async fn leave(
     }
     let result = detached_one(&world, &op, &leaving).await;
     if result.is_ok() {
-        clear(&world, &op, plan).await;
+        let stays = |member: &Member| member.endpoint != endpoint;
+        join!(clear(&world, &op, plan), files::follow_leaving(&world, &op, &inside, stays));
         inside.forget(&[endpoint]);
     }
     way_out::drop_if_needless(&world, &op, &mut inside).await;

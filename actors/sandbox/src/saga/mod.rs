@@ -3,6 +3,7 @@
 mod adopt;
 mod delete;
 mod establish;
+mod files;
 mod join;
 mod leave;
 mod port;

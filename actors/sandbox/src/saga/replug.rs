@@ -18,7 +18,7 @@ use super::establish::{files_are_fine, keep};
 use super::join::join;
 use super::leave::{LeavePlan, clear, unplugged};
 use super::undo::Place;
-use super::{Undone, World, way_out};
+use super::{Undone, World, files, way_out};
 use crate::inside::{Changed, Inside};
 use crate::member::Member;
 use crate::message::{JoinSandbox, RefreshSandbox, SetSandboxKey, WayOutOffer};
@@ -48,13 +48,22 @@ pub(crate) async fn refresh(
     if result.is_ok() {
         inside.options = Arc::new(SandboxOptions::from(&*spec));
         inside.record.spec = Arc::from(spec);
-        result = keep(&world, &op, &inside.record).await;
+        result = files::make(&world, &op, &inside).await;
+        if result.is_ok() {
+            result = keep(&world, &op, &inside.record).await;
+        }
         if result.is_err() {
             (inside.record.spec, inside.options) = old;
+            files::make_again(&world, &op, &inside).await;
         }
     }
     let back = come_back(&world, &op, &mut inside, &left, &way_out).await;
-    Changed { inside, result: result.and(back) }
+    let result = result.and(back);
+    if result.is_err() {
+        // Who stays out is entered still, unless the files were made anew.
+        files::follow(&world, &op, files::wanted(&inside)).await;
+    }
+    Changed { inside, result }
 }
 
 /// Gives a sandbox the namespace that somebody else has made, and plugs in what waits for it. When that fails
@@ -157,6 +166,7 @@ async fn take_key_away(
         inside.record.keyed = true;
         if let Err(why) = come_back(world, op, inside, &left, way_out).await {
             tracing::warn!(error = %why, "an endpoint that was to move to another namespace is out of its sandbox");
+            files::follow(world, op, files::wanted(inside)).await;
         }
         let keyed = Undone::Key(Box::new(inside.record.clone())).unless_later(turn);
         world.finish(op, keyed, Patience::Usual).await;

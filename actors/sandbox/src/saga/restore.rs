@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use futures::join;
 use netloom_actor_services::SagaWorld;
 use netloom_drivers::SandboxOptions;
 use netloom_kernel::{LinkKind, LinkView, Netns, Op, Route, RouteView};
@@ -12,7 +13,7 @@ use netloom_model::{IfName, Repair, Result};
 use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;
 
-use super::{Undone, World, way_out};
+use super::{Undone, World, files, way_out};
 use crate::gateway::Gateways;
 use crate::inside::Inside;
 use crate::member::Member;
@@ -31,7 +32,11 @@ pub(crate) async fn restore(
     let released = way_out.filter(|_| inside.way_out().is_none());
     let mut repairs: Vec<_> =
         released.map(|endpoint| Repair::WayOutReleased { endpoint }).into_iter().collect();
-    repairs.extend(put_right(world, op, &inside).await?);
+    let wanted = files::wanted(&inside);
+    // Its files cannot be what keeps it out of service.
+    let (righted, ()) =
+        join!(put_right(world.clone(), op.clone(), &inside), files::follow(&world, &op, wanted));
+    repairs.extend(righted?);
     Ok((inside.members, repairs))
 }
 

@@ -9,16 +9,20 @@ use netloom_actor_network::{
     AbandonAttachment, DeleteEndpoint, ProgramEndpoint, RenameEndpoint, RevokeEndpoint,
 };
 use netloom_actor_services::SagaWorld;
+use netloom_actor_services::files::Fresh;
 use netloom_actor_services::{interrupted, panicked};
+use netloom_dns::io::Wanted;
 use netloom_drivers::SandboxOptions;
 use netloom_kernel::{Netns, Op};
 use netloom_model::record::SandboxRecord;
-use netloom_model::{Certainty, EndpointId, Error, ErrorKind, JoinId, NetworkId, Reason, Result, SandboxId};
+use netloom_model::{
+    Certainty, EndpointId, Error, ErrorKind, JoinId, NetworkId, Reason, Result, SandboxId, SandboxSpec,
+};
 use netloom_runtime::{OpCtx, Panicked, Undo};
 use netloom_store::{Change, Key, RecordKind};
 
-use super::World;
 use super::establish::keep;
+use super::{World, files};
 use crate::turns::Turn;
 
 /// One step, to be taken back.
@@ -48,6 +52,10 @@ pub(crate) enum Undone {
     Place(Box<Place>),
     /// A record that says otherwise whether the sandbox's namespace is there than the one before, which is given.
     Key(Box<SandboxRecord>),
+    /// Files of names that say something else than before, with how they were.
+    Files(Box<Wanted>, Fresh),
+    /// Files of names, with what was asked for of the sandbox.
+    NoFiles(Arc<SandboxSpec>),
     /// A step that is out of date as soon as a later operation of its kind has begun, which does not look at what the
     /// janitor has not managed yet.
     Latest(Turn, Box<Undone>),
@@ -88,6 +96,8 @@ impl fmt::Display for Undone {
             Self::Name(_, id, name) => write!(f, "name {name:?} of endpoint {}", id.short()),
             Self::Place(place) => write!(f, "place of endpoint {}", place.endpoint.short()),
             Self::Key(record) => write!(f, "record of sandbox {}", record.id.short()),
+            Self::Files(..) => write!(f, "what the files of names say"),
+            Self::NoFiles(spec) => write!(f, "files of names of container {:?}", spec.container_id),
             Self::Latest(_, step) => step.fmt(f),
         }
     }
@@ -147,6 +157,8 @@ impl Undone {
                 }
             }
             Self::Key(record) => keep(&world, &op, &record).await,
+            Self::Files(wanted, fresh) => files::settle(&world, &op, *wanted, fresh).await.map(drop),
+            Self::NoFiles(spec) => files::remove(&world, &op, spec).await,
             Self::Latest(turn, _) if world.turns.is_over(turn) => Ok(()),
             Self::Latest(_, step) => step.undo(&world, &op).await,
         }

@@ -17,6 +17,7 @@ use netloom_actor_sandbox::{
     Establish, InspectSandbox, JoinSandbox, LeaveSandbox, Member, Origin, SandboxActor, SandboxDeps, Turns,
     WayOutOffer,
 };
+use netloom_actor_services::files::NameFiles;
 use netloom_actor_services::firewall::{
     Backend as Rules, Choice, FirewallActor, FirewallDeps, FirewallState,
 };
@@ -176,6 +177,7 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
         told: ToldPorts::default(),
         reaping: TaskGroup::default(),
         instance: "test".into(),
+        files: NameFiles::below(None),
         name_server_files: Default::default(),
         operations_per_object: waiting.into(),
         operation_timeout: LONG.into(),

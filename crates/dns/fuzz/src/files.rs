@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use netloom_dns::hosts::{Change, Entry, edit};
+use netloom_dns::hosts::{Change, Entry, Own, edit};
 use netloom_dns::resolv::{
     EMBEDDED_SERVER, Given, LONGEST_FILE, LONGEST_LINE, MOST, Mode, Ndots, ResolvConf, Source, build,
 };
@@ -58,6 +58,7 @@ fn change(line: &str) -> Option<Change> {
         ('@', Ok(address)) => Change::RemoveAddress(address),
         ('=', Ok(address)) => Change::Update { name: (*words.get(1)?).to_owned(), address },
         ('~', _) => Change::RemoveName(words[0].to_owned()),
+        ('!', Ok(address)) => Change::Own(Own::new(words.get(1)?, "", &[address], &[]).ok()??),
         ('6', _) => Change::Ipv6(words[0].is_empty()),
         _ => return None,
     };

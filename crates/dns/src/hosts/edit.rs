@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::{Entry, IPV4_LINES, IPV6_LINES, check_name};
-use netloom_model::Result;
+use super::{Entry, IPV4_LINES, IPV6_LINES, check_name, own_names};
+use netloom_model::{ExtraHost, Result};
 
 /// A change of a hosts file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,6 +31,44 @@ pub enum Change {
     },
     /// With or without the lines of IPv6 that a file begins with.
     Ipv6(bool),
+    /// What the sandbox itself is called leads to these addresses and no others.
+    Own(Own),
+}
+
+/// The lines of a sandbox's own name: those that are to be there, whichever there are now. So it does not matter what
+/// was written before, or whether a crash came after the writing and before the record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Own {
+    names: Box<str>,
+    wanted: Vec<Entry>,
+    /// What extra hosts of the same name lead to, which stays.
+    others: Vec<IpAddr>,
+}
+
+impl Own {
+    /// The lines of these addresses; `None` for a sandbox without a host name.
+    ///
+    /// # Errors
+    /// As [`Entry::new`].
+    pub fn new(
+        hostname: &str,
+        domain: &str,
+        addresses: &[IpAddr],
+        extra: &[ExtraHost],
+    ) -> Result<Option<Self>> {
+        let wanted = Entry::of_endpoint(hostname, domain, addresses.iter().copied())?;
+        let names: Box<str> = own_names(hostname, domain).join(" ").into();
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let others = extra.iter().filter(|host| host.name == *names).map(|host| host.address).collect();
+        Ok(Some(Self { names, wanted, others }))
+    }
+
+    fn stays(&self, address: &[u8]) -> bool {
+        let mut all = self.wanted.iter().map(|entry| &entry.address).chain(&self.others);
+        all.any(|own| own.to_string().as_bytes() == address)
+    }
 }
 
 impl Change {
@@ -41,9 +79,12 @@ impl Change {
     pub fn check(&self) -> Result<()> {
         match self {
             Self::RemoveName(name) | Self::Update { name, .. } => check_name(name),
-            Self::Add(_) | Self::Ensure(_) | Self::Remove(_) | Self::RemoveAddress(_) | Self::Ipv6(_) => {
-                Ok(())
-            }
+            Self::Add(_)
+            | Self::Ensure(_)
+            | Self::Remove(_)
+            | Self::RemoveAddress(_)
+            | Self::Ipv6(_)
+            | Self::Own(_) => Ok(()),
         }
     }
 }
@@ -67,8 +108,7 @@ fn one(text: &[u8], change: &Change) -> Option<Vec<u8>> {
         Change::Add(entry) => Some(with_line(text, &entry.to_string())),
         Change::Ensure(entry) => {
             let line = entry.to_string();
-            let there = lines(text).any(|found| without_end(found) == line.as_bytes());
-            (!there).then(|| with_line(text, &line))
+            (!has_line(text, &line)).then(|| with_line(text, &line))
         }
         Change::Remove(entry) => {
             let line = entry.to_string();
@@ -98,6 +138,19 @@ fn one(text: &[u8], change: &Change) -> Option<Vec<u8>> {
                 let found = line.address.contains(&b':') == ipv6 && line.has(name);
                 found.then(|| New::Line(text_of.clone().into_bytes(), line.names.to_vec()))
             })
+        }
+        Change::Own(own) => {
+            let names = own.names.as_bytes();
+            let mut new = each(text, names, |line| {
+                (line.names == names && !own.stays(line.address)).then_some(New::Gone)
+            });
+            for line in own.wanted.iter().map(Entry::to_string) {
+                let now = new.as_deref().unwrap_or(text);
+                if !has_line(now, &line) {
+                    new = Some(with_line(now, &line));
+                }
+            }
+            new
         }
         Change::Ipv6(true) => with_ipv6(text),
         Change::Ipv6(false) => {
@@ -138,6 +191,10 @@ fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 fn without_end(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\n").unwrap_or(line)
+}
+
+fn has_line(text: &[u8], line: &str) -> bool {
+    lines(text).any(|found| without_end(found) == line.as_bytes())
 }
 
 fn is_default(line: &[u8]) -> bool {

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 
 use netloom_model::{Error, ExtraHost, Result};
 
-pub use edit::{Change, edit};
+pub use edit::{Change, Own, edit};
 
 /// What a hosts file begins with.
 const IPV4_LINES: [&str; 1] = ["127.0.0.1\tlocalhost"];
@@ -73,15 +73,11 @@ impl Entry {
         domain: &str,
         addresses: impl IntoIterator<Item = IpAddr>,
     ) -> Result<Vec<Self>> {
-        if hostname.is_empty() {
+        let names = own_names(hostname, domain);
+        if names.is_empty() {
             return Ok(Vec::new());
         }
-        let full = if domain.is_empty() { hostname.to_owned() } else { format!("{hostname}.{domain}") };
-        let full = full.trim_end_matches('.');
-        let names = match full.split_once('.') {
-            Some((bare, _)) => vec![full, bare],
-            None => vec![full],
-        };
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         addresses.into_iter().map(|address| Self::new(address, &names)).collect()
     }
 
@@ -101,6 +97,17 @@ impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}\t{}", self.address, self.names)
     }
+}
+
+/// What a sandbox is called in its hosts file: the full name and the bare one. Nothing without a host name.
+fn own_names(hostname: &str, domain: &str) -> Vec<String> {
+    if hostname.is_empty() {
+        return Vec::new();
+    }
+    let full = if domain.is_empty() { hostname.to_owned() } else { format!("{hostname}.{domain}") };
+    let full = full.trim_end_matches('.');
+    let bare = full.split_once('.').map(|(bare, _)| bare);
+    std::iter::once(full).chain(bare).map(str::to_owned).collect()
 }
 
 /// Refuses what would be another line, another word, or a comment.

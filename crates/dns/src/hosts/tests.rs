@@ -221,6 +221,13 @@ fn any_change() -> impl Strategy<Value = Change> {
         (prop_oneof!["web", "db", "localhost"], any_entry())
             .prop_map(|(name, entry)| Change::Update { name, address: entry.address() }),
         any::<bool>().prop_map(Change::Ipv6),
+        (prop_oneof!["web", "db", "localhost"], prop::collection::vec(any_entry(), 0..3)).prop_map(
+            |(name, entries)| {
+                let addresses: Vec<IpAddr> = entries.iter().map(Entry::address).collect();
+                let own = Own::new(&name, "", &addresses, &[extra("10.0.0.1", &name)]);
+                Change::Own(own.expect("a name").expect("it has one"))
+            }
+        ),
     ]
 }
 
@@ -270,4 +277,31 @@ proptest! {
         let Some(once) = edit(&text, std::slice::from_ref(&again)) else { return Ok(()) };
         prop_assert_eq!(edit(&once, std::slice::from_ref(&again)), None);
     }
+}
+
+#[test]
+fn the_lines_of_a_sandbox_s_own_name_are_those_that_are_wanted() {
+    let own = |addresses: &[&str], extra: &[ExtraHost]| {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|text| ip(text)).collect();
+        Change::Own(Own::new("web", "example", &addresses, extra).expect("names").expect("it has one"))
+    };
+    let others =
+        "127.0.0.1\tlocalhost\n10.0.0.2\tweb\n10.0.0.2\tweb.example web more\n10.0.0.2 web.example web\n";
+    let text = format!("{others}10.0.0.2\tweb.example web\n10.0.0.3\tweb.example web\n");
+    let with = |lines: &str| format!("{others}{lines}");
+    assert_eq!(edited(&text, &[own(&["10.0.0.3"], &[])]), with("10.0.0.3\tweb.example web\n"));
+    assert_eq!(edited(&text, &[own(&[], &[])]), others);
+    let moved = edited(&text, &[own(&["10.0.0.3", "2001:db8::4"], &[])]);
+    assert_eq!(moved, with("10.0.0.3\tweb.example web\n2001:db8::4\tweb.example web\n"));
+    assert_eq!(edit(moved.as_bytes(), &[own(&["2001:db8::4", "10.0.0.3"], &[])]), None, "it is so");
+    // An extra host of the same name stays, and is no second line of an own address.
+    let plain = |addresses: &[&str]| {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|text| ip(text)).collect();
+        let own = Own::new("web", "", &addresses, &[extra("10.0.0.2", "web"), extra("10.0.0.9", "db")]);
+        Change::Own(own.expect("names").expect("it has one"))
+    };
+    assert_eq!(edit(b"10.0.0.2\tweb\n", &[plain(&["10.0.0.2"])]), None);
+    assert_eq!(edited("10.0.0.2\tweb\n10.0.0.3\tweb\n", &[plain(&[])]), "10.0.0.2\tweb\n");
+    assert_eq!(Own::new("", "example", &[ip("10.0.0.2")], &[]).expect("no name"), None);
+    Own::new("two words", "", &[ip("10.0.0.2")], &[]).expect_err("no name of a host");
 }

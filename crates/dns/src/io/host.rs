@@ -26,6 +26,14 @@ pub struct HostResolv {
     pub source: Source,
 }
 
+impl HostResolv {
+    /// Whether the file could not be read, and so says nothing.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        self.conf.left_out.iter().any(|left| left.why == Why::Unreadable)
+    }
+}
+
 /// What a watch tells.
 #[derive(Clone, PartialEq, Debug)]
 pub enum News {
@@ -51,6 +59,12 @@ impl HostFile {
     /// A file that counts whatever it names, such as one that a caller named (`OptionOriginResolvConfPath`).
     pub fn plain(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), behind_stub: None }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// What it says now.

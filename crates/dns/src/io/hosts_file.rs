@@ -34,8 +34,8 @@ impl HostsFile {
     /// # Errors
     /// Those of the operating system, with the path; `InvalidParameter` for a link, or whatever else is no regular
     /// file, in its place.
-    pub fn create(&mut self, text: &str) -> Result<()> {
-        self.put(text.as_bytes(), &mut steadily)
+    pub fn create(&mut self, content: impl AsRef<[u8]>) -> Result<()> {
+        self.put(content.as_ref(), &mut steadily)
     }
 
     /// Makes it a copy of another file, byte for byte (`OptionOriginHostsPath`).
@@ -66,6 +66,30 @@ impl HostsFile {
     /// system, with the path; one that is not there is such an error.
     pub fn change(&mut self, changes: &[Change]) -> Result<bool> {
         self.change_in_steps(changes, &mut steadily)
+    }
+
+    /// The same, and a file that is not there is made, with this content and these changes in it.
+    ///
+    /// # Errors
+    /// As [`HostsFile::change`], and those of `otherwise`.
+    pub fn settle(
+        &mut self,
+        changes: &[Change],
+        otherwise: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<bool> {
+        changes.iter().try_for_each(Change::check)?;
+        let directory = self.place.open()?;
+        let old = directory.read(&self.place.name, LONGEST_HOSTS)?;
+        let new = match &old {
+            Some(old) => edit(old, changes),
+            None => {
+                let made = otherwise()?;
+                Some(edit(&made, changes).unwrap_or(made))
+            }
+        };
+        let Some(new) = new else { return Ok(false) };
+        directory.write(&self.place.name, old.as_deref(), &new, &mut steadily)?;
+        Ok(true)
     }
 
     pub(crate) fn change_in_steps(&mut self, changes: &[Change], steps: Steps<'_>) -> Result<bool> {

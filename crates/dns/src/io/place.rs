@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use netloom_model::{Error, Reason, Result};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -41,12 +42,14 @@ pub(crate) fn steadily(_: Step) -> Result<()> {
 /// An error of the operating system.
 pub(crate) fn refused(action: &str, path: &Path, error: impl Into<io::Error>) -> Error {
     let error: io::Error = error.into();
-    Reason::Kernel {
-        operation: format!("{action} {}", path.display()),
-        errno: error.raw_os_error().unwrap_or(0),
-        message: error.to_string(),
+    let errno = error.raw_os_error().unwrap_or(0);
+    let mut message = error.to_string();
+    if errno == Errno::EMFILE as i32
+        && let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE)
+    {
+        message.push_str(&format!(": the engine's process may have no more than {limit} files open"));
     }
-    .into()
+    Reason::Kernel { operation: format!("{action} {}", path.display()), errno, message }.into()
 }
 
 /// An open directory.

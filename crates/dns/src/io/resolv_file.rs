@@ -59,8 +59,8 @@ impl ResolvFile {
     /// # Errors
     /// Those of the operating system, with the path; `InvalidParameter` for a link, or whatever else is no regular
     /// file, in its place or that of the hash.
-    pub fn create(&mut self, text: &str) -> Result<()> {
-        self.put(text.as_bytes(), true, &mut steadily).map(drop)
+    pub fn create(&mut self, content: impl AsRef<[u8]>) -> Result<()> {
+        self.put(content.as_ref(), true, &mut steadily).map(drop)
     }
 
     /// Makes it a copy of another file, byte for byte, for a sandbox that is the host's own namespace.
@@ -77,8 +77,8 @@ impl ResolvFile {
     ///
     /// # Errors
     /// As [`ResolvFile::create`].
-    pub fn update(&mut self, text: &str) -> Result<Wrote> {
-        self.put(text.as_bytes(), false, &mut steadily)
+    pub fn update(&mut self, content: impl AsRef<[u8]>) -> Result<Wrote> {
+        self.put(content.as_ref(), false, &mut steadily)
     }
 
     /// Whether a user has changed it.

@@ -26,6 +26,7 @@ const ROOT: &[&str] = &[
     "machine_id_file",
     "gateway_network",
     "name_server_files",
+    "resolv_conf",
     "firewall",
     "limits",
     "timeouts",
@@ -105,6 +106,7 @@ pub fn parse(text: &str, file: Option<&Path>) -> Result<(EngineConfig, Vec<Ignor
             Some("name_server_files") => {
                 config.name_server_files = entry.each(|file| Ok(file.text()?.into()))?;
             }
+            Some("resolv_conf") => config.resolv_conf = entry.text()?.into(),
             Some("firewall") => firewall(&mut config, &entry)?,
             Some("limits") => limits(&mut config, &entry)?,
             Some("timeouts") => timeouts(&mut config, &entry)?,

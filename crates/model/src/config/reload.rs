@@ -4,7 +4,7 @@ use super::{ClusterConfig, EngineConfig, FirewallConfig, Limits, Timeouts};
 use crate::error::{Reason, Result};
 
 /// How many keys a configuration has.
-const KEYS: usize = 23;
+const KEYS: usize = 24;
 
 impl EngineConfig {
     /// Every key, as errors name it, and whether two configurations differ in it.
@@ -19,6 +19,7 @@ impl EngineConfig {
             machine_id_file,
             gateway_network,
             name_server_files,
+            resolv_conf,
             firewall: FirewallConfig { backend },
             limits: Limits { operations, operations_per_object, event_backlog },
             timeouts: Timeouts { operation, shutdown },
@@ -39,6 +40,7 @@ impl EngineConfig {
             ("machine_id_file", *machine_id_file != other.machine_id_file),
             ("gateway_network", *gateway_network != other.gateway_network),
             ("name_server_files", *name_server_files != other.name_server_files),
+            ("resolv_conf", *resolv_conf != other.resolv_conf),
             ("firewall.backend", *backend != other.firewall.backend),
             ("limits.operations", *operations != other.limits.operations),
             ("limits.operations_per_object", *operations_per_object != other.limits.operations_per_object),
@@ -91,6 +93,7 @@ impl EngineConfig {
                 self.machine_id_file.display().to_string(),
                 next.machine_id_file.display().to_string(),
             ),
+            ("resolv_conf", self.resolv_conf.display().to_string(), next.resolv_conf.display().to_string()),
             ("firewall.backend", self.firewall.backend.to_string(), next.firewall.backend.to_string()),
             (
                 "limits.event_backlog",
@@ -187,6 +190,7 @@ mod tests {
             ("run_dir", EngineConfig { run_dir: "/elsewhere".into(), ..present.clone() }),
             ("instance", EngineConfig { instance: "other".into(), ..present.clone() }),
             ("machine_id_file", EngineConfig { machine_id_file: "/elsewhere".into(), ..present.clone() }),
+            ("resolv_conf", EngineConfig { resolv_conf: "/elsewhere".into(), ..present.clone() }),
             ("limits.event_backlog", backlog),
         ] {
             let error = present.accept(&next).expect_err(key);

@@ -11,6 +11,13 @@ pub(super) const NO_SPACE: &str = "leave it out, or name one that the ipam drive
 pub(super) const EMFILE: i32 = 24;
 pub(super) const ENFILE: i32 = 23;
 
+/// `EROFS`, the same number on every Linux.
+pub(super) const EROFS: i32 = 30;
+
+/// About a file on a file system that nobody can write to.
+pub(super) const WRITABLE: &str =
+    "make the file system of that path writable (mount -o remount,rw), or name a path on another one";
+
 /// About a process that has as many files open as it may.
 pub(super) const FILES: &str = "raise the engine's limit of open files: ulimit -n in the shell that starts it, LimitNOFILE= in \
      its systemd unit";

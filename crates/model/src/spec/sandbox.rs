@@ -164,6 +164,20 @@ impl SandboxSpec {
         self
     }
 
+    /// Adds a search domain instead of the host's; a single `.` for none.
+    #[must_use]
+    pub fn dns_search(mut self, domain: impl Into<String>) -> Self {
+        self.settings_mut().dns_search.push(domain.into());
+        self
+    }
+
+    /// Adds an option of resolv.conf instead of the host's, such as `ndots:1`.
+    #[must_use]
+    pub fn dns_option(mut self, option: impl Into<String>) -> Self {
+        self.settings_mut().dns_options.push(option.into());
+        self
+    }
+
     /// Adds a line to the hosts file.
     #[must_use]
     pub fn extra_host(mut self, name: impl Into<String>, address: IpAddr) -> Self {
@@ -299,14 +313,15 @@ mod tests {
             .label("a", "b")
             .external_key()
             .dns([192, 0, 2, 53].into())
+            .dns_search(".")
+            .dns_search("corp.example")
+            .dns_option("ndots:1")
             .extra_host("db", [192, 0, 2, 7].into())
             .expose(TransportPort::tcp(80))
             .publish(PortBinding::new(8080, TransportPort::tcp(80)))
             .with(|settings| {
                 settings.domainname = "example".into();
                 settings.hosts_path = Some("/var/lib/c/hosts".into());
-                settings.dns_search = vec![".".into(), "corp.example".into()];
-                settings.dns_options = vec!["ndots:1".into()];
                 let (container_id, name) = ("parent".into(), "child".into());
                 let update = ParentUpdate { container_id, name, address: [192, 0, 2, 8].into() };
                 settings.parent_updates.push(update);

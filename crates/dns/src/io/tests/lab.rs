@@ -61,7 +61,7 @@ fn programs_of_a_container_see_what_is_written_while_the_file_is_mounted() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut files = Files::new(dir.path()).of("1".repeat(64).parse().expect("an id"), None).expect("paths");
     files.make_directory().expect("made");
-    files.hosts.create(&build(true, &[]).expect("built")).expect("written");
+    files.hosts.create(build(true, &[]).expect("built")).expect("written");
     let mut container = Container::start(&files.hosts.path());
     assert_eq!(container.addresses("localhost"), ["127.0.0.1", "::1"]);
     assert!(container.addresses("web").is_empty());

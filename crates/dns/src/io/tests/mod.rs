@@ -1,6 +1,7 @@
 //! Files on a real disk.
 
 mod host;
+mod kept;
 mod lab;
 mod named;
 mod written;

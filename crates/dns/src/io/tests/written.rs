@@ -61,7 +61,7 @@ fn they_are_where_they_belong_and_anybody_can_read_them() {
     umask(Mode::from_bits_truncate(0o077));
     let run = dir.path().join("run/engine");
     let mut made = files(&run);
-    made.hosts.create(&build(false, &[]).expect("built")).expect("written");
+    made.hosts.create(build(false, &[]).expect("built")).expect("written");
     made.resolv.create(NEW).expect("written");
     made.resolv.update(OLD).expect("written");
     let id = sandbox().to_string();
