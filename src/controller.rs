@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use netloom_actor_controller::{
-    CreateNetwork, CreateSandbox, InspectAddresses, InspectPorts, ListDrivers, ListIpamDrivers, PurgeHost,
-    ReloadConfiguration,
+    CreateNetwork, CreateSandbox, InspectAddresses, InspectNameServers, InspectNames, InspectPorts,
+    ListDrivers, ListIpamDrivers, PurgeHost, ReloadConfiguration,
 };
 use netloom_actor_sandbox::SandboxEntry;
 use netloom_model::error::check_name;
-use netloom_model::snapshot::{IpamSnapshot, PortsSnapshot};
+use netloom_model::snapshot::{IpamSnapshot, NameServerSnapshot, NamesSnapshot, PortsSnapshot};
 use netloom_model::{
     ControllerId, EngineConfig, Error, ErrorKind, NetworkId, NetworkSpec, ObjectKind, PurgedHost, Result,
     SandboxId, SandboxSpec,
@@ -239,5 +239,23 @@ impl Controller {
     /// `Unavailable` when the engine is gone.
     pub async fn ports(&self) -> Result<Vec<PortsSnapshot>> {
         self.core.query(self.core.controller()?, InspectPorts).await?
+    }
+
+    /// The service records of every network, by the networks' names: what the name servers of its sandboxes answer from.
+    ///
+    /// # Errors
+    /// `Unavailable` when the engine is gone.
+    pub async fn names(&self) -> Result<Vec<NamesSnapshot>> {
+        self.core.query(self.core.controller()?, InspectNames).await
+    }
+
+    /// The name server of every sandbox that has one, by the containers: what it has done, whom it asks outside, and how
+    /// these do. A sandbox has one from its first endpoint on, unless that does without (`Names::no_resolution`) or is on a
+    /// network of the drivers `host` and `null`.
+    ///
+    /// # Errors
+    /// `Unavailable` when the engine is gone.
+    pub async fn name_servers(&self) -> Result<Vec<NameServerSnapshot>> {
+        self.core.query(self.core.controller()?, InspectNameServers).await?
     }
 }

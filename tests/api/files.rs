@@ -163,6 +163,9 @@ async fn told(events: &mut EventStream) -> Vec<String> {
     }
 }
 
+/// What a sandbox asks that has a name server of its own.
+const OWN_SERVER: &str = "nameserver 127.0.0.11\noptions ndots:0\n";
+
 #[tokio::test]
 async fn the_death_of_any_actor_costs_no_file() {
     let lab = Lab::new().await;
@@ -191,12 +194,13 @@ async fn the_death_of_any_actor_costs_no_file() {
         };
         until("a join", joins).await;
         lab.is_true().await;
-        lab.host(&format!("nameserver 192.0.2.{}\n", 100 + round));
-        assert_eq!(told(&mut events).await, [format!("192.0.2.{}", 100 + round)]);
         let sandbox = lab.controller().sandbox(sandbox.id()).expect("it is there");
-        assert_eq!(Paths::seen(&sandbox).await.resolv(), format!("nameserver 192.0.2.{}\n", 100 + round));
+        assert_eq!(Paths::seen(&sandbox).await.resolv(), OWN_SERVER);
         web(&lab.controller(), "blue").await.expect("there").leave(&sandbox).await.expect("left");
         lab.is_true().await;
+        lab.host(&format!("nameserver 192.0.2.{}\n", 100 + round));
+        assert_eq!(told(&mut events).await, [format!("192.0.2.{}", 100 + round)]);
+        assert_eq!(Paths::seen(&sandbox).await.resolv(), format!("nameserver 192.0.2.{}\n", 100 + round));
     }
     lab.ends().await;
 }
@@ -206,6 +210,7 @@ async fn the_next_engine_takes_files_up_with_what_users_have_written() {
     let lab = Lab::new().await;
     let (sandbox, web) = lab.made("web").await;
     let (edited, _) = lab.made("edited").await;
+    let idle = Paths::seen(&lab.made("idle").await.0).await;
     web.join(&sandbox, JoinSpec::default()).await.expect("joined");
     let (files, of_edited) = (Paths::seen(&sandbox).await, Paths::seen(&edited).await);
     let hosts = format!("{}10.9.9.9 mine\n", files.hosts());
@@ -225,7 +230,8 @@ async fn the_next_engine_takes_files_up_with_what_users_have_written() {
     let world = World { simulation, before };
     assert!(world.engine().repairs().contains(&Repair::FilesRemoved { sandbox: stray }));
     assert!(fs::remove_dir(run_dir.join("files/notes")).is_ok(), "not named like a sandbox");
-    assert_eq!((files.hosts(), files.resolv()), (hosts, "nameserver 192.0.2.54\n".into()));
+    assert_eq!((files.hosts(), files.resolv()), (hosts, OWN_SERVER.into()));
+    assert_eq!(idle.resolv(), "nameserver 192.0.2.54\n");
     assert_eq!(of_edited.resolv(), "nameserver 9.9.9.9\n");
     let lab = Lab { world, _places };
     lab.is_true().await;
@@ -233,8 +239,8 @@ async fn the_next_engine_takes_files_up_with_what_users_have_written() {
     let mut events = lab.world.engine().events();
     lab.host("nameserver 192.0.2.55\n");
     told(&mut events).await;
-    let both = (files.resolv(), of_edited.resolv());
-    assert_eq!(both, ("nameserver 192.0.2.55\n".into(), "nameserver 9.9.9.9\n".into()));
+    let all = [&files, &of_edited, &idle].map(Paths::resolv);
+    assert_eq!(all, [OWN_SERVER, "nameserver 9.9.9.9\n", "nameserver 192.0.2.55\n"]);
     lab.ends().await;
 }
 

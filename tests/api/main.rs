@@ -29,6 +29,7 @@ mod listening;
 mod live;
 mod model;
 mod mortal;
+mod names;
 mod naming;
 mod neighbours;
 mod options;

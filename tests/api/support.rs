@@ -2,6 +2,8 @@
 
 #[path = "support_files.rs"]
 pub(crate) mod files;
+#[path = "support_names.rs"]
+pub(crate) mod names;
 #[path = "support_ports.rs"]
 pub(crate) mod ports;
 
@@ -199,6 +201,11 @@ impl World {
         left.extend(self.kernel().sim_ports().held().iter().map(|port| format!("held: {port}")));
         let taken = bounded("listing ports", self.engine().controller().ports()).await.expect("listed");
         left.extend(taken.iter().map(|ports| format!("taken: {ports:?}")));
+        let names = bounded("listing names", self.engine().controller().names()).await.expect("listed");
+        left.extend(
+            names.iter().filter(|zone| !zone.records.is_empty()).map(|zone| format!("names: {zone:?}")),
+        );
+        left.extend(picture.name_servers.iter().map(|server| format!("name server: {server:?}")));
         if picture.reaping > 0 {
             left.push(format!("{} clean-ups under way", picture.reaping));
         }
@@ -227,6 +234,7 @@ pub(crate) async fn check_truth(engine: &Engine, kernel: &SimKernel) -> Result<(
     check_lists(engine, kernel).await?;
     files::check(engine).await?;
     ports::check(engine, kernel).await?;
+    names::check(engine).await?;
     let differences = engine.diff().await.map_err(|error| error.to_string())?;
     if differences.is_empty() {
         return Ok(());

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use netloom::snapshot::{SandboxFilePaths, SandboxSnapshot};
+use netloom::snapshot::{EndpointPhase, EndpointSnapshot, SandboxFilePaths, SandboxSnapshot};
 use netloom::{Engine, EngineConfig, NamespaceSpec, Result, Sandbox};
 use netloom_model::record::WAY_OUT_LABEL;
 
@@ -90,8 +90,21 @@ pub(crate) async fn check(engine: &Engine) -> Result<(), String> {
             return Err(format!("{} finds itself at {found:?} instead of {due:?}", sandbox.container_id));
         }
         let text = fs::read_to_string(&resolv).map_err(|error| format!("{}: {error}", resolv.display()))?;
-        if !text.contains("nameserver ") || text.contains("127.0.0.11") {
-            return Err(format!("{} asks {text:?}", sandbox.container_id));
+        // Its own name server, as long as something is plugged in for whose sake there is one.
+        let networks =
+            picture.networks.iter().filter(|network| !["host", "null"].contains(&&*network.driver));
+        let is_in = |endpoint: &EndpointSnapshot| {
+            endpoint.sandbox == Some(sandbox.id)
+                && endpoint.phase == EndpointPhase::Joined
+                && !endpoint.labels.contains_key(WAY_OUT_LABEL)
+                && !endpoint.names.no_resolution
+        };
+        let has_own = networks.flat_map(|network| &network.endpoints).any(is_in);
+        if !text.contains("nameserver ") || text.contains("nameserver 127.0.0.11\n") != has_own {
+            return Err(format!(
+                "{} asks {text:?}; a name server of its own: {has_own}",
+                sandbox.container_id
+            ));
         }
     }
     Ok(())

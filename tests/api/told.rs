@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use netloom::drivers::done;
-use netloom::kernel::Op;
 use netloom::kernel::nft::{Change, Expr, Rule, Table, Verdict};
+use netloom::kernel::{Netns, Op};
 use netloom::testkit::{Fault, FaultKind};
 use netloom::{
     EndpointSpec, EngineConfig, EventKind, EventStream, HostPort, HostPorts, JoinSpec, Network, NetworkSpec,
@@ -290,7 +290,7 @@ async fn damage_to_the_firewall_is_told_when_it_is_repaired_and_shown_while_it_c
         Change::AddRule { chain: "forward".into(), rule: drop },
         Change::FlushSet("bridges".into()),
     ];
-    kernel.foreign_op(&Op::ChangeTable { table: table(), changes }).expect("changed");
+    kernel.foreign_op(&Op::ChangeTable { netns: Netns::Host, table: table(), changes }).expect("changed");
     let before = kernel.snapshot();
     let found = world.engine().diff().await.expect("compared");
     kernel.assert_pristine(&before);

@@ -71,7 +71,8 @@ fn every_documented_refusal_is_in_a_scenario() {
     let steps: Vec<_> = scenarios().into_iter().flat_map(|scenario| scenario.steps).collect();
     let tried: BTreeSet<_> = steps
         .iter()
-        .flat_map(|step| step.ops.iter().map(|op| (op.verb().to_owned(), step.expected)))
+        // Inside of a namespace a table's change has another verb.
+        .flat_map(|step| step.ops.iter().map(|op| (op.verb().replace("_inside", ""), step.expected)))
         .collect();
     let missing: Vec<_> = documented.difference(&tried).collect();
     assert!(missing.is_empty(), "no scenario expects {missing:?}");

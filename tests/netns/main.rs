@@ -22,6 +22,7 @@ mod many;
 mod misuse;
 mod modes;
 mod name_files;
+mod names;
 mod neighbours;
 mod obstacles;
 #[expect(dead_code, reason = "what drivers are told is looked at over the simulated kernel")]

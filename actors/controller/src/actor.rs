@@ -24,6 +24,8 @@
 //! | ListDrivers | query | types |
 //! | ListIpamDrivers | query | names |
 //! | InspectPorts | query | the ports of each endpoint |
+//! | InspectNames | query | the service records of each network |
+//! | InspectNameServers | query | every name server |
 //! | InspectAddresses | query | IpamSnapshots |
 //! | ListHolders | query | Holders |
 //! | ListOwners | query | networks and sandboxes |
@@ -41,7 +43,7 @@
 //! `startup.rs` begins, `networks.rs`, `sandboxes.rs` and `way_out.rs` hold the commands, `supervise.rs` restarts what
 //! dies and `ipams.rs` IPAM drivers, `attend.rs` services, `succession.rs` the controller itself, `reload.rs` replaces the configuration.
 //! `release.rs` and `sweep.rs` clear away what is dead, `diff.rs` compares, `owners.rs` is behind both. `overlap.rs` looks
-//! at what the host learns, `addresses.rs` tells who has which address, `revive.rs` tries networks again that the cluster
+//! at what the host learns, `addresses.rs` tells who has which address, `naming.rs` what names there are, `revive.rs` tries networks again that the cluster
 //! was away for. `control.rs` has the rest.
 
 use netloom_actor_driver::DriverActor;
@@ -76,6 +78,8 @@ pub use control::operations;
 mod diff;
 #[path = "ipams.rs"]
 mod ipams;
+#[path = "naming.rs"]
+mod naming;
 #[path = "networks.rs"]
 mod networks;
 #[path = "nodes.rs"]

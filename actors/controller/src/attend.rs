@@ -2,6 +2,7 @@
 
 use netloom_actor_services::files::{FilesActor, FilesDeps, FilesEvent};
 use netloom_actor_services::firewall::{FirewallActor, FirewallDeps, FirewallEvent};
+use netloom_actor_services::names::NamesActor;
 use netloom_actor_services::ports::{ListPorts, PortsActor, PortsOf, ServedPort, UnheldPort};
 use netloom_actor_services::store::StoreActor;
 use netloom_actor_services::{Kit, answered};
@@ -84,7 +85,7 @@ impl Service for FilesActor {
     const CHILD: Child = Child::Files;
 
     fn make(controller: &ControllerActor) -> Option<Self> {
-        let (state, hub) = (controller.estate.respawn.names.clone()?, controller.estate.events.clone());
+        let (state, hub) = (controller.estate.respawn.kept_files.clone()?, controller.estate.events.clone());
         let events = EventSink::new(move |op: &OpCtx, FilesEvent::HostChanged(says): FilesEvent| {
             let servers = says.conf.name_servers.iter().map(ToString::to_string).collect();
             let file = says.source.path.display().to_string();
@@ -99,6 +100,24 @@ impl Service for FilesActor {
 
     fn life(respawn: &mut Respawn) -> &mut (u64, RestartBudget) {
         &mut respawn.files
+    }
+}
+
+impl Service for NamesActor {
+    const CHILD: Child = Child::Names;
+
+    fn make(controller: &ControllerActor) -> Option<Self> {
+        let services = &controller.estate.services;
+        let naming = controller.estate.respawn.naming.clone();
+        Some(Self::new(services.kernel.clone(), services.zones.clone(), naming))
+    }
+
+    fn port(services: &Kit) -> &Port<Self> {
+        &services.names
+    }
+
+    fn life(respawn: &mut Respawn) -> &mut (u64, RestartBudget) {
+        &mut respawn.names
     }
 }
 
@@ -143,6 +162,7 @@ impl ControllerActor {
         self.start_service::<FirewallActor>();
         self.start_service::<PortsActor>();
         self.start_service::<FilesActor>();
+        self.start_service::<NamesActor>();
     }
 
     fn start_service<S: Service>(&mut self) {
@@ -160,6 +180,7 @@ impl ControllerActor {
         if self.estate.services.files.are_kept() {
             self.restart_if_dead::<FilesActor>(op);
         }
+        self.restart_if_dead::<NamesActor>(op);
     }
 
     fn restart_if_dead<S: Service>(&mut self, op: &OpCtx) {
@@ -175,6 +196,7 @@ impl ControllerActor {
             Child::Store => self.again::<StoreActor>(op, incarnation),
             Child::Firewall => self.again::<FirewallActor>(op, incarnation),
             Child::Files => self.again::<FilesActor>(op, incarnation),
+            Child::Names => self.again::<NamesActor>(op, incarnation),
             _ => self.again::<PortsActor>(op, incarnation),
         }
     }

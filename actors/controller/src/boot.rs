@@ -1,5 +1,6 @@
 //! The engine's start: records, kernel, repairs, then the actors from the lowest rank up.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use netloom_actor_sandbox::Member;
 use netloom_actor_services::files::{FilesSource, FilesState, NameFiles, SweepFiles};
 use netloom_actor_services::firewall::{Choice, EndRestore, FirewallState};
 use netloom_actor_services::ipam::IpamRegistry;
+use netloom_actor_services::names::Zones;
 use netloom_actor_services::ports::{PortsState, dynamic_range};
 use netloom_actor_services::store::{Backend, Commit, EndIntent};
 use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, ToldPorts, answered};
@@ -21,7 +23,8 @@ use netloom_kernel::{Kernel, Netns, Op};
 use netloom_model::config::DefaultPool;
 use netloom_model::record::{NetworkRecord, SandboxRecord};
 use netloom_model::{
-    ControllerId, EngineConfig, Error, EventKind, HostPorts, LiveList, OpId, Repair, Result, SandboxId,
+    ControllerId, EngineConfig, Error, EventKind, HostPorts, LiveList, NamespaceSpec, OpId, Repair, Result,
+    SandboxId,
 };
 use netloom_runtime::{Addr, Cause, Janitor, Ledger, OpCtx, Port, SagaTools, TaskGroup};
 use netloom_store::{Finding, Intent, Store};
@@ -242,6 +245,8 @@ async fn start_actors(
         store: Port::vacant(),
         firewall: Port::vacant(),
         ports: Port::vacant(),
+        names: Port::vacant(),
+        zones: Zones::default(),
         ipam: IpamRegistry::from(Port::vacant()),
         files: NameFiles::below(files.as_ref().map(|files| files.run_dir.clone())),
         kernel,
@@ -279,7 +284,7 @@ async fn apply(
     if !changes.is_empty() {
         answered(op, "the store", services.store.ask(&own(), Commit(changes)).await)?;
     }
-    remove(services, links, namespaces, &own()).await;
+    remove(services, &records, links, namespaces, &own()).await;
     // Those of a sandbox that is released here go with it.
     let released = |sandbox: &SandboxId| repairs.contains(&Repair::SandboxReleased { sandbox: *sandbox });
     let swept = sweep_files(services, &records, &own()).await.into_iter();
@@ -429,6 +434,7 @@ fn not_restored(error: &Error) -> Vec<Repair> {
 /// deletion may end behind the start's back.
 async fn remove(
     services: &Services,
+    records: &Records,
     links: Vec<(netloom_model::IfName, netloom_kernel::LinkTag)>,
     namespaces: Vec<netloom_model::NetnsName>,
     op: &OpCtx,
@@ -439,19 +445,24 @@ async fn remove(
             tracing::warn!(%error, "cannot cut off a link that belongs to nobody");
         }
     }
-    let mut ops: Vec<_> = namespaces.into_iter().map(|name| Op::DeleteNetns { name }).collect();
-    ops.extend(links.into_iter().map(|(name, tag)| Op::DeleteLink { name, tag: Some(tag) }));
+    // One that was lent lives on, so its rules go first. That takes a grace period of RCU, which the others are spared.
+    let is_lent = |sandbox: &SandboxRecord| sandbox.spec.namespace == NamespaceSpec::External;
+    let lent = records.sandboxes.values().filter(|sandbox| is_lent(sandbox)).map(|sandbox| sandbox.netns);
+    let lent: BTreeSet<_> = lent.collect();
+    let mut ops: Vec<_> =
+        namespaces.into_iter().map(|name| (Op::DeleteNetns { name }, lent.contains(&name))).collect();
+    ops.extend(links.into_iter().map(|(name, tag)| (Op::DeleteLink { name, tag: Some(tag) }, false)));
     // One call for each, so that deletions are gathered and one failure is told by itself.
-    let removals = ops.into_iter().map(|removal| {
+    let removals = ops.into_iter().map(|(removal, lent)| {
         let (services, op) = (services.clone(), op.clone());
         async move {
-            let Err(error) = services.remove(&op, vec![removal.clone()]).await else { return };
+            let Err(error) = services.remove_stray(&op, removal.clone(), lent).await else { return };
             tracing::warn!(error, "cannot remove what belongs to nobody");
             let again = services.clone();
             services.tools.janitor.adopt(removal.to_string(), move || {
                 let (services, removal) = (again.clone(), removal.clone());
                 let op = services.operation(Cause::Tick("janitor"));
-                async move { services.remove(&op, vec![removal]).await }.boxed_local()
+                async move { services.remove_stray(&op, removal, lent).await }.boxed_local()
             });
         }
     });

@@ -8,6 +8,7 @@ use netloom_actor_services::answered;
 use netloom_actor_services::firewall::InspectFirewall;
 use netloom_actor_services::firewall::LeadNowhere;
 use netloom_actor_services::ipam::InspectIpam;
+use netloom_actor_services::names::{ListNameServers, StopNames};
 use netloom_actor_services::ports::StopServing;
 use netloom_actor_services::store::{CloseStore, StoreStats, StoreStatsQuery};
 use netloom_model::OpId;
@@ -65,6 +66,7 @@ impl Handle<InspectEngine> for ControllerActor {
             self.estate.sandboxes.values().map(|child| child.running.addr.ask(&op, InspectSandbox)).collect();
         let ipam: Vec<_> = self.estate.ipams.values().map(|child| child.port.ask(&op, InspectIpam)).collect();
         let firewall = self.estate.services.firewall.ask(&op, InspectFirewall);
+        let name_servers = self.estate.services.names.ask(&op, ListNameServers);
         let operations = operations(&self.estate.services.tools.ledger);
         let leaks = self.estate.services.tools.janitor.leaks();
         let reaping = self.estate.services.reaping.running();
@@ -79,12 +81,15 @@ impl Handle<InspectEngine> for ControllerActor {
             let mut ipam = answers(ipam).await;
             addresses::complete(&mut ipam, &default_pools, None);
             let firewall = firewall.await.ok();
+            let name_servers = name_servers.await.unwrap_or_default();
+            let name_servers = name_servers.into_iter().map(naming::server).collect();
             let (overlaps, reaping) = (overlaps, reaping);
             reply.send(EngineSnapshot {
                 networks,
                 sandboxes,
                 ipam,
                 firewall,
+                name_servers,
                 overlaps,
                 operations,
                 leaks,
@@ -179,9 +184,10 @@ impl Handle<Shutdown> for ControllerActor {
         let (ledger, reaping) =
             (self.estate.services.tools.ledger.clone(), self.estate.services.reaping.clone());
         let services = &self.estate.services;
-        let (store, ports, firewall, kernel) = (
+        let (store, ports, names, firewall, kernel) = (
             services.store.clone(),
             services.ports.clone(),
+            services.names.clone(),
             services.firewall.clone(),
             services.kernel.clone(),
         );
@@ -210,6 +216,9 @@ impl Handle<Shutdown> for ControllerActor {
             if let Err(error) = answered(&op, "the ports service", ports.ask(&op, StopServing).await.map(Ok))
             {
                 tracing::warn!(%error, "ports of the host are held still");
+            }
+            if let Err(error) = answered(&op, "the name service", names.ask(&op, StopNames).await.map(Ok)) {
+                tracing::warn!(%error, "name servers hold namespaces still");
             }
             if let Err(error) = answered(&op, "the store", store.ask(&op, CloseStore).await) {
                 tracing::warn!(%error, "the store was not closed in good order");
@@ -252,6 +261,7 @@ impl Handle<CrashActor> for ControllerActor {
             Victim::Firewall => self.estate.services.firewall.tell(&op, Crash),
             Victim::Ports => self.estate.services.ports.tell(&op, Crash),
             Victim::Files => self.estate.services.files.keeper.tell(&op, Crash),
+            Victim::Names => self.estate.services.names.tell(&op, Crash),
         }
         reply.send(());
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use netloom_actor_services::Services;
 use netloom_actor_services::files::FilesState;
 use netloom_actor_services::firewall::FirewallState;
+use netloom_actor_services::names::NamesState;
 use netloom_actor_services::ports::PortsState;
 use netloom_actor_services::store::Backend;
 use netloom_firewall::io::Xtables;
@@ -111,8 +112,11 @@ pub(crate) struct Respawn {
     pub(crate) held: PortsState,
     pub(crate) ports: (u64, RestartBudget),
     /// The files of names of sandboxes, where any are kept.
-    pub(crate) names: Option<FilesState>,
+    pub(crate) kept_files: Option<FilesState>,
     pub(crate) files: (u64, RestartBudget),
+    /// Which sandboxes have a name server.
+    pub(crate) naming: NamesState,
+    pub(crate) names: (u64, RestartBudget),
 }
 
 /// What else there is on the host that has to do with packets.
@@ -131,10 +135,11 @@ impl Respawn {
         cluster: Option<Entered>,
         (wall, Neighbours { xtables, firewalld }): (FirewallState, Neighbours),
         held: PortsState,
-        names: Option<FilesState>,
+        kept_files: Option<FilesState>,
     ) -> Self {
         let new = || (0, RestartBudget::default());
-        let (store, firewall, ports, files) = (new(), new(), new(), new());
+        let (store, firewall, ports, files, names) = (new(), new(), new(), new(), new());
+        let naming = NamesState::default();
         Self {
             backend,
             host_pools,
@@ -146,8 +151,10 @@ impl Respawn {
             firewall,
             held,
             ports,
-            names,
+            kept_files,
             files,
+            naming,
+            names,
         }
     }
 }

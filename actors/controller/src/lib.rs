@@ -21,8 +21,9 @@ pub use events::{EventHub, EventStream, Missed};
 pub use membership::Membership;
 pub use message::{
     CrashActor, CreateNetwork, CreateSandbox, DeleteNetwork, DeleteSandbox, Diff, Drain, ForceDeleteEndpoint,
-    InspectAddresses, InspectEngine, InspectPorts, ListDrivers, ListHolders, ListIpamDrivers, NodeChanged,
-    ProvideWayOut, PurgeHost, Reconcile, ReloadConfiguration, Shutdown, ShutdownMode, StoreCounters, Victim,
+    InspectAddresses, InspectEngine, InspectNameServers, InspectNames, InspectPorts, ListDrivers,
+    ListHolders, ListIpamDrivers, NodeChanged, ProvideWayOut, PurgeHost, Reconcile, ReloadConfiguration,
+    Shutdown, ShutdownMode, StoreCounters, Victim,
 };
 pub use netloom_actor_services::files::FilesSource;
 pub use netloom_actor_services::store::StoreStats;

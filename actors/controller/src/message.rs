@@ -10,7 +10,8 @@ use netloom_drivers::Registration;
 use netloom_ipam::driver::IpamRegistration;
 use netloom_model::record::{EndpointRecord, NetworkRecord, SandboxRecord};
 use netloom_model::snapshot::{
-    EngineSnapshot, Holders, IpamSnapshot, NetworkSnapshot, PortsSnapshot, SandboxSnapshot,
+    EngineSnapshot, Holders, IpamSnapshot, NameServerSnapshot, NamesSnapshot, NetworkSnapshot, PortsSnapshot,
+    SandboxSnapshot,
 };
 use netloom_model::{
     EndpointId, EngineConfig, LiveSet, NetworkId, NetworkSpec, ObjectKind, PurgedHost, ReconcileReport,
@@ -169,6 +170,8 @@ pub enum Victim {
     Ports,
     /// The files service.
     Files,
+    /// The name service.
+    Names,
     /// The controller itself.
     Controller,
 }
@@ -176,6 +179,14 @@ pub enum Victim {
 /// Who has which ports of the host?
 #[derive(Clone, Copy, Debug)]
 pub struct InspectPorts;
+
+/// The service records of every network.
+#[derive(Clone, Copy, Debug)]
+pub struct InspectNames;
+
+/// How the name servers of sandboxes do.
+#[derive(Clone, Copy, Debug)]
+pub struct InspectNameServers;
 
 /// Make an actor panic: fault injection for harnesses.
 #[derive(Clone, Debug)]
@@ -281,6 +292,7 @@ pub(crate) enum Child {
     Firewall,
     Ports,
     Files,
+    Names,
 }
 
 impl Child {
@@ -294,6 +306,7 @@ impl Child {
             Self::Firewall => (ObjectKind::Controller, "firewall".into()),
             Self::Ports => (ObjectKind::Controller, "ports".into()),
             Self::Files => (ObjectKind::Controller, "files".into()),
+            Self::Names => (ObjectKind::Controller, "names".into()),
         }
     }
 }
@@ -337,6 +350,8 @@ messages! {
     ReloadConfiguration => Result<()>;
     ListIpamDrivers => Vec<String>;
     InspectPorts => Result<Vec<PortsSnapshot>>;
+    InspectNames => Vec<NamesSnapshot>;
+    InspectNameServers => Result<Vec<NameServerSnapshot>>;
     InspectAddresses => Vec<IpamSnapshot>;
     ListHolders => Result<Holders>;
     PurgeHost => Result<PurgedHost>;

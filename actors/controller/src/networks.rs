@@ -117,6 +117,7 @@ impl ControllerActor {
         self.estate.directory.withdraw_network(id);
         let Some(child) = self.estate.networks.remove(id, |child| &child.name) else { return };
         self.forget_overlaps(op, id);
+        self.estate.services.zones.remove(id);
         if child.state != State::Creating {
             self.estate.events.emit(op, EventKind::NetworkDeleted { network: id, name: child.name });
         }

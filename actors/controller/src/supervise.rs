@@ -78,7 +78,7 @@ impl Handle<ChildExited> for ControllerActor {
             Child::Sandbox(id) => self.reread_sandbox(&op, id, incarnation, cx),
             Child::Driver(kind) => self.restart_driver(&op, &kind, incarnation, cx),
             Child::Ipam(name) => self.restart_ipam(&op, &name, incarnation, cx),
-            Child::Store | Child::Firewall | Child::Ports | Child::Files => {
+            Child::Store | Child::Firewall | Child::Ports | Child::Files | Child::Names => {
                 self.restart_service(&op, &child, incarnation);
             }
         }
@@ -320,7 +320,8 @@ impl ControllerActor {
             | Child::Store
             | Child::Firewall
             | Child::Ports
-            | Child::Files => {}
+            | Child::Files
+            | Child::Names => {}
         }
         self.failed(op, child, &cause);
     }

@@ -8,7 +8,7 @@ use netloom_drivers::{Interface, OperInfo, SandboxOptions};
 use netloom_kernel::Netns;
 use netloom_model::record::{EndpointRecord, NetworkRecord, Reservation, StaticRoute, WayOut};
 use netloom_model::snapshot::{EndpointSnapshot, NetworkSnapshot};
-use netloom_model::{EndpointId, EndpointSpec, IfName, JoinId, Repair, Result, SandboxId};
+use netloom_model::{EndpointId, EndpointSpec, IfName, JoinId, Names, Repair, Result, SandboxId, Seldom};
 use netloom_runtime::messages;
 use netloom_store::Change;
 
@@ -112,6 +112,8 @@ pub struct Attachment {
     pub way_out: WayOut,
     /// Whether its neighbours know all about its IPv4 address ([`netloom_drivers::Joined::ipv4_settled`]).
     pub ipv4_settled: bool,
+    /// The names that its own sandbox uses, and whether there is a name server for its sake.
+    pub names: Seldom<Names>,
 }
 
 /// Make an attachment durable: the endpoint is joined from here on.

@@ -115,7 +115,15 @@ impl NetworkActor {
             let phase = Endpoint::phase_of(&record);
             self.endpoints.insert(Endpoint::new(record, phase))?;
         }
+        self.say_names();
         Ok(())
+    }
+
+    /// Enters the names of all endpoints, and no others. Those that an earlier incarnation has entered stay meanwhile.
+    fn say_names(&self) {
+        let endpoints = self.endpoints.iter().map(|endpoint| &*endpoint.record);
+        let alone = self.world.capability.needs_ipam && !self.world.capability.shares_pools;
+        self.world.services.zones.settle(&self.record, alone, endpoints);
     }
 
     fn endpoint_created(
@@ -133,6 +141,8 @@ impl NetworkActor {
         };
         let entry = self.endpoints.get_mut(endpoint)?;
         (entry.record, entry.phase) = (record, EndpointPhase::Idle);
+        // It is found as soon as whoever made it knows of it.
+        self.world.services.zones.publish(&entry.record);
         Ok(entry.snapshot())
     }
 
@@ -150,6 +160,7 @@ impl NetworkActor {
             }
         };
         self.endpoints.remove(endpoint);
+        self.world.services.zones.withdraw(self.record.id, endpoint);
         Ok(())
     }
 
@@ -162,7 +173,12 @@ impl NetworkActor {
         result: Result<Facts>,
     ) -> Result<()> {
         match result {
-            Ok(_told) => self.endpoints.settle_name(endpoint, name, &old),
+            Ok(_told) => {
+                self.endpoints.settle_name(endpoint, name, &old);
+                if let Ok(entry) = self.endpoints.get(endpoint) {
+                    self.world.services.zones.publish(&entry.record);
+                }
+            }
             Err(error) => {
                 self.endpoints.settle_name(endpoint, old, &name);
                 return Err(error);
@@ -218,6 +234,7 @@ impl NetworkActor {
             routes: joined.routes,
             way_out,
             ipv4_settled: joined.ipv4_settled,
+            names: entry.record.names.clone(),
         })
     }
 

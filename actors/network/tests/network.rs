@@ -10,7 +10,6 @@ use netloom_actor_network::{
     DetachEndpoint, Establish, EvictEndpoint, EvictFrom, InspectNetwork, Leaving, MarkFailed, NetworkActor,
     NetworkDeps, NetworkEvent, Origin,
 };
-use netloom_actor_services::files::NameFiles;
 use netloom_actor_services::ipam::IpamActor;
 use netloom_actor_services::store::{Backend, StoreActor};
 use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, ToldPorts};
@@ -139,6 +138,8 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
         // Its driver says nothing to it.
         firewall: Port::vacant(),
         ports: Port::vacant(),
+        names: Port::vacant(),
+        zones: netloom_actor_services::names::Zones::default(),
         kernel: Arc::new(kernel.clone()),
         tools: SagaTools { ledger: Ledger::default(), janitor: Janitor::new(|_, _| {}) },
         quarantine: Quarantine::default(),
@@ -147,7 +148,7 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
         told: ToldPorts::default(),
         reaping: TaskGroup::default(),
         instance: "test".into(),
-        files: NameFiles::below(None),
+        files: netloom_actor_services::files::NameFiles::below(None),
         name_server_files: Default::default(),
         operations_per_object: waiting.into(),
         operation_timeout: Duration::from_secs(30).into(),

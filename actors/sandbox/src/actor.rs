@@ -1,4 +1,4 @@
-//! Owns one sandbox. Rank 4. Spawned by the controller; asks networks and the store.
+//! Owns one sandbox. Rank 4. Spawned by the controller; asks networks, the store and the name service.
 //!
 //! | message | kind | legal in phase | answers with |
 //! |---|---|---|---|
@@ -21,6 +21,7 @@
 //! Operations on one sandbox run one after another, as libnetwork's do (`joinLeaveStart`): each decides
 //! about the default route by what is plugged in.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use netloom_actor_network::Networks;
@@ -83,7 +84,10 @@ impl SandboxActor {
             NamespaceSpec::Host => Netns::Host,
             NamespaceSpec::Own | NamespaceSpec::External => Netns::Named(record.netns),
         };
-        let world = World::new(Everybody { services, networks, sandbox: record.id, netns, turns });
+        let (sandbox, lent) = (record.id, record.spec.namespace == NamespaceSpec::External);
+        // Of an earlier engine's in a namespace that has outlived it nobody knows.
+        let (named, ruled) = (Cell::new(false), Cell::new(lent));
+        let world = World::new(Everybody { services, networks, sandbox, netns, lent, named, ruled, turns });
         Self {
             inside: Inside::new(record),
             phase: SandboxPhase::Creating,

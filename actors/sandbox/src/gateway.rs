@@ -91,6 +91,7 @@ impl Gateways {
 
 #[cfg(test)]
 mod tests {
+    use netloom_model::Seldom;
     use netloom_model::record::StaticRoute;
 
     use super::*;
@@ -110,6 +111,7 @@ mod tests {
             way_out: WayOut::Wanted,
             reserved: false,
             linked: true,
+            names: Seldom::default(),
         }
     }
 

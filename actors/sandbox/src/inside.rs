@@ -1,6 +1,5 @@
 //! What is plugged into a sandbox, as one value: an operation is given it, and hands back what it has become.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use netloom_drivers::SandboxOptions;
@@ -21,8 +20,6 @@ pub(crate) struct Inside {
     pub(crate) members: Vec<Member>,
     /// The gateways that are in effect.
     pub(crate) gateways: Gateways,
-    /// Where its own name server listens; its programs ask nobody else then. Nothing without one.
-    pub(crate) name_server: Option<IpAddr>,
     /// Whether nothing can be plugged in before its namespace is told: endpoints have their places kept.
     pub(crate) waiting: bool,
 }
@@ -42,7 +39,7 @@ impl Inside {
         let options = Arc::new(SandboxOptions::from(&*record.spec));
         let waiting = record.waits();
         let (members, gateways) = (Vec::new(), Gateways::default());
-        Self { record, options, members, gateways, name_server: None, waiting }
+        Self { record, options, members, gateways, waiting }
     }
 
     /// The same with these endpoints.

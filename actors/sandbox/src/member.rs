@@ -9,7 +9,7 @@ use netloom_actor_network::Attachment;
 use netloom_drivers::Interface;
 use netloom_kernel::{Netns, Op, Route};
 use netloom_model::record::{EndpointRecord, StaticRoute, WayOut};
-use netloom_model::{EndpointId, IfName, NetworkId};
+use netloom_model::{EndpointId, IfName, Names, NetworkId, Seldom};
 
 /// What a sandbox knows about an endpoint that is plugged into it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,6 +40,8 @@ pub struct Member {
     pub reserved: bool,
     /// Whether it brings an interface.
     pub linked: bool,
+    /// The names that its own sandbox uses there, and whether there is a name server for its sake.
+    pub names: Seldom<Names>,
 }
 
 impl Member {
@@ -64,6 +66,7 @@ impl Member {
             way_out: attachment.way_out,
             reserved: false,
             linked: attachment.interface != Interface::None,
+            names: attachment.names.clone(),
         }
     }
 
@@ -85,6 +88,7 @@ impl Member {
             way_out: attachment.way_out,
             reserved: attachment.reserved,
             linked: record.prefix.is_some(),
+            names: record.names.clone(),
         })
     }
 

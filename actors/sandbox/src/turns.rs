@@ -18,6 +18,8 @@ pub(crate) enum Kind {
     Provider,
     /// They say how its files are to be.
     Files,
+    /// They tell its name server what is plugged in.
+    Names,
 }
 
 /// The number of an operation among those of its kind.
@@ -35,6 +37,7 @@ struct Begun {
     keys: Cell<u64>,
     providers: Cell<u64>,
     files: Cell<u64>,
+    servers: Cell<u64>,
     /// The place that is to be kept for each endpoint, should it not be plugged in.
     places: RefCell<BTreeMap<EndpointId, JoinId>>,
 }
@@ -46,6 +49,7 @@ impl Turns {
             Kind::Key => &self.0.keys,
             Kind::Provider => &self.0.providers,
             Kind::Files => &self.0.files,
+            Kind::Names => &self.0.servers,
         }
     }
 

@@ -1,13 +1,14 @@
 //! Rank 1: the service actors. One folder each; none knows another.
 //!
-//! Present: the store, the IPAM drivers, the ports of the host, the firewall and the files of names. Resolver, gossip, discovery and the link
-//! monitor arrive with their issues.
+//! Present: the store, the IPAM drivers, the ports of the host, the firewall, and the files of names and the name servers of
+//! the sandboxes. Gossip, discovery and the link monitor arrive with their issues.
 
 mod ask;
 pub mod files;
 pub mod firewall;
 pub mod ipam;
 mod joins;
+pub mod names;
 pub mod ports;
 mod quarantine;
 mod removals;
@@ -22,7 +23,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netloom_kernel::{Kernel, KernelError, Op};
+use netloom_kernel::{Kernel, KernelError, Netns, Op};
 use netloom_runtime::{OpCtx, Port, SagaTools, TaskGroup};
 
 pub use ask::{Outcome, Trouble, answered, interrupted, panicked};
@@ -36,6 +37,7 @@ pub use work::SagaWorld;
 use crate::files::NameFiles;
 use crate::firewall::FirewallActor;
 use crate::ipam::IpamRegistry;
+use crate::names::{NamesActor, Zones};
 use crate::ports::PortsActor;
 use crate::store::StoreActor;
 
@@ -70,6 +72,10 @@ pub struct Kit {
     pub ports: Port<PortsActor>,
     /// The files of names of each sandbox.
     pub files: NameFiles,
+    /// Keeps the name servers of sandboxes.
+    pub names: Port<NamesActor>,
+    /// The service records of all networks, which their actors write.
+    pub zones: Zones,
     /// The kernel.
     pub kernel: Arc<dyn Kernel>,
     /// Shows sagas and takes their leaks.
@@ -119,6 +125,18 @@ impl Kit {
         let failed =
             results.into_iter().find_map(|result| result.err().filter(|error| !error.already_gone()));
         failed.map_or(Ok(()), |error| Err(error.to_string()))
+    }
+
+    /// Carries out the removal of what belongs to nobody. `lent`: a namespace that lives on, and loses the rules in it first.
+    ///
+    /// # Errors
+    /// Why it could not be removed, in words.
+    pub async fn remove_stray(&self, op: &OpCtx, removal: Op, lent: bool) -> Result<(), String> {
+        if let (Op::DeleteNetns { name }, true) = (&removal, lent) {
+            let forgotten = names::forget(&*self.kernel, Netns::Named(*name), op.deadline_std()).await;
+            forgotten.map_err(|error| error.to_string())?;
+        }
+        self.remove(op, vec![removal]).await
     }
 
     /// A new operation of the engine's own.

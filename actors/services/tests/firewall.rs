@@ -11,8 +11,8 @@ use futures::future::join_all;
 use netloom_actor_services::firewall::{InspectFirewall, ReapplyRules, SetPortRules};
 use netloom_firewall::USER_CHAIN;
 use netloom_firewall::io::Variant;
-use netloom_kernel::Op;
 use netloom_kernel::nft::{Change, Expr, Rule, Table, Verdict};
+use netloom_kernel::{Netns, Op};
 use netloom_model::RepairCause;
 use netloom_runtime::Crash;
 use netloom_testkit::{Fault, FaultKind, Iptables, IptablesFault};
@@ -47,7 +47,10 @@ fn a_table_that_nobody_needs_stays_for_the_users_rules_in_it() {
         stage.network(1, true).await.expect("made");
         let rule = Rule { exprs: vec![Expr::Verdict(Verdict::Drop)], comment: None };
         let changes = vec![Change::AddRule { chain: USER_CHAIN.into(), rule: rule.clone() }];
-        stage.sim.foreign_op(&Op::ChangeTable { table: table(), changes }).expect("ruled");
+        stage
+            .sim
+            .foreign_op(&Op::ChangeTable { netns: Netns::Host, table: table(), changes })
+            .expect("ruled");
         stage.network(1, false).await.expect("gone");
         assert_eq!(stage.bridges().await, Vec::<String>::new());
         let chains = stage.contents().await.expect("it stays").chains;
@@ -144,7 +147,7 @@ fn what_somebody_else_does_to_the_table_is_repaired_but_for_the_users_rules() {
         assert!(matches!(stage.repairs_told()[..], [(RepairCause::ForeignChange, 10..)]));
         let drop = Rule { exprs: vec![Expr::Verdict(Verdict::Drop)], comment: None };
         let foreign = |changes| {
-            let op = Op::ChangeTable { table: table(), changes };
+            let op = Op::ChangeTable { netns: Netns::Host, table: table(), changes };
             stage.sim.foreign_op(&op).expect("changed");
         };
         foreign(vec![
@@ -158,7 +161,11 @@ fn what_somebody_else_does_to_the_table_is_repaired_but_for_the_users_rules() {
         wanted.chains.iter_mut().find(|(chain, _)| chain.name == USER_CHAIN).expect("there").1.push(drop);
         assert_eq!(stage.contents().await, Some(wanted));
         assert_eq!(stage.actor.ask(&stage.op(), ReapplyRules).await.expect("answered"), Ok(0));
-        let other = Op::ChangeTable { table: Table::inet("other"), changes: vec![Change::AddTable] };
+        let other = Op::ChangeTable {
+            netns: Netns::Host,
+            table: Table::inet("other"),
+            changes: vec![Change::AddTable],
+        };
         stage.sim.foreign_op(&other).expect("made");
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(stage.picture().await.repairs, 2, "another table is none of our business");

@@ -17,6 +17,7 @@ use crate::report::{self, Outcome, Output, Step};
 use crate::signals::Signals;
 use crate::standing::{Ending, Place, Standing};
 
+mod ask;
 mod visit;
 
 /// How much a TCP transfer carries.
@@ -289,6 +290,7 @@ impl Stage {
         let [(_, one, first), (published, two, second)] = pairs.as_slice() else { bail!("two were made") };
         clock.step("echo from one to two", echo(one, *second)).await?;
         clock.step("echo from two to one", echo(two, *first)).await?;
+        clock.step("ask for two by name", ask::by_name(one, "two", *second)).await?;
         clock.step("TCP from one to two", stream(one, two, *second)).await?;
         let outside = visit::outside(clock, engine, (published, two, *second)).await?;
         clock.step("compare with the kernel", compare(engine)).await?;

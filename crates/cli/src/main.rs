@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod dns;
 mod ipam;
 mod leftovers;
 mod ports;
@@ -38,6 +39,8 @@ enum Command {
     Ipam(ipam::Options),
     /// Shows ports of the host and where they lead.
     Ports(ports::Options),
+    /// Shows names and what they stand for.
+    Dns(dns::Options),
     /// Hands a container's network namespace to an engine: a hook (createRuntime) of runc and its like, which gets
     /// the container's state on standard input.
     Setkey(setkey::Options),
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(options, &mut out),
         Command::Ipam(options) => ipam::run(&options, &mut out),
         Command::Ports(options) => ports::run(&options, &mut out),
+        Command::Dns(options) => dns::run(&options, &mut out),
         Command::Setkey(options) => setkey::run(&options),
     };
     let written = out.finish();

@@ -312,9 +312,11 @@ pub enum Op {
         /// The text to write.
         value: String,
     },
-    /// Changes a table of nftables: all changes take effect in one moment, or none does. Only the host's namespace.
-    /// Each [`Change`] names its errors.
+    /// Changes a table of nftables: all changes take effect in one moment, or none does. Each [`Change`] names its errors.
+    /// `ENOENT` without the namespace, unsupported ([`crate::KernelError::unsupported`]) on a kernel without nftables.
     ChangeTable {
+        /// The namespace.
+        netns: Netns,
         /// The table.
         table: Table,
         /// What to do, in order.
@@ -357,7 +359,8 @@ impl Op {
             Self::DeleteNeighbour { .. } => "delete_neighbour",
             Self::Announce { .. } => "announce",
             Self::Sysctl { .. } => "sysctl",
-            Self::ChangeTable { .. } => "change_table",
+            Self::ChangeTable { netns: Netns::Host, .. } => "change_table",
+            Self::ChangeTable { netns: Netns::Named(_), .. } => "change_table_inside",
             Self::ForgetConnections { .. } => "forget_connections",
         }
     }
@@ -375,7 +378,6 @@ impl Op {
             | Self::DeleteLink { .. }
             | Self::SetMaster { .. }
             | Self::SetPortFlag { .. }
-            | Self::ChangeTable { .. }
             | Self::ForgetConnections { .. } => Netns::Host,
             Self::MoveLink { from: netns, .. }
             | Self::SetLink { netns, .. }
@@ -387,7 +389,8 @@ impl Op {
             | Self::AddNeighbour { netns, .. }
             | Self::DeleteNeighbour { netns, .. }
             | Self::Announce { netns, .. }
-            | Self::Sysctl { netns, .. } => *netns,
+            | Self::Sysctl { netns, .. }
+            | Self::ChangeTable { netns, .. } => *netns,
         }
     }
 }
@@ -436,10 +439,14 @@ impl fmt::Display for Op {
             }
             Self::Announce { netns, link } => write!(f, "tell the neighbours of link {link} of {netns}"),
             Self::Sysctl { netns, key, value } => write!(f, "set net/{key} of {netns} to {value:?}"),
-            Self::ChangeTable { table, changes } => match changes.as_slice() {
-                [change] => write!(f, "change table {table}: {change}"),
-                changes => write!(f, "make {} changes to table {table}", changes.len()),
-            },
+            Self::ChangeTable { netns, table, changes } => {
+                match changes.as_slice() {
+                    [change] => write!(f, "change table {table}: {change}")?,
+                    changes => write!(f, "make {} changes to table {table}", changes.len())?,
+                }
+                // Nearly all are about the host's.
+                if let Netns::Named(_) = netns { write!(f, " of {netns}") } else { Ok(()) }
+            }
             Self::ForgetConnections { filter } => match filter.as_slice() {
                 [one] => write!(f, "forget connections to {one}"),
                 filter => write!(f, "forget connections of {} kinds", filter.len()),

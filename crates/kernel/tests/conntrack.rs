@@ -132,7 +132,7 @@ fn set_up(lab: &Lab) {
 }
 
 fn change(lab: &Lab, changes: Vec<Change>) {
-    lab.must(vec![Op::ChangeTable { table: table(), changes }]);
+    lab.must(vec![Op::ChangeTable { netns: Netns::Host, table: table(), changes }]);
 }
 
 fn entry(port: u16, container: &str) -> Element {
@@ -206,7 +206,8 @@ fn a_flow_sticks_to_where_a_port_led_until_it_is_forgotten() {
             assert_eq!(servers.who_gets(&client, host(5000), "fourth"), "two");
             assert_eq!(servers.who_gets(&other, host(5001), "second of another"), "one", "not asked for");
             // In one call with the change, as an engine does it.
-            let back = Op::ChangeTable { table: table(), changes: turn(family, 5000, 1, 0) };
+            let back =
+                Op::ChangeTable { netns: Netns::Host, table: table(), changes: turn(family, 5000, 1, 0) };
             lab.must(vec![back, forget(vec![udp(4000, 5000).answered_by(ip(family.containers[1]))])]);
             assert_eq!(servers.who_gets(&client, host(5000), "fifth"), "one");
         }
@@ -311,6 +312,7 @@ fn what_several_calls_want_forgotten_is_looked_for_once_while_they_wait() {
         let busy = |round: u16| {
             let elements = (0..2_000).map(|port| entry(10_000 + port, &format!("10.9.0.{round}"))).collect();
             Op::ChangeTable {
+                netns: Netns::Host,
                 table: table(),
                 changes: vec![
                     Change::AddElements { set: V4.map.into(), elements },

@@ -11,7 +11,7 @@ use netloom_kernel::nft::{
     Base, BaseChain, Chain, ChainKind, Change, Contents, CtKey, Datum, Element, Expr, Family, FibResult,
     Hook, MetaKey, NatKind, Point, Reg, Rule, Set, Table, Type, Verdict,
 };
-use netloom_kernel::{Kernel, KernelError, Op, TableEvent};
+use netloom_kernel::{Kernel, KernelError, Netns, Op, TableEvent};
 
 const TCP: u8 = 6;
 
@@ -21,7 +21,7 @@ fn table() -> Table {
 
 impl Lab {
     fn change(&self, changes: Vec<Change>) -> Result<(), KernelError> {
-        let ops = vec![Op::ChangeTable { table: table(), changes }];
+        let ops = vec![Op::ChangeTable { netns: Netns::Host, table: table(), changes }];
         wait(self.kernel.execute(ops, soon())).into_iter().next().expect("one answer")
     }
 
@@ -109,6 +109,8 @@ fn everything() -> Contents {
         let port = vec![meta(MetaKey::L4proto, 0), lookup("board", 0, Some(0), false)];
         rule([nfproto(family), port, vec![dnat(ipv6, None, Some(Reg(0)))]].concat())
     };
+    let port = Expr::Immediate { data: 5353u16.to_be_bytes().to_vec(), to: Reg(0) };
+    let fixed = rule([nfproto(2), vec![port, dnat(false, None, Some(Reg(0)))]].concat());
     let established = vec![
         Expr::Ct { key: CtKey::State, to: Reg(0) },
         Expr::Bitwise { from: Reg(0), to: Reg(0), mask: 6u32.to_ne_bytes().to_vec(), xor: vec![0; 4] },
@@ -141,7 +143,7 @@ fn everything() -> Contents {
             ),
             (
                 chain("prerouting", ChainKind::Nat, Point::Prerouting, -100),
-                vec![rule(v4), rule(v6), elsewhere(false, 2), elsewhere(true, 10)],
+                vec![rule(v4), rule(v6), elsewhere(false, 2), elsewhere(true, 10), fixed],
             ),
             (chain("postrouting", ChainKind::Nat, Point::Postrouting, 100), vec![rule(same)]),
         ],

@@ -1,5 +1,7 @@
 //! What callers see: immutable pictures of objects, taken by their owners.
 
+mod names;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -18,6 +20,8 @@ use crate::mac::MacAddr;
 use crate::record::{PoolRecord, Reservation, StaticRoute, WayOut};
 use crate::seldom::Seldom;
 use crate::spec::{IpamSpec, Names, NamespaceSpec, Ports, SandboxSettings};
+
+pub use names::{NameCounts, NameServerSnapshot, NameSnapshot, NamesSnapshot, UpstreamSnapshot};
 
 /// What a network is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -434,6 +438,8 @@ pub struct EngineSnapshot {
     pub ipam: Vec<IpamSnapshot>,
     /// The engine's part of the host's firewall; absent while it is being started again.
     pub firewall: Option<FirewallSnapshot>,
+    /// The name servers of sandboxes, by their containers; none while the service for them is being started again.
+    pub name_servers: Vec<NameServerSnapshot>,
     /// Pools in use that overlap what the host has learnt, by network. Of one pool 64 are listed at most.
     pub overlaps: Vec<PoolOverlap>,
     /// Operations in flight.

@@ -3,6 +3,7 @@
 mod adoption;
 mod isolation;
 mod sizes;
+mod tables;
 
 use netloom::MacAddr;
 use netloom::kernel::{LinkTag, Neighbour, Netns, Op, Route};
@@ -166,6 +167,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         on_a_bridge("settings", settings()),
         on_a_bridge("namespaces of others", adoption::steps()),
         on_a_bridge("ports that do not reach each other", isolation::steps()),
+        on_a_bridge("tables inside of namespaces", tables::steps()),
         Scenario { name: "a full bridge", steps: full_bridge() },
     ]
 }

@@ -6,7 +6,7 @@ use netloom_model::record::SandboxRecord;
 use netloom_runtime::OpCtx;
 
 use super::establish::keep;
-use super::{World, files};
+use super::{World, files, names};
 use crate::inside::Inside;
 
 /// Makes the namespace anew, without anything of the dead container's in it, and commits the record. Nothing is undone:
@@ -16,6 +16,7 @@ pub(crate) async fn adopt(world: World, op: OpCtx, record: SandboxRecord) -> Res
     let entry = world.services.tools.ledger.enter(&op, "adopt_sandbox", object);
     if let Netns::Named(name) = world.netns {
         entry.step("empty the namespace");
+        names::end(&world, &op, false).await?;
         world.remove(&op, vec![Op::DeleteNetns { name }]).await?;
         if record.has_namespace() {
             world.execute(&op, vec![Op::CreateNetns { name, ipv6: false }]).await?;

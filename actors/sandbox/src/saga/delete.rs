@@ -12,7 +12,7 @@ use netloom_runtime::saga::Patience;
 use netloom_store::{Change, Key, RecordKind};
 
 use super::leave::{LeavePlan, clear, detached};
-use super::{Undone, World, files, way_out};
+use super::{Undone, World, files, names, way_out};
 use crate::inside::{Changed, Inside};
 use crate::member::Member;
 
@@ -33,6 +33,11 @@ pub(crate) async fn delete(world: World, op: OpCtx, mut inside: Box<Inside>, for
         left.extend(out);
         stuck.extend(stays);
     }
+    if (result.is_ok() || force) && world.lent {
+        // Before the record, by which a start knows that the namespace was lent.
+        entry.step("end the name server");
+        world.finish(&op, Undone::Names(None), Patience::of(&op)).await;
+    }
     if result.is_ok() || force {
         entry.step("commit");
         let key = Key::new(RecordKind::Sandbox, world.sandbox);
@@ -49,6 +54,7 @@ pub(crate) async fn delete(world: World, op: OpCtx, mut inside: Box<Inside>, for
     forget_way_out(&world, &op, &left).await;
     if result.is_err() {
         way_out::drop_if_needless(&world, &op, &mut inside).await;
+        names::restore(&world, &op, &inside).await;
         return Changed { inside, result };
     }
     for member in &stuck {

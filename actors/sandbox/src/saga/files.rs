@@ -11,24 +11,30 @@ use futures::future::Either;
 use netloom_actor_services::files::{Fresh, RemoveFiles, SettleFiles};
 use netloom_actor_services::{SagaWorld, answered};
 use netloom_dns::io::{Asked, Wanted};
+use netloom_dns::resolv::EMBEDDED_SERVER;
 use netloom_model::record::WayOut;
 use netloom_model::{NamespaceSpec, Result, SandboxSpec};
 use netloom_runtime::saga::Patience;
 use netloom_runtime::{OpCtx, Saga};
 
-use super::{Undone, World};
+use super::{Undone, World, names};
 use crate::inside::Inside;
 use crate::member::Member;
 use crate::turns::Kind;
 
 /// How the files of a sandbox are to be.
-pub(super) fn wanted(inside: &Inside) -> Wanted {
-    wanted_with(inside, inside.members.iter())
+pub(super) fn wanted(world: &World, inside: &Inside) -> Wanted {
+    wanted_with(world, inside, inside.members.iter())
 }
 
 /// The same, had it these endpoints. The way out of those that have none is nobody's name.
-fn wanted_with<'a>(inside: &Inside, members: impl Iterator<Item = &'a Member>) -> Wanted {
+fn wanted_with<'a>(
+    world: &World,
+    inside: &Inside,
+    members: impl Iterator<Item = &'a Member> + Clone,
+) -> Wanted {
     let spec = inside.record.spec.clone();
+    let server = names::serves(world, members.clone()).then_some(EMBEDDED_SERVER);
     let own = members.filter(|member| member.way_out != WayOut::Provided);
     let mut addresses: Vec<IpAddr> = match spec.namespace {
         NamespaceSpec::Host => Vec::new(),
@@ -38,7 +44,7 @@ fn wanted_with<'a>(inside: &Inside, members: impl Iterator<Item = &'a Member>) -
     };
     addresses.sort_unstable();
     let ipv6 = addresses.iter().any(IpAddr::is_ipv6);
-    Wanted { spec, addresses, ipv6, server: inside.name_server }
+    Wanted { spec, addresses, ipv6, server }
 }
 
 /// Has the files be so. Answers with whom the sandbox's own name server asks, where it has one.
@@ -64,7 +70,7 @@ pub(super) async fn remove(world: &World, op: &OpCtx, spec: Arc<SandboxSpec>) ->
 /// Makes them for a sandbox that is new, or begins anew.
 pub(super) async fn make(world: &World, op: &OpCtx, inside: &Inside) -> Result<()> {
     world.turns.begin(Kind::Files);
-    settle(world, op, wanted(inside), Fresh::Anew).await.map(drop)
+    settle(world, op, wanted(world, inside), Fresh::Anew).await.map(drop)
 }
 
 /// Takes the step of a join that needs the kernel, and beside it has the files follow: neither needs the other, and the
@@ -76,7 +82,7 @@ pub(super) fn beside<'a>(
     (name, undo): (&'static str, Undone),
     work: impl Future<Output = Result<()>> + 'a,
 ) -> impl Future<Output = Result<()>> + 'a {
-    let change = world.services.files.are_kept().then(|| (wanted(before), wanted(after)));
+    let change = world.services.files.are_kept().then(|| (wanted(world, before), wanted(world, after)));
     let Some((now, next)) = change.filter(|(now, next)| now != next) else {
         return Either::Left(saga.step(name, undo, work));
     };
@@ -93,7 +99,7 @@ pub(super) async fn follow(world: &World, op: &OpCtx, wanted: Wanted) {
 
 /// Makes them anew after all, for a sandbox that does not begin anew: now, or later as a visible leak.
 pub(super) async fn make_again(world: &World, op: &OpCtx, inside: &Inside) {
-    finish(world, op, wanted(inside), Fresh::Anew).await;
+    finish(world, op, wanted(world, inside), Fresh::Anew).await;
 }
 
 async fn finish(world: &World, op: &OpCtx, wanted: Wanted, fresh: Fresh) {
@@ -109,13 +115,13 @@ pub(super) async fn follow_leaving(
     world: &World,
     op: &OpCtx,
     inside: &Inside,
-    stays: impl Fn(&Member) -> bool,
+    stays: impl Fn(&Member) -> bool + Copy,
 ) {
     if !world.services.files.are_kept() {
         return;
     }
-    let next = wanted_with(inside, inside.members.iter().filter(|member| stays(member)));
-    if next != wanted(inside) {
+    let next = wanted_with(world, inside, inside.members.iter().filter(|member| stays(member)));
+    if next != wanted(world, inside) {
         follow(world, op, next).await;
     }
 }

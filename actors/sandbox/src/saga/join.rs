@@ -12,7 +12,7 @@ use netloom_runtime::{OpCtx, Saga};
 use netloom_store::Change;
 
 use super::port::Untold;
-use super::{Undone, World, files, port, record_of, way_out};
+use super::{Undone, World, files, names, port, record_of, way_out};
 use crate::gateway::elect;
 use crate::inside::Inside;
 use crate::member::Member;
@@ -79,6 +79,7 @@ async fn try_join(world: &World, op: &OpCtx, before: &Inside, command: &JoinSand
                 move_in(saga, world, op, from, newcomer.member(&inside)?).await?;
             }
         }
+        let asked = names::ask(saga, world, op, before, &inside).await?;
         let ops = set_up(world, &newcomers, before, &inside)?;
         let back = inside.gateways.change(before.gateways, world.netns);
         let step = ("set it up inside", Undone::Plumbing(back));
@@ -92,6 +93,7 @@ async fn try_join(world: &World, op: &OpCtx, before: &Inside, command: &JoinSand
                 op.unless_cancelled(port::opened(world, op, newcomer.untold(&inside)?, &newcomer.interface));
             futures::try_join!(commit, async { Ok(opened.await) })?;
         }
+        names::heard(op, asked).await;
         Ok(Joined { inside, endpoint })
     });
     let mut joined = joined.await?;

@@ -15,7 +15,7 @@ use netloom_model::{EndpointId, Error, ErrorKind, NetworkId, Reason, Result};
 use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;
 
-use super::{Undone, World, files, way_out};
+use super::{Undone, World, files, names, way_out};
 use crate::gateway::{Gateways, elect, lacks_way_out};
 use crate::inside::{Changed, Inside};
 use crate::member::Member;
@@ -77,6 +77,7 @@ pub(crate) async fn leave(
         inside.forget(&[endpoint]);
     }
     way_out::drop_if_needless(&world, &op, &mut inside).await;
+    names::settle(&world, &op, &inside).await;
     Changed { inside, result }
 }
 

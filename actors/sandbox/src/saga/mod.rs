@@ -6,6 +6,7 @@ mod establish;
 mod files;
 mod join;
 mod leave;
+mod names;
 mod port;
 mod rename;
 mod replug;
@@ -13,6 +14,7 @@ mod restore;
 mod undo;
 mod way_out;
 
+use std::cell::Cell;
 use std::fmt;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -46,6 +48,12 @@ pub(crate) struct Everybody {
     pub(crate) networks: Networks,
     pub(crate) sandbox: SandboxId,
     pub(crate) netns: Netns,
+    /// Whether the namespace is somebody else's, and outlives the sandbox.
+    pub(crate) lent: bool,
+    /// Whether it has a name server.
+    pub(crate) named: Cell<bool>,
+    /// Whether rules that lead to one may be in its namespace.
+    pub(crate) ruled: Cell<bool>,
     /// What has begun in it so far.
     pub(crate) turns: Turns,
 }

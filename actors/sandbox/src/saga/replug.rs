@@ -18,7 +18,7 @@ use super::establish::{files_are_fine, keep};
 use super::join::join;
 use super::leave::{LeavePlan, clear, unplugged};
 use super::undo::Place;
-use super::{Undone, World, files, way_out};
+use super::{Undone, World, files, names, way_out};
 use crate::inside::{Changed, Inside};
 use crate::member::Member;
 use crate::message::{JoinSandbox, RefreshSandbox, SetSandboxKey, WayOutOffer};
@@ -61,8 +61,9 @@ pub(crate) async fn refresh(
     let result = result.and(back);
     if result.is_err() {
         // Who stays out is entered still, unless the files were made anew.
-        files::follow(&world, &op, files::wanted(&inside)).await;
+        files::follow(&world, &op, files::wanted(&world, &inside)).await;
     }
+    names::settle(&world, &op, &inside).await;
     Changed { inside, result }
 }
 
@@ -86,7 +87,11 @@ pub(crate) async fn set_key(
     let adopted = adopt(&world, &op, &inside, source, &way_out).await;
     drop(held);
     match adopted {
-        Ok(inside) => Changed { inside, result: Ok(()) },
+        Ok(inside) => {
+            // It may have a way out now.
+            names::settle(&world, &op, &inside).await;
+            Changed { inside, result: Ok(()) }
+        }
         Err(error) => Changed { inside, result: Err(error) },
     }
 }
@@ -156,6 +161,8 @@ async fn take_key_away(
     world.finish(op, Undone::Netns(Netns::Named(trial)), Patience::Usual).await;
     found?;
 
+    // What is left of it in that namespace would stay there.
+    world.finish(op, Undone::Names(None), Patience::Usual).await;
     // A crash from here on leaves a sandbox that waits, with everything in it.
     inside.record.keyed = false;
     let (left, result) = match keep(world, op, &inside.record).await {
@@ -166,8 +173,9 @@ async fn take_key_away(
         inside.record.keyed = true;
         if let Err(why) = come_back(world, op, inside, &left, way_out).await {
             tracing::warn!(error = %why, "an endpoint that was to move to another namespace is out of its sandbox");
-            files::follow(world, op, files::wanted(inside)).await;
+            files::follow(world, op, files::wanted(world, inside)).await;
         }
+        names::restore(world, op, inside).await;
         let keyed = Undone::Key(Box::new(inside.record.clone())).unless_later(turn);
         world.finish(op, keyed, Patience::Usual).await;
         return Err(error);

@@ -13,7 +13,7 @@ use netloom_model::{IfName, Repair, Result};
 use netloom_runtime::OpCtx;
 use netloom_runtime::saga::Patience;
 
-use super::{Undone, World, files, way_out};
+use super::{Undone, World, files, names, way_out};
 use crate::gateway::Gateways;
 use crate::inside::Inside;
 use crate::member::Member;
@@ -32,7 +32,8 @@ pub(crate) async fn restore(
     let released = way_out.filter(|_| inside.way_out().is_none());
     let mut repairs: Vec<_> =
         released.map(|endpoint| Repair::WayOutReleased { endpoint }).into_iter().collect();
-    let wanted = files::wanted(&inside);
+    names::restore(&world, &op, &inside).await;
+    let wanted = files::wanted(&world, &inside);
     // Its files cannot be what keeps it out of service.
     let (righted, ()) =
         join!(put_right(world.clone(), op.clone(), &inside), files::follow(&world, &op, wanted));

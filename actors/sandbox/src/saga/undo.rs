@@ -10,6 +10,7 @@ use netloom_actor_network::{
 };
 use netloom_actor_services::SagaWorld;
 use netloom_actor_services::files::Fresh;
+use netloom_actor_services::names::NamesWanted;
 use netloom_actor_services::{interrupted, panicked};
 use netloom_dns::io::Wanted;
 use netloom_drivers::SandboxOptions;
@@ -22,7 +23,7 @@ use netloom_runtime::{OpCtx, Panicked, Undo};
 use netloom_store::{Change, Key, RecordKind};
 
 use super::establish::keep;
-use super::{World, files};
+use super::{World, files, names};
 use crate::turns::Turn;
 
 /// One step, to be taken back.
@@ -56,6 +57,8 @@ pub(crate) enum Undone {
     Files(Box<Wanted>, Fresh),
     /// Files of names, with what was asked for of the sandbox.
     NoFiles(Arc<SandboxSpec>),
+    /// The name server that a sandbox has been given, or with what it was told before.
+    Names(Option<Arc<NamesWanted>>),
     /// A step that is out of date as soon as a later operation of its kind has begun, which does not look at what the
     /// janitor has not managed yet.
     Latest(Turn, Box<Undone>),
@@ -98,6 +101,8 @@ impl fmt::Display for Undone {
             Self::Key(record) => write!(f, "record of sandbox {}", record.id.short()),
             Self::Files(..) => write!(f, "what the files of names say"),
             Self::NoFiles(spec) => write!(f, "files of names of container {:?}", spec.container_id),
+            Self::Names(None) => f.write_str("a name server"),
+            Self::Names(Some(wanted)) => write!(f, "name server of sandbox {}", wanted.sandbox.short()),
             Self::Latest(_, step) => step.fmt(f),
         }
     }
@@ -113,7 +118,13 @@ impl Undone {
         let again = matches!(self, Self::KnownConnectivity(..));
         match self {
             Self::Netns(Netns::Host) => Ok(()),
-            Self::Netns(Netns::Named(name)) => world.remove(&op, vec![Op::DeleteNetns { name }]).await,
+            Self::Netns(Netns::Named(name)) => {
+                // Its sockets would keep the namespace alive; of one that lives on its rules have to go.
+                if world.netns == Netns::Named(name) {
+                    names::end(&world, &op, world.lent && world.ruled.get()).await?;
+                }
+                world.remove(&op, vec![Op::DeleteNetns { name }]).await
+            }
             Self::Record(sandbox) => {
                 let key = Key::new(RecordKind::Sandbox, sandbox);
                 world.commit(&op, vec![Change::Delete { key }]).await
@@ -159,6 +170,7 @@ impl Undone {
             Self::Key(record) => keep(&world, &op, &record).await,
             Self::Files(wanted, fresh) => files::settle(&world, &op, *wanted, fresh).await.map(drop),
             Self::NoFiles(spec) => files::remove(&world, &op, spec).await,
+            Self::Names(before) => names::take_back(&world, &op, before).await,
             Self::Latest(turn, _) if world.turns.is_over(turn) => Ok(()),
             Self::Latest(_, step) => step.undo(&world, &op).await,
         }

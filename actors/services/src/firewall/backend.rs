@@ -8,7 +8,7 @@ use netloom_firewall::io::{Variant, Xtables, XtablesError};
 use netloom_firewall::iptables::{Job, Settled, Version, Wanted};
 use netloom_firewall::{TableConfig, delta, has_users, unasked};
 use netloom_kernel::nft::{Change, Contents, Table};
-use netloom_kernel::{Kernel, KernelError, Op, execute_all};
+use netloom_kernel::{Kernel, KernelError, Netns, Op, execute_all};
 use netloom_model::Error;
 use netloom_runtime::{Cx, Handle, OpCtx, Reply};
 
@@ -152,7 +152,7 @@ async fn change(
         return Ok(0);
     }
     let count = changes.len();
-    execute_all(kernel, vec![Op::ChangeTable { table, changes }], deadline).await?;
+    execute_all(kernel, vec![Op::ChangeTable { netns: Netns::Host, table, changes }], deadline).await?;
     Ok(count)
 }
 

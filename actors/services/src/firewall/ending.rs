@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use netloom_kernel::{Op, execute_all};
+use netloom_kernel::{Netns, Op, execute_all};
 use netloom_model::{Error, Result};
 use netloom_runtime::{Cx, Handle, OpCtx, Reply, messages};
 
@@ -30,7 +30,7 @@ impl Handle<LeadNowhere> for FirewallActor {
         }
         let kernel = Arc::clone(&self.deps.kernel);
         cx.tasks().spawn(async move {
-            let ops = vec![Op::ChangeTable { table, changes }];
+            let ops = vec![Op::ChangeTable { netns: Netns::Host, table, changes }];
             let changed = execute_all(&*kernel, ops, op.deadline_std()).await;
             reply.send(changed.map_err(Error::from));
         });

@@ -6,8 +6,8 @@ use futures::future::join_all;
 use netloom_actor_services::firewall::ReapplyRules;
 use netloom_firewall::USER_CHAIN;
 use netloom_firewall::io::Variant;
-use netloom_kernel::Op;
 use netloom_kernel::nft::{Change, Expr, Rule, Verdict};
+use netloom_kernel::{Netns, Op};
 use netloom_model::RepairCause;
 use netloom_runtime::Crash;
 use netloom_testkit::{Fault, FaultKind, IptablesFault};
@@ -15,7 +15,7 @@ use netloom_testkit::{Fault, FaultKind, IptablesFault};
 use crate::stage::{Kind, Stage, each, local, table};
 
 fn foreign(stage: &Stage, changes: Vec<Change>) {
-    stage.sim.foreign_op(&Op::ChangeTable { table: table(), changes }).expect("changed");
+    stage.sim.foreign_op(&Op::ChangeTable { netns: Netns::Host, table: table(), changes }).expect("changed");
 }
 
 fn drop_rule() -> Rule {

@@ -16,7 +16,7 @@ use netloom_firewall::iptables::Version;
 use netloom_firewall::{Deviates, Deviation, FamilyRules, Mode, NetworkRules, PortRules, TableConfig};
 use netloom_firewalld::Firewalld;
 use netloom_kernel::nft::{Change, Contents, Table};
-use netloom_kernel::{Kernel, Op};
+use netloom_kernel::{Kernel, Netns, Op};
 use netloom_model::snapshot::FirewallSnapshot;
 use netloom_model::{EndpointId, Error, NetworkId, Protocol, RepairCause};
 use netloom_runtime::{Addr, Cause, EventSink, Exit, OpCtx, TaskGroup, spawn};
@@ -246,7 +246,7 @@ impl Stage {
         }
         if self.kind == Kind::Iptables(Variant::Nft) {
             let table = Table { family: netloom_kernel::nft::Family::Ip, name: "filter".into() };
-            let op = Op::ChangeTable { table, changes: vec![Change::AddTable] };
+            let op = Op::ChangeTable { netns: Netns::Host, table, changes: vec![Change::AddTable] };
             self.sim.foreign_op(&op).expect("told");
         }
     }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use netloom_model::EndpointId;
+use netloom_model::record::EndpointRecord;
 
 use super::zone::{Entry, Service, Target, Zone, ZoneReader};
 use crate::name::stored;
@@ -33,6 +34,19 @@ pub struct EndpointNames {
     pub addresses: Vec<IpAddr>,
     /// What it offers to those who ask for SRV.
     pub services: Vec<ServicePort>,
+}
+
+impl EndpointNames {
+    /// What an endpoint is called by its record: its name unless it is anonymous, and its aliases
+    /// (libnetwork's `CreateOptionAnonymous`, `CreateOptionMyAlias`).
+    #[must_use]
+    pub fn of(record: &EndpointRecord) -> Self {
+        let own = (!record.names.anonymous).then(|| record.name.clone());
+        let names = own.into_iter().chain(record.names.aliases.iter().cloned()).collect();
+        let v4 = record.ipv4.map(|net| IpAddr::V4(net.addr()));
+        let v6 = record.ipv6.map(|net| IpAddr::V6(net.addr()));
+        Self { names, addresses: v4.into_iter().chain(v6).collect(), services: Vec::new() }
+    }
 }
 
 /// A port that is found by the name of its service.
@@ -149,6 +163,11 @@ impl ZoneWriter {
         }
         self.forget(now);
         self.show();
+    }
+
+    /// Everybody who has a record.
+    pub fn endpoints(&self) -> impl Iterator<Item = EndpointId> {
+        self.endpoints.keys().copied()
     }
 
     /// Every record with who has it, by name and address.

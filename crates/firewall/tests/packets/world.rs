@@ -175,7 +175,7 @@ impl World {
     }
 
     fn change(&mut self, changes: Vec<Change>) {
-        self.lab.must(vec![Op::ChangeTable { table: self.ruleset.table(), changes }]);
+        self.lab.must(vec![Op::ChangeTable { netns: Netns::Host, table: self.ruleset.table(), changes }]);
     }
 
     pub(crate) fn set_network(&mut self, number: usize, rules: Option<&NetworkRules>) {

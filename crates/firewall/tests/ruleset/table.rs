@@ -151,6 +151,7 @@ impl Table {
                     let kind = if self.local.contains(&packet.destination) { 2 } else { 1_u32 };
                     load(registers, *to, &kind.to_ne_bytes());
                 }
+                Expr::Immediate { data, to } => load(registers, *to, data),
                 Expr::Bitwise { from, to, mask, xor } => {
                     let bits: Vec<_> = read(registers, *from, mask.len()).to_vec();
                     let bits: Vec<_> =

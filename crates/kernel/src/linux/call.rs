@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::channel::oneshot;
+use netloom_model::NetnsName;
 
 use super::failure::Failure;
 use super::netns::Task;
 use super::nft;
+use super::transport::Transport;
 use crate::KernelError;
 use crate::op::{Netns, Op};
 use crate::worker::Worker;
@@ -23,12 +25,16 @@ enum Executor {
     Netns,
     /// Tables of nftables, and tracked connections.
     Nft,
+    /// Tables of another namespace: a socket is opened there, and then they are changed beside those of the host, so that
+    /// what goes on inside of namespaces does not wait for the kernel's lock of tables.
+    NftOf(NetnsName),
 }
 
 /// Decides which thread carries out an operation.
 fn executor(op: &Op) -> Executor {
     match op {
         Op::DeleteLink { .. } => Executor::Reaper,
+        Op::ChangeTable { netns: Netns::Named(name), .. } => Executor::NftOf(*name),
         Op::ChangeTable { .. } | Op::ForgetConnections { .. } => Executor::Nft,
         // Namespaces at both ends, or settings, which are read through the thread's own namespace.
         Op::CreateNetns { .. }
@@ -143,6 +149,23 @@ impl Call {
         None
     }
 
+    /// Passes the call on with a socket for the tables of the namespace that it is about.
+    pub(super) fn go_inside(self, socket: Result<Transport, Failure>) {
+        let socket = match socket {
+            Ok(socket) => socket,
+            Err(failure) => {
+                let answers = vec![Err(failure); self.run().len()];
+                return self.answer(answers);
+            }
+        };
+        let executors = Arc::clone(&self.executors);
+        if let Err(nft::Task::Inside { call, .. }) =
+            executors.nft.submit(nft::Task::Inside { call: self, socket })
+        {
+            call.fail(&Failure::QueueFull);
+        }
+    }
+
     fn proceed(self) {
         let executors = Arc::clone(&self.executors);
         let refused = match self.ops.get(self.done.len()).map(executor) {
@@ -158,6 +181,10 @@ impl Call {
             },
             Some(Executor::Nft) => match executors.nft.submit(nft::Task::Call(self)) {
                 Err(nft::Task::Call(call)) => Some(call),
+                _ => None,
+            },
+            Some(Executor::NftOf(name)) => match executors.netns.submit(Task::OpenNft { name, call: self }) {
+                Err(Task::OpenNft { call, .. }) => Some(call),
                 _ => None,
             },
         };

@@ -6,7 +6,7 @@
 //! - `nl-writer`: changes of the host's namespace, as many as wait in one send;
 //! - `nl-reaper`: deletions of links, as many as wait in one deletion;
 //! - `nl-netns`: everything inside other namespaces, and the namespaces themselves;
-//! - `nl-nft`: tables of nftables and tracked connections in the host's namespace;
+//! - `nl-nft`: tables of nftables, and tracked connections in the host's namespace;
 //! - `nl-reader`: inquiries about the host's namespace.
 //!
 //! `nl-monitor`, `nl-reach` and `nl-tables` listen only: to links, to addresses and routes, and to tables. All of them start in the caller's namespace and end with the [`LinuxKernel`].

@@ -25,6 +25,7 @@ use super::encode;
 use super::failure::Failure;
 use super::has_ipv6;
 use super::mounts::{Mounts, open_foreign, open_own};
+use super::nft;
 use super::reader::Inquiry;
 use super::transport::{Counters, Transport};
 use crate::NetnsJob;
@@ -38,6 +39,8 @@ const MAX_SOCKETS: usize = 256;
 pub(super) enum Task {
     /// Operations.
     Call(Call),
+    /// Changes of this namespace's tables, for which a socket is opened here.
+    OpenNft { name: NetnsName, call: Call },
     /// A question about a namespace.
     Inquire { name: NetnsName, inquiry: Inquiry },
     /// The mounted namespaces.
@@ -93,6 +96,11 @@ impl Traveller {
                 if let Some(call) = call.if_in_time() {
                     let answers = self.execute(call.run(), call.allowance.deadline);
                     call.answer(answers);
+                }
+            }
+            Task::OpenNft { name, call } => {
+                if let Some(call) = call.if_in_time() {
+                    call.go_inside(self.nft_socket(name));
                 }
             }
             Task::Inquire { name, inquiry } => inquiry.answer(|| self.socket(name)),
@@ -269,6 +277,12 @@ impl Traveller {
             self.keep(name, socket);
         }
         self.sockets.get_mut(&name).ok_or_else(|| Failure::errno(Errno::ENOENT))
+    }
+
+    /// A socket for the tables of a namespace. It is not kept: a sandbox needs it once or twice in its life.
+    fn nft_socket(&mut self, name: NetnsName) -> Result<Transport, Failure> {
+        let counters = Arc::clone(&self.counters);
+        self.inside(Netns::Named(name), || nft::open(&counters))
     }
 
     fn keep(&mut self, name: NetnsName, socket: Transport) {

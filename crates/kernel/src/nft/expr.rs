@@ -130,6 +130,13 @@ pub enum Expr {
         /// Where to.
         to: Reg,
     },
+    /// Loads these bytes.
+    Immediate {
+        /// The bytes.
+        data: Vec<u8>,
+        /// Where to.
+        to: Reg,
+    },
     /// Keeps some bits: `(from & mask) ^ xor`.
     Bitwise {
         /// What is changed.
@@ -217,6 +224,7 @@ impl fmt::Display for Expr {
                 FibResult::DestinationType => "fib daddr type",
                 FibResult::SourceType => "fib saddr type",
             }),
+            Self::Immediate { data, .. } => bytes(f, data),
             Self::Bitwise { mask, xor, .. } => {
                 f.write_str("& ")?;
                 bytes(f, mask)?;

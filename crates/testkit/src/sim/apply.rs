@@ -80,7 +80,14 @@ impl World {
                 Ok(())
             }
             Op::Sysctl { netns, key, value } => self.write_setting(*netns, key, value),
-            Op::ChangeTable { table, changes } => self.tables.change(table, changes),
+            Op::ChangeTable { netns: Netns::Host, table, changes } => self.tables.change(table, changes),
+            Op::ChangeTable { netns, table, changes } => {
+                let ns = self.ns(*netns)?;
+                match self.tables.absent {
+                    true => Err(Refusal::new(EOPNOTSUPP)),
+                    false => self.namespaces[ns].tables.change(table, changes),
+                }
+            }
             Op::ForgetConnections { filter } => self.forget(filter),
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::channel::oneshot;
 use netloom_kernel::nft::Table;
-use netloom_kernel::{KernelError, Op};
+use netloom_kernel::{KernelError, Netns, Op};
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
@@ -90,7 +90,7 @@ impl Calls {
 
     /// Tells when a look at a table may be taken; `None` for at once. One thread takes changes and looks in their order.
     pub(super) fn before_look(&mut self, table: &Table) -> Option<oneshot::Receiver<()>> {
-        let look = Op::ChangeTable { table: table.clone(), changes: Vec::new() };
+        let look = Op::ChangeTable { netns: Netns::Host, table: table.clone(), changes: Vec::new() };
         self.hold_up(u64::MAX, &look).then(|| {
             let (waits, gone) = oneshot::channel();
             self.behind.push(waits);

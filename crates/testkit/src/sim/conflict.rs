@@ -13,11 +13,18 @@ pub(super) fn collide(one: &Op, other: &Op) -> bool {
         // Through whichever link: there is one route to a destination.
         return true;
     }
-    if let (Op::ChangeTable { table: one, .. }, Op::ChangeTable { table: other, .. }) = (one, other) {
-        return one == other;
+    if let (
+        Op::ChangeTable { netns: here, table: one, .. },
+        Op::ChangeTable { netns: there, table: other, .. },
+    ) = (one, other)
+    {
+        return here == there && one == other;
     }
-    if let (Op::ForgetConnections { .. }, Op::ChangeTable { .. } | Op::ForgetConnections { .. })
-    | (Op::ChangeTable { .. }, Op::ForgetConnections { .. }) = (one, other)
+    if let (
+        Op::ForgetConnections { .. },
+        Op::ChangeTable { netns: Netns::Host, .. } | Op::ForgetConnections { .. },
+    )
+    | (Op::ChangeTable { netns: Netns::Host, .. }, Op::ForgetConnections { .. }) = (one, other)
     {
         // One thread takes them in their order: what is forgotten is what was there after the change.
         return true;
@@ -108,7 +115,11 @@ mod tests {
         assert!(collide(&port("v1", "br0"), &set(Netns::Host, "v1")));
         assert!(collide(&port("v1", "br0"), &set(Netns::Host, "br0")));
         assert!(!collide(&port("v1", "br0"), &port("v2", "br1")));
-        let table = |name: &str| Op::ChangeTable { table: Table::inet(name), changes: Vec::new() };
+        let table = |name: &str| Op::ChangeTable {
+            netns: Netns::Host,
+            table: Table::inet(name),
+            changes: Vec::new(),
+        };
         let forget = Op::ForgetConnections { filter: Vec::new() };
         assert!(collide(&table("a"), &table("a")) && !collide(&table("a"), &table("b")));
         assert!(collide(&table("a"), &forget) && collide(&forget, &table("b")) && collide(&forget, &forget));

@@ -23,6 +23,7 @@ pub(super) const VERBS: &[&str] = &[
     "announce",
     "sysctl",
     "change_table",
+    "change_table_inside",
     "forget_connections",
 ];
 

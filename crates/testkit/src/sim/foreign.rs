@@ -57,7 +57,7 @@ impl SimKernel {
     pub fn foreign_op(&self, op: &Op) -> Result<(), KernelError> {
         let world = &mut self.lock().world;
         world.apply(op).map_err(|refusal| refused(op, refusal))?;
-        if let Op::ChangeTable { table, .. } = op {
+        if let Op::ChangeTable { netns: Netns::Host, table, .. } = op {
             world.table_watchers.changed(table);
         }
         Ok(())

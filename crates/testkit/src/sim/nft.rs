@@ -12,7 +12,7 @@ type Key = Arc<[Datum]>;
 /// Takes back one step of a transaction.
 type Undo = Box<dyn FnOnce(&mut Tables)>;
 
-/// Every table of the host's namespace.
+/// Every table of a namespace.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     all: BTreeMap<Table, State>,
@@ -60,6 +60,11 @@ impl Tables {
             (members.set.clone(), elements)
         });
         Some(Contents { chains: chains.clone(), sets: sets.collect() })
+    }
+
+    /// Their names.
+    pub(super) fn names(&self) -> impl Iterator<Item = &Table> {
+        self.all.keys()
     }
 
     /// Somebody else's `nft flush ruleset`: the tables that are gone.

@@ -78,6 +78,9 @@ impl World {
             let whose = if route.connected { "from an address" } else { "added" };
             objects.insert(name, whose.to_owned());
         }
+        for table in namespace.tables.names() {
+            objects.insert(format!("table {table} of {netns}"), String::new());
+        }
         for (key, value) in &namespace.settings {
             if !namespace.is_host() || !LASTING.contains(&key.as_str()) {
                 objects.insert(format!("setting net/{key} of {netns}"), format!("{value:?}"));

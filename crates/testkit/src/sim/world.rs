@@ -69,6 +69,8 @@ pub(super) struct Namespace {
     pub(super) routes: Vec<RouteEntry>,
     /// Settings that were written and belong to no link, by path.
     pub(super) settings: Vec<(String, String)>,
+    /// What nftables has here; the host's are apart ([`World::tables`]).
+    pub(super) tables: Tables,
 }
 
 impl Namespace {
@@ -81,6 +83,7 @@ impl Namespace {
             next_index: 1,
             routes: Vec::new(),
             settings: Vec::new(),
+            tables: Tables::default(),
         }
     }
 

@@ -155,7 +155,10 @@ fn known(name: &str, data: &[u8]) -> Option<Expr> {
                 missing: number(LOOKUP.flags).unwrap_or(0) & u32::from(LOOKUP.inverted) != 0,
             }
         }
-        "immediate" => Expr::Verdict(verdict(attribute(data, 2)?)?),
+        "immediate" => match value(2) {
+            Some(data) => Expr::Immediate { data, to: reg(1)? },
+            None => Expr::Verdict(verdict(attribute(data, 2)?)?),
+        },
         // Flags that the kernel sets by itself for what is in registers are not told apart.
         "nat" => Expr::Nat {
             kind: numbers::nat(number(1)?)?,

@@ -243,6 +243,9 @@ fn push_expr_data(out: &mut Attributes, expr: &Expr) {
         Expr::Fib { result, to } => {
             out.number(1, register(*to)).number(2, FIB_ADDRTYPE).number(3, fib_flags(*result));
         }
+        Expr::Immediate { data, to } => {
+            out.number(1, register(*to)).nest(2, |out| push_data(out, data));
+        }
         Expr::Bitwise { from, to, mask, xor } => {
             out.number(1, register(*from)).number(2, register(*to)).number(3, length(mask.len()));
             out.nest(4, |out| push_data(out, mask)).nest(5, |out| push_data(out, xor));

@@ -42,6 +42,8 @@ const TOGETHER: usize = 4;
 pub(super) enum Task {
     /// Operations.
     Call(Call),
+    /// Operations on the tables of another namespace, with a socket of that.
+    Inside { call: Call, socket: Transport },
     /// What is in a table.
     Read { table: Table, allowance: Allowance, reply: oneshot::Sender<Result<Option<Contents>, Failure>> },
     /// Which base chains drop what they do not accept.
@@ -64,13 +66,24 @@ struct Lazy {
 impl Lazy {
     fn open(&mut self) -> Result<&mut Transport, Failure> {
         if self.transport.is_none() {
-            let opened = Transport::open_for(NETLINK_NETFILTER, &self.counters)
-                .map_err(|error| Failure::io(&error, "this kernel has no nftables, or does not allow it"))?;
+            let opened = open(&self.counters)?;
             self.own.store(opened.port().unwrap_or(0), Ordering::Relaxed);
             self.transport = Some(opened);
         }
         self.transport.as_mut().ok_or_else(|| Failure::Lost("no socket".into()))
     }
+}
+
+/// A socket for the tables of the namespace that this thread is in.
+pub(super) fn open(counters: &Arc<Counters>) -> Result<Transport, Failure> {
+    Transport::open_for(NETLINK_NETFILTER, counters).map_err(|error| {
+        match Failure::io(&error, "this kernel has no nftables, or does not allow it") {
+            Failure::Refused { errno: libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT, text } => {
+                Failure::Refused { errno: libc::EOPNOTSUPP, text }
+            }
+            failure => failure,
+        }
+    })
 }
 
 /// Starts the thread in the caller's namespace. It tells the number of its socket in `own`.
@@ -89,6 +102,16 @@ pub(super) fn spawn(bound: usize, counters: &Arc<Counters>, own: Arc<AtomicU32>)
                         }
                     }
                     serve(&mut socket, calls);
+                }
+                Task::Inside { call, mut socket } => {
+                    if let Some(call) = call.if_in_time() {
+                        let deadline = call.allowance.deadline;
+                        let ops = call.run().iter();
+                        let answers: Vec<_> = ops.map(|op| change(&mut socket, op, deadline)).collect();
+                        // Before it is answered: it would keep the namespace alive.
+                        drop(socket);
+                        call.answer(answers);
+                    }
                 }
                 Task::Read { table, allowance, reply } => {
                     let read = if allowance.is_over() {
@@ -156,12 +179,19 @@ fn forget_together(socket: &mut Lazy, calls: Vec<Call>) {
 
 fn carry_out(socket: &mut Lazy, op: &Op, deadline: Instant) -> Result<(), Failure> {
     match op {
-        Op::ChangeTable { table, changes, .. } => transact(socket.open()?, table, changes, deadline),
+        Op::ChangeTable { .. } => change(socket.open()?, op, deadline),
         Op::ForgetConnections { filter } => socket
             .open()
             .and_then(|socket| conntrack::forget(socket, filter, deadline))
             .map_err(conntrack::untracked),
         // Sent here by mistake: nothing was done.
+        _ => Err(Failure::refused(libc::EINVAL, Some("not an operation on a table".into()))),
+    }
+}
+
+fn change(socket: &mut Transport, op: &Op, deadline: Instant) -> Result<(), Failure> {
+    match op {
+        Op::ChangeTable { table, changes, .. } => transact(socket, table, changes, deadline),
         _ => Err(Failure::refused(libc::EINVAL, Some("not an operation on a table".into()))),
     }
 }

@@ -225,7 +225,7 @@ pub(super) fn name(expr: &Expr) -> &str {
         Expr::Bitwise { .. } => "bitwise",
         Expr::Cmp { .. } => "cmp",
         Expr::Lookup { .. } => "lookup",
-        Expr::Verdict(_) => "immediate",
+        Expr::Immediate { .. } | Expr::Verdict(_) => "immediate",
         Expr::Nat { .. } => "nat",
         Expr::Masquerade => "masq",
         Expr::ResetTcp => "reject",

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use netloom_kernel::conntrack::{Connection, Connections};
 use netloom_kernel::nft::Table;
-use netloom_kernel::{Kernel, Op};
+use netloom_kernel::{Kernel, Netns, Op};
 use netloom_model::Protocol;
 
 use super::super::{Fault, FaultKind, SimKernel};
@@ -62,7 +62,7 @@ async fn a_refused_one_and_one_before_a_change_that_hangs_forget_nothing() {
     assert!(error.to_string().starts_with(text), "{error}");
     sim.plan(Fault::verb("change_table", 1, FaultKind::Hang));
     let deadline = Instant::now() + Duration::from_secs(5);
-    let change = Op::ChangeTable { table: Table::inet("ours"), changes: Vec::new() };
+    let change = Op::ChangeTable { netns: Netns::Host, table: Table::inet("ours"), changes: Vec::new() };
     let changing = sim.execute(vec![change], deadline);
     let forgetting = sim.execute(vec![all()], deadline);
     assert_eq!(sim.connections(), [flow], "it came before the change");

@@ -1,13 +1,13 @@
 //! Transactions on tables, as the real kernel does them (`crates/kernel/tests/nft.rs`).
 
 use netloom_kernel::nft::{Chain, Change, Datum, Element, Expr, Rule, Set, Table, Type, Verdict};
-use netloom_kernel::{Op, TableEvent};
+use netloom_kernel::{Netns, Op, TableEvent};
 
 use super::super::SimKernel;
-use crate::errno::{EBUSY, EEXIST, EINVAL, ENOENT};
+use crate::errno::{EBUSY, EEXIST, EINVAL, ENOENT, EOPNOTSUPP};
 
 fn change(sim: &SimKernel, changes: Vec<Change>) -> Result<(), i32> {
-    let op = Op::ChangeTable { table: Table::inet("trial"), changes };
+    let op = Op::ChangeTable { netns: Netns::Host, table: Table::inet("trial"), changes };
     sim.foreign_op(&op).map_err(|error| error.errno)
 }
 
@@ -97,4 +97,30 @@ fn a_flush_by_somebody_else_leaves_nothing_and_is_told() {
     sim.flush_ruleset();
     assert_eq!(news.try_recv().ok(), Some(TableEvent::Changed(Table::inet("trial"))));
     assert_eq!(sim.lock().world.tables.contents(&Table::inet("trial")), None);
+}
+
+#[test]
+fn each_namespace_has_tables_of_its_own_which_go_with_it() {
+    let sim = SimKernel::new();
+    let (name, table) = ("inside".parse().expect("valid"), Table::inet("trial"));
+    let inside = |changes| {
+        let op = Op::ChangeTable { netns: Netns::Named(name), table: table.clone(), changes };
+        sim.foreign_op(&op).map_err(|error| error.errno)
+    };
+    assert_eq!(inside(vec![Change::AddTable]), Err(ENOENT), "no namespace");
+    sim.foreign_op(&Op::CreateNetns { name, ipv6: false }).expect("made");
+    let empty = sim.snapshot();
+    let mut news = netloom_kernel::Kernel::watch_tables(&sim);
+    inside(vec![Change::AddTable, chain("a")]).expect("made");
+    // Nobody listens there, and the host has nothing of it.
+    assert!(news.try_recv().is_err());
+    assert_eq!(change(&sim, vec![Change::FlushChain("a".into())]), Err(ENOENT));
+    assert_eq!(sim.snapshot().differences(&empty), ["left over: table inet trial of namespace inside"]);
+    assert_eq!(inside(vec![Change::DeleteTable, Change::DeleteTable]), Err(ENOENT));
+    inside(vec![Change::FlushChain("a".into())]).expect("it is still there");
+    sim.foreign_op(&Op::DeleteNetns { name }).expect("deleted");
+    sim.foreign_op(&Op::CreateNetns { name, ipv6: false }).expect("made");
+    assert_eq!(inside(vec![Change::FlushChain("a".into())]), Err(ENOENT));
+    sim.without_nftables();
+    assert_eq!(inside(vec![Change::AddTable]), Err(EOPNOTSUPP));
 }
