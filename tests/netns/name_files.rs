@@ -141,6 +141,10 @@ fn programs_of_a_container_find_it_by_its_name_from_its_first_join_to_the_last_l
         let both = addresses(&[&blue, &red]).await;
         assert_eq!((both.len(), programs.addresses("web")), (3, both.clone()));
         assert_eq!(programs.addresses("web.example"), both);
+        let servers = engine.controller().name_servers().await.expect("listed");
+        let [server] = &servers[..] else { panic!("{servers:?}") };
+        let upstreams: Vec<_> = server.upstreams.iter().map(|one| one.address.to_string()).collect();
+        assert_eq!(upstreams, ["192.0.2.54:53"], "of the host's file that the configuration names");
         let asks = programs.resolv_conf();
         assert!(asks.starts_with("nameserver 127.0.0.11\n") && !asks.contains("nameserver 192"), "{asks}");
 

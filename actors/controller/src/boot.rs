@@ -11,10 +11,11 @@ use netloom_actor_sandbox::Member;
 use netloom_actor_services::files::{FilesSource, FilesState, NameFiles, SweepFiles};
 use netloom_actor_services::firewall::{Choice, EndRestore, FirewallState};
 use netloom_actor_services::ipam::IpamRegistry;
-use netloom_actor_services::names::Zones;
+use netloom_actor_services::names::{NamesState, Zones};
 use netloom_actor_services::ports::{PortsState, dynamic_range};
 use netloom_actor_services::store::{Backend, Commit, EndIntent};
 use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, ToldPorts, answered};
+use netloom_dns::io::HostFile;
 use netloom_drivers::{Driver, DriverConfig, Registration, bridge};
 use netloom_firewall::TableConfig;
 use netloom_firewall::io::Xtables;
@@ -145,8 +146,7 @@ pub async fn boot(input: BootInput) -> Result<Booted> {
     });
     let made: Vec<_> = made.collect::<Result<_>>()?;
     let known = Known { records: Records::decode(raw), lost, intents, live };
-    let published = known.records.endpoints.values().flat_map(|endpoint| endpoint.published.0.iter());
-    let published: Vec<_> = published.map(|ports| ports.host.clone()).collect();
+    let published = known.records.published();
     let plan = make_plan(&*kernel, known, &identity, &made, &op).await?;
 
     let wall = wall(&config, &*kernel, neighbours.xtables.as_ref(), &op).await?;
@@ -263,8 +263,9 @@ async fn start_actors(
     });
     let held = PortsState::new(dynamic_range(&*services.kernel).await);
     held.recorded(published.iter());
+    let naming = NamesState::new(HostFile::at(&config.resolv_conf));
     let names = files.map(FilesState::start).transpose()?;
-    let respawn = Respawn::new(backend, host_pools, cluster, (wall, neighbours), held, names);
+    let respawn = Respawn::new(backend, host_pools, cluster, (wall, neighbours), held, (names, naming));
     let estate = Estate::new(config, services.clone(), events.clone(), OpId(op.id), respawn);
     let (controller, directory) = succession::found(estate)?;
     answered(op, "the controller", controller.ask(op, StartChildren(drivers, ipam_drivers)).await)?;

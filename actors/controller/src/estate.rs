@@ -135,11 +135,10 @@ impl Respawn {
         cluster: Option<Entered>,
         (wall, Neighbours { xtables, firewalld }): (FirewallState, Neighbours),
         held: PortsState,
-        kept_files: Option<FilesState>,
+        (kept_files, naming): (Option<FilesState>, NamesState),
     ) -> Self {
         let new = || (0, RestartBudget::default());
         let (store, firewall, ports, files, names) = (new(), new(), new(), new(), new());
-        let naming = NamesState::default();
         Self {
             backend,
             host_pools,

@@ -13,7 +13,9 @@ use netloom_model::record::{
     EndpointRecord, NetworkRecord, OrderRecord, PoolRecord, Reservation, ReservationRecord, SandboxRecord,
     WAY_OUT_LABEL, WayOut,
 };
-use netloom_model::{EndpointId, IfName, LiveList, NetnsName, NetworkId, OpId, Repair, SandboxId, Verdict};
+use netloom_model::{
+    EndpointId, HostPorts, IfName, LiveList, NetnsName, NetworkId, OpId, Repair, SandboxId, Verdict,
+};
 use netloom_store::{Change, Intent, Key, RecordKind, StoreError, decode, encode};
 use rustc_hash::FxBuildHasher;
 
@@ -39,6 +41,12 @@ pub struct Records {
 }
 
 impl Records {
+    /// The ports of the host that lead to endpoints.
+    pub(crate) fn published(&self) -> Vec<HostPorts> {
+        let all = self.endpoints.values().flat_map(|endpoint| &endpoint.published.0);
+        all.map(|ports| ports.host.clone()).collect()
+    }
+
     /// Decodes what a store holds. A record that cannot be read is left where it is.
     #[must_use]
     pub fn decode(raw: Vec<(Key, Vec<u8>)>) -> Self {

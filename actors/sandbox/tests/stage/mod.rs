@@ -25,6 +25,7 @@ use netloom_actor_services::ipam::IpamActor;
 use netloom_actor_services::names::{NamesActor, NamesState, Zones};
 use netloom_actor_services::store::{Backend, StoreActor};
 use netloom_actor_services::{JoinIds, Kit, Quarantine, Removals, Services, ToldPorts};
+use netloom_dns::io::HostFile;
 use netloom_drivers::bridge::{Bridge, KIND};
 use netloom_drivers::{
     Begun, Capability, CreateEndpoint as DriverEndpoint, CreateNetwork, Driver, DriverCx, EndpointCreated,
@@ -171,7 +172,9 @@ fn services(kernel: &SimKernel, disk: &MemoryDisk, waiting: usize) -> Services {
         ipam: Port::new(spawn(IpamActor::new(&config.default_pools), |_| {}).0).into(),
         firewall: Port::new(spawn(FirewallActor::new(wall), |_| {}).0),
         ports: Port::vacant(),
-        names: Port::new(spawn(NamesActor::new(sim_again, zones.clone(), NamesState::default()), |_| {}).0),
+        names: Port::new(
+            spawn(NamesActor::new(sim_again, zones.clone(), NamesState::new(HostFile::default())), |_| {}).0,
+        ),
         zones,
         kernel: Arc::new(kernel.clone()),
         tools: SagaTools { ledger: Ledger::default(), janitor: Janitor::new(|_, _| {}) },

@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use netloom_dns::io::{Asked, Files, HostFile, HostResolv, HostSays, Keeper, News, Wanted, Watch};
-use netloom_dns::resolv::BEHIND_SYSTEMD_STUB;
 use netloom_kernel::worker::Worker;
 use netloom_model::{Error, Reason, Result, SandboxId, SandboxSettings, SandboxSpec};
 use netloom_runtime::{Port, Reply};
@@ -99,7 +98,7 @@ impl FilesState {
     /// # Errors
     /// When the thread cannot be made.
     pub fn start(FilesSource { run_dir, resolv_conf, on_a_thread }: FilesSource) -> Result<Self> {
-        let host = HostFile::new(resolv_conf, BEHIND_SYSTEMD_STUB);
+        let host = HostFile::at(resolv_conf);
         let (says, news) = match listen(host.clone()) {
             Ok((news, watch)) => {
                 let now = news.borrow().clone();

@@ -73,7 +73,8 @@ impl NamesActor {
 
     fn follow(&mut self, cx: &Cx<'_, Self>) {
         if !std::mem::replace(&mut self.follows, true) {
-            self.listening.spawn(follow(cx.me(), Arc::clone(&self.kernel)));
+            let file = self.state.get().host_file.clone();
+            self.listening.spawn(follow(cx.me(), Arc::clone(&self.kernel), file));
         }
     }
 

@@ -91,10 +91,10 @@ enum Look {
 }
 
 /// Tells the actor of the host's name servers, for as long as it lives.
-pub(super) async fn follow(me: Addr<NamesActor>, kernel: Arc<dyn Kernel>) {
+pub(super) async fn follow(me: Addr<NamesActor>, kernel: Arc<dyn Kernel>, file: HostFile) {
     let op = || OpCtx::new(Cause::Event("the host's name servers"), PATIENCE);
     while me.is_alive() {
-        match look(&*kernel).await {
+        match look(&*kernel, file.clone()).await {
             Look::NoHost => return me.tell(&op(), HostServersRead(None)),
             Look::Watched(_watch, mut news) => loop {
                 let resolv = news.borrow_and_update().clone();
@@ -111,20 +111,20 @@ pub(super) async fn follow(me: Addr<NamesActor>, kernel: Arc<dyn Kernel>) {
     }
 }
 
-async fn look(kernel: &dyn Kernel) -> Look {
-    let watching = || {
-        let (tell, news) = watch::channel(Arc::new(HostFile::default().read()));
+async fn look(kernel: &dyn Kernel, file: HostFile) -> Look {
+    let watching = move || {
+        let (tell, news) = watch::channel(Arc::new(file.read()));
         let told = move |what| match what {
             News::Changed(resolv) => drop(tell.send_replace(resolv)),
             News::Trouble(error) => {
                 tracing::warn!(%error, "changes of the host's name servers may be missed");
             }
         };
-        match HostFile::default().watch(told) {
+        match file.clone().watch(told) {
             Ok((watch, _)) => Look::Watched(watch, news),
             Err(error) => {
                 tracing::warn!(%error, "the host's name servers are not watched, but looked at now and then");
-                Look::Read(Arc::new(HostFile::default().read()))
+                Look::Read(Arc::new(file.read()))
             }
         }
     };

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use netloom_dns::forward::Forwarding;
+use netloom_dns::io::HostFile;
 use netloom_dns::records::ViewCell;
 use netloom_dns::server::{Ending, Names, Options, Server, Sockets};
 use netloom_kernel::Kernel;
@@ -26,6 +27,8 @@ const THREADS: usize = 2;
 pub struct NamesState(Rc<RefCell<Known>>);
 
 pub(super) struct Known {
+    /// The file that says which ones the host has.
+    pub(super) host_file: HostFile,
     /// The host's name servers; `None` before anybody has looked, and nobody where there is no host.
     pub(super) host: Option<Option<Arc<HostServers>>>,
     pub(super) sandboxes: FxHashMap<SandboxId, Entry>,
@@ -75,15 +78,14 @@ impl fmt::Debug for NamesState {
     }
 }
 
-impl Default for NamesState {
-    fn default() -> Self {
-        let known =
-            Known { host: None, sandboxes: FxHashMap::default(), carriers: Carriers::default(), attempts: 0 };
-        Self(Rc::new(RefCell::new(known)))
-    }
-}
-
 impl NamesState {
+    /// No sandbox has one yet. `host_file` says which name servers the host has.
+    #[must_use]
+    pub fn new(host_file: HostFile) -> Self {
+        let (sandboxes, carriers) = Default::default();
+        Self(Rc::new(RefCell::new(Known { host_file, host: None, sandboxes, carriers, attempts: 0 })))
+    }
+
     pub(super) fn get(&self) -> RefMut<'_, Known> {
         self.0.borrow_mut()
     }

@@ -46,11 +46,16 @@ pub enum News {
 impl Default for HostFile {
     /// `/etc/resolv.conf`.
     fn default() -> Self {
-        Self::new("/etc/resolv.conf", BEHIND_SYSTEMD_STUB)
+        Self::at("/etc/resolv.conf")
     }
 }
 
 impl HostFile {
+    /// The host's at another place: while it names systemd-resolved's stub alone, the file behind that is read.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self::new(path, BEHIND_SYSTEMD_STUB)
+    }
+
     /// Another file, and the one that is read instead of it while it names systemd-resolved's stub alone.
     pub fn new(path: impl Into<PathBuf>, behind_stub: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), behind_stub: Some(behind_stub.into()) }
