@@ -95,7 +95,7 @@ pub(crate) async fn check(engine: &Engine) -> Result<(), String> {
             picture.networks.iter().filter(|network| !["host", "null"].contains(&&*network.driver));
         let is_in = |endpoint: &EndpointSnapshot| {
             endpoint.sandbox == Some(sandbox.id)
-                && endpoint.phase == EndpointPhase::Joined
+                && [EndpointPhase::Joined, EndpointPhase::Reserved].contains(&endpoint.phase)
                 && !endpoint.labels.contains_key(WAY_OUT_LABEL)
                 && !endpoint.names.no_resolution
         };

@@ -35,15 +35,19 @@ pub(super) type Asked<'a> = LocalBoxFuture<'a, ()>;
 
 /// Whether there is a name server for the sake of what is plugged in.
 fn is_called_for(world: &World, inside: &Inside) -> bool {
-    serves(world, inside.members.iter())
+    let plugged_in = inside.members.iter().filter(|member| is_seen(member));
+    serves(world, plugged_in)
 }
 
-/// The same, had the sandbox these endpoints. Its programs are told to ask there then, and nobody else.
+/// Whether its programs are told to ask there, and nobody else, had the sandbox these endpoints. So they are when they
+/// come only later, with the namespace.
 pub(super) fn serves<'a>(world: &World, mut members: impl Iterator<Item = &'a Member>) -> bool {
-    let calls = |member: &Member| {
-        is_seen(member) && !member.names.no_resolution && world.services.zones.resolves(member.network)
-    };
-    matches!(world.netns, Netns::Named(_)) && members.any(calls)
+    matches!(world.netns, Netns::Named(_)) && members.any(|member| calls(world, member))
+}
+
+fn calls(world: &World, member: &Member) -> bool {
+    let has_names = member.way_out != WayOut::Provided && !member.names.no_resolution;
+    has_names && world.services.zones.resolves(member.network)
 }
 
 /// Whether the records of an endpoint's network are seen. That of the way out is nobody's to look into.
