@@ -1,6 +1,6 @@
 //! Where engines of tests write the files of names, and what must be true of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -38,18 +38,39 @@ impl Places {
     pub(crate) fn moved(&self, config: EngineConfig) -> EngineConfig {
         let moved = self.next(EngineConfig::default());
         let (from, to) = (config.run_dir.join("files"), moved.run_dir.join("files"));
+        for (path, content) in at_one_moment(&config.run_dir, &from) {
+            let path = to.join(path);
+            fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+            fs::write(path, content).expect("written");
+        }
         for name in directories(&config.run_dir) {
-            fs::create_dir_all(to.join(&name)).expect("made");
-            for file in ["hosts", "resolv.conf", "resolv.conf.hash"] {
-                // One that is not there yet, or not any more, is as good: a crash may come at any moment.
-                if let Ok(content) = fs::read(from.join(&name).join(file)) {
-                    fs::write(to.join(&name).join(file), content).expect("written");
-                }
-            }
+            fs::create_dir_all(to.join(name)).expect("made");
         }
         EngineConfig { run_dir: moved.run_dir, ..config }
     }
 }
+
+/// What all files hold at one moment. A dead engine may be writing yet, where a dead process would not: what is read of a
+/// file before and of another one behind that is no moment. So they are read until nothing has changed meanwhile.
+fn at_one_moment(run_dir: &Path, from: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let read = || -> BTreeMap<PathBuf, Vec<u8>> {
+        let names = directories(run_dir).into_iter();
+        let paths = names.flat_map(|name| FILES.map(|file| Path::new(&name).join(file)));
+        // One that is not there yet, or not any more, is as good: a crash may come at any moment.
+        paths.filter_map(|path| fs::read(from.join(&path)).ok().map(|content| (path, content))).collect()
+    };
+    let (mut seen, mut still) = (read(), 0);
+    while still < 3 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        let now = read();
+        still = if now == seen { still + 1 } else { 0 };
+        seen = now;
+    }
+    seen
+}
+
+/// The files of a sandbox's directory.
+const FILES: [&str; 3] = ["hosts", "resolv.conf", "resolv.conf.hash"];
 
 /// The names of the sandboxes that have files below a run directory.
 pub(crate) fn directories(run_dir: &Path) -> BTreeSet<String> {
