@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use netloom::snapshot::{EndpointPhase, EndpointSnapshot, SandboxFilePaths, SandboxSnapshot};
+use netloom::snapshot::{SandboxFilePaths, SandboxSnapshot};
 use netloom::{Engine, EngineConfig, NamespaceSpec, Result, Sandbox};
 use netloom_model::record::WAY_OUT_LABEL;
 
@@ -111,21 +111,9 @@ pub(crate) async fn check(engine: &Engine) -> Result<(), String> {
             return Err(format!("{} finds itself at {found:?} instead of {due:?}", sandbox.container_id));
         }
         let text = fs::read_to_string(&resolv).map_err(|error| format!("{}: {error}", resolv.display()))?;
-        // Its own name server, as long as something is plugged in for whose sake there is one.
-        let networks =
-            picture.networks.iter().filter(|network| !["host", "null"].contains(&&*network.driver));
-        let is_in = |endpoint: &EndpointSnapshot| {
-            endpoint.sandbox == Some(sandbox.id)
-                && [EndpointPhase::Joined, EndpointPhase::Reserved].contains(&endpoint.phase)
-                && !endpoint.labels.contains_key(WAY_OUT_LABEL)
-                && !endpoint.names.no_resolution
-        };
-        let has_own = networks.flat_map(|network| &network.endpoints).any(is_in);
-        if !text.contains("nameserver ") || text.contains("nameserver 127.0.0.11\n") != has_own {
-            return Err(format!(
-                "{} asks {text:?}; a name server of its own: {has_own}",
-                sandbox.container_id
-            ));
+        // Which ones is for tests of their own: a dead engine may still write one here, where a dead process would not.
+        if !text.contains("nameserver ") {
+            return Err(format!("{} asks {text:?}", sandbox.container_id));
         }
     }
     Ok(())
